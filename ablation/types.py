@@ -1,0 +1,224 @@
+"""Values of the questions asked of a model: plain data, no torch.
+
+An effect is always ablated minus clean.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from models.types import FloatArray, Head, Prediction, TokenProbability
+
+
+class InterventionSpec(Protocol):
+    """What the rest of the program needs to know of an intervention: its name in words.
+
+    The interventions themselves are in `ablation.interventions`.
+    """
+
+    @property
+    def spec(self) -> str:
+        """The notation that a person types and that reads back as the same value."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """A few words for the page: "zero", "scale by 0.5"."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """Heads and what is done to them; `positions` are those acted on, None being all of them."""
+
+    heads: tuple[Head, ...]
+    intervention: InterventionSpec
+    positions: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", tuple(sorted(set(self.heads))))
+        if self.positions is not None:
+            object.__setattr__(self, "positions", tuple(sorted(set(self.positions))))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A prediction before and after an ablation, in numbers. Probabilities are in [0, 1]."""
+
+    kl: float
+    """KL(before || after) of the full distribution, in nats."""
+    total_variation: float
+    """Half the sum of absolute differences of probability, in [0, 1]."""
+    top_prob_change: float
+    """Change (after - before) of the probability of the token that was most likely before."""
+    entropy_before: float
+    entropy_after: float
+    """In nats."""
+    top_before: TokenProbability
+    top_after: TokenProbability
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kl": self.kl,
+            "total_variation": self.total_variation,
+            "top_prob_change": self.top_prob_change,
+            "entropy_before": self.entropy_before,
+            "entropy_after": self.entropy_after,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """A metric of the model's output, in words and units."""
+
+    name: str
+    label: str
+    unit: str
+    diverging: bool
+    """Whether values lie on both sides of zero (an effect), or start at zero (a distance)."""
+    needs_target: bool
+    description: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadScores:
+    """One number a head: how much a metric answers to ablating it alone."""
+
+    metric: MetricInfo
+    values: FloatArray
+    """float32 [n_layers, n_heads]; NaN where a head was not evaluated (cancelled, or absent)."""
+    baseline: Prediction
+    target: TokenProbability | None = None
+    """The token that the metric is about, as likely as the clean run finds it."""
+    stopped: str = "complete"
+    """"complete", or "cancelled" when not every head was evaluated."""
+
+    def ranked(self) -> list[tuple[Head, float]]:
+        """Return evaluated heads, largest absolute value first, ties by lowest (layer, head)."""
+        flat = self.values.reshape(-1).astype(float)
+        order = sorted(np.flatnonzero(~np.isnan(flat)), key=lambda i: (-abs(flat[i]), i))
+        n_heads = self.values.shape[1]
+        return [(Head(int(i) // n_heads, int(i) % n_heads), float(flat[i])) for i in order]
+
+    def to_frame(self) -> pd.DataFrame:
+        rows = [(h.layer, h.head, value) for h, value in self.ranked()]
+        return pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
+
+    def to_json(self) -> dict[str, Any]:
+        scores = [[None if np.isnan(v) else float(v) for v in row] for row in self.values]
+        return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStep:
+    """One head added by a search, and the prediction with it and all earlier ones ablated."""
+
+    head: Head
+    kl: float
+    """KL(clean || ablated), in nats."""
+    target_logprob: float | None
+    """log p(target) in nats; None for a search without a target."""
+    top: TokenProbability
+    """The most likely token now."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "head": self.head.to_json(),
+            "kl": self.kl,
+            "target_logprob": self.target_logprob,
+            "top": self.top.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Necessity:
+    """What happens when one head of the final set is left intact: the proof of minimality."""
+
+    head: Head
+    top: TokenProbability
+    """The most likely token without this head in the set: not the target."""
+    target_logprob: float
+    """log p(target) without this head in the set, in nats."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "head": self.head.to_json(),
+            "top": self.top.to_json(),
+            "target_logprob": self.target_logprob,
+        }
+
+
+STOP_REASONS = {
+    "target_reached": "The target became the most likely token.",
+    "no_improvement": "No remaining head raises the target's probability.",
+    "max_heads": "The limit of heads was reached.",
+    "all_heads": "Every head is ablated.",
+    "cancelled": "Cancelled; what was found until then is kept.",
+    "running": "Still searching.",
+}
+"""What `SearchResult.stopped` can be, and the sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult:
+    """What a generic or a targeted search found."""
+
+    objective: str
+    """"kl" (generic) or "target" (targeted)."""
+    target: TokenProbability | None
+    """The target as likely as the clean run finds it; None for a generic search."""
+    baseline: Prediction
+    steps: tuple[SearchStep, ...]
+    """In the order found."""
+    heads: tuple[Head, ...]
+    """The final set: the steps' heads less `dropped`, sorted."""
+    dropped: tuple[Head, ...]
+    """Heads chosen on the way that turned out not to be needed."""
+    stopped: str
+    """A key of `STOP_REASONS`."""
+    final: Prediction | None = None
+    """The prediction with the final set ablated; None while nothing was found."""
+    necessity: tuple[Necessity, ...] = ()
+    """One entry a head of the final set, when a target was reached."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a step."""
+        return pd.DataFrame(
+            {
+                "step": range(1, len(self.steps) + 1),
+                "layer": [s.head.layer for s in self.steps],
+                "head": [s.head.head for s in self.steps],
+                "kl": [s.kl for s in self.steps],
+                "target_logprob": [s.target_logprob for s in self.steps],
+                "top_token": [s.top.text for s in self.steps],
+                "top_prob": [s.top.prob for s in self.steps],
+                "kept": [s.head in self.heads for s in self.steps],
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        target = self.target
+        return {
+            "objective": self.objective,
+            "target": None if target is None else {"id": target.id, "text": target.text},
+            "baseline": self.baseline.to_json(),
+            "steps": [step.to_json() for step in self.steps],
+            "heads": [head.to_json() for head in self.heads],
+            "dropped": [head.to_json() for head in self.dropped],
+            "stopped": self.stopped,
+            "final": None if self.final is None else self.final.to_json(),
+            "necessity": [entry.to_json() for entry in self.necessity],
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Progress:
+    """Where long work stands. `partial` is what was found so far, if anything."""
+
+    done: int
+    total: int
+    """In forward rows (one head set evaluated); an upper bound for a search that may stop early."""
+    message: str
+    partial: HeadScores | SearchResult | None = None

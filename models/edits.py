@@ -1,0 +1,101 @@
+"""How a running request says what to change inside attention.
+
+An intervention (a value, in `ablation.interventions`) is made ready for one model and prompt: that
+gives a `HeadEditor`. A `RowPlan` then says on which rows of the batch and on which heads it acts.
+The attention tap carries the plan out; nothing here knows an architecture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from models.types import Head, TokenizedPrompt
+
+if TYPE_CHECKING:
+    from models.language_model import LanguageModel
+
+
+class HeadEditor(Protocol):
+    """An intervention made ready for one model and one prompt."""
+
+    @property
+    def blocked(self) -> Tensor | None:
+        """bool [n_query, n_key], True where a query may not attend to a key; the probability
+        that was there is shared among its other keys. None for an intervention on z."""
+        ...
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+        """Return the new outputs of some heads of one layer.
+
+        Args:
+            z: [n, position, d_head], the output of each selected head before the output
+                projection. Not to be changed in place.
+            layer: the layer they belong to.
+            heads: int64 [n], which head each entry of `z` is.
+
+        Returns:
+            [n, position, d_head], same dtype and device.
+        """
+        ...
+
+
+class Intervention(Protocol):
+    """What `LanguageModel` needs of an intervention."""
+
+    def prepare(
+        self,
+        model: "LanguageModel",
+        prompt: TokenizedPrompt,
+        heads: Sequence[Head],
+        positions: Sequence[int] | None,
+    ) -> HeadEditor:
+        """Make the intervention ready to act on `heads` (those it may be asked for).
+
+        Raises:
+            UserError: a parameter does not fit this model or prompt.
+        """
+        ...
+
+
+class AblationLike(Protocol):
+    """What `LanguageModel` needs of an `ablation.types.Ablation`."""
+
+    @property
+    def heads(self) -> tuple[Head, ...]: ...
+    @property
+    def intervention(self) -> Intervention: ...
+    @property
+    def positions(self) -> tuple[int, ...] | None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowPlan:
+    """Which heads are edited in which rows of a batch, and how."""
+
+    editor: HeadEditor
+    by_layer: dict[int, tuple[Tensor, Tensor]]
+    """layer -> (row int64 [n], head int64 [n]): the (row, head) pairs edited there."""
+    positions: Tensor | None
+    """int64 [m]: the positions (queries) acted on; None for all of them."""
+
+    @staticmethod
+    def for_rows(
+        editor: HeadEditor,
+        head_sets: Sequence[Sequence[Head]],
+        positions: Sequence[int] | None,
+        device: torch.device,
+    ) -> "RowPlan":
+        """Plan a batch whose row r has the heads of `head_sets[r]` edited."""
+        pairs: dict[int, list[tuple[int, int]]] = {}
+        for row, heads in enumerate(head_sets):
+            for head in heads:
+                pairs.setdefault(head.layer, []).append((row, head.head))
+        by_layer = {}
+        for layer, members in pairs.items():
+            index = torch.tensor(members, dtype=torch.int64, device=device)  # [n, 2]
+            by_layer[layer] = (index[:, 0], index[:, 1])
+        chosen = None if positions is None else torch.tensor(list(positions), device=device)
+        return RowPlan(editor, by_layer, chosen)

@@ -1,0 +1,235 @@
+"""The values that travel between the rooms of the house: plain data, no torch.
+
+Axis order is always (layer, head, query, key); a row of an attention map is a query. Arrays are
+NumPy arrays on the CPU, float32 unless a docstring says otherwise.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+FloatArray = np.ndarray
+"""A NumPy array of floats; the docstring beside it gives dtype and shape."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Head:
+    """One attention head, counted from 0. Under grouped-query attention: a query head."""
+
+    layer: int
+    head: int
+    stack: str = ""
+    """The attention stack it lives in; the empty name is the model's main one."""
+
+    def __str__(self) -> str:
+        name = f"L{self.layer}H{self.head}"
+        return f"{self.stack}:{name}" if self.stack else name
+
+    @property
+    def short(self) -> str:
+        """The notation that people type: `5.3` for layer 5, head 3."""
+        return f"{self.layer}.{self.head}"
+
+    def to_json(self) -> list[int]:
+        return [self.layer, self.head]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """A prompt as the model sees it: a sequence of positions with ids, labels and kinds.
+
+    `labels` are what a person reads (a leading space is a middle dot, a newline is visible);
+    they may repeat. `texts` are the characters of each token, for flowing text. `kinds` says of
+    each position whether it is "text" or "special" (a beginning-of-sequence token, say).
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    labels: tuple[str, ...]
+    texts: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.ids), len(self.labels), len(self.texts), len(self.kinds)}
+        if len(sizes) != 1:
+            raise ValueError(f"ids, labels, texts and kinds differ in length: {sorted(sizes)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def unique_labels(self) -> tuple[str, ...]:
+        """Labels in which a repeat carries its number: `John`, `John_2`, `John_3`."""
+        taken = set(self.labels)
+        seen: Counter[str] = Counter()
+        unique = []
+        for label in self.labels:
+            seen[label] += 1
+            if seen[label] == 1:
+                unique.append(label)
+                continue
+            # A prompt may itself hold a token that reads "John_2": skip to a free number.
+            while (candidate := f"{label}_{seen[label]}") in taken:
+                seen[label] += 1
+            taken.add(candidate)
+            unique.append(candidate)
+        return tuple(unique)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"prompt": self.text, "tokens": list(self.labels), "ids": list(self.ids)}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenProbability:
+    """One token of the vocabulary and how likely the model finds it."""
+
+    id: int
+    text: str
+    """Its characters, as they would be typed: " Mary"."""
+    label: str
+    """The same for the eye: "·Mary"."""
+    prob: float
+    log_prob: float
+    """Natural logarithm of the probability, in nats."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "text": self.text, "prob": self.prob}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The model's distribution over the next token (or over the masked one) at one position."""
+
+    position: int
+    """The position read, counted from 0."""
+    top: tuple[TokenProbability, ...]
+    """The most likely tokens, most likely first; ties go to the lowest id."""
+    entropy: float
+    """Entropy of the whole distribution, in nats."""
+    log_probs: FloatArray
+    """Natural log-probabilities of the whole vocabulary, float64 [n_vocab]."""
+
+    def __post_init__(self) -> None:
+        if self.log_probs.ndim != 1:
+            raise ValueError(f"log_probs must be [n_vocab], got {self.log_probs.shape}")
+
+    def prob(self, token_id: int) -> float:
+        return float(np.exp(self.log_probs[token_id]))
+
+    def rank(self, token_id: int) -> int:
+        """Return 1 for the most likely token: one more than the number of likelier tokens."""
+        return 1 + int((self.log_probs > self.log_probs[token_id]).sum())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"top": [token.to_json() for token in self.top], "entropy": self.entropy}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionMaps:
+    """Attention probabilities of chosen heads on one prompt."""
+
+    heads: tuple[Head, ...]
+    values: FloatArray
+    """float32 [n_heads, n_query, n_key]; row i says where position i looks. Rows sum to 1
+    (to less than 1 where the model has attention sinks)."""
+    prompt: TokenizedPrompt
+    ablated: bool = False
+    """Whether the run they come from had heads ablated."""
+
+    def __post_init__(self) -> None:
+        n = len(self.prompt)
+        if self.values.shape != (len(self.heads), n, n):
+            raise ValueError(
+                f"values must be [{len(self.heads)}, {n}, {n}], got {self.values.shape}"
+            )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row for each (head, query, key): indices, labels and the weight."""
+        n = len(self.prompt)
+        labels = np.array(self.prompt.labels, dtype=object)
+        head_index, query, key = np.indices(self.values.shape).reshape(3, -1)
+        return pd.DataFrame(
+            {
+                "layer": np.array([h.layer for h in self.heads], dtype=int)[head_index],
+                "head": np.array([h.head for h in self.heads], dtype=int)[head_index],
+                "query": query,
+                "query_token": labels[query] if n else query,
+                "key": key,
+                "key_token": labels[key] if n else key,
+                "weight": self.values.reshape(-1),
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "heads": [head.to_json() for head in self.heads],
+            "values": self.values.astype(float).tolist(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that a model proved, or failed to prove, when it was loaded."""
+
+    name: str
+    passed: bool
+    value: float | None
+    """The largest error found, where the check measures one."""
+    limit: float | None
+    """The largest error allowed."""
+    detail: str
+    """One sentence for a person: what was compared with what."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCheck:
+    """What a model proved at load; see `models.self_check`."""
+
+    checks: tuple[Check, ...]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the page says about a loaded model."""
+
+    name: str
+    architecture: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    n_parameters: int
+    n_vocab: int
+    max_positions: int
+    kind: str
+    """"causal" (predicts the next token) or "masked" (predicts at a mask token)."""
+    mask_token: str | None
+    bos_token: str | None
+    adds_bos: bool
+    """Whether the tokenizer puts a beginning-of-sequence token in front by itself."""
+    device: str
+    dtype: str
+    self_check: SelfCheck
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDetail:
+    """What the page shows of one clicked position."""
+
+    position: int
+    id: int
+    text: str
+    label: str
+    kind: str
+    embedding_norm: float
+    """Euclidean norm of the token's row of the embedding matrix."""
+    prediction: Prediction
+    """The model's prediction read at this position."""
