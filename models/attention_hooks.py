@@ -1,0 +1,94 @@
+"""Reading and editing heads of architectures that do not dispatch their attention.
+
+GPT-J, GPT-Neo, Bloom and Falcon compute attention inside their own modules. For these, hooks stand
+on each attention module and on its output projection. They are installed once, at load, and do
+nothing unless a `TapRequest` is active in the running thread.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.attention_tap import TapRequest, active_request, allowed_with_plan, edit_outputs
+from models.errors import ErrorKind, UserError
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSite:
+    """One attention layer: its module, its output projection and its shape."""
+
+    module: nn.Module
+    projection: nn.Module
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+
+
+def install_hooks(site: AttentionSite, layer: int) -> None:
+    """Let one attention layer serve requests: its mask, its z and its probabilities."""
+
+    def edit_mask(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        request = active_request()
+        if request is None:
+            return None
+        request.next_layer()
+        plan = request.plan
+        if plan is None or layer not in plan.by_layer or plan.editor.blocked is None:
+            return None
+        mask = kwargs.get("attention_mask")
+        if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.dtype == torch.bool:
+            raise UserError(
+                ErrorKind.INTERVENTION,
+                f"{type(module).__name__} takes no additive attention mask, so knockout is not "
+                "possible with this architecture; choose an intervention on the head's output.",
+            )
+        smallest = torch.finfo(mask.dtype).min
+        batch = _batch_size(args, kwargs, mask)
+        planned = allowed_with_plan(mask > smallest / 2, layer, plan, batch, site.n_heads)
+        return args, {**kwargs, "attention_mask": mask.masked_fill(~planned, smallest)}
+
+    def edit_projection_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        request = active_request()
+        if request is None:
+            return None
+        flat = args[0]  # [batch, position, n_heads * d_head]
+        z = flat.reshape(*flat.shape[:-1], site.n_heads, site.d_head)
+        edited = edit_outputs(z, layer, request.plan)
+        if layer in request.keep_z:
+            request.z[layer] = edited
+        return (edited.reshape(flat.shape), *args[1:]) if edited is not z else None
+
+    def read_probabilities(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        request = active_request()
+        if request is not None and layer in request.read:
+            request.attention[layer] = _chosen(request, layer, output)
+
+    site.module.register_forward_pre_hook(edit_mask, with_kwargs=True)
+    site.projection.register_forward_pre_hook(edit_projection_input)
+    site.module.register_forward_hook(read_probabilities)
+
+
+def pattern_in(output: Any) -> Tensor | None:
+    """Return the attention weights [batch, n_heads, n_query, n_key] among a module's outputs."""
+    if not isinstance(output, tuple):
+        return None
+    return next((o for o in output if isinstance(o, Tensor) and o.ndim == 4), None)
+
+
+def _chosen(request: TapRequest, layer: int, output: Any) -> Any:
+    pattern = pattern_in(output)
+    if pattern is None:
+        raise RuntimeError(f"attention layer {layer} returned no weights")
+    return pattern[0, list(request.read[layer])].detach().float().cpu().numpy()
+
+
+def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> int:
+    """Return the batch size from the hidden states, the first three-dimensional argument."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor) and value.ndim == 3 and value.is_floating_point():
+            return int(value.shape[0])
+    return int(mask.shape[0])

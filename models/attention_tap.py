@@ -1,0 +1,361 @@
+"""The one attention function through which everything is read and changed.
+
+transformers looks attention functions up in a registry by name. This module registers `head_tap`:
+it runs the attention that the model asks for and, where the running request wants it, reads
+probabilities of chosen heads or changes what a head puts out. It knows no architecture.
+
+Architectures that do not use the registry get hooks instead (`models.attention_hooks`); both carry
+out the same `TapRequest`. A request lives in a ContextVar, so threads cannot see each other's.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from models.edits import RowPlan
+from models.errors import ErrorKind, UserError
+
+ATTENTION_NAME = "head_tap"
+"""The name to give as `attn_implementation`."""
+
+HARMLESS_KEYWORDS = frozenset(
+    {
+        # Already part of the mask, or of q and k, by the time attention runs.
+        "sliding_window",
+        "position_ids",
+        "cache_position",
+        # About what is returned or kept, not about the numbers.
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "return_dict",
+        "num_items_in_batch",
+        "deterministic",
+    }
+)
+"""Keywords that architectures pass along and that change nothing about one forward pass."""
+
+EAGER_KEYWORDS = frozenset({"softcap", "s_aux"})
+"""Keywords that fused attention cannot honour: the model's own eager function runs instead."""
+
+HONOURED_KEYWORDS = frozenset({"scaling", "dropout", "is_causal", "position_bias"})
+"""Keywords that fused attention honours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one attention layer was given and gave, for the self-check and for discovery."""
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    z: Tensor
+    """[batch, position, n_heads, d_head]"""
+
+
+@dataclass(slots=True, eq=False)
+class TapRequest:
+    """What one forward pass reads and changes. Layers are counted in the order they run."""
+
+    read: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """layer -> heads whose probabilities are kept, in that order, for row 0 of the batch."""
+    plan: RowPlan | None = None
+    keep_z: frozenset[int] = frozenset()
+    """Layers whose (edited) z is kept."""
+    on_call: Callable[[int, Call], None] | None = None
+    """Called with (layer, call) after each attention layer; used by the self-check."""
+
+    attention: dict[int, np.ndarray] = field(default_factory=dict)
+    """layer -> float32 [n_read, n_query, n_key], filled while running."""
+    z: dict[int, Tensor] = field(default_factory=dict)
+    """layer -> [batch, position, n_heads, d_head], filled while running."""
+    n_calls: int = 0
+    """Attention layers run so far."""
+
+    def next_layer(self) -> int:
+        self.n_calls += 1
+        return self.n_calls - 1
+
+
+_ACTIVE: ContextVar[TapRequest | None] = ContextVar("active_tap_request", default=None)
+
+
+@contextmanager
+def active(request: TapRequest) -> Iterator[TapRequest]:
+    """Let attention serve `request` in this thread while the block runs."""
+    token = _ACTIVE.set(request)
+    try:
+        yield request
+    finally:
+        _ACTIVE.reset(token)
+
+
+def active_request() -> TapRequest | None:
+    return _ACTIVE.get()
+
+
+def dispatches(model_class: type) -> bool:
+    """Whether an architecture looks its attention function up in transformers' registry."""
+    return bool(model_class._can_set_attn_implementation())  # type: ignore[attr-defined]
+
+
+def edit_outputs(z: Tensor, layer: int, plan: RowPlan | None) -> Tensor:
+    """Return z with the planned heads of this layer changed; the same tensor if there are none.
+
+    Args:
+        z: [batch, position, n_heads, d_head].
+    """
+    if plan is None or layer not in plan.by_layer or plan.editor.blocked is not None:
+        return z
+    rows, heads = plan.by_layer[layer]
+    before = z[rows, :, heads]  # [n, position, d_head]
+    after = plan.editor.edit_z(before, layer, heads)
+    if plan.positions is not None:
+        kept = before.clone()
+        kept[:, plan.positions] = after[:, plan.positions]
+        after = kept
+    z = z.clone()
+    z[rows, :, heads] = after
+    return z
+
+
+def allowed_with_plan(
+    allowed: Tensor, layer: int, plan: RowPlan | None, batch: int, n_heads: int
+) -> Tensor:
+    """Return the mask with the planned queries kept from the planned keys.
+
+    Args:
+        allowed: bool [batch or 1, n_heads or 1, n_query, n_key], True where attention may go.
+
+    Returns:
+        The same tensor when the plan does not touch this layer's pattern, else
+        bool [batch, n_heads, n_query, n_key].
+
+    Raises:
+        UserError: a query would have no key left.
+    """
+    if plan is None or layer not in plan.by_layer or plan.editor.blocked is None:
+        return allowed
+    rows, heads = plan.by_layer[layer]
+    blocked = plan.editor.blocked  # [n_query, n_key]
+    n_query, n_key = allowed.shape[-2:]
+    allowed = allowed.expand(batch, n_heads, n_query, n_key).clone()
+    allowed[rows, heads] &= ~blocked
+    empty = ~allowed[rows, heads].any(dim=-1)  # [n, n_query]
+    if bool(empty.any()):
+        position = int(empty.any(dim=0).nonzero()[0])
+        raise UserError(
+            ErrorKind.INTERVENTION,
+            f"The knockout leaves position {position} nothing to attend to in layer {layer}; "
+            "leave it at least one key (its own position, for example).",
+        )
+    return allowed
+
+
+def attention_probabilities(
+    query: Tensor,
+    key: Tensor,
+    heads: Sequence[int],
+    allowed: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> np.ndarray:
+    """Compute attention probabilities of some heads of row 0, one head at a time, in float32.
+
+    Args:
+        query: [batch, n_heads, n_query, d].
+        key: [batch, n_kv_heads, n_key, d]; head h uses key head h // (n_heads / n_kv_heads).
+        allowed: bool, broadcastable to [batch, n_heads, n_query, n_key]; None allows all.
+        scaling: multiplies q.k; 1/sqrt(d) if None.
+        softcap: c in c * tanh(score / c) (Gemma 2).
+        sinks: [n_heads], a logit a head that takes probability and gives nothing (gpt-oss).
+        bias: added to the scores, broadcastable to [batch, n_heads, n_query, n_key] (T5).
+
+    Returns:
+        float32 [n, n_query, n_key]; rows sum to 1, or to less with sinks.
+    """
+    n_query, n_key = query.shape[2], key.shape[2]
+    group = query.shape[1] // key.shape[1]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = np.empty((len(heads), n_query, n_key), dtype=np.float32)
+    for i, head in enumerate(heads):
+        scores = (query[0, head] @ key[0, head // group].T).float() * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if bias is not None:
+            scores = scores + _of_head(bias, head).float()
+        if allowed is not None:
+            scores = scores.masked_fill(~_of_head(allowed, head), -torch.inf)
+        if sinks is not None:
+            column = sinks.reshape(-1)[head].float().expand(n_query, 1)
+            scores = torch.cat([scores, column], dim=-1)
+        out[i] = scores.softmax(dim=-1)[:, :n_key].cpu().numpy()
+    return out
+
+
+def _of_head(tensor: Tensor, head: int) -> Tensor:
+    """Return row 0's slice for one head of a [batch or 1, n_heads or 1, n_query, n_key] tensor."""
+    row = tensor[0]
+    return row[head if row.shape[0] > 1 else 0]
+
+
+def head_tap(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Run attention as the model asks, then read and change what the active request wants.
+
+    Args:
+        query: [batch, n_heads, n_query, d]; key and value: [batch, n_kv_heads, n_key, d].
+        attention_mask: bool or additive float, or None (causal if the module is, else full).
+
+    Returns:
+        z [batch, n_query, n_heads, d_head], and None for the weights.
+    """
+    _refuse_unknown_keywords(module, kwargs)
+    request = _ACTIVE.get()
+    if request is None:
+        return _run_attention(module, query, key, value, attention_mask, kwargs)[0], None
+
+    layer = request.next_layer()
+    mask = _planned_mask(module, query, key, attention_mask, kwargs, layer, request.plan)
+    z, _ = _run_attention(module, query, key, value, mask, kwargs)
+    z = edit_outputs(z, layer, request.plan)
+    if layer in request.read:
+        request.attention[layer] = attention_probabilities(
+            query,
+            key,
+            request.read[layer],
+            _allowed(module, query, key, mask, kwargs),
+            scaling=kwargs.get("scaling"),
+            softcap=kwargs.get("softcap"),
+            sinks=kwargs.get("s_aux"),
+            bias=_score_bias(mask, kwargs),
+        )
+    if layer in request.keep_z:
+        request.z[layer] = z
+    if request.on_call is not None:
+        request.on_call(layer, Call(module, query, key, value, z))
+    return z, None
+
+
+def _refuse_unknown_keywords(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
+    known = HARMLESS_KEYWORDS | EAGER_KEYWORDS | HONOURED_KEYWORDS
+    unknown = sorted(k for k, v in kwargs.items() if v is not None and k not in known)
+    if unknown:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"The attention of {type(module).__name__} uses {', '.join(unknown)}, which this "
+            "program does not know how to honour; showing it would show wrong numbers.",
+        )
+
+
+def _run_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    kwargs: Mapping[str, Any],
+) -> tuple[Tensor, Any]:
+    """Run fused attention, or the model's own eager function for what fused cannot honour."""
+    if all(kwargs.get(name) is None for name in EAGER_KEYWORDS):
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if eager is None:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{type(module).__name__} has no eager attention function to fall back to; "
+            "this architecture is not supported.",
+        )
+    allowed = _allowed(module, query, key, mask, kwargs)
+    return eager(module, query, key, value, _additive(mask, allowed, query), **kwargs)
+
+
+def _planned_mask(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    kwargs: Mapping[str, Any],
+    layer: int,
+    plan: RowPlan | None,
+) -> Tensor | None:
+    """Return the model's mask, with the knocked-out (query, key) pairs taken out."""
+    if plan is None or layer not in plan.by_layer or plan.editor.blocked is None:
+        return mask
+    allowed = _allowed(module, query, key, mask, kwargs)
+    if allowed is None:
+        shape = (1, 1, query.shape[2], key.shape[2])
+        allowed = torch.ones(shape, dtype=torch.bool, device=query.device)
+    planned = allowed_with_plan(allowed, layer, plan, query.shape[0], query.shape[1])
+    if mask is None or mask.dtype == torch.bool:
+        return planned
+    return mask.masked_fill(~planned, torch.finfo(mask.dtype).min)
+
+
+def _allowed(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    kwargs: Mapping[str, Any],
+) -> Tensor | None:
+    """Return where attention may go, bool [batch or 1, n_heads or 1, n_query, n_key].
+
+    The rules for a missing mask are those of transformers' fused attention. None: everywhere.
+    """
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            return mask
+        # Additive masks write "never" as -inf or as the smallest number of their dtype.
+        return mask > torch.finfo(mask.dtype).min / 2
+    is_causal = kwargs.get("is_causal")
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    n_query, n_key = query.shape[2], key.shape[2]
+    if not is_causal or n_query == 1:
+        return None
+    ones = torch.ones(n_query, n_key, dtype=torch.bool, device=query.device)
+    return ones.tril()[None, None]
+
+
+def _score_bias(mask: Tensor | None, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return what is added to the scores beside "never": a position bias, a float mask."""
+    bias = kwargs.get("position_bias")
+    if mask is None or mask.dtype == torch.bool:
+        return bias
+    return mask if bias is None else mask + bias
+
+
+def _additive(mask: Tensor | None, allowed: Tensor | None, query: Tensor) -> Tensor | None:
+    """Return the mask as eager functions add it to the scores."""
+    if mask is not None and mask.dtype != torch.bool:
+        return mask
+    if allowed is None:
+        return None
+    zero = torch.zeros((), dtype=query.dtype, device=query.device)
+    return torch.where(allowed, zero, torch.finfo(query.dtype).min)
+
+
+AttentionInterface.register(ATTENTION_NAME, head_tap)
+# Without a mask function of the same name, transformers hands over no mask at all.
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)

@@ -1,0 +1,146 @@
+"""Finds the attention layers of a loaded model by watching one short forward pass.
+
+Nothing here goes by name. A dispatching architecture shows its attention layers by calling the
+tap; the output projection is the linear map whose input is, to the bit, what the tap returned.
+Other architectures show them by returning attention weights.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.attention_hooks import AttentionSite, pattern_in
+from models.attention_tap import Call, TapRequest, active
+from models.errors import ErrorKind, UserError
+
+Forward = Callable[[], Any]
+
+
+def find_dispatching_sites(model: nn.Module, forward: Forward) -> list[AttentionSite]:
+    """Return the attention layers that call the tap, in the order they run.
+
+    Args:
+        forward: runs the model once on a short prompt.
+
+    Raises:
+        UserError: a layer's heads do not go through one linear output projection.
+    """
+    calls: list[Call] = []
+    projections: dict[int, nn.Module] = {}
+
+    def remember(_layer: int, call: Call) -> None:
+        calls.append(call)
+
+    def match(module: nn.Module, args: tuple[Any, ...]) -> None:
+        layer = len(calls) - 1
+        if layer < 0 or layer in projections or not args or not isinstance(args[0], Tensor):
+            return
+        z = calls[layer].z
+        flat = z.reshape(*z.shape[:2], -1)
+        given = args[0]
+        if given.numel() == flat.numel() and torch.equal(given.reshape(flat.shape), flat):
+            projections[layer] = module
+
+    with _temporary_pre_hooks(model, match), active(TapRequest(on_call=remember)):
+        forward()
+    missing = [layer for layer in range(len(calls)) if layer not in projections]
+    if missing:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{type(model).__name__} is not supported: in layer {missing[0]} the heads' outputs do "
+            "not go straight into one output projection, so a head's share cannot be told apart.",
+        )
+    return [
+        AttentionSite(
+            module=call.module,
+            projection=projections[layer],
+            n_heads=call.z.shape[2],
+            n_kv_heads=call.key.shape[1],
+            d_head=call.z.shape[3],
+        )
+        for layer, call in enumerate(calls)
+    ]
+
+
+def find_returning_sites(
+    model: nn.Module, forward: Forward, n_positions: int
+) -> list[AttentionSite]:
+    """Return the attention layers of a model that does not dispatch, in the order they run.
+
+    They are the innermost modules that return weights [1, n_heads, n_positions, n_positions] whose
+    rows sum to 1; the output projection is the last linear map that runs inside.
+
+    Args:
+        forward: runs the model once on a prompt of `n_positions` tokens, with eager attention.
+    """
+    found: list[tuple[nn.Module, Tensor]] = []
+    last_linear: dict[nn.Module, nn.Module] = {}
+    running: list[nn.Module] = []
+
+    def enter(module: nn.Module, _args: tuple[Any, ...]) -> None:
+        running.append(module)
+
+    def leave(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        running.pop()
+        if _is_linear(module):
+            last_linear.update((ancestor, module) for ancestor in running)
+        pattern = pattern_in(output)
+        inner_already = any(site in set(module.modules()) for site, _ in found)
+        if pattern is not None and not inner_already and _is_pattern(pattern, n_positions):
+            found.append((module, pattern))
+
+    handles = [m.register_forward_pre_hook(enter) for m in model.modules()]
+    handles += [m.register_forward_hook(leave) for m in model.modules()]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [_site(module, pattern, last_linear.get(module)) for module, pattern in found]
+
+
+def _site(module: nn.Module, pattern: Tensor, projection: nn.Module | None) -> AttentionSite:
+    n_heads = pattern.shape[1]
+    width = 0 if projection is None else projection_weight(projection).shape[1]
+    if projection is None or width % n_heads:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{type(module).__name__} is not supported: no output projection of its "
+            f"{n_heads} heads was found.",
+        )
+    # How many key-value heads there are is not visible from outside; it is not needed here.
+    return AttentionSite(module, projection, n_heads, n_heads, width // n_heads)
+
+
+def _is_pattern(pattern: Tensor, n_positions: int) -> bool:
+    if tuple(pattern.shape[-2:]) != (n_positions, n_positions) or not pattern.is_floating_point():
+        return False
+    sums = pattern.float().sum(-1)
+    return bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-2))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is one linear map: `nn.Linear`, or transformers' transposed `Conv1D`."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def projection_weight(projection: nn.Module) -> Tensor:
+    """Return an output projection's weight as [d_model, n_heads * d_head]."""
+    weight = projection.weight
+    assert isinstance(weight, Tensor)
+    return weight.T if type(projection).__name__ == "Conv1D" else weight
+
+
+@contextmanager
+def _temporary_pre_hooks(
+    model: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...]], None]
+) -> Iterator[None]:
+    handles = [m.register_forward_pre_hook(hook) for m in model.modules() if _is_linear(m)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

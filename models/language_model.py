@@ -1,0 +1,479 @@
+"""The one class that the rest of the program talks to: tokenise, run, read attention, ablate."""
+
+import inspect
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models import tokens
+from models.attention_hooks import AttentionSite, install_hooks
+from models.attention_tap import TapRequest, active, dispatches
+from models.discovery import find_dispatching_sites, find_returning_sites
+from models.edits import AblationLike, HeadEditor, Intervention, RowPlan
+from models.errors import ErrorKind, UserError
+from models.self_check import run_self_check
+from models.types import (
+    AttentionMaps,
+    Head,
+    ModelInfo,
+    Prediction,
+    TokenDetail,
+    TokenizedPrompt,
+    TokenProbability,
+)
+
+TOKENS_PER_BATCH = 1024
+"""Rows times positions of one ablation batch. Larger batches are no faster on a CPU; a batch is
+also the grain of progress and of cancelling."""
+
+MAX_ROWS_PER_BATCH = 64
+
+NO_LIMIT = 1_000_000
+"""The context of architectures that state none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one forward pass gave."""
+
+    prediction: Prediction
+    attention: AttentionMaps
+
+
+class LanguageModel:
+    """A loaded model with its tokenizer.
+
+    Building one finds its attention layers and makes it prove itself (`models.self_check`); a
+    model that fails raises `UserError`. All methods may be called from any thread: each forward
+    pass takes the model's lock, so that long studies of several pages interleave.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        """Wrap a transformers model and tokenizer.
+
+        Args:
+            model: a causal or masked language model loaded with `attn_implementation` set to
+                `attention_tap.ATTENTION_NAME` if it dispatches, to "eager" if it does not.
+            name: what the user called it.
+        """
+        self.name = name
+        self.lock = threading.RLock()
+        self._model = model.eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        self._reader = tokens.TokenReader.of(tokenizer)
+        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
+        self.kind = "masked" if _predicts_at_mask(model, tokenizer) else "causal"
+        self.max_positions = _max_positions(model.config, tokenizer)
+        self._options = _forward_options(model)
+        self.dispatches = dispatches(type(model))
+        self.sites = self._find_sites()
+        self.n_layers = len(self.sites)
+        self.n_heads = max(site.n_heads for site in self.sites)
+        self.n_kv_heads = max(site.n_kv_heads for site in self.sites)
+        self.d_head = max(site.d_head for site in self.sites)
+        self.n_vocab = int(self._logits_of(self._probe_prompt(), TapRequest()).shape[-1])
+        self.info = self._describe()
+
+    # --- text -----------------------------------------------------------------------------
+
+    def tokenize(self, text: str, bos: bool | None = None) -> TokenizedPrompt:
+        """Turn text into a prompt.
+
+        Args:
+            bos: whether a beginning-of-sequence token stands in front; None leaves it to the
+                tokenizer.
+
+        Raises:
+            UserError: the text is empty, gives no tokens, or exceeds the model's context.
+        """
+        return tokens.tokenize(self._reader, text, self.max_positions, bos)
+
+    def prompt_of_ids(self, ids: Sequence[int]) -> TokenizedPrompt:
+        """Return the prompt made of these token ids (random stimuli, for example)."""
+        return tokens.prompt_of_ids(self._reader, [int(i) for i in ids])
+
+    def resolve_token(self, target: int | str) -> int:
+        """Return the one token id that an id or a text names, or raise `UserError`."""
+        return tokens.single_token(self._reader, target, self.n_vocab)
+
+    def resolve_position(self, prompt: TokenizedPrompt, position: int | None = None) -> int:
+        """Return the position at which predictions are read, counted from 0.
+
+        Args:
+            position: negative numbers count from the end. None: the last position, or the first
+                mask token for a model that predicts at mask tokens.
+
+        Raises:
+            UserError: outside the prompt, or a masked model's prompt has no mask token.
+        """
+        n = len(prompt)
+        if position is None:
+            return n - 1 if self.kind == "causal" else self._mask_position(prompt)
+        if not -n <= position < n:
+            raise UserError(
+                ErrorKind.POSITION,
+                f"Position {position} is outside the prompt; its {n} positions are 0 to {n - 1} "
+                f"(or -{n} to -1 from the end).",
+            )
+        return position % n
+
+    def _mask_position(self, prompt: TokenizedPrompt) -> int:
+        mask_id = self._reader.tokenizer.mask_token_id
+        if mask_id in prompt.ids:
+            return prompt.ids.index(mask_id)
+        raise UserError(
+            ErrorKind.PROMPT,
+            f"{self.name} predicts at a mask token, and the prompt has none; put "
+            f"{self._reader.tokenizer.mask_token} where it should predict, or choose a position.",
+        )
+
+    def describe_token(self, token_id: int, log_prob: float = float("nan")) -> TokenProbability:
+        """Return a token with its text and label, and the probability that goes with it."""
+        return TokenProbability(
+            id=int(token_id),
+            text=self._reader.text(token_id) if token_id < len(self._reader.tokenizer) else "",
+            label=self._reader.label(token_id),
+            prob=float(np.exp(log_prob)),
+            log_prob=float(log_prob),
+        )
+
+    # --- heads ----------------------------------------------------------------------------
+
+    def all_heads(self) -> tuple[Head, ...]:
+        """Return every head, in (layer, head) order."""
+        return tuple(
+            Head(layer, head)
+            for layer, site in enumerate(self.sites)
+            for head in range(site.n_heads)
+        )
+
+    def check_heads(self, heads: Sequence[Head]) -> tuple[Head, ...]:
+        """Return the heads as given, or raise `UserError` naming the first that does not exist."""
+        for head in heads:
+            in_model = head.stack == "" and 0 <= head.layer < self.n_layers
+            if not in_model or not 0 <= head.head < self.sites[head.layer].n_heads:
+                raise UserError(
+                    ErrorKind.HEADS,
+                    f"There is no head {head} in {self.name}: layers run from 0 to "
+                    f"{self.n_layers - 1}, heads from 0 to {self.n_heads - 1}.",
+                )
+        return tuple(heads)
+
+    # --- questions ------------------------------------------------------------------------
+
+    def predict(
+        self,
+        prompt: TokenizedPrompt,
+        position: int | None = None,
+        ablation: AblationLike | None = None,
+        top_k: int = 10,
+    ) -> Prediction:
+        """Return the distribution of the token after `position` (at it, for a masked model)."""
+        return self.run(prompt, position=position, ablation=ablation, top_k=top_k).prediction
+
+    def attention(
+        self,
+        prompt: TokenizedPrompt,
+        heads: Sequence[Head],
+        ablation: AblationLike | None = None,
+    ) -> AttentionMaps:
+        """Return attention probabilities of the given heads, in the given order."""
+        # A prompt without a mask token can be looked at, if not predicted from.
+        return self.run(prompt, position=-1, heads=heads, ablation=ablation, top_k=1).attention
+
+    def run(
+        self,
+        prompt: TokenizedPrompt,
+        *,
+        position: int | None = None,
+        heads: Sequence[Head] = (),
+        ablation: AblationLike | None = None,
+        top_k: int = 10,
+    ) -> Run:
+        """Predict and read attention in one forward pass.
+
+        Raises:
+            UserError: a head or position does not exist, the intervention does not fit, or the
+                model's numbers are not finite.
+        """
+        position = self.resolve_position(prompt, position)
+        wanted = self.check_heads(heads)
+        request = TapRequest(read=_by_layer(wanted))
+        if ablation is not None and ablation.heads:
+            request.plan = self._plan_row(prompt, ablation)
+        logits = self._forward([prompt.ids], request, position)
+        prediction = self.prediction_from(log_softmax64(logits)[0], position, top_k)
+        n = len(prompt)
+        values = np.empty((len(wanted), n, n), dtype=np.float32)
+        index = {layer: list(members) for layer, members in request.read.items()}
+        for i, head in enumerate(wanted):
+            values[i] = request.attention[head.layer][index[head.layer].index(head.head)]
+        maps = AttentionMaps(wanted, values, prompt, ablated=request.plan is not None)
+        return Run(prediction, maps)
+
+    def token_detail(self, prompt: TokenizedPrompt, position: int, top_k: int = 5) -> TokenDetail:
+        """Return what is known of one position: its token, its embedding, its prediction."""
+        position = self.resolve_position(prompt, position)
+        token_id = prompt.ids[position]
+        row = self._model.get_input_embeddings().weight[token_id]
+        return TokenDetail(
+            position=position,
+            id=token_id,
+            text=prompt.texts[position],
+            label=prompt.labels[position],
+            kind=prompt.kinds[position],
+            embedding_norm=float(row.float().norm()),
+            prediction=self.predict(prompt, position, top_k=top_k),
+        )
+
+    def head_outputs(self, prompt: TokenizedPrompt, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Return the clean z of whole layers, from one forward pass.
+
+        Returns:
+            layer -> [position, n_heads, d_head], on the model's device.
+        """
+        request = TapRequest(keep_z=frozenset(layers))
+        self._forward([prompt.ids], request, len(prompt) - 1)
+        return {layer: z[0] for layer, z in request.z.items()}
+
+    def rows_per_batch(self, n_tokens: int) -> int:
+        """Return how many head sets to evaluate in one forward pass."""
+        return max(1, min(MAX_ROWS_PER_BATCH, TOKENS_PER_BATCH // max(1, n_tokens)))
+
+    def ablated_logprobs(
+        self,
+        prompt: TokenizedPrompt,
+        head_sets: Sequence[Sequence[Head]],
+        intervention: Intervention,
+        position: int | None = None,
+        positions: Sequence[int] | None = None,
+        editor: HeadEditor | None = None,
+    ) -> Tensor:
+        """Evaluate several sets of ablated heads in one batched forward pass.
+
+        Args:
+            head_sets: row r has `head_sets[r]` ablated; an empty set is the clean run.
+            position: where the prediction is read.
+            positions: the positions acted on; None for all.
+            editor: the intervention already made ready for this prompt and these positions, so
+                that a search prepares it once.
+
+        Returns:
+            float64 [n_sets, n_vocab], natural log-probabilities, on the model's device.
+        """
+        position = self.resolve_position(prompt, position)
+        acted_on = self._check_positions(prompt, positions)
+        heads = self.check_heads(sorted({head for heads in head_sets for head in heads}))
+        if editor is None:
+            editor = intervention.prepare(self, prompt, heads, acted_on)
+        plan = RowPlan.for_rows(editor, head_sets, acted_on, self.device)
+        ids = [prompt.ids] * len(head_sets)
+        return log_softmax64(self._forward(ids, TapRequest(plan=plan), position))
+
+    def prediction_from(
+        self, log_probs: Tensor | np.ndarray, position: int, top_k: int = 10
+    ) -> Prediction:
+        """Return the `Prediction` of one row of log-probabilities, float64 [n_vocab]."""
+        row = log_probs.cpu().numpy() if isinstance(log_probs, Tensor) else log_probs
+        probs = np.exp(row)
+        leaders = np.argsort(-row, kind="stable")[:top_k]
+        # A token of probability 0 adds nothing to the entropy.
+        entropy = -float(np.sum(probs * np.where(probs > 0, row, 0.0)))
+        top = tuple(self.describe_token(int(i), float(row[i])) for i in leaders)
+        return Prediction(position, top, max(0.0, entropy), row)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the weights take, in bytes."""
+        return sum(p.numel() * p.element_size() for p in self._model.parameters())
+
+    # --- the forward pass -----------------------------------------------------------------
+
+    def _forward(self, ids: Sequence[Sequence[int]], request: TapRequest, position: int) -> Tensor:
+        """Run a batch of prompts of equal length; return logits [batch, n_vocab] at `position`.
+
+        Raises:
+            UserError: memory ran out, or the logits are not finite.
+        """
+        logits = self._logits_of(ids, request, position)[:, 0]
+        if bool((logits.isnan() | (logits == torch.inf)).any()):
+            raise UserError(
+                ErrorKind.NUMBERS,
+                f"{self.name} returned numbers that are not finite (NaN or infinity); its weights "
+                "may be damaged, or the dtype too narrow: try --dtype float32.",
+            )
+        return logits
+
+    def _logits_of(
+        self,
+        ids: Sequence[Sequence[int]],
+        request: TapRequest,
+        position: int | None = None,
+    ) -> Tensor:
+        """Run a batch; return logits [batch, 1, n_vocab], or [batch, position, n_vocab] for all."""
+        batch = torch.tensor([list(row) for row in ids], device=self.device)
+        options = dict(self._options)
+        sliced = position is not None and "logits_to_keep" in options
+        if sliced:
+            options["logits_to_keep"] = torch.tensor([position], device=self.device)
+        else:
+            options.pop("logits_to_keep", None)
+        try:
+            with self.lock, torch.inference_mode(), active(request):
+                logits = self._model(input_ids=batch, **options).logits
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise _out_of_memory(batch) from error
+        except RuntimeError as error:
+            if "alloc" not in str(error):
+                raise
+            raise _out_of_memory(batch) from error
+        return logits if position is None or sliced else logits[:, position : position + 1]
+
+    def _plan_row(self, prompt: TokenizedPrompt, ablation: AblationLike) -> RowPlan:
+        """Plan a batch of one row with the ablation's heads edited."""
+        heads = self.check_heads(ablation.heads)
+        positions = self._check_positions(prompt, ablation.positions)
+        editor = ablation.intervention.prepare(self, prompt, heads, positions)
+        return RowPlan.for_rows(editor, [heads], positions, self.device)
+
+    def _check_positions(
+        self, prompt: TokenizedPrompt, positions: Sequence[int] | None
+    ) -> tuple[int, ...] | None:
+        if positions is None:
+            return None
+        if not positions:
+            raise UserError(
+                ErrorKind.POSITION,
+                "No position is named for the intervention to act on; name some, or none for all.",
+            )
+        return tuple(sorted({self.resolve_position(prompt, p) for p in positions}))
+
+    # --- at load --------------------------------------------------------------------------
+
+    def _probe_prompt(self) -> list[list[int]]:
+        """Return one row of a few different ordinary token ids: the self-check's short prompt."""
+        n_ids = len(self._reader.tokenizer)
+        ordinary = [i for i in range(n_ids // 2, n_ids) if i not in self._reader.special_ids]
+        step = max(1, len(ordinary) // 8)
+        return [ordinary[::step][:7]]
+
+    def _find_sites(self) -> list[AttentionSite]:
+        ids = self._probe_prompt()
+
+        def forward() -> None:
+            batch = torch.tensor(ids, device=self.device)
+            with torch.inference_mode():
+                self._model(input_ids=batch, use_cache=False)
+
+        if self.dispatches:
+            sites = find_dispatching_sites(self._model, forward)
+        else:
+            sites = find_returning_sites(self._model, forward, len(ids[0]))
+        _refuse_other_layers(self._model, len(sites))
+        if not self.dispatches:
+            for layer, site in enumerate(sites):
+                install_hooks(site, layer)
+        return sites
+
+    def _describe(self) -> ModelInfo:
+        tokenizer = self._reader.tokenizer
+        opening = tokens.bos_id(tokenizer)
+        first = tokenizer("a", verbose=False)["input_ids"][:1]
+        return ModelInfo(
+            name=self.name,
+            architecture=type(self._model).__name__,
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            n_kv_heads=self.n_kv_heads,
+            d_head=self.d_head,
+            n_parameters=sum(p.numel() for p in self._model.parameters()),
+            n_vocab=self.n_vocab,
+            max_positions=self.max_positions,
+            kind=self.kind,
+            mask_token=tokenizer.mask_token if self.kind == "masked" else None,
+            bos_token=None if opening is None else self._reader.label(opening),
+            adds_bos=opening is not None and first == [opening],
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            self_check=run_self_check(
+                self._model,
+                self.sites,
+                self.dispatches,
+                self.kind,
+                self._probe_prompt(),
+                self._logits_of,
+            ),
+        )
+
+
+def log_softmax64(logits: Tensor) -> Tensor:
+    """Return natural log-probabilities in float64 from logits [..., n_vocab]."""
+    return torch.log_softmax(logits.to(torch.float64), dim=-1)
+
+
+def _by_layer(heads: Sequence[Head]) -> Mapping[int, Sequence[int]]:
+    by_layer: dict[int, list[int]] = {}
+    for head in heads:
+        members = by_layer.setdefault(head.layer, [])
+        if head.head not in members:
+            members.append(head.head)
+    return by_layer
+
+
+def _forward_options(model: nn.Module) -> dict[str, Any]:
+    """Return the keyword arguments that this model's forward takes of those that we use."""
+    accepted = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {"use_cache": False}
+    # Unknown keywords are silently ignored by transformers; only give what is declared.
+    if "logits_to_keep" in accepted:
+        options["logits_to_keep"] = 0
+    return options
+
+
+def _predicts_at_mask(model: Any, tokenizer: Any) -> bool:
+    return type(model).__name__.endswith("ForMaskedLM") and tokenizer.mask_token_id is not None
+
+
+def _max_positions(config: Any, tokenizer: Any) -> int:
+    """Return how many tokens fit the model's context."""
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value > 0:
+            limit = value
+            break
+    else:
+        limit = NO_LIMIT
+    # RoBERTa's table has rows that its padding offset never uses; the tokenizer knows.
+    stated = int(min(tokenizer.model_max_length, NO_LIMIT))
+    return min(limit, stated)
+
+
+def _refuse_other_layers(model: Any, n_sites: int) -> None:
+    """Refuse a model with layers that are no softmax attention; they could not be shown."""
+    n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", n_sites)
+    if n_sites == n_layers and n_sites > 0:
+        return
+    what = "no softmax attention" if n_sites == 0 else f"softmax attention in only {n_sites} of "
+    what += "" if n_sites == 0 else f"its {n_layers} layers"
+    raise UserError(
+        ErrorKind.MODEL,
+        f"{type(model).__name__} is not supported: it has {what}, and heads of other kinds "
+        "(state-space, linear or convolutional layers) have no attention pattern to show.",
+    )
+
+
+def _out_of_memory(batch: Tensor) -> UserError:
+    rows, n = batch.shape
+    return UserError(
+        ErrorKind.DEVICE,
+        f"Memory ran out in a forward pass of {rows} x {n:,} tokens on {batch.device}; "
+        "use a shorter prompt, a smaller model, or another --device.",
+    )

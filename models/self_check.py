@@ -1,0 +1,306 @@
+"""What every model must prove when it is loaded, in a few short passes.
+
+1. Attention rows sum to 1 (to at most 1 with sinks) and a causal model never looks ahead.
+2. The probabilities shown are those used: pattern times values is z. Where values cannot be
+   seen (architectures served by hooks): keeping one head from a key changes that head's part of
+   z and no other.
+3. Heads add up: the sum over heads of z_h W_O,h, plus the bias, is the attention output.
+4. Ablating nothing is bit-identical to running the model without us.
+5. Ablating a head changes the logits.
+6. After all this the model is unchanged.
+
+Zeroing here is written out and not taken from `ablation`, which is built on top of this.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.attention_hooks import AttentionSite
+from models.attention_tap import Call, TapRequest
+from models.discovery import projection_weight
+from models.edits import RowPlan
+from models.errors import ErrorKind, UserError
+from models.types import Check, Head, SelfCheck
+
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Largest error allowed, relative to the largest value compared. A real mistake (a wrong head, a
+missing scale) is of order 1; rounding in float32 is about 1e-6, in bfloat16 about 1e-2."""
+
+LogitsOf = Callable[[Sequence[Sequence[int]], TapRequest], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _ZeroZ:
+    """Sets the selected heads' outputs to zero."""
+
+    blocked: Tensor | None = None
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+        return torch.zeros_like(z)
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocked:
+    """Keeps the selected heads from some (query, key) pairs."""
+
+    blocked: Tensor
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+        return z
+
+
+def run_self_check(
+    model: nn.Module,
+    sites: Sequence[AttentionSite],
+    dispatches: bool,
+    kind: str,
+    ids: Sequence[Sequence[int]],
+    logits_of: LogitsOf,
+) -> SelfCheck:
+    """Make a model prove itself on a short prompt.
+
+    Args:
+        ids: one row of token ids.
+        logits_of: runs the model on a batch under a request, giving all logits.
+
+    Raises:
+        UserError: a check failed; it says which, and by how much.
+    """
+    start = time.perf_counter()
+    versions = [p._version for p in model.parameters()]
+    with torch.inference_mode():
+        plain = model(input_ids=torch.tensor(ids, device=_device(model)), use_cache=False).logits
+        tolerance = TOLERANCE.get(plain.dtype, 1e-4)
+        patterns, checks = _watch(model, sites, dispatches, ids, logits_of, tolerance)
+        checks = [
+            *_check_patterns(patterns, kind, tolerance),
+            *checks,
+            *([] if dispatches else [_check_slices(sites, ids, logits_of)]),
+            _check_nothing(plain, ids, logits_of),
+            _check_ablation(sites, ids, plain, logits_of),
+        ]
+        after = logits_of(ids, TapRequest())
+    unchanged = torch.equal(plain, after) and versions == [p._version for p in model.parameters()]
+    checks.append(
+        Check(
+            "unchanged",
+            unchanged,
+            None,
+            None,
+            "After these checks weights and logits are what they were.",
+        )
+    )
+    failed = next((check for check in checks if not check.passed), None)
+    if failed is not None:
+        raise _refusal(model, failed)
+    return SelfCheck(tuple(checks), time.perf_counter() - start)
+
+
+def _refusal(model: nn.Module, failed: Check) -> UserError:
+    measured = (
+        "" if failed.value is None else f" (error {failed.value:.2g}, at most {failed.limit:.2g})"
+    )
+    return UserError(
+        ErrorKind.MODEL,
+        f"{type(model).__name__} failed the self-check '{failed.name}'{measured}, so what would be "
+        f"shown could be wrong; it is not supported. Expected: {failed.detail}",
+    )
+
+
+def _watch(
+    model: nn.Module,
+    sites: Sequence[AttentionSite],
+    dispatches: bool,
+    ids: Sequence[Sequence[int]],
+    logits_of: LogitsOf,
+    tolerance: float,
+) -> tuple[list[Tensor], list[Check]]:
+    """Run once, watching every layer; return patterns [n_heads, q, k] and checks 2 and 3."""
+    patterns: list[Tensor] = []
+    value_errors: list[float] = []
+
+    def on_call(layer: int, call: Call) -> None:
+        if dispatches:
+            pattern = torch.from_numpy(request.attention[layer]).to(call.z.device)
+            value_errors.append(_pattern_times_values_error(pattern, call))
+
+    request = TapRequest(
+        read={layer: range(site.n_heads) for layer, site in enumerate(sites)},
+        keep_z=frozenset(range(len(sites))),
+        on_call=on_call,
+    )
+    outputs = _ProjectionOutputs(sites)
+    with outputs:
+        logits_of(ids, request)
+    patterns = [torch.from_numpy(request.attention[layer]) for layer in range(len(sites))]
+    sums = [
+        _head_sum_error(site, request.z[layer], outputs.seen[layer])
+        for layer, site in enumerate(sites)
+    ]
+    checks = [
+        Check(
+            "heads add up",
+            max(sums) <= tolerance,
+            max(sums),
+            tolerance,
+            "The sum over heads of z W_O, plus the bias, equals the attention output "
+            "(largest relative error over all layers).",
+        )
+    ]
+    if dispatches:
+        checks.insert(
+            0,
+            Check(
+                "pattern is the one used",
+                max(value_errors) <= tolerance,
+                max(value_errors),
+                tolerance,
+                "Attention probabilities times values equal the heads' outputs z "
+                "(largest relative error over all heads).",
+            ),
+        )
+    return patterns, checks
+
+
+class _ProjectionOutputs:
+    """Collects what each output projection returns, in the order the layers run."""
+
+    def __init__(self, sites: Sequence[AttentionSite]) -> None:
+        self._projections = {site.projection for site in sites}
+        self._handles: list[Any] = []
+        self.seen: list[Tensor] = []
+
+    def __enter__(self) -> "_ProjectionOutputs":
+        self._handles = [p.register_forward_hook(self._remember) for p in self._projections]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _remember(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
+        self.seen.append(output)
+
+
+def _pattern_times_values_error(pattern: Tensor, call: Call) -> float:
+    group = call.query.shape[1] // call.value.shape[1]
+    values = call.value[0].float().repeat_interleave(group, dim=0)  # [n_heads, key, d_head]
+    expected = (pattern @ values).transpose(0, 1)  # [query, n_heads, d_head]
+    return _relative_error(expected, call.z[0].float())
+
+
+def _head_sum_error(site: AttentionSite, z: Tensor, output: Tensor) -> float:
+    weight = projection_weight(site.projection).float()  # [d_model, n_heads * d_head]
+    bias = getattr(site.projection, "bias", None)
+    total = torch.zeros_like(output[0], dtype=torch.float32)
+    for head in range(site.n_heads):
+        part = slice(head * site.d_head, (head + 1) * site.d_head)
+        total += z[0, :, head].float() @ weight[:, part].T
+    if bias is not None:
+        total += bias.float()
+    return _relative_error(total, output[0].float())
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    scale = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
+    return float((found - expected).abs().max()) / scale
+
+
+def _check_patterns(patterns: Sequence[Tensor], kind: str, tolerance: float) -> list[Check]:
+    sums = torch.cat([pattern.sum(-1).reshape(-1) for pattern in patterns])
+    excess = float((sums - 1).max())
+    shortfall = float((1 - sums).max())
+    # Sinks take probability away from the keys, so that rows may sum to less than 1; what the
+    # sinks take is confirmed by "pattern is the one used".
+    has_sinks = shortfall > tolerance
+    error = excess if has_sinks else max(excess, shortfall)
+    checks = [
+        Check(
+            "rows sum to 1" if not has_sinks else "rows sum to at most 1 (attention sinks)",
+            error <= tolerance and float(sums.min()) >= 0,
+            error,
+            tolerance,
+            "Each row of each attention pattern sums to 1, or to less where there are sinks.",
+        )
+    ]
+    if kind == "causal":
+        ahead = max(float(pattern.triu(1).abs().max()) for pattern in patterns)
+        checks.append(
+            Check("causal", ahead == 0.0, ahead, 0.0, "No position attends to a later one.")
+        )
+    return checks
+
+
+def _check_slices(
+    sites: Sequence[AttentionSite], ids: Sequence[Sequence[int]], logits_of: LogitsOf
+) -> Check:
+    """Keep one head at a time from the first key; only that head's part of z may change."""
+    n_heads, n = sites[0].n_heads, len(ids[0])
+    blocked = torch.zeros(n, n, dtype=torch.bool)
+    blocked[-1, 0] = True
+    # Row r keeps head r from the key; the last row is clean.
+    heads = [*([Head(0, head)] for head in range(n_heads)), []]
+    device = _device_of(sites[0].projection)
+    plan = RowPlan.for_rows(_Blocked(blocked.to(device)), heads, None, device)
+    request = TapRequest(plan=plan, keep_z=frozenset({0}))
+    logits_of(list(ids) * len(heads), request)
+    z = request.z[0].float()  # [n_heads + 1, position, n_heads, d_head]
+    change = (z[:-1] - z[-1:]).abs().amax(dim=(1, 3))  # [row, head]
+    own = change.diagonal()
+    other = float((change - own.diag()).max())
+    noise = 1e-6 * float(z.abs().max())
+    return Check(
+        "each head its own slice",
+        other <= noise < float(own.min()),
+        other,
+        noise,
+        "Keeping one head from a key changes its own part of z and no other head's.",
+    )
+
+
+def _check_nothing(plain: Tensor, ids: Sequence[Sequence[int]], logits_of: LogitsOf) -> Check:
+    nothing = RowPlan(_ZeroZ(), {}, None)
+    ours = logits_of(ids, TapRequest(plan=nothing))
+    difference = float((ours - plain).abs().max())
+    return Check(
+        "ablating nothing",
+        torch.equal(ours, plain),
+        difference,
+        0.0,
+        "Ablating no head gives bit-identical logits.",
+    )
+
+
+def _check_ablation(
+    sites: Sequence[AttentionSite],
+    ids: Sequence[Sequence[int]],
+    plain: Tensor,
+    logits_of: LogitsOf,
+) -> Check:
+    """Ablate one head a layer, each in its own row; a dead head may change nothing."""
+    heads = [[Head(layer, layer % site.n_heads)] for layer, site in enumerate(sites)]
+    plan = RowPlan.for_rows(_ZeroZ(), heads, None, plain.device)
+    ablated = logits_of(list(ids) * len(heads), TapRequest(plan=plan))
+    # One batch row may round differently from a batch of one; a real change is far larger.
+    noise = 1e-6 * float(plain.abs().max())
+    changed = (ablated - plain).abs().amax(dim=(1, 2)) > noise
+    return Check(
+        "ablating a head",
+        bool(changed.any()),
+        None,
+        None,
+        f"Zeroing one head changed the logits in {int(changed.sum())} of {len(heads)} layers.",
+    )
+
+
+def _device(model: Any) -> torch.device:
+    return model.get_input_embeddings().weight.device
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

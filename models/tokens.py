@@ -1,0 +1,232 @@
+"""Text to `TokenizedPrompt`, and token ids to labels that a person can read.
+
+Tokenizers store tokens in their own alphabets: byte-level ones write a space as "Ġ" and "é" as
+two other letters, SentencePiece writes "▁" and "<0x0A>", WordPiece marks continuations with "##".
+Nobody should see these. A token is turned into its bytes first, then into a label.
+"""
+
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from models.errors import ErrorKind, UserError
+from models.types import TokenizedPrompt
+
+Alphabet = Literal["byte_level", "sentencepiece", "wordpiece", "plain"]
+
+VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
+"""Characters that would not be seen, and what stands for them in a label."""
+
+CHARACTERS_A_POSITION = 32
+"""A prompt with more characters a position than this is refused before it is tokenised: real
+text has about four, so it cannot fit, and tokenising a pasted file would only cost time."""
+
+LEAST_CHARACTER_LIMIT = 20_000
+
+
+@lru_cache(maxsize=1)
+def _byte_of_character() -> dict[str, int]:
+    """Map the printable alphabet of byte-level tokenizers back to bytes.
+
+    Bytes that are printable in Latin-1 stand for themselves; the others, in order, are the
+    characters from U+0100 on (Radford et al. 2019, GPT-2).
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    alphabet = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    alphabet.update({chr(256 + i): byte for i, byte in enumerate(others)})
+    return alphabet
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReader:
+    """Reads one tokenizer's tokens."""
+
+    tokenizer: Any
+    alphabet: Alphabet
+    special_ids: frozenset[int]
+    literal: dict[int, str]
+    """Added tokens, which are stored as they are typed."""
+
+    @staticmethod
+    def of(tokenizer: Any) -> "TokenReader":
+        literal = {int(i): str(t) for i, t in tokenizer.added_tokens_decoder.items()}
+        special = frozenset(int(i) for i in tokenizer.all_special_ids)
+        return TokenReader(tokenizer, _alphabet_of(tokenizer), special, literal)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that a token stands for in running text."""
+        if token_id in self.literal:
+            return self.literal[token_id].encode()
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:
+            return b""
+        if self.alphabet == "byte_level":
+            alphabet = _byte_of_character()
+            if all(character in alphabet for character in token):
+                return bytes(alphabet[character] for character in token)
+            return str(token).encode()
+        if self.alphabet == "sentencepiece":
+            byte = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)
+            return bytes([int(byte[1], 16)]) if byte else token.replace("▁", " ").encode()
+        if self.alphabet == "wordpiece":
+            return (token[2:] if token.startswith("##") else " " + token).encode()
+        return str(token).encode()
+
+    def text(self, token_id: int) -> str:
+        """Return a token's characters; bytes that are no whole character as `\\xE2`."""
+        return self.token_bytes(token_id).decode("utf-8", errors="backslashreplace")
+
+    def label(self, token_id: int) -> str:
+        """Return a token as a person reads it; never empty."""
+        if not 0 <= token_id < len(self.tokenizer):
+            return f"[id {token_id}]"
+        if self.alphabet == "wordpiece" and token_id not in self.literal:
+            # Words stand alone here: the marked ones are the continuations.
+            return visible(str(self.tokenizer.convert_ids_to_tokens(token_id)))
+        return visible(self.text(token_id)) or "∅"
+
+    def kind(self, token_id: int) -> str:
+        return "special" if token_id in self.special_ids else "text"
+
+
+def _alphabet_of(tokenizer: Any) -> Alphabet:
+    """Tell from a tokenizer's own description in which alphabet it stores tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return "sentencepiece" if hasattr(tokenizer, "sp_model") else "plain"
+    description = json.loads(backend.to_str())
+    rooms = [description.get(name) for name in ("decoder", "pre_tokenizer", "normalizer")]
+    parts = json.dumps(rooms, ensure_ascii=False)
+    if '"ByteLevel"' in parts:
+        return "byte_level"
+    if '"WordPiece"' in parts:
+        return "wordpiece"
+    if '"Metaspace"' in parts or "▁" in parts:
+        return "sentencepiece"
+    return "plain"
+
+
+def visible(text: str) -> str:
+    """Return text with every character that could not be seen, or that could disturb what
+    stands beside it, replaced by something visible."""
+    return "".join(_visible_character(character) for character in text)
+
+
+def _visible_character(character: str) -> str:
+    if character in VISIBLE:
+        return VISIBLE[character]
+    category = unicodedata.category(character)
+    # Control and format characters (direction marks, zero-width ones) would reorder or hide
+    # a label; other separators look like nothing.
+    if category in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}:
+        return f"<U+{ord(character):04X}>"
+    if category.startswith("M"):
+        return "◌" + character
+    return character
+
+
+def tokenize(
+    reader: TokenReader, text: str, max_positions: int, bos: bool | None = None
+) -> TokenizedPrompt:
+    """Turn text into a prompt.
+
+    Args:
+        bos: whether a beginning-of-sequence token stands in front; None leaves it to the
+            tokenizer.
+
+    Raises:
+        UserError: the text is empty, turns into nothing, or does not fit the model's context.
+    """
+    if not text:
+        raise UserError(ErrorKind.PROMPT, "The prompt is empty; type some text.")
+    limit = max(LEAST_CHARACTER_LIMIT, CHARACTERS_A_POSITION * max_positions)
+    if len(text) > limit:
+        raise UserError(
+            ErrorKind.PROMPT,
+            f"The prompt has {len(text):,} characters, far more than fit the model's context of "
+            f"{max_positions:,} tokens; shorten it.",
+        )
+    tokenizer = reader.tokenizer
+    if not tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
+        raise UserError(
+            ErrorKind.PROMPT, "The tokenizer turns this prompt into no tokens; type some words."
+        )
+    ids = with_bos(tokenizer, tokenizer(text, verbose=False)["input_ids"], bos)
+    if len(ids) > max_positions:
+        raise UserError(
+            ErrorKind.PROMPT,
+            f"The prompt has {len(ids):,} tokens; the model's context holds {max_positions:,}. "
+            "Shorten it.",
+        )
+    return prompt_of_ids(reader, ids, text)
+
+
+def prompt_of_ids(reader: TokenReader, ids: list[int], text: str | None = None) -> TokenizedPrompt:
+    """Return the prompt made of these token ids."""
+    texts = tuple(reader.text(i) for i in ids)
+    return TokenizedPrompt(
+        text="".join(texts) if text is None else text,
+        ids=tuple(ids),
+        labels=tuple(reader.label(i) for i in ids),
+        texts=texts,
+        kinds=tuple(reader.kind(i) for i in ids),
+    )
+
+
+def bos_id(tokenizer: Any) -> int | None:
+    """Return the id of the token that opens a sequence: BOS, or CLS for encoders."""
+    for token_id in (tokenizer.bos_token_id, tokenizer.cls_token_id):
+        if token_id is not None:
+            return int(token_id)
+    return None
+
+
+def with_bos(tokenizer: Any, ids: list[int], bos: bool | None) -> list[int]:
+    """Put the opening token in front of `ids`, or take it away, or leave them alone (None)."""
+    if bos is None:
+        return ids
+    opening = bos_id(tokenizer)
+    has = bool(ids) and opening is not None and ids[0] == opening
+    if bos and opening is None:
+        raise UserError(
+            ErrorKind.PROMPT,
+            "This model's tokenizer has no beginning-of-sequence token; switch it off.",
+        )
+    if bos and not has:
+        return [int(opening), *ids] if opening is not None else ids
+    return ids[1:] if has and not bos else ids
+
+
+def single_token(reader: TokenReader, target: int | str, n_vocab: int) -> int:
+    """Return the one token id that a target names.
+
+    Raises:
+        UserError: the text is more than one token (its tokens are shown), or no token, or the
+            id is outside the vocabulary.
+    """
+    if isinstance(target, int):
+        if 0 <= target < n_vocab:
+            return target
+        raise UserError(
+            ErrorKind.TARGET, f"There is no token {target}; the ids run from 0 to {n_vocab - 1}."
+        )
+    if not target:
+        raise UserError(ErrorKind.TARGET, "The target is empty; type one token, such as ' John'.")
+    ids = reader.tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) != 1 and reader.alphabet == "sentencepiece" and target.startswith(" "):
+        # SentencePiece puts a space in front by itself; the one typed is the same space.
+        bare = reader.tokenizer(target[1:], add_special_tokens=False, verbose=False)["input_ids"]
+        ids = bare if len(bare) == 1 else ids
+    if len(ids) == 1:
+        return int(ids[0])
+    shown = " ".join(f"[{reader.label(i)}]" for i in ids[:12]) + (" …" if len(ids) > 12 else "")
+    hint = "" if target.startswith(" ") else " A leading space often matters: try it with one."
+    raise UserError(
+        ErrorKind.TARGET,
+        f"The target {visible(target)[:80]} is {len(ids)} tokens for this model, not one: "
+        f"{shown or 'none'}.{hint}",
+    )
