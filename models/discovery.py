@@ -46,6 +46,7 @@ def find_dispatching_sites(model: nn.Module, forward: Forward) -> list[Attention
 
     with _temporary_pre_hooks(model, match), active(TapRequest(on_call=remember)):
         forward()
+    _refuse_other_layers(model, len(calls))
     missing = [layer for layer in range(len(calls)) if layer not in projections]
     if missing:
         raise UserError(
@@ -99,7 +100,21 @@ def find_returning_sites(
     finally:
         for handle in handles:
             handle.remove()
+    _refuse_other_layers(model, len(found))
     return [_site(module, pattern, last_linear.get(module)) for module, pattern in found]
+
+
+def _refuse_other_layers(model: Any, n_sites: int) -> None:
+    """Refuse a model with layers whose attention cannot be read; it could not be shown."""
+    n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", n_sites)
+    if n_sites == n_layers and n_sites > 0:
+        return
+    raise UserError(
+        ErrorKind.MODEL,
+        f"{type(model).__name__} is not supported: softmax attention can be read in {n_sites} of "
+        f"its {n_layers} layers, and heads of other kinds (state-space, linear, convolutional or "
+        "disentangled attention) have no pattern that could be shown.",
+    )
 
 
 def _site(module: nn.Module, pattern: Tensor, projection: nn.Module | None) -> AttentionSite:

@@ -303,12 +303,7 @@ class LanguageModel:
             UserError: memory ran out, or the logits are not finite.
         """
         logits = self._logits_of(ids, request, position)[:, 0]
-        if bool((logits.isnan() | (logits == torch.inf)).any()):
-            raise UserError(
-                ErrorKind.NUMBERS,
-                f"{self.name} returned numbers that are not finite (NaN or infinity); its weights "
-                "may be damaged, or the dtype too narrow: try --dtype float32.",
-            )
+        _refuse_not_finite(self.name, logits)
         return logits
 
     def _logits_of(
@@ -370,13 +365,12 @@ class LanguageModel:
         def forward() -> None:
             batch = torch.tensor(ids, device=self.device)
             with torch.inference_mode():
-                self._model(input_ids=batch, use_cache=False)
+                _refuse_not_finite(self.name, self._model(input_ids=batch, use_cache=False).logits)
 
         if self.dispatches:
             sites = find_dispatching_sites(self._model, forward)
         else:
             sites = find_returning_sites(self._model, forward, len(ids[0]))
-        _refuse_other_layers(self._model, len(sites))
         if not self.dispatches:
             for layer, site in enumerate(sites):
                 install_hooks(site, layer)
@@ -418,6 +412,15 @@ def log_softmax64(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits.to(torch.float64), dim=-1)
 
 
+def _refuse_not_finite(name: str, logits: Tensor) -> None:
+    if bool((logits.isnan() | (logits == torch.inf)).any()):
+        raise UserError(
+            ErrorKind.NUMBERS,
+            f"{name} returned numbers that are not finite (NaN or infinity); its weights may be "
+            "damaged, or the dtype too narrow: try --dtype float32.",
+        )
+
+
 def _by_layer(heads: Sequence[Head]) -> Mapping[int, Sequence[int]]:
     by_layer: dict[int, list[int]] = {}
     for head in heads:
@@ -454,20 +457,6 @@ def _max_positions(config: Any, tokenizer: Any) -> int:
     # RoBERTa's table has rows that its padding offset never uses; the tokenizer knows.
     stated = int(min(tokenizer.model_max_length, NO_LIMIT))
     return min(limit, stated)
-
-
-def _refuse_other_layers(model: Any, n_sites: int) -> None:
-    """Refuse a model with layers that are no softmax attention; they could not be shown."""
-    n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", n_sites)
-    if n_sites == n_layers and n_sites > 0:
-        return
-    what = "no softmax attention" if n_sites == 0 else f"softmax attention in only {n_sites} of "
-    what += "" if n_sites == 0 else f"its {n_layers} layers"
-    raise UserError(
-        ErrorKind.MODEL,
-        f"{type(model).__name__} is not supported: it has {what}, and heads of other kinds "
-        "(state-space, linear or convolutional layers) have no attention pattern to show.",
-    )
 
 
 def _out_of_memory(batch: Tensor) -> UserError:

@@ -248,7 +248,15 @@ def _check_slices(
     device = _device_of(sites[0].projection)
     plan = RowPlan.for_rows(_Blocked(blocked.to(device)), heads, None, device)
     request = TapRequest(plan=plan, keep_z=frozenset({0}))
-    logits_of(list(ids) * len(heads), request)
+    try:
+        logits_of(list(ids) * len(heads), request)
+    except (UserError, ValueError, RuntimeError) as error:
+        # Architectures that take no mask a head; without it the pattern cannot be confirmed.
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{type(sites[0].module).__name__} is not supported: it takes no attention mask for "
+            "single heads, so which head a pattern belongs to cannot be confirmed.",
+        ) from error
     z = request.z[0].float()  # [n_heads + 1, position, n_heads, d_head]
     change = (z[:-1] - z[-1:]).abs().amax(dim=(1, 3))  # [row, head]
     own = change.diagonal()
