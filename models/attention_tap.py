@@ -74,6 +74,8 @@ class TapRequest:
     plan: RowPlan | None = None
     keep_z: frozenset[int] = frozenset()
     """Layers whose (edited) z is kept."""
+    grow: Mapping[int, int] = field(default_factory=dict)
+    """layer -> copies of row 0 appended to the batch before its block (`growing_batch`)."""
     on_call: Callable[[int, Call], None] | None = None
     """Called with (layer, call) after each attention layer; used by the self-check."""
 

@@ -16,6 +16,7 @@ from models.attention_tap import TapRequest, active, dispatches
 from models.discovery import find_dispatching_sites, find_returning_sites
 from models.edits import AblationLike, HeadEditor, Intervention, RowPlan
 from models.errors import ErrorKind, UserError
+from models.growing_batch import Growth, find_blocks, install_growth
 from models.self_check import run_self_check
 from models.types import (
     AttentionMaps,
@@ -79,6 +80,7 @@ class LanguageModel:
         self.n_kv_heads = max(site.n_kv_heads for site in self.sites)
         self.d_head = max(site.d_head for site in self.sites)
         self.n_vocab = int(self._logits_of(self._probe_prompt(), TapRequest()).shape[-1])
+        self.grows = self._let_batches_grow()
         self.info = self._describe()
 
     # --- text -----------------------------------------------------------------------------
@@ -273,9 +275,15 @@ class LanguageModel:
         heads = self.check_heads(sorted({head for heads in head_sets for head in heads}))
         if editor is None:
             editor = intervention.prepare(self, prompt, heads, acted_on)
-        plan = RowPlan.for_rows(editor, head_sets, acted_on, self.device)
-        ids = [prompt.ids] * len(head_sets)
-        return log_softmax64(self._forward(ids, TapRequest(plan=plan), position))
+        if not self.grows:
+            plan = RowPlan.for_rows(editor, head_sets, acted_on, self.device)
+            ids = [prompt.ids] * len(head_sets)
+            return log_softmax64(self._forward(ids, TapRequest(plan=plan), position))
+        growth = Growth.of(head_sets)
+        plan = growth.plan(editor, acted_on, self.device)
+        request = TapRequest(plan=plan, grow=growth.appended)
+        rows = log_softmax64(self._forward([prompt.ids], request, position))
+        return rows[list(growth.row_of_set)]
 
     def prediction_from(
         self, log_probs: Tensor | np.ndarray, position: int, top_k: int = 10
@@ -375,6 +383,14 @@ class LanguageModel:
             for layer, site in enumerate(sites):
                 install_hooks(site, layer)
         return sites
+
+    def _let_batches_grow(self) -> bool:
+        """Return whether ablation batches may grow (`growing_batch`); if not, each set of heads
+        is a row from the bottom up: slower, and right."""
+        blocks = find_blocks(self._model, self.sites) if self.dispatches else None
+        if blocks is not None:
+            install_growth(blocks)
+        return blocks is not None
 
     def _describe(self) -> ModelInfo:
         tokenizer = self._reader.tokenizer
