@@ -15,8 +15,11 @@ from models.types import FloatArray, Head, Prediction, TokenProbability
 class InterventionSpec(Protocol):
     """What the rest of the program needs to know of an intervention: its name in words.
 
-    The interventions themselves are in `ablation.interventions`.
+    The interventions themselves are in `ablation.interventions`, which says what `prepare` takes
+    (`models.edits.Intervention`); naming its types here would pull in torch.
     """
+
+    def prepare(self, model: Any, prompt: Any, heads: Any, positions: Any) -> Any: ...
 
     @property
     def spec(self) -> str:
@@ -93,7 +96,7 @@ class HeadScores:
     target: TokenProbability | None = None
     """The token that the metric is about, as likely as the clean run finds it."""
     stopped: str = "complete"
-    """"complete", or "cancelled" when not every head was evaluated."""
+    """"complete"; "cancelled" when not every head was evaluated; "running" in a progress report."""
 
     def ranked(self) -> list[tuple[Head, float]]:
         """Return evaluated heads, largest absolute value first, ties by lowest (layer, head)."""
@@ -154,7 +157,7 @@ STOP_REASONS = {
     "target_reached": "The target became the most likely token.",
     "no_improvement": "No remaining head raises the target's probability.",
     "max_heads": "The limit of heads was reached.",
-    "all_heads": "Every head is ablated.",
+    "all_heads": "Every head considered is ablated.",
     "cancelled": "Cancelled; what was found until then is kept.",
     "running": "Still searching.",
 }

@@ -7,10 +7,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+import torch
 from tiny import tiny_model
 
 from models.language_model import LanguageModel
 from models.registry import load_model
+
+# Tiny models are faster on one thread, by far when something else runs on the machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -1,0 +1,91 @@
+"""Questions asked of a model: what its heads do, and which of them matter.
+
+The names of the Python contract are re-exported lazily, so that a room which needs only the
+values (`viz`) does not pull in torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ablation.heads import format_heads, parse_heads
+    from ablation.interventions import (
+        INTERVENTIONS,
+        Intervention,
+        Knockout,
+        Mean,
+        Permute,
+        Resample,
+        Scale,
+        Sparsify,
+        Zero,
+        parse_intervention,
+    )
+    from ablation.metrics import METRICS, compare
+    from ablation.search import search_heads
+    from ablation.sweep import sweep_heads
+    from ablation.types import Ablation, Comparison, HeadScores, Progress, SearchResult, SearchStep
+    from models.types import Head
+
+_HOMES = {
+    "ablation.heads": ("format_heads", "parse_heads"),
+    "ablation.interventions": (
+        "INTERVENTIONS",
+        "Intervention",
+        "Knockout",
+        "Mean",
+        "Permute",
+        "Resample",
+        "Scale",
+        "Sparsify",
+        "Zero",
+        "parse_intervention",
+    ),
+    "ablation.metrics": ("METRICS", "compare"),
+    "ablation.search": ("search_heads",),
+    "ablation.sweep": ("sweep_heads",),
+    "ablation.types": (
+        "Ablation",
+        "Comparison",
+        "HeadScores",
+        "Progress",
+        "SearchResult",
+        "SearchStep",
+    ),
+    "models.types": ("Head",),
+}
+"""Module -> the names that it gives to this package."""
+
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "INTERVENTIONS",
+    "METRICS",
+    "Ablation",
+    "Comparison",
+    "Head",
+    "HeadScores",
+    "Intervention",
+    "Knockout",
+    "Mean",
+    "Permute",
+    "Progress",
+    "Resample",
+    "Scale",
+    "SearchResult",
+    "SearchStep",
+    "Sparsify",
+    "Zero",
+    "compare",
+    "format_heads",
+    "parse_heads",
+    "parse_intervention",
+    "search_heads",
+    "sweep_heads",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ablation' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

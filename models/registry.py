@@ -1,0 +1,154 @@
+"""Names to loaded models: each loaded once, shared by all who ask, within a memory budget."""
+
+import gc
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from models.builtin import BUILTIN_NAME, ensure_builtin
+from models.hub import hub_models
+from models.language_model import LanguageModel
+from models.loading import load_pretrained, resolve_device, resolve_dtype
+
+MEMORY_SHARE = 0.6
+"""Share of the memory free at the start that loaded models may take together."""
+
+GIGABYTE = 1e9
+
+Notify = Callable[[str], None]
+
+
+def load_model(
+    name: str | Path = BUILTIN_NAME,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    progress: Notify | None = None,
+) -> LanguageModel:
+    """Load a model and make it prove itself.
+
+    Args:
+        name: "builtin", a hub id such as "gpt2", a directory, or a `.gguf` file.
+        device: "auto" (cuda, else mps, else cpu) or a torch device.
+        dtype: "float32" (also for None), "bfloat16" or "float16".
+        progress: called with sentences that say what is going on.
+
+    Raises:
+        UserError: it cannot be loaded, or it failed its self-check; the message says why.
+    """
+    torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
+    place, label = name, str(name)
+    if label == BUILTIN_NAME:
+        place, label = ensure_builtin(progress), "the built-in model"
+    model, tokenizer = load_pretrained(
+        place, label=label, device=torch_device, dtype=torch_dtype, progress=progress
+    )
+    return LanguageModel(model, tokenizer, name=str(name))
+
+
+class Registry:
+    """The models that are loaded. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+        memory_gb: float | None = None,
+    ) -> None:
+        """Make a registry whose models all go to one device, in one dtype.
+
+        Args:
+            memory_gb: gigabytes (10^9 bytes) that the weights of all loaded models may take;
+                None for a share of what is free now. The model asked for last is always kept.
+
+        Raises:
+            UserError: no such device or dtype.
+        """
+        self._device, self._dtype = resolve_device(device), resolve_dtype(dtype)
+        self._budget = memory_gb * GIGABYTE if memory_gb is not None else self._free_share()
+        self._lock = threading.Lock()
+        self._models: OrderedDict[str, LanguageModel] = OrderedDict()  # least recently used first
+        self._loading: dict[str, Future[LanguageModel]] = {}
+
+    def get(self, name: str = BUILTIN_NAME, progress: Notify | None = None) -> LanguageModel:
+        """Return a model, loading it if it is not loaded.
+
+        Whoever asks for a model that is being loaded waits for that load and gets its outcome.
+
+        Raises:
+            UserError: see `load_model`. A later call tries again.
+        """
+        key = _key(name)
+        with self._lock:
+            if key in self._models:
+                self._models.move_to_end(key)
+                return self._models[key]
+            outcome = self._loading.get(key)
+            if outcome is None:
+                mine: Future[LanguageModel] = Future()
+                self._loading[key] = mine
+        if outcome is not None:
+            return outcome.result()
+        return self._load(key, name, mine, progress)
+
+    def loaded_names(self) -> list[str]:
+        """Return the names of the loaded models, least recently used first."""
+        with self._lock:
+            return [model.name for model in self._models.values()]
+
+    def available(self) -> list[str]:
+        """Return the names to offer: the embedded model, then those in the local hub cache."""
+        return [BUILTIN_NAME, *hub_models()]
+
+    def _load(
+        self, key: str, name: str, outcome: "Future[LanguageModel]", progress: Notify | None
+    ) -> LanguageModel:
+        try:
+            model = load_model(name, device=self._device, dtype=self._dtype, progress=progress)
+        except BaseException as error:
+            with self._lock:
+                del self._loading[key]
+            outcome.set_exception(error)
+            raise
+        with self._lock:
+            del self._loading[key]
+            self._models[key] = model
+            evicted = self._evict()
+        outcome.set_result(model)
+        if evicted:
+            gc.collect()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+        return model
+
+    def _evict(self) -> bool:
+        """Forget least recently used models until the rest fits; never the newest.
+
+        One that is still in use lives on until its user lets go of it.
+        """
+        before = len(self._models)
+        while len(self._models) > 1 and self._bytes_in_use() > self._budget:
+            self._models.popitem(last=False)
+        return len(self._models) < before
+
+    def _bytes_in_use(self) -> int:
+        return sum(model.n_bytes for model in self._models.values())
+
+    def _free_share(self) -> float:
+        if self._device.type == "cuda":
+            return MEMORY_SHARE * torch.cuda.mem_get_info(self._device)[0]
+        return MEMORY_SHARE * psutil.virtual_memory().available
+
+
+def _key(name: str) -> str:
+    """One key for all spellings of a path; ids are their own."""
+    path = Path(name).expanduser()
+    try:
+        return str(path.resolve()) if path.exists() else name
+    except (OSError, ValueError):
+        return name

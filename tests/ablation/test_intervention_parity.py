@@ -1,0 +1,161 @@
+"""Every intervention on every head, batched, against one plain forward pass a head.
+
+TOLERANCE: float32 logits of these 3-layer models, computed fused and batched here and eager and
+alone there, differ by rounding of order 1e-6; heads and interventions differ by over 1e-3.
+"""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from plain_interventions import plain_edit, source_for
+from reference import log_probs, reference
+from tiny import prompt_text, tiny_model
+from torch import Tensor
+
+from ablation import Ablation
+from ablation.interventions import (
+    Intervention,
+    Knockout,
+    Mean,
+    Permute,
+    Resample,
+    Scale,
+    Sparsify,
+    Zero,
+)
+from models.language_model import LanguageModel
+from models.types import Head, TokenizedPrompt
+
+TOLERANCE = 1e-5
+FAMILIES = ("llama", "gpt2", "gptj", "bert")
+REFERENCES = ("The cat sat on the mat.", "The key to the cabinets")
+
+
+def z_interventions(model: LanguageModel, prompt: TokenizedPrompt) -> list[Intervention]:
+    return [
+        Zero(),
+        Scale(-0.7),
+        Mean(),
+        Mean(REFERENCES),
+        Resample(source_for(model, prompt)),
+        Permute(3),
+        Sparsify(threshold=0.3),
+        Sparsify(fraction=0.3),
+    ]
+
+
+@pytest.mark.parametrize("positions", [None, (1, 2, 5, 8)], ids=["everywhere", "chosen"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_head_batched_equals_one_plain_run_a_head(
+    family: str, positions: tuple[int, ...] | None
+) -> None:
+    model = tiny_model(family)
+    prompt = model.tokenize(prompt_text(family))
+    read_at = model.resolve_position(prompt)
+    heads = model.all_heads()
+    clean = log_probs(family, prompt.ids, read_at)
+    for intervention in z_interventions(model, prompt):
+        ours = model.ablated_logprobs(
+            prompt, [[head] for head in heads], intervention, positions=positions
+        )
+        for head, row in zip(heads, ours, strict=True):
+            edit = plain_edit(family, intervention, head, len(prompt), positions)
+            expected = log_probs(family, prompt.ids, read_at, [(head.layer, head.head, edit)])
+            torch.testing.assert_close(
+                row, expected, atol=TOLERANCE, rtol=0, msg=f"{intervention.spec} {head}"
+            )
+        # The intervention did something: equality alone could be that of two clean runs.
+        assert (ours - clean).abs().max() > 100 * TOLERANCE, intervention.spec
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_of_several_layers_together(family: str) -> None:
+    """In later layers, what is edited is the z of the running computation, not of the clean one."""
+    model = tiny_model(family)
+    prompt = model.tokenize(prompt_text(family))
+    read_at = model.resolve_position(prompt)
+    heads = (Head(0, 1), Head(0, 2), Head(1, 0), Head(2, 3))
+    for intervention in z_interventions(model, prompt):
+        ours = model.predict(prompt, ablation=Ablation(heads, intervention))
+        edits = [
+            (h.layer, h.head, plain_edit(family, intervention, h, len(prompt), None)) for h in heads
+        ]
+        expected = log_probs(family, prompt.ids, read_at, edits)
+        torch.testing.assert_close(
+            torch.as_tensor(ours.log_probs), expected, atol=TOLERANCE, rtol=0
+        )
+
+
+# --- Knockout. ---
+
+ATTENTION = {
+    "llama": "model.layers.{}.self_attn",
+    "mistral": "model.layers.{}.self_attn",
+    "gpt2": "transformer.h.{}.attn",
+    "bert": "bert.encoder.layer.{}.attention.self",
+}
+
+
+def knocked_out_log_probs(
+    family: str, ids: Sequence[int], read_at: int, head: Head, cells: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Return log-probs of the eager model given a mask of its own for one head of one layer."""
+    model = reference(family)
+    n = len(ids)
+
+    def mask_cells(
+        _module: object, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        args = list(args)
+        mask = kwargs.get("attention_mask")
+        if mask is None and len(args) > 1:
+            mask = args[1]
+        full = torch.zeros(1, 4, n, n) if mask is None else mask.expand(1, 4, n, n).clone()
+        for query, key in cells:
+            full[0, head.head, query, key] = torch.finfo(torch.float32).min
+        if "attention_mask" in kwargs:
+            return tuple(args), {**kwargs, "attention_mask": full}
+        args[1] = full
+        return tuple(args), kwargs
+
+    module = model.get_submodule(ATTENTION[family].format(head.layer))
+    handle = module.register_forward_pre_hook(mask_cells, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits
+    finally:
+        handle.remove()
+    return logits[0, read_at].double().log_softmax(-1)
+
+
+@pytest.mark.parametrize("family", ATTENTION)
+def test_knockout_of_each_head_equals_a_mask_in_the_eager_model(family: str) -> None:
+    model = tiny_model(family)
+    prompt = model.tokenize(prompt_text(family))
+    read_at = model.resolve_position(prompt)
+    # Near enough for every query to keep a key within Mistral's window of five.
+    queries, keys = (read_at, read_at - 1), (read_at - 2, read_at - 3)
+    cells = [(query, key) for query in queries for key in keys]
+    heads = model.all_heads()
+    clean = log_probs(family, prompt.ids, read_at)
+    ours = model.ablated_logprobs(prompt, [[head] for head in heads], Knockout(queries, keys))
+    for head, row in zip(heads, ours, strict=True):
+        expected = knocked_out_log_probs(family, prompt.ids, read_at, head, cells)
+        torch.testing.assert_close(row, expected, atol=TOLERANCE, rtol=0, msg=f"{family} {head}")
+    assert (ours - clean).abs().max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_knockout_shares_the_probability_among_the_other_keys(family: str) -> None:
+    """In layer 0 nothing upstream changes, so the pattern follows from the clean one."""
+    model = tiny_model(family)
+    prompt = model.tokenize(prompt_text(family))
+    head = Head(0, 2)
+    expected = torch.as_tensor(model.attention(prompt, [head]).values)[0].double()
+    expected[6, [1, 4]] = 0.0
+    expected[6] /= expected[6].sum()
+    ablation = Ablation((head,), Knockout((6,), (1, 4)))
+    ours = torch.as_tensor(model.attention(prompt, [head], ablation).values)[0].double()
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+    assert ours[6, 1] == ours[6, 4] == 0
