@@ -1,6 +1,9 @@
 """Fixtures that all tests share."""
 
 import os
+import shutil
+from pathlib import Path
+from typing import Any
 
 # Set before transformers is imported: tests never look for a hub that may not be there.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -33,3 +36,35 @@ def gpt2() -> LanguageModel:
 def builtin() -> LanguageModel:
     """The built-in SmolLM2-135M on the CPU; fetched once if the cache has it not."""
     return load_model("builtin", device="cpu")
+
+
+def chromium_path() -> str | None:
+    """Return a Chromium of this machine; Debian's, Chrome, or the one Playwright fetched."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    fetched = sorted(Path.home().glob(".cache/ms-playwright/chromium-*/chrome-linux*/chrome"))
+    return str(fetched[-1]) if fetched else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip browser tests where there is no browser, unless the run requires one."""
+    if chromium_path() is not None or os.environ.get("REQUIRE_BROWSER"):
+        return
+    skip = pytest.mark.skip(reason="no Chromium on this machine; install one to run these")
+    for item in items:
+        if "browser" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict[str, Any]:
+    """How Chromium starts: as root in a container too, and without talking to other hosts."""
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    args = ["--no-sandbox", "--disable-gpu", "--no-first-run", *quiet]
+    return {"executable_path": chromium_path(), "args": args}
+
+
+@pytest.fixture(scope="session")
+def base_url() -> None:
+    """None: each test knows its own address. The plugin's fixture warns under pytest 9."""

@@ -22,16 +22,6 @@ pytestmark = pytest.mark.browser
 EVIL = ("<b>x</b>", "<a href='e'>", "&lt;", "%{z}", "$$", "·John", "·John", "<br>")
 
 
-@pytest.fixture(scope="session")
-def browser_type_launch_args() -> dict[str, Any]:
-    return {"executable_path": "/usr/bin/chromium", "args": ["--no-sandbox"]}
-
-
-@pytest.fixture(scope="session")
-def base_url() -> None:
-    """None: pages are made here. The plugin's own fixture of this name warns under pytest 9."""
-
-
 @pytest.fixture
 def quiet_page(page: Page) -> Iterator[Page]:
     """A page whose console has to stay empty."""
