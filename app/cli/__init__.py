@@ -1,0 +1,1 @@
+"""The command line: `predict`, `attention`, `sweep`, `search`, and `serve` for the page."""

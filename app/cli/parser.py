@@ -1,0 +1,269 @@
+"""The options of the command line and their help. Imports nothing heavy: `--help` is instant."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8050
+
+PROGRAM = "python main.py"
+
+DESCRIPTION = """\
+See, ablate and search the attention heads of Hugging Face transformers.
+
+Without a command the page is served: open the link that is printed.
+"""
+
+EXAMPLES = """\
+examples:
+  python main.py                                  serve the page with the built-in model
+  python main.py --model gpt2 --port 9000         another model, another port
+  python main.py predict --prompt "The capital of France is"
+  python main.py predict --prompt "The capital of France is" --ablate "5.3, 9.*"
+  python main.py attention --prompt "The key to the cabinets" --heads "5.3, L9H6"
+  python main.py sweep --prompt "The capital of France is" --json sweep.json
+  python main.py search --prompt "The capital of France is" --target " London"
+
+`python main.py COMMAND --help` tells more. Exit status: 0; 2 for wrong input, with one line on
+standard error; 130 when stopped by Ctrl-C.
+"""
+
+HEADS_HELP = "5.3 or L5H3, 5.* or L5 for a layer, *.3, 3-5.0-2, 5.0-3, all; separated by commas"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that reports an error in one line, and whose epilog may be made when asked for."""
+
+    def __init__(self, *args: Any, tables: Callable[[], str] | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+        self._tables = tables
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        return text if self._tables is None else f"{text}\n{self._tables()}"
+
+    def error(self, message: str) -> NoReturn:
+        line = " ".join(message.split())
+        self.exit(2, f"error: {line}; see `{self.prog} --help`.\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line; `command` of its result names the command."""
+    parser = OneLineParser(prog=PROGRAM, description=DESCRIPTION, epilog=EXAMPLES)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_serve(commands)
+    _add_predict(commands)
+    _add_attention(commands)
+    _add_sweep(commands)
+    _add_search(commands)
+    return parser
+
+
+def with_command(arguments: Sequence[str]) -> list[str]:
+    """Put the default command in front of options that name none."""
+    if arguments and (not arguments[0].startswith("-") or arguments[0] in ("-h", "--help")):
+        return list(arguments)
+    return ["serve", *arguments]
+
+
+def _add_serve(commands: Any) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="serve the page (the default)",
+        description="Serve the page. Ctrl-C ends it.",
+    )
+    _add_model(parser)
+    parser.add_argument(
+        "--host",
+        default=DEFAULT_HOST,
+        help="address to listen on (default: %(default)s, this machine only)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="port to listen on (default: %(default)s)"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+
+
+def _add_predict(commands: Any) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="the most likely next tokens, before and after ablating heads",
+        description="Print the most likely tokens after a position; with --ablate, also with "
+        "heads ablated, and how far the two distributions are apart.",
+        tables=_intervention_table,
+    )
+    _add_prompt(parser)
+    _add_ablation(parser)
+    _add_top(parser, "how many tokens to show")
+    parser.add_argument(
+        "--target", metavar="TEXT", help="also tell this token's probability and rank"
+    )
+    _add_json(parser)
+
+
+def _add_attention(commands: Any) -> None:
+    parser = commands.add_parser(
+        "attention",
+        help="what chosen heads attend to",
+        description="Print where each position looks, for chosen heads; the JSON holds the whole "
+        "maps, [head][query][key].",
+        tables=_intervention_table,
+    )
+    _add_prompt(parser)
+    parser.add_argument("--heads", required=True, metavar="HEADS", help=HEADS_HELP)
+    _add_ablation(parser)
+    _add_top(parser, "how many keys to show for a query", default=3)
+    _add_json(parser)
+
+
+def _add_sweep(commands: Any) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="ablate every head alone and rank them",
+        description="Ablate every head alone and score the change of the prediction.",
+        tables=_study_tables,
+    )
+    _add_prompt(parser)
+    parser.add_argument(
+        "--metric", default="kl", metavar="NAME", help="what is scored (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--target", metavar="TEXT", help="the token that metrics about a target are about"
+    )
+    _add_intervention(parser)
+    _add_top(parser, "how many heads to list")
+    _add_json(parser)
+
+
+def _add_search(commands: Any) -> None:
+    parser = commands.add_parser(
+        "search",
+        help="find the heads that matter together",
+        description="Search greedily for heads. Without --target: those that change the "
+        "prediction most (KL divergence). With it: those whose ablation makes the target the most "
+        "likely token, reduced to a minimal set.",
+        tables=_intervention_table,
+    )
+    _add_prompt(parser)
+    parser.add_argument(
+        "--target", metavar="TEXT", help="one token, as typed: ' John' has a space in front"
+    )
+    parser.add_argument(
+        "--max-heads",
+        type=_positive,
+        default=10,
+        metavar="N",
+        help="stop after so many heads (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--heads", metavar="HEADS", help=f"search among these only (default: all): {HEADS_HELP}"
+    )
+    _add_intervention(parser)
+    _add_json(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default="builtin",
+        metavar="M",
+        help="builtin (SmolLM2-135M), a Hugging Face id such as gpt2, a directory, or a .gguf file "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--device", default="auto", metavar="D", help="auto, cpu, cuda or mps (default: auto)"
+    )
+    group.add_argument(
+        "--dtype", default=None, metavar="T", help="float32, bfloat16, float16 (default: float32)"
+    )
+
+
+def _add_prompt(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    group = parser.add_argument_group("prompt")
+    group.add_argument("--prompt", required=True, metavar="TEXT", help="the text to run")
+    group.add_argument(
+        "--position",
+        type=int,
+        metavar="I",
+        help="read the prediction after this position, from 0; negative counts from the end "
+        "(default: the last one, or the first mask token)",
+    )
+    group.add_argument(
+        "--bos",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="put a beginning-of-sequence token in front, or not (default: as the tokenizer does)",
+    )
+
+
+def _add_ablation(parser: argparse.ArgumentParser) -> None:
+    group = _add_intervention(parser)
+    group.add_argument("--ablate", metavar="HEADS", help=f"heads to ablate: {HEADS_HELP}")
+
+
+def _add_intervention(parser: argparse.ArgumentParser) -> Any:
+    group = parser.add_argument_group("ablation")
+    group.add_argument(
+        "--intervention",
+        default="zero",
+        metavar="NAME[:PARAMETERS]",
+        help="what is done to an ablated head (default: %(default)s); see below",
+    )
+    group.add_argument(
+        "--positions",
+        metavar="LIST",
+        help="positions at which it is done, such as 4,7-9 or -1 (default: all)",
+    )
+    return group
+
+
+def _add_top(parser: argparse.ArgumentParser, meaning: str, default: int = 10) -> None:
+    parser.add_argument(
+        "--top-k",
+        type=_positive,
+        default=default,
+        metavar="K",
+        help=f"{meaning} (default: %(default)s)",
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="also write the result as JSON; - for standard output, and then nothing else there",
+    )
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return number
+
+
+def _intervention_table() -> str:
+    """List the interventions for the help; reads the table, which takes a moment to import."""
+    from ablation import INTERVENTIONS
+
+    lines = (f"  {e.usage}\n      {e.description}" for e in INTERVENTIONS.values())
+    return "interventions:\n" + "\n".join(lines) + "\n"
+
+
+def _study_tables() -> str:
+    from ablation import METRICS
+
+    infos = (metric.info for metric in METRICS.values())
+    lines = (
+        f"  {info.name} ({info.unit}){'; needs --target' if info.needs_target else ''}\n"
+        f"      {info.description}"
+        for info in infos
+    )
+    return "metrics:\n" + "\n".join(lines) + "\n\n" + _intervention_table()

@@ -1,0 +1,35 @@
+"""`serve`: the page."""
+
+import os
+from argparse import Namespace
+from contextlib import suppress
+
+from app.cli.terminal import Terminal
+from app.server import bind, guarded, is_loopback, links, serve
+
+
+def run(options: Namespace, terminal: Terminal) -> int:
+    listening = bind(options.host, options.port)
+    with listening:
+        from app import create_app
+        from models.registry import Registry
+
+        registry = Registry(device=options.device, dtype=options.dtype)
+        with terminal.sentences() as say:
+            registry.get(options.model, progress=say)
+        page = create_app(registry, options.model)
+        port = listening.getsockname()[1]
+        if not is_loopback(options.host):
+            terminal.warn(
+                f"Warning: everyone who can reach {options.host}:{port} can use this page and "
+                "load models with your rights; there is no password."
+            )
+        with suppress(KeyboardInterrupt):  # from here on it is the way to end, at any moment
+            terminal.print(f"Open {' or '.join(links(options.host, port))} (Ctrl-C ends)")
+            app = guarded(page.server, options.host, page.csp_hashes())
+            serve(app, options.host, port, options.open, listening=listening)
+    try:
+        terminal.print("Stopped.")
+    finally:
+        # Studies of pages that were open run in threads, and Python would wait for them.
+        os._exit(0)
