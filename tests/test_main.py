@@ -520,7 +520,7 @@ def test_the_page_is_served_until_ctrl_c() -> None:
         server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0
         assert server.stdout.read() == "Stopped.\n"
-        assert server.stderr.read() == ""
+        assert server.stderr.read() == f"Loading {MODEL}\n"
 
 
 def test_serving_others_is_warned_about() -> None:
@@ -531,6 +531,7 @@ def test_serving_others_is_warned_about() -> None:
         assert server.stdout is not None
         assert server.stderr is not None
         assert "http://127.0.0.1:" in server.stdout.readline()
+        assert server.stderr.readline() == f"Loading {MODEL}\n"
         assert server.stderr.readline().startswith("Warning: everyone who can reach 0.0.0.0")
         server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0

@@ -12,8 +12,6 @@ from models.types import Prediction
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
-    from ablation import compare
-
     question = pose(options, terminal)
     model, prompt, position = question.model, question.prompt, question.position
     target = read_target(options.target)
@@ -23,6 +21,8 @@ def run(options: Namespace, terminal: Terminal) -> int:
     after, comparison = None, None
     if ablation is not None:
         after = model.predict(prompt, position, ablation, top_k=options.top_k)
+        from ablation import compare
+
         comparison = compare(before, after)
     terminal.print(question.describe())
     terminal.print(_table(question, before, after))

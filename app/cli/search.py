@@ -11,9 +11,9 @@ from app.cli.terminal import Terminal, cancelled_by_interrupt, visible
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
+    question = pose(options, terminal)
     from ablation import search_heads
 
-    question = pose(options, terminal)
     candidates = None if options.heads is None else question.heads(options.heads)
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
         printer = _StepPrinter(terminal, progress, question.describe())

@@ -11,11 +11,11 @@ from app.server import bind, guarded, is_loopback, links, serve
 def run(options: Namespace, terminal: Terminal) -> int:
     listening = bind(options.host, options.port)
     with listening:
-        from app import create_app
-        from models.registry import Registry
+        with terminal.sentences(pause=0) as say:  # a log should tell what takes so long
+            from app import create_app
+            from models.registry import Registry
 
-        registry = Registry(device=options.device, dtype=options.dtype)
-        with terminal.sentences() as say:
+            registry = Registry(device=options.device, dtype=options.dtype)
             registry.get(options.model, progress=say)
         page = create_app(registry, options.model)
         port = listening.getsockname()[1]

@@ -11,10 +11,11 @@ INTERRUPTED = 130
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
-    from ablation import sweep_heads
-    from ablation.metrics import metric_named
+    with terminal.sentences():
+        from ablation import sweep_heads
+        from ablation.metrics import metric_named
 
-    metric_named(options.metric)  # before the model is loaded
+        metric_named(options.metric)  # before the model is loaded
     question = pose(options, terminal)
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
         scores = sweep_heads(

@@ -47,6 +47,7 @@ class Terminal:
         plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
         self._out = _Pipe(file=sys.stdout, quiet=json_target == "-", **plain)
         self._err = Console(file=sys.stderr, stderr=True, **plain)
+        self._drawing = False
         self._json_target = json_target
         if json_target not in (None, "-"):
             _check_writable(Path(str(json_target)))
@@ -62,8 +63,10 @@ class Terminal:
         Raises:
             UserError: stdout cannot be written.
         """
+        # Above a bar that is being drawn on the same terminal, not into it.
+        above_bar = self._drawing and self._out.is_terminal and not self._out.quiet
         with _writing_stdout():
-            self._out.print(what)
+            (self._err if above_bar else self._out).print(what)
 
     def warn(self, sentence: str) -> None:
         self._err.print(sentence, soft_wrap=True)
@@ -88,10 +91,14 @@ class Terminal:
             raise _cannot_write(self._json_target, error) from error
 
     @contextmanager
-    def sentences(self) -> Iterator[Callable[[str], None]]:
-        """Give a callback for sentences of progress, each shown in the place of the last."""
+    def sentences(self, pause: float = QUIET_SECONDS) -> Iterator[Callable[[str], None]]:
+        """Give a callback for sentences of progress, each shown in the place of the last.
+
+        Args:
+            pause: where stderr is no terminal, the least seconds between two of them.
+        """
         if not self._err.is_terminal:
-            yield _Rarely(self.warn)
+            yield _Rarely(self.warn, pause)
             return
         with self._err.status("Starting") as status:
             yield lambda sentence: status.update(Text(sentence))
@@ -100,30 +107,39 @@ class Terminal:
     def bar(self) -> Iterator[Callable[[Progress], None]]:
         """Give a callback that shows where long work stands."""
         if not self._err.is_terminal:
-            say = _Rarely(self.warn)
+            say = _Rarely(self.warn, QUIET_SECONDS)
             yield lambda at: say(f"{at.message} ({at.done} of {at.total})")
             return
         columns = (TextColumn("{task.description}", markup=False), BarColumn())
         bars = Bars(
-            *columns, TimeRemainingColumn(), console=self._err, transient=True, disable=False
+            *columns,
+            TimeRemainingColumn(),
+            console=self._err,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
-        with bars:
-            task = bars.add_task("Starting", total=None)
-            yield lambda at: bars.update(
-                task, description=at.message, completed=at.done, total=at.total
-            )
+        self._drawing = True
+        try:
+            with bars:
+                task = bars.add_task("Starting", total=None)
+                yield lambda at: bars.update(
+                    task, description=at.message, completed=at.done, total=at.total
+                )
+        finally:
+            self._drawing = False
 
 
 class _Rarely:
     """Passes a sentence on if none was passed on for a while."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None], pause: float) -> None:
+        self._say, self._pause = say, pause
         self._last = time.monotonic()
 
     def __call__(self, sentence: str) -> None:
         now = time.monotonic()
-        if now - self._last >= QUIET_SECONDS:
+        if now - self._last >= self._pause:
             self._last = now
             self._say(sentence)
 

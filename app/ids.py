@@ -1,0 +1,140 @@
+"""Every component id of the page, once.
+
+A constant is a component; a function makes the id of one of many alike (a pattern-matching id).
+"""
+
+# What the browser keeps
+VIEW = "view"
+TAB_ID = "tab-id"
+FRAGMENT_IN = "fragment-in"
+FRAGMENT_OUT = "fragment-out"
+LIMITS = "limits"
+MODEL = "model"
+MODEL_SHAPE = "model-shape"
+PROMPT = "prompt"
+BOS_USED = "bos-used"
+POSITION = "position"
+INTERVENTION = "intervention"
+WATCHED = "watched"
+TARGET = "target"
+SWEEP = "sweep"
+SEARCH = "search"
+DRAWN = "drawn"
+SHOWN = "shown"
+DARK = "dark"
+
+# The frame
+PROVIDER = "provider"
+SHELL = "shell"
+NOTICES = "notices"
+TABS = "tabs"
+
+# Header
+MODEL_PICKER = "model-picker"
+MODEL_PROGRESS = "model-progress"
+MODEL_FACTS = "model-facts"
+MODEL_LOADER = "model-loader"
+SELF_CHECK = "self-check"
+SHARE = "share"
+DARK_TOGGLE = "dark-toggle"
+
+# Prompt
+EXAMPLES = "examples"
+PROMPT_TEXT = "prompt-text"
+PROMPT_RUN = "prompt-run"
+PROMPT_REQUEST = "prompt-request"
+PROMPT_ERROR = "prompt-error"
+BOS = "bos"
+TOKEN_COUNT = "token-count"
+TOKEN_STRIP = "token-strip"
+
+# Heads
+HEADS = "heads"
+HEADS_TEXT = "heads-text"
+HEADS_COUNT = "heads-count"
+HEADS_CLEAR = "heads-clear"
+HEADS_MAP = "heads-map"
+HEADS_MAP_CAPTION = "heads-map-caption"
+
+# Intervention
+ABLATE = "ablate"
+INTERVENTION_KIND = "intervention-kind"
+INTERVENTION_HELP = "intervention-help"
+INTERVENTION_PARAMETERS = "intervention-parameters"
+INTERVENTION_ERROR = "intervention-error"
+ACTED_TEXT = "acted-text"
+
+# Attention
+ATTENTION_NOTE = "attention-note"
+ATTENTION_GRID = "attention-grid"
+ATTENTION_EMPTY = "attention-empty"
+THRESHOLD = "threshold"
+SCALE = "scale"
+LOG = "log"
+SIZE = "size"
+SHOW_MORE = "show-more"
+SHOW_MORE_PLACE = "show-more-place"
+
+# Prediction
+PREDICTION_CAPTION = "prediction-caption"
+PREDICTION_FIGURE = "prediction-figure"
+PREDICTION_NUMBERS = "prediction-numbers"
+WATCHED_PICKER = "watched-picker"
+WATCHED_TEXT = "watched-text"
+WATCHED_RANK = "watched-rank"
+
+# Token
+TOKEN_OPEN = "token-open"
+TOKEN_PANEL = "token-panel"
+TOKEN_NAME = "token-name"
+TOKEN_BODY = "token-body"
+TOKEN_CLOSE = "token-close"
+
+# Ablation study
+STUDY = "study"
+STUDY_HELP = "study-help"
+SWEEP_OPTIONS = "sweep-options"
+SEARCH_OPTIONS = "search-options"
+TARGET_OPTIONS = "target-options"
+METRIC = "metric"
+MAX_HEADS = "max-heads"
+TARGET_PICKER = "target-picker"
+TARGET_TEXT = "target-text"
+STUDY_RUN = "study-run"
+STUDY_CANCEL = "study-cancel"
+STUDY_PROGRESS = "study-progress"
+STUDY_BAR = "study-bar"
+STUDY_STATUS = "study-status"
+SWEEP_RESULT = "sweep-result"
+SWEEP_EMPTY = "sweep-empty"
+SWEEP_BODY = "sweep-body"
+SWEEP_MAP = "sweep-map"
+SWEEP_CAPTION = "sweep-caption"
+SWEEP_TABLE = "sweep-table"
+SEARCH_RESULT = "search-result"
+SEARCH_EMPTY = "search-empty"
+SEARCH_BODY = "search-body"
+SEARCH_TRACE = "search-trace"
+SEARCH_TABLE = "search-table"
+SEARCH_SENTENCES = "search-sentences"
+USE_HEADS = "use-heads"
+
+
+def token(index: object) -> dict[str, object]:
+    """Return the id of one token of the strip, named by its position."""
+    return {"type": "token", "index": index}
+
+
+def attention_map(head: object) -> dict[str, object]:
+    """Return the id of the heat map of one head, named as people type it: "5.3"."""
+    return {"type": "map", "head": head}
+
+
+def drop_head(head: object) -> dict[str, object]:
+    """Return the id of the button that takes a head out of the choice."""
+    return {"type": "drop-head", "head": head}
+
+
+def parameter(intervention: object, name: object) -> dict[str, object]:
+    """Return the id of the control of one parameter of an intervention."""
+    return {"type": "parameter", "intervention": intervention, "name": name}

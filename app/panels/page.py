@@ -1,0 +1,325 @@
+"""The page as a whole: its frame, and how a view is opened, gathered and put into the link."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, ctx, dcc, no_update, set_props
+
+from app import controls, ids, notices, permalink
+from app.panels import attention, header, heads, intervention, prediction, prompt, study, token
+from app.panels.pieces import browser
+from app.services import Services
+from app.view import MAX_PROMPT_CHARACTERS, View
+from models.errors import UserError
+from viz.theme import css_variables
+
+Notify = Callable[[str], None]
+
+HEADER_HEIGHT, LEFT_WIDTH, RIGHT_WIDTH = 46, 312, 324
+THEME = {
+    "primaryColor": "primary",
+    "defaultRadius": "sm",
+    "fontFamily": "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+    "fontFamilyMonospace": "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace",
+    "colors": {
+        "primary": [
+            "#edf5fa", "#d9e8f2", "#b0cfe4", "#84b5d6", "#609fca",
+            "#4a91c3", "#3d8ac0", "#2d6da3", "#265f90", "#17517e",
+        ],
+        "accent": [
+            "#fff3e2", "#ffe7cd", "#fdcd9d", "#fab269", "#f7993c",
+            "#f68a20", "#f5820f", "#d55e00", "#c25500", "#a94700",
+        ],
+        # Mantine's greys for the dark theme, in the hue of the page's surfaces.
+        "dark": [
+            "#e7ebef", "#c3ccd4", "#9ba7b3", "#7d8a96", "#343d47",
+            "#2a323b", "#1d232a", "#171c22", "#12171c", "#0f1317",
+        ],
+    },
+    "primaryShade": {"light": 7, "dark": 6},
+}  # fmt: skip
+
+
+def layout(services: Services) -> dmc.MantineProvider:
+    """Return the whole page; it is made anew, with a tab id of its own, whenever it is loaded."""
+    return dmc.MantineProvider(
+        [
+            dmc.NotificationContainer(id=ids.NOTICES, position="bottom-center"),
+            *_stores(),
+            dmc.AppShell(
+                [
+                    dmc.AppShellHeader(header.layout(services), className="header"),
+                    dmc.AppShellNavbar(
+                        [prompt.layout(), heads.layout(), intervention.layout()],
+                        className="column left",
+                    ),
+                    dmc.AppShellMain(_tabs(), className="middle"),
+                    dmc.AppShellAside(
+                        [prediction.layout(), token.layout()], className="column right"
+                    ),
+                ],
+                id=ids.SHELL,
+                header={"height": HEADER_HEIGHT},
+                navbar={"width": LEFT_WIDTH, "breakpoint": 0},
+                aside={"width": RIGHT_WIDTH, "breakpoint": 0},
+                padding=0,
+                transitionDuration=0,
+            ),
+        ],
+        id=ids.PROVIDER,
+        theme=THEME,
+        forceColorScheme="light",
+    )
+
+
+def _tabs() -> dmc.Tabs:
+    return dmc.Tabs(
+        [
+            dmc.TabsList(
+                [
+                    dmc.TabsTab("Attention", value="attention"),
+                    dmc.TabsTab("Ablation study", value="study"),
+                ]
+            ),
+            dmc.TabsPanel(attention.layout(), value="attention"),
+            dmc.TabsPanel(study.layout(), value="study"),
+        ],
+        id=ids.TABS,
+        value="attention",
+        keepMounted=True,
+        className="tabs",
+    )
+
+
+def _stores() -> list[dcc.Store]:
+    limits = {
+        "fields": [control.field for control in controls.CONTROLS],
+        "maxPrompt": MAX_PROMPT_CHARACTERS,
+        "studyHelp": study.HELP,
+        "targetMetrics": study.target_metrics(),
+    }
+    empty_stores = (
+        ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
+        ids.BOS_USED, ids.POSITION, ids.INTERVENTION, ids.WATCHED, ids.SWEEP, ids.SEARCH,
+        ids.TOKEN_OPEN, ids.PROMPT_REQUEST,
+    )  # fmt: skip
+    return [
+        dcc.Store(id=ids.TAB_ID, data=uuid.uuid4().hex),
+        dcc.Store(id=ids.LIMITS, data=limits),
+        *(dcc.Store(id=store) for store in empty_stores),
+    ]
+
+
+def index_string() -> str:
+    """Return the HTML frame, in which the colours of the figures are the page's colours too."""
+    light = "".join(f"{name}:{value};" for name, value in css_variables(False).items())
+    dark = "".join(f"{name}:{value};" for name, value in css_variables(True).items())
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+{{%metas%}}
+<title>{{%title%}}</title>
+{{%favicon%}}
+{{%css%}}
+<style>:root{{{light}}}[data-mantine-color-scheme="dark"]{{{dark}}}</style>
+</head>
+<body>
+{{%app_entry%}}
+<footer>{{%config%}}{{%scripts%}}{{%renderer%}}</footer>
+</body>
+</html>"""
+
+
+def opened(fragment: str, default: View) -> tuple[View, str | None]:
+    """Return the view that a link asks for, or the default and what was wrong with the link."""
+    if fragment in ("", "#"):
+        return default, None
+    try:
+        return permalink.decode(fragment), None
+    except permalink.DamagedLinkError:
+        return default, "This link is damaged or of another version; the page opens as new."
+
+
+EXTRA_OUTPUTS = (
+    (ids.MODEL_SHAPE, "data"),
+    (ids.MODEL_PICKER, "value"),
+    (ids.MODEL_PICKER, "data"),
+    (ids.MODEL_FACTS, "children"),
+    (ids.SELF_CHECK, "children"),
+    (ids.HEADS, "data"),
+    (ids.PROMPT_TEXT, "value"),
+    (ids.PROMPT_TEXT, "error"),
+    (ids.BOS, "checked"),
+    (ids.TOKEN_STRIP, "children"),
+    (ids.TOKEN_COUNT, "children"),
+    (ids.INTERVENTION_KIND, "value"),
+    (ids.INTERVENTION_PARAMETERS, "children"),
+    (ids.TARGET_PICKER, "value"),
+)
+"""What opening a view fills in beside the controls."""
+
+
+def filled(services: Services, view: View, model: Any) -> list[Any]:
+    """Return what goes into the controls and `EXTRA_OUTPUTS` for a settled view."""
+    tokens = model.tokenize(view.prompt, view.bos)
+    shape = {"model": model.name, "n_layers": model.n_layers, "n_heads": model.n_heads}
+    return [
+        *controls.values(view),
+        shape,
+        model.name,
+        services.registry.available(),
+        header.facts(model.info),
+        header.self_check_badge(model.info),
+        heads.options(model.all_heads()),
+        view.prompt,
+        None,
+        view.bos,
+        prompt.strip(tokens, view.position or 0),
+        prompt.token_count(tokens),
+        view.intervention.name,
+        intervention.parameter_fields(view.intervention),
+        None if view.target is None else str(view.target),
+    ]
+
+
+def open_first(
+    services: Services, wanted: View, default: View, progress: Notify | None = None
+) -> tuple[View, Any, str | None]:
+    """Load what a view asks for; if that cannot be done, what the default asks for.
+
+    Args:
+        progress: called with sentences while a model is loaded.
+
+    Returns:
+        The settled view, its model, and a sentence if it is not the one that was wanted.
+
+    Raises:
+        UserError: the default cannot be opened either.
+    """
+    try:
+        model = services.model(wanted.model, progress)
+        return services.settled(wanted, model), model, None
+    except UserError as error:
+        if wanted == default:
+            raise
+        model = services.model(default.model, progress)
+        return services.settled(default, model), model, str(error)
+
+
+def switched(
+    services: Services, view: View, name: str, progress: Notify | None = None
+) -> tuple[View, Any]:
+    """Return the view with another model, and that model. What depends on its tokens is reset."""
+    model = services.model(name, progress)
+    fresh = replace(view, model=name, bos=None, position=None, watched=None, target=None)
+    return services.settled(fresh, model), model
+
+
+def _say_progress(text: str) -> None:
+    set_props(ids.MODEL_PROGRESS, {"children": text})
+
+
+def register(app: Dash, services: Services) -> None:
+    """Add the callbacks of all panels and of the page itself."""
+    for panel in (header, prompt, heads, intervention, attention, prediction, study, token):
+        panel.register(app, services)
+    _register_opening(app, services)
+    _register_prompt(app, services)
+    _register_view(app)
+
+
+def _register_opening(app: Dash, services: Services) -> None:
+    default = View(model=services.default_model)
+
+    @app.callback(
+        *controls.outputs(),
+        *(Output(component, prop, allow_duplicate=True) for component, prop in EXTRA_OUTPUTS),
+        Output(ids.MODEL_PROGRESS, "children", allow_duplicate=True),
+        Input(ids.FRAGMENT_IN, "data"),
+        Input(ids.MODEL_PICKER, "value"),
+        State(ids.VIEW, "data"),
+        running=[
+            (Output(ids.MODEL_LOADER, "display"), "inline-block", "none"),
+            (Output(ids.MODEL_PICKER, "disabled"), True, False),
+            (Output(ids.SHELL, "className"), "loading", ""),
+        ],
+        on_error=_opening_failed,
+        prevent_initial_call=True,
+    )
+    def open_view(fragment: str | None, name: str, data: dict[str, Any] | None) -> Any:
+        if ctx.triggered_id == ids.MODEL_PICKER:
+            name = (name or "").strip()
+            if data is None or name in ("", data["model"]):
+                return no_update
+            view, model = switched(services, View.from_json(data), name, _say_progress)
+        else:
+            wanted, problem = opened(fragment or "", default)
+            view, model, failure = open_first(services, wanted, default, _say_progress)
+            for sentence in filter(None, (problem, failure)):
+                notices.tell(sentence, color="orange" if sentence == problem else "red")
+        return [*filled(services, view, model), ""]
+
+
+def _opening_failed(error: Exception) -> None:
+    """Say why a model could not be opened; the one that stands stays, and is named again."""
+    view = ctx.states.get(f"{ids.VIEW}.data")
+    if view is not None:
+        set_props(ids.MODEL_PICKER, {"value": view["model"]})
+    set_props(ids.MODEL_PROGRESS, {"children": ""})
+    notices.show_error(error)
+
+
+def _register_prompt(app: Dash, services: Services) -> None:
+    @app.callback(
+        Output(ids.PROMPT, "data", allow_duplicate=True),
+        Output(ids.BOS_USED, "data", allow_duplicate=True),
+        Output(ids.POSITION, "data", allow_duplicate=True),
+        Output(ids.TOKEN_STRIP, "children", allow_duplicate=True),
+        Output(ids.TOKEN_COUNT, "children", allow_duplicate=True),
+        Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
+        Input(ids.PROMPT_REQUEST, "data"),
+        State(ids.VIEW, "data"),
+        running=[(Output(ids.PROMPT_RUN, "disabled"), True, False)],
+        prevent_initial_call=True,
+    )
+    def run_prompt(request: dict[str, Any] | None, data: dict[str, Any] | None) -> Any:
+        if request is None or data is None:
+            return no_update
+        text = View.from_json({"prompt": request["text"] or " "}).prompt if request["text"] else ""
+        model = services.model(data["model"])
+        tokens = model.tokenize(text, request["bos"])
+        position = model.resolve_position(tokens, None)
+        strip = prompt.strip(tokens, position)
+        return text, request["bos"], position, strip, prompt.token_count(tokens), None
+
+
+def _register_view(app: Dash) -> None:
+    app.clientside_callback(
+        browser("readFragment"),
+        Output(ids.FRAGMENT_IN, "data"),
+        Input(ids.TAB_ID, "data"),
+    )
+    app.clientside_callback(
+        browser("gather"),
+        Output(ids.VIEW, "data"),
+        *controls.inputs(),
+        State(ids.LIMITS, "data"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("writeFragment"),
+        Input(ids.FRAGMENT_OUT, "data"),
+        prevent_initial_call=True,
+    )
+
+    @app.callback(
+        Output(ids.FRAGMENT_OUT, "data"),
+        Input(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def make_fragment(data: dict[str, Any] | None) -> Any:
+        return no_update if data is None else permalink.encode(View.from_json(data))

@@ -1,0 +1,68 @@
+"""Small pieces that several panels are made of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import ClientsideFunction, dcc, html
+
+GRAPH_CONFIG = {"displayModeBar": False, "displaylogo": False, "doubleClick": "reset"}
+
+
+def browser(name: str) -> ClientsideFunction:
+    """Return a function of `assets/page.js`, to be registered as a callback."""
+    return ClientsideFunction(namespace="page", function_name=name)
+
+
+def section(title: str, *content: Any, right: Any = None, **attributes: Any) -> html.Section:
+    """Return a titled part of a column."""
+    heading = html.H2(title, className="section-title")
+    head = html.Div([heading, right] if right is not None else heading, className="section-head")
+    return html.Section([head, *content], className="section", **attributes)
+
+
+def graph(component_id: object, label: str, height: int, **options: Any) -> html.Div:
+    """Return an empty figure's place, named for screen readers, `height` px high until drawn."""
+    hidden = {"visible": False}
+    blank = {
+        "xaxis": hidden,
+        "yaxis": hidden,
+        "height": height,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+    }
+    return html.Div(
+        dcc.Graph(
+            id=component_id, figure={"data": [], "layout": blank}, config=GRAPH_CONFIG, **options
+        ),
+        role="img",
+        className="graph",
+        **{"aria-label": label},
+    )
+
+
+def empty(text: str, **attributes: Any) -> html.Div:
+    """Return an empty state: a sentence that says what to do."""
+    return html.Div(html.P(text), className="empty", **attributes)
+
+
+def field_label(text: str, target: str) -> html.Label:
+    return html.Label(text, htmlFor=target, className="field-label")
+
+
+def switch(component_id: str, label: str, checked: bool = False, **options: Any) -> dmc.Switch:
+    return dmc.Switch(id=component_id, label=label, checked=checked, size="xs", **options)
+
+
+def segmented(
+    component_id: str, choices: Sequence[tuple[str, str]], value: str, label: str, **options: Any
+) -> dmc.SegmentedControl:
+    """Return a choice among a few words, given as (value, word)."""
+    return dmc.SegmentedControl(
+        id=component_id,
+        data=[{"value": name, "label": word} for name, word in choices],
+        value=value,
+        size="xs",
+        **{"aria-label": label},
+        **options,
+    )

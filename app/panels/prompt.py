@@ -1,0 +1,122 @@
+"""The prompt: its text, examples, and its tokens, one of which is read."""
+
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import ALL, Dash, Input, Output, State, html
+
+from app import ids, words
+from app.examples import EXAMPLES
+from app.panels.pieces import browser, section, switch
+from app.services import Services
+from models.types import TokenizedPrompt
+
+
+def layout() -> html.Section:
+    """Return the prompt's part of the left column."""
+    return section(
+        "Prompt",
+        dmc.Textarea(
+            id=ids.PROMPT_TEXT,
+            autosize=True,
+            minRows=2,
+            maxRows=4,
+            size="xs",
+            spellCheck=False,
+            placeholder="Type a prompt and press Enter",
+            **{"aria-label": "Prompt. Enter runs it, Shift and Enter starts a new line"},
+        ),
+        html.Div(
+            [
+                switch(ids.BOS, "beginning-of-sequence token"),
+                html.Div(className="grow"),
+                dmc.Button("Run", id=ids.PROMPT_RUN, size="compact-xs"),
+            ],
+            className="row",
+        ),
+        html.Div(
+            id=ids.TOKEN_STRIP,
+            className="token-strip",
+            role="toolbar",
+            **{"aria-label": "Tokens. Choose the position at which predictions are read"},
+        ),
+        right=html.Div(
+            [
+                html.Span(id=ids.TOKEN_COUNT, className="muted"),
+                dmc.Select(
+                    id=ids.EXAMPLES,
+                    data=_example_options(),
+                    placeholder="Examples",
+                    size="xs",
+                    w=104,
+                    clearable=False,
+                    comboboxProps={"width": 290, "position": "bottom-end"},
+                    maxDropdownHeight=360,
+                    **{"aria-label": "Example prompts"},
+                ),
+            ],
+            className="row",
+        ),
+    )
+
+
+def strip(prompt: TokenizedPrompt, position: int) -> list[html.Button]:
+    """Return the tokens as buttons, each known by its index; the one at `position` is read."""
+    return [
+        html.Button(
+            label,
+            id=ids.token(i),
+            type="button",
+            className=f"token {kind}" + (" read" if i == position else ""),
+            title=f"position {i}, id {token_id}",
+            tabIndex=0 if i == position else -1,
+            **{"aria-pressed": "true" if i == position else "false"},
+        )
+        for i, (label, kind, token_id) in enumerate(
+            zip(prompt.labels, prompt.kinds, prompt.ids, strict=True)
+        )
+    ]
+
+
+def token_count(prompt: TokenizedPrompt) -> str:
+    return words.count(len(prompt), "token")
+
+
+def _example_options() -> list[dict[str, Any]]:
+    groups: dict[str, list[dict[str, str]]] = {}
+    for example in EXAMPLES:
+        item = {"value": example.text, "label": example.label}
+        groups.setdefault(example.group, []).append(item)
+    return [{"group": group, "items": items} for group, items in groups.items()]
+
+
+def register(app: Dash, services: Services) -> None:
+    """Add the callbacks that ask for a prompt and choose a position; the page runs the prompt."""
+    app.clientside_callback(
+        browser("requestPrompt"),
+        Output(ids.PROMPT_REQUEST, "data"),
+        Output(ids.PROMPT_TEXT, "value", allow_duplicate=True),
+        Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
+        Output(ids.EXAMPLES, "value"),
+        Input(ids.PROMPT_RUN, "n_clicks"),
+        Input(ids.EXAMPLES, "value"),
+        Input(ids.BOS, "checked"),
+        State(ids.PROMPT, "data"),
+        State(ids.BOS_USED, "data"),
+        State(ids.LIMITS, "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("chooseToken"),
+        Output(ids.POSITION, "data", allow_duplicate=True),
+        Output(ids.TOKEN_OPEN, "data", allow_duplicate=True),
+        Input(ids.token(ALL), "n_clicks"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("markToken"),
+        Input(ids.POSITION, "data"),
+        State(ids.token(ALL), "id"),
+        State(ids.token(ALL), "className"),
+        prevent_initial_call=True,
+    )

@@ -1,0 +1,548 @@
+"""The ablation study: every head alone, or a search for the heads that matter together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
+
+from ablation.metrics import METRICS, metric_named
+from ablation.search import search_heads
+from ablation.sweep import sweep_heads
+from ablation.types import HeadScores, Progress, SearchResult
+from app import ids, words
+from app.jobs import Job, Pace, duration
+from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
+from app.panels.pieces import browser, empty, graph, segmented
+from app.services import Services, intervention_of
+from app.view import View
+from models.errors import ErrorKind, UserError
+from viz.heads import head_map_figure, ranking_table
+from viz.search import steps_table, summary_sentences, trace_figure
+
+STUDIES = (("sweep", "Every head"), ("generic", "Generic"), ("targeted", "Targeted"))
+HELP = {
+    "sweep": "Ablates every head alone and maps how much the prediction answers.",
+    "generic": "Adds one head at a time, always the one that moves the whole prediction most.",
+    "targeted": "Looks for the smallest set of heads whose ablation makes a token of your choice "
+    "the most likely one.",
+}
+REPORT_SECONDS = 0.25
+SWEEP_MAP_WIDTH, SWEEP_MAP_HEIGHT = 330, 400
+
+
+GRID_THEME = """themeQuartz.withParams({
+    backgroundColor: "var(--av-surface)", foregroundColor: "var(--av-text)",
+    accentColor: "var(--av-primary)", borderColor: "var(--av-line)",
+    headerBackgroundColor: "var(--av-surface)", headerTextColor: "var(--av-muted)",
+    rowHoverColor: "var(--av-grid)", fontSize: 12, headerFontSize: 11, fontFamily: "inherit",
+    spacing: 5, wrapperBorderRadius: 6, cellHorizontalPadding: 9
+})"""
+"""The tables in the page's own colours, in light and dark alike."""
+
+
+def target_metrics() -> list[str]:
+    """Return the names of the metrics that are about a target token."""
+    return [name for name, metric in METRICS.items() if metric.info.needs_target]
+
+
+def layout() -> html.Div:
+    """Return the contents of the tab."""
+    return html.Div(
+        [
+            html.Div(
+                [
+                    segmented(ids.STUDY, STUDIES, "sweep", "Kind of study"),
+                    html.Div(className="grow"),
+                    dmc.Button("Run study", id=ids.STUDY_RUN, size="xs"),
+                    dmc.Button(
+                        "Cancel", id=ids.STUDY_CANCEL, size="xs", variant="default", disabled=True
+                    ),
+                ],
+                className="toolbar",
+            ),
+            html.P(id=ids.STUDY_HELP, className="help"),
+            html.Div([_sweep_options(), _search_options(), _target_options()], className="options"),
+            html.Div(
+                [
+                    dmc.Progress(
+                        id=ids.STUDY_BAR,
+                        value=0,
+                        size="sm",
+                        transitionDuration=200,
+                        **{"aria-label": "Progress of the study"},
+                    ),
+                    html.P(id=ids.STUDY_STATUS, className="muted", role="status"),
+                ],
+                id=ids.STUDY_PROGRESS,
+                hidden=True,
+            ),
+            _sweep_result(),
+            _search_result(),
+            dcc.Store(id=ids.TARGET),
+        ],
+        className="tab-body",
+    )
+
+
+def _sweep_options() -> html.Div:
+    return html.Div(
+        dmc.Select(
+            id=ids.METRIC,
+            label="Metric",
+            data=[{"value": name, "label": m.info.label} for name, m in METRICS.items()],
+            value="kl",
+            allowDeselect=False,
+            size="xs",
+            w=210,
+        ),
+        id=ids.SWEEP_OPTIONS,
+    )
+
+
+def _search_options() -> html.Div:
+    return html.Div(
+        dmc.NumberInput(
+            id=ids.MAX_HEADS,
+            label="Heads, at most",
+            value=10,
+            min=1,
+            max=4096,
+            allowDecimal=False,
+            clampBehavior="strict",
+            debounce=True,
+            size="xs",
+            w=110,
+        ),
+        id=ids.SEARCH_OPTIONS,
+        hidden=True,
+    )
+
+
+def _target_options() -> html.Div:
+    return html.Div(
+        [
+            dmc.Select(
+                id=ids.TARGET_PICKER,
+                label="Target token",
+                data=[],
+                searchable=True,
+                size="xs",
+                w=170,
+                placeholder="one of the 20 most likely",
+            ),
+            dmc.TextInput(
+                id=ids.TARGET_TEXT,
+                label="or type any token",
+                size="xs",
+                w=170,
+                debounce=True,
+                placeholder="with its leading space",
+                spellCheck=False,
+            ),
+        ],
+        id=ids.TARGET_OPTIONS,
+        hidden=True,
+        className="pair",
+    )
+
+
+def _sweep_result() -> html.Div:
+    return html.Div(
+        [
+            empty(
+                "Run the study to see what each head does on its own. Every head is ablated once, "
+                "with the intervention on the left.",
+                id=ids.SWEEP_EMPTY,
+            ),
+            html.Div(
+                [
+                    html.P(id=ids.SWEEP_CAPTION, className="caption"),
+                    html.Div(
+                        [
+                            graph(
+                                ids.SWEEP_MAP,
+                                "Layers by heads map of the sweep's metric",
+                                SWEEP_MAP_HEIGHT,
+                            ),
+                            _grid(ids.SWEEP_TABLE, _SWEEP_COLUMNS),
+                        ],
+                        className="sweep-columns",
+                    ),
+                ],
+                id=ids.SWEEP_BODY,
+                hidden=True,
+            ),
+        ],
+        id=ids.SWEEP_RESULT,
+    )
+
+
+def _search_result() -> html.Div:
+    return html.Div(
+        [
+            empty(
+                "Run the study to search for the heads that matter together. Steps appear here as "
+                "they are found.",
+                id=ids.SEARCH_EMPTY,
+            ),
+            html.Div(
+                [
+                    html.Div(
+                        [
+                            html.Div(id=ids.SEARCH_SENTENCES, className="sentences"),
+                            dmc.Button(
+                                "Use these heads", id=ids.USE_HEADS, size="xs", disabled=True
+                            ),
+                        ],
+                        className="finding",
+                    ),
+                    graph(ids.SEARCH_TRACE, "The prediction after each step of the search", 260),
+                    _grid(ids.SEARCH_TABLE, _SEARCH_COLUMNS, height=None),
+                ],
+                id=ids.SEARCH_BODY,
+                hidden=True,
+            ),
+        ],
+        id=ids.SEARCH_RESULT,
+        hidden=True,
+    )
+
+
+def _figures(name: str, header: str, spec: str, **options: Any) -> dict[str, Any]:
+    return {
+        "field": name,
+        "headerName": header,
+        "type": "rightAligned",
+        "valueFormatter": {
+            "function": f"params.value == null ? '' : d3.format('{spec}')(params.value)"
+        },
+        **options,
+    }
+
+
+_SWEEP_COLUMNS = [
+    {"field": "rank", "headerName": "#", "width": 62},
+    {"field": "head", "headerName": "Head", "width": 92},
+    _figures("value", "Value", ".4~g", flex=1),
+]
+_SEARCH_COLUMNS = [
+    {"field": "step", "headerName": "#", "width": 56},
+    {"field": "head", "headerName": "Head", "width": 86},
+    _figures("kl", "KL, nats", ".4~g", flex=1),
+    _figures("target_prob", "p(target)", ".3~g", flex=1),
+    {"field": "top_token", "headerName": "Top token", "flex": 1},
+    _figures("top_prob", "p(top)", ".3~g", flex=1),
+    {"field": "kept", "headerName": "Kept", "width": 76},
+]
+
+
+def _grid(component_id: str, columns: list[dict[str, Any]], height: int | None = 400) -> dag.AgGrid:
+    return dag.AgGrid(
+        id=component_id,
+        columnDefs=columns,
+        rowData=[],
+        getRowId="params.data.head",
+        defaultColDef={"sortable": True, "resizable": True, "suppressMovable": True},
+        dashGridOptions={
+            "theme": {"function": GRID_THEME},
+            "rowHeight": 27,
+            "headerHeight": 29,
+            "animateRows": False,
+            "domLayout": "normal" if height else "autoHeight",
+            "suppressNoRowsOverlay": True,
+        },
+        eventListeners={"cellKeyDown": ["gridRowChosen(params, setEventData)"]},
+        className="grid",
+        style={"height": height, "width": "100%"},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Shows a running study on its page, and notices when the page has gone."""
+
+    job: Job
+    view: View
+    dark: bool
+    page_gone: Callable[[], bool]
+    bar: Pace = field(default_factory=lambda: Pace(REPORT_SECONDS))
+    picture: Pace = field(default_factory=lambda: Pace(2 * REPORT_SECONDS))
+
+    def __call__(self, progress: Progress) -> None:
+        if self.page_gone():
+            self.job.cancel.set()
+            return
+        if not self.bar.ready():
+            return
+        left = self.job.seconds_left(progress.done, progress.total)
+        status = progress.message if left is None else f"{progress.message}, {time_left(left)}"
+        set_props(ids.STUDY_BAR, {"value": 100 * progress.done / max(1, progress.total)})
+        set_props(ids.STUDY_STATUS, {"children": status})
+        if progress.partial is not None and self.picture.ready():
+            self._draw(progress.partial)
+
+    def _draw(self, partial: HeadScores | SearchResult) -> None:
+        if isinstance(partial, HeadScores):
+            show_sweep(partial, self.view, self.dark)
+        else:
+            show_search(partial, self.dark)
+
+
+def time_left(seconds: float) -> str:
+    return f"about {duration(seconds)} left" if seconds >= 1 else "nearly done"
+
+
+def show_sweep(scores: HeadScores, view: View, dark: bool) -> None:
+    """Put a sweep, finished or not, on the page from within a callback."""
+    small = sweep_map(scores, view, dark, MAP_WIDTH, MAP_HEIGHT)
+    set_props(ids.HEADS_MAP, {"figure": small})
+    set_props(ids.SWEEP_MAP, {"figure": sweep_map(scores, view, dark)})
+    set_props(ids.SWEEP_TABLE, {"rowData": ranking_table(scores)})
+    set_props(ids.SWEEP_EMPTY, {"hidden": True})
+    set_props(ids.SWEEP_BODY, {"hidden": False})
+
+
+def sweep_map(
+    scores: HeadScores,
+    view: View,
+    dark: bool,
+    width: int = SWEEP_MAP_WIDTH,
+    height: int = SWEEP_MAP_HEIGHT,
+) -> Any:
+    n_layers, n_heads = scores.values.shape
+    chosen = view.heads or ()
+    return head_map_figure(n_layers, n_heads, scores, chosen, dark=dark, width=width, height=height)
+
+
+def show_search(result: SearchResult, dark: bool) -> None:
+    """Put a search, finished or not, on the page from within a callback."""
+    set_props(ids.SEARCH_TRACE, {"figure": trace_figure(result, dark=dark)})
+    set_props(ids.SEARCH_TABLE, {"rowData": steps_table(result)})
+    set_props(ids.SEARCH_SENTENCES, {"children": sentences(result)})
+    set_props(ids.SEARCH_EMPTY, {"hidden": True})
+    set_props(ids.SEARCH_BODY, {"hidden": False})
+
+
+def sentences(result: SearchResult) -> list[html.P]:
+    return [html.P(sentence) for sentence in summary_sentences(result)]
+
+
+def run_study(
+    services: Services, view: View, report: Callable[[Progress], None], job: Job
+) -> HeadScores | SearchResult:
+    """Do what the study tab of a view asks for.
+
+    Raises:
+        UserError: a choice that does not fit the model or the prompt.
+    """
+    model = services.model(view.model)
+    prompt = model.tokenize(view.prompt, view.bos)
+    intervention, positions = intervention_of(view, prompt)
+    if view.study == "sweep":
+        needs_target = metric_named(view.metric).info.needs_target
+        return sweep_heads(
+            model,
+            prompt,
+            intervention,
+            view.metric,
+            view.position,
+            target=view.target if needs_target else None,
+            positions=positions,
+            progress=report,
+            cancel=job.cancel,
+        )
+    if view.study == "targeted" and view.target is None:
+        raise UserError(
+            ErrorKind.TARGET, "Choose the token that should become the most likely one."
+        )
+    return search_heads(
+        model,
+        prompt,
+        view.target if view.study == "targeted" else None,
+        intervention,
+        view.max_heads,
+        position=view.position,
+        positions=positions,
+        progress=report,
+        cancel=job.cancel,
+    )
+
+
+def finished(view: View, key: str, result: HeadScores | SearchResult) -> dict[str, Any]:
+    """Return what the page keeps of a finished study."""
+    kept: dict[str, Any] = {"key": key, "model": view.model, "prompt": view.prompt}
+    if isinstance(result, SearchResult):
+        kept["heads"] = [head.short for head in result.heads]
+    return kept
+
+
+def register(app: Dash, services: Services) -> None:
+    """Add the callbacks that run, cancel and show studies."""
+
+    @app.callback(
+        Output(ids.SWEEP, "data"),
+        Output(ids.SEARCH, "data"),
+        Output(ids.TARGET_TEXT, "error", allow_duplicate=True),
+        Input(ids.STUDY_RUN, "n_clicks"),
+        State(ids.VIEW, "data"),
+        State(ids.TAB_ID, "data"),
+        State(ids.DARK, "data"),
+        running=[
+            (Output(ids.STUDY_RUN, "disabled"), True, False),
+            (Output(ids.STUDY_CANCEL, "disabled"), False, True),
+            (Output(ids.STUDY_PROGRESS, "hidden"), False, True),
+        ],
+        prevent_initial_call=True,
+    )
+    def run(n_clicks: int | None, data: dict[str, Any], tab: str, dark: bool) -> tuple[Any, ...]:
+        view = View.from_json(data)
+        socket = ctx.websocket
+        with services.jobs.start(tab) as job:
+            set_props(ids.STUDY_BAR, {"value": 0})
+            set_props(ids.STUDY_STATUS, {"children": "Starting"})
+            live = Live(job, view, bool(dark), lambda: socket is not None and socket.is_shutdown)
+            result = run_study(services, view, live, job)
+        key = services.results.keep(result, 2**20)
+        kept = finished(view, key, result)
+        return (kept, no_update, None) if view.study == "sweep" else (no_update, kept, None)
+
+    @app.callback(
+        Output(ids.STUDY_STATUS, "children", allow_duplicate=True),
+        Input(ids.STUDY_CANCEL, "n_clicks"),
+        State(ids.TAB_ID, "data"),
+        prevent_initial_call=True,
+    )
+    def cancel(n_clicks: int | None, tab: str) -> str:
+        return "Cancelling" if services.jobs.cancel(tab) else ""
+
+    @app.callback(
+        Output(ids.SWEEP_MAP, "figure"),
+        Output(ids.SWEEP_TABLE, "rowData"),
+        Output(ids.SWEEP_CAPTION, "children"),
+        Output(ids.SWEEP_EMPTY, "hidden"),
+        Output(ids.SWEEP_BODY, "hidden"),
+        Input(ids.SWEEP, "data"),
+        Input(ids.HEADS, "value"),
+        Input(ids.DARK, "data"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def draw_sweep(
+        kept: dict[str, Any] | None, heads: list[str], dark: bool, data: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        scores = services.results.get(kept["key"]) if kept else None
+        if scores is None:
+            return (no_update,) * 5
+        view = View.from_json({**data, "heads": heads})
+        figure = sweep_map(scores, view, bool(dark))
+        if ctx.triggered_id != ids.SWEEP:
+            return figure, no_update, no_update, no_update, no_update
+        return figure, ranking_table(scores), sweep_caption(scores), True, False
+
+    @app.callback(
+        Output(ids.SEARCH_TRACE, "figure"),
+        Output(ids.SEARCH_TABLE, "rowData"),
+        Output(ids.SEARCH_SENTENCES, "children"),
+        Output(ids.SEARCH_EMPTY, "hidden"),
+        Output(ids.SEARCH_BODY, "hidden"),
+        Output(ids.USE_HEADS, "disabled"),
+        Input(ids.SEARCH, "data"),
+        Input(ids.DARK, "data"),
+        prevent_initial_call=True,
+    )
+    def draw_search(kept: dict[str, Any] | None, dark: bool) -> tuple[Any, ...]:
+        result = services.results.get(kept["key"]) if kept else None
+        if result is None:
+            return (no_update,) * 6
+        return (
+            trace_figure(result, dark=bool(dark)),
+            steps_table(result),
+            sentences(result),
+            True,
+            False,
+            not result.heads,
+        )
+
+    @app.callback(
+        Output(ids.TARGET, "data", allow_duplicate=True),
+        Output(ids.TARGET_PICKER, "data", allow_duplicate=True),
+        Output(ids.TARGET_PICKER, "value", allow_duplicate=True),
+        Output(ids.TARGET_TEXT, "value"),
+        Output(ids.TARGET_TEXT, "error"),
+        Input(ids.TARGET_TEXT, "value"),
+        State(ids.MODEL, "data"),
+        State(ids.TARGET_PICKER, "data"),
+        prevent_initial_call=True,
+    )
+    def type_target(text: str, model_name: str, choices: list[dict[str, str]]) -> tuple[Any, ...]:
+        if not text:
+            return no_update, no_update, no_update, no_update, no_update
+        model = services.model(model_name)
+        token = model.describe_token(model.resolve_token(text))
+        choice = {"value": str(token.id), "label": token.label}
+        known = {option["value"] for option in choices}
+        listed = choices if choice["value"] in known else [*choices, choice]
+        return token.id, listed, choice["value"], "", None
+
+    _register_clientside(app)
+
+
+def sweep_caption(scores: HeadScores) -> str:
+    """Say what the numbers of a sweep are."""
+    n_done = len(scores.ranked())
+    of = f" of {words.count(scores.values.size, 'head')}" if scores.stopped == "cancelled" else ""
+    heads = words.count(n_done, "head") if not of else str(n_done)
+    target = f" for {scores.target.label}" if scores.target is not None else ""
+    stopped = ", cancelled" if of else ""
+    return f"{scores.metric.label}{target}, {heads}{of}{stopped}. Click a head to add it."
+
+
+def _register_clientside(app: Dash) -> None:
+    app.clientside_callback(
+        browser("showStudy"),
+        Output(ids.STUDY_HELP, "children"),
+        Output(ids.SWEEP_OPTIONS, "hidden"),
+        Output(ids.SEARCH_OPTIONS, "hidden"),
+        Output(ids.TARGET_OPTIONS, "hidden"),
+        Output(ids.SWEEP_RESULT, "hidden"),
+        Output(ids.SEARCH_RESULT, "hidden"),
+        Input(ids.STUDY, "value"),
+        Input(ids.METRIC, "value"),
+        State(ids.LIMITS, "data"),
+    )
+    app.clientside_callback(
+        browser("chooseTarget"),
+        Output(ids.TARGET, "data", allow_duplicate=True),
+        Output(ids.TARGET_TEXT, "error", allow_duplicate=True),
+        Input(ids.TARGET_PICKER, "value"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("useHeads"),
+        Output(ids.HEADS, "value", allow_duplicate=True),
+        Output(ids.ABLATE, "checked", allow_duplicate=True),
+        Input(ids.USE_HEADS, "n_clicks"),
+        State(ids.SEARCH, "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("addRow"),
+        Output(ids.HEADS, "value", allow_duplicate=True),
+        Input(ids.SWEEP_TABLE, "cellClicked"),
+        Input(ids.SWEEP_TABLE, "eventData"),
+        Input(ids.SEARCH_TABLE, "cellClicked"),
+        Input(ids.SEARCH_TABLE, "eventData"),
+        State(ids.HEADS, "value"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("toggleHeadOnMap"),
+        Output(ids.HEADS, "value", allow_duplicate=True),
+        Output(ids.SWEEP_MAP, "clickData"),
+        Input(ids.SWEEP_MAP, "clickData"),
+        State(ids.HEADS, "value"),
+        prevent_initial_call=True,
+    )

@@ -1,0 +1,179 @@
+"""What the chosen view shows, computed at most once.
+
+A run is known by its content: model, tokens, and what was ablated. Of each run the page keeps
+predictions by position and attention by head, within a budget of memory; what is missing is
+asked of the model in one forward pass. Nothing here belongs to a browser tab.
+"""
+
+import threading
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from cachetools import LRUCache
+
+from ablation.metrics import compare
+from ablation.types import Ablation, Comparison
+from models.errors import ErrorKind, UserError
+from models.types import AttentionMaps, Head, Prediction, TokenizedPrompt
+
+if TYPE_CHECKING:
+    from models.language_model import LanguageModel
+
+Value = TypeVar("Value")
+
+TOP_TOKENS = 20
+"""How many of the likeliest tokens a kept prediction lists."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What the page shows for one view."""
+
+    prompt: TokenizedPrompt
+    before: Prediction
+    after: Prediction | None
+    """None while nothing is ablated."""
+    comparison: Comparison | None
+    maps: AttentionMaps
+    """Of the ablated run when something is ablated."""
+    problem: UserError | None = None
+    """Why the ablation asked for could not be done; the rest is the clean run then."""
+
+
+class Memory:
+    """The values kept, the least recently used going first when the budget is spent."""
+
+    def __init__(self, max_bytes: int = 512 * 2**20) -> None:
+        self._values: LRUCache[Hashable, tuple[int, Any]] = LRUCache(
+            max_bytes, getsizeof=lambda item: item[0]
+        )
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Any:
+        with self._lock:
+            item = self._values.get(key)
+        return None if item is None else item[1]
+
+    def put(self, key: Hashable, value: Any, n_bytes: int) -> None:
+        """Keep a value; one larger than the whole budget is not kept."""
+        with self._lock:
+            if n_bytes <= self._values.maxsize:
+                self._values[key] = (n_bytes, value)
+
+
+class Runs:
+    """Asks models what is not known yet."""
+
+    def __init__(self, memory: Memory | None = None) -> None:
+        self._memory = memory or Memory()
+        self._locks: dict[str, threading.Lock] = {}
+        self._locks_lock = threading.Lock()
+
+    def outcome(
+        self,
+        model: "LanguageModel",
+        prompt: TokenizedPrompt,
+        position: int | None,
+        heads: Sequence[Head],
+        ablation: Ablation | None,
+    ) -> Outcome:
+        """Return what a view shows: the clean run, and the ablated one if there is an ablation.
+
+        Args:
+            heads: those whose attention is shown.
+            ablation: None, or one without heads, for the clean run alone.
+
+        Raises:
+            UserError: the position or a head does not exist.
+        """
+        read = model.resolve_position(prompt, position)
+        asked = model.check_heads(heads)
+        if ablation is None or not ablation.heads:
+            before, maps = self._measure(model, prompt, read, asked, None)
+            return Outcome(prompt, before, None, None, maps)
+        before, _ = self._measure(model, prompt, read, (), None)
+        try:
+            after, maps = self._measure(model, prompt, read, asked, ablation)
+        except UserError as problem:
+            _, maps = self._measure(model, prompt, read, asked, None)
+            return Outcome(prompt, before, None, None, maps, problem)
+        return Outcome(prompt, before, after, compare(before, after), maps)
+
+    def _measure(
+        self,
+        model: "LanguageModel",
+        prompt: TokenizedPrompt,
+        position: int,
+        heads: Sequence[Head],
+        ablation: Ablation | None,
+    ) -> tuple[Prediction, AttentionMaps]:
+        run = (model.name, prompt.ids, _content(ablation))
+        # Two panels ask for the same run at the same moment: the second finds it done.
+        with self._lock_of(model.name):
+            prediction: Prediction | None = self._memory.get((run, position))
+            known = {head: self._memory.get((run, head)) for head in heads}
+            missing = tuple(head for head, value in known.items() if value is None)
+            if missing or prediction is None:
+                answer = model.run(
+                    prompt, position=position, heads=missing, ablation=ablation, top_k=TOP_TOKENS
+                )
+                prediction = answer.prediction
+                self._memory.put((run, position), prediction, prediction.log_probs.nbytes)
+                for head, value in zip(missing, answer.attention.values, strict=True):
+                    known[head] = value.copy()  # a view would keep the maps of all heads alive
+                    self._memory.put((run, head), known[head], value.nbytes)
+        n = len(prompt)
+        values = np.stack([known[h] for h in heads]) if heads else np.zeros((0, n, n), np.float32)
+        return prediction, AttentionMaps(tuple(heads), values, prompt, ablation is not None)
+
+    def _lock_of(self, model_name: str) -> threading.Lock:
+        with self._locks_lock:
+            return self._locks.setdefault(model_name, threading.Lock())
+
+
+def _content(ablation: Ablation | None) -> Hashable:
+    if ablation is None:
+        return None
+    return (ablation.heads, ablation.intervention.spec, ablation.positions)
+
+
+def parse_positions(text: str, n_tokens: int) -> tuple[int, ...] | None:
+    """Read positions as people type them: "3, 5-7"; nothing, or "all", means all of them.
+
+    Raises:
+        UserError: a part that cannot be read, or a position that the prompt does not have.
+    """
+    if text.strip().lower() in ("", "all"):
+        return None
+    chosen: set[int] = set()
+    for part in (part.strip() for part in text.split(",")):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        last = last if dash else first
+        if not all(p.isascii() and p.isdigit() and len(p) < 8 for p in (first, last)):
+            raise UserError(
+                ErrorKind.POSITION,
+                f"Cannot read {part!r} as positions; write them like 3, 5-7, or leave it empty.",
+            )
+        low, high = int(first), int(last)
+        if low > high or high >= n_tokens:
+            raise UserError(
+                ErrorKind.POSITION,
+                f"{part!r} is outside the prompt, whose positions are 0 to {n_tokens - 1}.",
+            )
+        chosen.update(range(low, high + 1))
+    return tuple(sorted(chosen))
+
+
+def format_positions(positions: Sequence[int] | None) -> str:
+    """Write positions so that `parse_positions` reads the same: runs as ranges, all as nothing."""
+    if positions is None:
+        return ""
+    runs: list[list[int]] = []
+    for position in positions:
+        if runs and position == runs[-1][1] + 1:
+            runs[-1][1] = position
+        else:
+            runs.append([position, position])
+    return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in runs)

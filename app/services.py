@@ -1,0 +1,157 @@
+"""What the callbacks share: the models, what was computed with them, and the long work.
+
+There is one of these for a page server. Nothing in it belongs to one browser tab, but for a
+tab's running job and the results it holds a key to.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ablation.interventions import INTERVENTIONS, Intervention
+from ablation.types import Ablation
+from app.examples import BUILTIN_HEADS, interesting_heads, spread_heads
+from app.jobs import Jobs
+from app.runs import Memory, Outcome, Runs, parse_positions
+from app.view import InterventionForm, View
+from models.errors import ErrorKind, UserError
+from models.types import Head, TokenizedPrompt
+
+if TYPE_CHECKING:
+    from models.language_model import LanguageModel
+
+MAX_FIRST_LOOK_BYTES = 256 * 2**20
+"""Attention of every head is measured to choose the first ones only up to this much memory."""
+
+
+class Registry(Protocol):
+    """What the page needs of `models.registry.Registry`."""
+
+    def get(self, name: str, progress: Callable[[str], None] | None = None) -> "LanguageModel": ...
+    def available(self) -> list[str]: ...
+
+
+class Results:
+    """Finished studies under keys that only the page which ran them knows."""
+
+    def __init__(self) -> None:
+        self._memory = Memory(64 * 2**20)
+
+    def keep(self, result: Any, n_bytes: int) -> str:
+        key = uuid.uuid4().hex
+        self._memory.put(key, result, n_bytes)
+        return key
+
+    def get(self, key: str) -> Any:
+        """Return the result, or None if it had to make room for others."""
+        return self._memory.get(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The one argument that every panel's `register` takes beside the app."""
+
+    registry: Registry
+    default_model: str = "builtin"
+    runs: Runs = field(default_factory=Runs)
+    jobs: Jobs = field(default_factory=Jobs)
+    results: Results = field(default_factory=Results)
+
+    def model(self, name: str, progress: Callable[[str], None] | None = None) -> "LanguageModel":
+        """Return a model, loading it if need be; raise `UserError` if it cannot be loaded."""
+        return self.registry.get(name, progress=progress)
+
+    def outcome(self, view: View, heads: Sequence[Head]) -> Outcome:
+        """Return what a view shows, with the attention of `heads`.
+
+        An ablation that cannot be done leaves the clean run and says why in `problem`.
+
+        Raises:
+            UserError: the clean run itself cannot be done.
+        """
+        model = self.model(view.model)
+        prompt = model.tokenize(view.prompt, view.bos)
+        ablation, problem = None, None
+        if view.ablate and view.heads:
+            try:
+                ablation = Ablation(view.heads, *intervention_of(view, prompt))
+            except UserError as error:
+                problem = error
+        outcome = self.runs.outcome(model, prompt, view.position, heads, ablation)
+        return replace(outcome, problem=problem or outcome.problem)
+
+    def settled(self, view: View, model: "LanguageModel") -> View:
+        """Return the view with everything left open decided for this model.
+
+        Raises:
+            UserError: the prompt cannot be used with this model.
+        """
+        prompt = model.tokenize(view.prompt, view.bos)
+        if model.kind == "masked" and view.position is None:
+            view, prompt = _with_mask(view, prompt, model)
+        position = view.position if view.position in range(len(prompt)) else None
+        bos = model.info.adds_bos if view.bos is None else view.bos
+        existing = set(model.all_heads())
+        heads = tuple(head for head in view.heads or () if head in existing)
+        if view.heads is None or (view.heads and not heads):
+            heads = first_heads(model, prompt)
+        return replace(
+            view,
+            model=model.name,
+            bos=bos,
+            position=model.resolve_position(prompt, position),
+            heads=heads,
+        )
+
+
+def intervention_of(
+    view: View, prompt: TokenizedPrompt
+) -> tuple[Intervention, tuple[int, ...] | None]:
+    """Return the intervention that a view describes and the positions it acts on.
+
+    Raises:
+        UserError: the form is unfinished, or the positions are not the prompt's.
+    """
+    return build_intervention(view.intervention), parse_positions(view.acted, len(prompt))
+
+
+def build_intervention(form: InterventionForm) -> Intervention:
+    """Make the intervention that a form describes; raise `UserError` if it does not yet."""
+    entry = INTERVENTIONS.get(form.name)
+    if entry is None:
+        raise UserError(
+            ErrorKind.INTERVENTION,
+            f"There is no intervention {form.name!r}; choose one from the list.",
+        )
+    return entry.build(**dict(form.values))
+
+
+def form_problem(form: InterventionForm) -> UserError | None:
+    """Return what is wrong with the form of an intervention, or None."""
+    try:
+        build_intervention(form)
+    except UserError as error:
+        return error
+    return None
+
+
+def first_heads(model: "LanguageModel", prompt: TokenizedPrompt) -> tuple[Head, ...]:
+    """Return the heads that the page opens with."""
+    everything = model.all_heads()
+    if model.name == "builtin" and set(BUILTIN_HEADS) <= set(everything):
+        return BUILTIN_HEADS
+    if len(everything) * len(prompt) ** 2 * 4 > MAX_FIRST_LOOK_BYTES:
+        return spread_heads(model.n_layers, model.n_heads)
+    return interesting_heads(model.attention(prompt, everything))
+
+
+def _with_mask(
+    view: View, prompt: TokenizedPrompt, model: "LanguageModel"
+) -> tuple[View, TokenizedPrompt]:
+    """Give a prompt its mask token at the end if it has none: there the model predicts."""
+    mask = model.info.mask_token
+    if mask is None or mask in view.prompt:
+        return view, prompt
+    view = replace(view, prompt=f"{view.prompt} {mask}")
+    return view, model.tokenize(view.prompt, view.bos)

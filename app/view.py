@@ -1,0 +1,206 @@
+"""The view: everything a person chose on the page, as one value.
+
+It is what the browser keeps and what a link carries. Results are not part of it: they can be
+computed again. Its JSON form holds for each field exactly what the page's control of it holds.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from app.examples import EXAMPLES
+from models.types import Head
+
+TABS = ("attention", "study")
+STUDIES = ("sweep", "generic", "targeted")
+SCALES = ("shared", "own")
+MAX_PROMPT_CHARACTERS = 200_000
+"""A longer prompt is refused before it is tokenised: no model here could show its attention."""
+MAX_CHOSEN_HEADS = 4096
+MIN_SIZE, MAX_SIZE = 160, 640
+"""Edge of one attention map, in CSS pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterventionForm:
+    """An intervention as its form holds it: a name of `INTERVENTIONS`, and what was typed.
+
+    It may be unfinished; `build` of the entry says what is missing.
+    """
+
+    name: str = "zero"
+    values: tuple[tuple[str, str | float], ...] = ()
+    """(parameter, value) in the order of their names."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "values": dict(self.values)}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is asked and how it is shown. The defaults are what an empty page opens with."""
+
+    model: str = "builtin"
+    prompt: str = EXAMPLES[0].text
+    bos: bool | None = None
+    """Whether a beginning-of-sequence token goes in front; None: what the tokenizer does."""
+    position: int | None = None
+    """The position read; None: the last one, or the masked one."""
+    heads: tuple[Head, ...] | None = None
+    """The chosen heads; None: some that are interesting on this prompt."""
+    intervention: InterventionForm = InterventionForm()
+    ablate: bool = False
+    """Whether the chosen heads are ablated."""
+    acted: str = ""
+    """The positions that the intervention acts on, as typed: "3, 5-7"; empty: all of them."""
+    tab: str = "attention"
+    threshold: float = 0.0
+    """Weights below it are not drawn."""
+    scale: str = "shared"
+    """"shared": one colour scale for all maps; "own": each map has its own."""
+    log: bool = False
+    size: int = 300
+    watched: int | None = None
+    """The vocabulary id whose rank is shown; None: the token most likely before."""
+    metric: str = "kl"
+    study: str = "sweep"
+    target: int | None = None
+    """The vocabulary id that a targeted study works towards."""
+    max_heads: int = 10
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data from which `from_json` makes the same view."""
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        data["heads"] = None if self.heads is None else [head.short for head in self.heads]
+        data["intervention"] = self.intervention.to_json()
+        return data
+
+    @staticmethod
+    def from_json(data: object) -> "View":
+        """Read a view from data that came from outside.
+
+        Missing fields take their default and unknown ones are ignored, so that links of other
+        versions open.
+
+        Raises:
+            ValueError: `data` is no mapping, or a field holds what cannot be in it.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"a view is a mapping, not {type(data).__name__}")
+        return View(
+            **{name: read(name, data[name]) for name, read in _READERS.items() if name in data}
+        )
+
+
+def _text(longest: int) -> Callable[[str, object], str]:
+    def read(name: str, value: object) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= longest:
+            raise ValueError(f"{name} must be a text of 1 to {longest} characters")
+        # Half of a surrogate pair is no character, and UTF-8 cannot carry it.
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    return read
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, not {value!r}")
+    return value
+
+
+def _whole(low: int, high: int) -> Callable[[str, object], int]:
+    def read(name: str, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+        return value
+
+    return read
+
+
+def _fraction(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    if not math.isfinite(value) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be from 0 to 1, not {value!r}")
+    return float(value)
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str, object], str]:
+    def read(name: str, value: object) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        return value
+
+    return read
+
+
+def _optional(read: Callable[[str, object], Any]) -> Callable[[str, object], Any]:
+    return lambda name, value: None if value is None else read(name, value)
+
+
+def head_from_text(text: object) -> Head:
+    """Read the notation of one head, "5.3".
+
+    Raises:
+        ValueError: `text` is anything else.
+    """
+    layer, dot, head = text.partition(".") if isinstance(text, str) else ("", "", "")
+    digits = layer.isascii() and head.isascii() and layer.isdigit() and head.isdigit()
+    if not dot or not digits or len(layer) > 4 or len(head) > 4:
+        raise ValueError(f"a head is written layer.head, as in 5.3, not {text!r}")
+    return Head(int(layer), int(head))
+
+
+def _heads(name: str, value: object) -> tuple[Head, ...]:
+    if not isinstance(value, list | tuple) or len(value) > MAX_CHOSEN_HEADS:
+        raise ValueError(f"{name} must be a list of at most {MAX_CHOSEN_HEADS} heads")
+    return tuple(dict.fromkeys(head_from_text(text) for text in value))
+
+
+def _form(name: str, value: object) -> InterventionForm:
+    if not isinstance(value, Mapping) or not isinstance(value.get("values"), Mapping):
+        raise ValueError(f"{name} must hold a name and values")
+    entered = sorted(
+        (_text(100)(name, key), _entered(key, entry))
+        for key, entry in value["values"].items()
+        if entry not in (None, "")
+    )
+    return InterventionForm(_text(100)(name, value.get("name")), tuple(entered))
+
+
+def _entered(name: str, value: object) -> str | float:
+    if isinstance(value, str):
+        return _text(MAX_PROMPT_CHARACTERS)(name, value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number or a text, not {value!r}")
+    return value
+
+
+def _typed(name: str, value: object) -> str:
+    return "" if value in ("", None) else _text(1000)(name, value)
+
+
+_TOKEN = _optional(_whole(0, 10_000_000))
+
+_READERS: Mapping[str, Callable[[str, object], Any]] = {
+    "model": _text(1000),
+    "prompt": _text(MAX_PROMPT_CHARACTERS),
+    "bos": _optional(_flag),
+    "position": _optional(_whole(0, MAX_PROMPT_CHARACTERS)),
+    "heads": _optional(_heads),
+    "intervention": _form,
+    "ablate": _flag,
+    "acted": _typed,
+    "tab": _one_of(TABS),
+    "threshold": _fraction,
+    "scale": _one_of(SCALES),
+    "log": _flag,
+    "size": _whole(MIN_SIZE, MAX_SIZE),
+    "watched": _TOKEN,
+    "metric": _text(100),
+    "study": _one_of(STUDIES),
+    "target": _TOKEN,
+    "max_heads": _whole(1, MAX_CHOSEN_HEADS),
+}
+"""How each field is read and checked."""

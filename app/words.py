@@ -1,0 +1,22 @@
+"""Numbers and tokens as the page writes them."""
+
+import math
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with so many digits after the point; infinity as a sign."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "∞" if value > 0 else "−∞"
+
+
+def count(n: int, noun: str) -> str:
+    """Write a number of things: "1 head", "6 heads"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def parameters(n: int) -> str:
+    """Write a model's size: 135M, 7.2B."""
+    for limit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if n >= limit:
+            value = n / limit
+            return f"{value:.1f}{letter}" if value < 10 else f"{value:.0f}{letter}"
+    return str(n)

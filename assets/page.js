@@ -1,0 +1,312 @@
+// The part of the page that needs no server: gathering the view, pure view toggles, keys.
+// Every function here is a clientside callback registered by a panel of `app`.
+
+(function () {
+  "use strict";
+
+  const HEADS_SEPARATOR = ".";
+
+  function skip() {
+    return window.dash_clientside.no_update;
+  }
+
+  function triggered() {
+    return window.dash_clientside.callback_context.triggered;
+  }
+
+  function triggeredId() {
+    return window.dash_clientside.callback_context.triggered_id;
+  }
+
+  function same(a, b) {
+    return JSON.stringify(a) === JSON.stringify(b);
+  }
+
+  function toggled(chosen, head) {
+    return chosen.includes(head) ? chosen.filter((other) => other !== head) : [...chosen, head];
+  }
+
+  // "L5H3" -> "5.3"
+  function shortName(head) {
+    const match = /^L(\d+)H(\d+)$/.exec(head || "");
+    return match ? match[1] + HEADS_SEPARATOR + match[2] : null;
+  }
+
+  const page = {
+    // The view is what the controls hold; it is known once a model is.
+    gather(...values) {
+      const old = values.pop();
+      const limits = values.pop();
+      const view = {};
+      limits.fields.forEach((field, i) => {
+        view[field] = values[i] === undefined ? null : values[i];
+      });
+      if (view.model === null || view.prompt === null || same(view, old)) {
+        return skip();
+      }
+      // A field that is being edited may be empty for a moment.
+      if (old && (view.max_heads === "" || view.max_heads === null)) {
+        view.max_heads = old.max_heads;
+      }
+      return view;
+    },
+
+    readFragment(tab) {
+      if (!page.listening) {
+        page.listening = true;
+        window.addEventListener("hashchange", () => {
+          window.dash_clientside.set_props("fragment-in", { data: window.location.hash || "#" });
+        });
+        // Other tabs may share the connection, so its end does not tell that this page has gone.
+        window.addEventListener("pagehide", (event) => {
+          if (!event.persisted) {
+            navigator.sendBeacon("/leave/" + tab);
+          }
+        });
+      }
+      return window.location.hash || "#";
+    },
+
+    writeFragment(fragment) {
+      const bare = window.location.pathname + window.location.search;
+      window.history.replaceState(null, "", fragment ? bare + "#" + fragment : bare);
+    },
+
+    share(clicks, fragment) {
+      if (!clicks) {
+        return skip();
+      }
+      const say = (message, color) => [
+        { action: "show", id: "share-" + clicks, message, color, autoClose: 4000 },
+      ];
+      if (!fragment) {
+        return say("The prompt is too long to be put into a link.", "orange");
+      }
+      const link = window.location.href.split("#")[0] + "#" + fragment;
+      if (!navigator.clipboard) {
+        return say("Copy the link from the address bar: it always holds this view.", "blue");
+      }
+      return navigator.clipboard.writeText(link).then(
+        () => say("The link to this view is copied.", "teal"),
+        () => say("Copy the link from the address bar: it always holds this view.", "blue")
+      );
+    },
+
+    toggleDark(clicks, dark) {
+      if (!clicks) {
+        const wanted = window.matchMedia("(prefers-color-scheme: dark)").matches;
+        return dark === null || dark === undefined ? wanted : skip();
+      }
+      return !dark;
+    },
+
+    applyDark(dark) {
+      document.documentElement.style.colorScheme = dark ? "dark" : "light";
+      return dark ? "dark" : "light";
+    },
+
+    // --- prompt ---
+
+    requestPrompt(clicks, example, bos, prompt, bosUsed, limits) {
+      const nothing = [skip(), skip(), skip(), skip()];
+      const cause = triggeredId();
+      if (prompt === null || prompt === undefined) {
+        return nothing;
+      }
+      if (cause === "examples") {
+        if (!example) {
+          return nothing;
+        }
+        return [{ text: example, bos, at: Date.now() }, example, null, null];
+      }
+      // Read from the field itself: the component reports what is typed only a moment later.
+      const text = document.getElementById("prompt-text").value;
+      if (cause === "bos" && bos === bosUsed) {
+        return nothing;
+      }
+      if (text.length > limits.maxPrompt) {
+        const long = text.length.toLocaleString("en");
+        const most = limits.maxPrompt.toLocaleString("en");
+        const sentence =
+          "The prompt has " + long + " characters; at most " + most + " can be shown. Shorten it.";
+        return [skip(), skip(), sentence, skip()];
+      }
+      return [{ text, bos, at: Date.now() }, skip(), null, skip()];
+    },
+
+    chooseToken() {
+      const cause = triggeredId();
+      if (!cause || !triggered()[0].value) {
+        return [skip(), skip()];
+      }
+      return [cause.index, { position: cause.index, at: Date.now() }];
+    },
+
+    markToken(position, ids, classes) {
+      ids.forEach((id, i) => {
+        const read = id.index === position;
+        const bare = classes[i].replace(" read", "");
+        const wanted = read ? bare + " read" : bare;
+        if (wanted !== classes[i]) {
+          window.dash_clientside.set_props(id, {
+            className: wanted,
+            tabIndex: read ? 0 : -1,
+            "aria-pressed": read ? "true" : "false",
+          });
+        }
+      });
+      return skip();
+    },
+
+    openQuery() {
+      const click = triggered()[0];
+      const point = click && click.value && click.value.points && click.value.points[0];
+      return point ? { position: Number(point.y), at: Date.now() } : skip();
+    },
+
+    closeToken() {
+      return true;
+    },
+
+    // --- heads ---
+
+    toggleHeadOnMap(click, chosen) {
+      if (!click) {
+        return [skip(), skip()];
+      }
+      const point = click.points[0];
+      // Forgetting the click lets the same cell be clicked again.
+      return [toggled(chosen, point.y + HEADS_SEPARATOR + point.x), null];
+    },
+
+    clearHeads(clicks) {
+      return clicks ? [] : skip();
+    },
+
+    countHeads(chosen, shape) {
+      if (!shape) {
+        return "";
+      }
+      return chosen.length + " of " + shape.n_layers * shape.n_heads;
+    },
+
+    dropHead(clicks, chosen) {
+      const cause = triggeredId();
+      if (!cause || !triggered()[0].value) {
+        return skip();
+      }
+      return chosen.filter((head) => head !== cause.head);
+    },
+
+    addRow(sweepCell, sweepKey, searchCell, searchKey, chosen) {
+      const event = triggered()[0] && triggered()[0].value;
+      const head = event && shortName(event.rowId || event.data);
+      return head && !chosen.includes(head) ? [...chosen, head] : skip();
+    },
+
+    useHeads(clicks, found) {
+      return clicks && found ? [found.heads, true] : [skip(), skip()];
+    },
+
+    showMore(clicks, prompt, model, pages) {
+      return triggeredId() === "show-more" ? pages + 1 : 1;
+    },
+
+    // --- tokens chosen from a list ---
+
+    watchChosen(value, watched) {
+      const id = value === null || value === undefined ? null : Number(value);
+      return id === (watched === undefined ? null : watched) ? skip() : id;
+    },
+
+    chooseTarget(value) {
+      return [value === null || value === undefined ? null : Number(value), null];
+    },
+
+    // --- study ---
+
+    showStudy(kind, metric, limits) {
+      const sweep = kind === "sweep";
+      const aboutTarget = kind === "targeted" || (sweep && limits.targetMetrics.includes(metric));
+      return [limits.studyHelp[kind], !sweep, sweep, !aboutTarget, !sweep, sweep];
+    },
+  };
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, { page });
+
+  // --- keys ---
+
+  function onPromptKey(event) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      event.stopPropagation();
+      document.getElementById("prompt-run").click();
+    }
+  }
+
+  // The tokens are one stop of the Tab key; arrows move among them.
+  function onTokenKey(event, token) {
+    const moves = { ArrowRight: "next", ArrowLeft: "previous", Home: "first", End: "last" };
+    const move = moves[event.key];
+    if (!move) {
+      return;
+    }
+    event.preventDefault();
+    const goal = {
+      next: token.nextElementSibling,
+      previous: token.previousElementSibling,
+      first: token.parentElement.firstElementChild,
+      last: token.parentElement.lastElementChild,
+    }[move];
+    if (goal) {
+      goal.focus();
+    }
+  }
+
+  document.addEventListener(
+    "keydown",
+    (event) => {
+      if (event.target.id === "prompt-text") {
+        onPromptKey(event);
+      } else if (event.target.classList && event.target.classList.contains("token")) {
+        onTokenKey(event, event.target);
+      }
+    },
+    true
+  );
+
+  // --- functions that components take as properties ---
+
+  const MODELS_SHOWN = 200;
+
+  window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
+    // All models as long as nothing new is typed.
+    filterModels({ options, search }) {
+      const typed = search.trim().toLowerCase();
+      const known = options.some((option) => option.value === search);
+      const fitting = options.filter((option) => option.label.toLowerCase().includes(typed));
+      return (known || !typed ? options : fitting).slice(0, MODELS_SHOWN);
+    },
+
+    // Heads are found by both notations, "L5H3" and "5.3".
+    filterHeads({ options, search }) {
+      const typed = search.trim().toLowerCase();
+      if (!typed) {
+        return options;
+      }
+      const fits = (item) => item.label.toLowerCase().startsWith(typed) || item.value.startsWith(typed);
+      return options
+        .map((group) => ({ ...group, items: group.items.filter(fits) }))
+        .filter((group) => group.items.length > 0);
+    },
+  });
+
+  window.dashAgGridFunctions = Object.assign({}, window.dashAgGridFunctions, {
+    gridRowChosen(params, setEventData) {
+      if (params.event && (params.event.key === "Enter" || params.event.key === " ")) {
+        params.event.preventDefault();
+        setEventData(params.data.head);
+      }
+    },
+  });
+})();

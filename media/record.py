@@ -1,0 +1,230 @@
+"""Records the two pictures of the README from the running page on the built-in model.
+
+    .venv/bin/pip install -q -r tests/requirements.txt && .venv/bin/python media/record.py
+
+starts the server, drives Chromium through two short sessions and writes
+`select_prompt_and_heads.gif` and `run_ablation_study.gif` beside this file. Nothing is staged:
+waiting times are shortened in the playback, what is on the screen is what was computed.
+"""
+
+import io
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+SIZE = {"width": 1280, "height": 800}
+SHOWN_WIDTH = 1000
+"""Pixels across in the GIF."""
+COLOURS = 224
+START_SECONDS = 300
+STUDY_MILLISECONDS = 180_000
+
+POINTER = """() => {
+    const dot = document.createElement("div");
+    dot.style.cssText = "position:fixed;width:18px;height:18px;border-radius:50%;z-index:9999;" +
+        "pointer-events:none;background:rgba(213,94,0,.45);border:2px solid rgb(213,94,0);" +
+        "transform:translate(-50%,-50%);left:640px;top:780px";
+    document.body.append(dot);
+    document.addEventListener("mousemove", (event) => {
+        dot.style.left = event.clientX + "px";
+        dot.style.top = event.clientY + "px";
+    }, true);
+}"""
+"""A dot that follows the mouse: screenshots do not show the pointer."""
+
+
+@dataclass
+class Recorder:
+    """Collects frames of a page, each with the time it stays on the screen."""
+
+    page: Page
+    frames: list[Image.Image] = field(default_factory=list)
+    milliseconds: list[int] = field(default_factory=list)
+
+    def shoot(self, milliseconds: int) -> None:
+        """Add what the page shows now; a frame equal to the last one lengthens it instead."""
+        picture = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
+        height = round(picture.height * SHOWN_WIDTH / picture.width)
+        picture = picture.resize((SHOWN_WIDTH, height), Image.Resampling.LANCZOS)
+        if self.frames and picture.tobytes() == self.frames[-1].tobytes():
+            self.milliseconds[-1] += milliseconds
+            return
+        self.frames.append(picture)
+        self.milliseconds.append(milliseconds)
+
+    def click(self, target: Locator, milliseconds: int = 700) -> None:
+        """Move to a thing, show that, click it."""
+        target.scroll_into_view_if_needed()
+        target.hover()
+        self.shoot(500)
+        target.click()
+        self.page.wait_for_timeout(150)
+        self.shoot(milliseconds)
+
+    def type(self, target: Locator, text: str) -> None:
+        """Replace what stands in a field, a few characters a frame."""
+        target.click()
+        target.press("Control+a")
+        for start in range(0, len(text), 4):
+            target.press_sequentially(text[start : start + 4])
+            self.shoot(120)
+
+    def save(self, path: Path) -> None:
+        """Write an animated GIF with one palette for all frames."""
+        palette = _palette(self.frames)
+        quantized = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in self.frames]
+        quantized[0].save(
+            path,
+            save_all=True,
+            append_images=quantized[1:],
+            duration=self.milliseconds,
+            loop=0,
+            optimize=False,
+        )
+        size = path.stat().st_size / 1e6
+        print(f"{path.name}: {len(self.frames)} frames, {size:.2f} MB")
+
+
+def _palette(frames: list[Image.Image]) -> Image.Image:
+    """Return one palette that suits frames from all over the film."""
+    chosen = frames[:: max(1, len(frames) // 6)] + frames[-1:]
+    width, height = chosen[0].size
+    sheet = Image.new("RGB", (width, height * len(chosen)))
+    for i, frame in enumerate(chosen):
+        sheet.paste(frame, (0, i * height))
+    return sheet.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
+
+
+def open_page(page: Page, url: str) -> Recorder:
+    """Open the page afresh and wait until it stands."""
+    page.goto(url)
+    expect(page.locator("#attention-grid .main-svg").first).to_be_visible(timeout=60_000)
+    expect(page.locator("#prediction-figure .main-svg").first).to_be_visible(timeout=60_000)
+    page.wait_for_timeout(1500)
+    page.evaluate(POINTER)
+    return Recorder(page)
+
+
+def settle(page: Page, milliseconds: int = 1800) -> None:
+    """Let the page finish what a click started; this is a film, not a test."""
+    page.wait_for_timeout(milliseconds)
+
+
+def record_prompt_and_heads(page: Page, url: str) -> None:
+    """Type a prompt, choose heads three ways, read another position, switch heads off."""
+    film = open_page(page, url)
+    film.shoot(1800)
+    text = page.locator("#prompt-text")
+    film.type(text, "The cat sat on the mat. The cat sat on the")
+    text.press("Enter")
+    settle(page)
+    film.shoot(1500)
+    film.click(page.locator("#heads-clear"))
+    notation = page.locator("#heads-text")
+    film.type(notation, "17.3, 18.6, 11.1, 8.0")
+    notation.press("Enter")
+    settle(page)
+    film.shoot(1800)
+    token = page.locator("#token-strip button").nth(8)
+    film.click(token)
+    settle(page)
+    film.shoot(1600)
+    if page.locator("#token-close").is_visible():
+        film.click(page.locator("#token-close"))
+    film.click(page.locator("#token-strip button").last)
+    settle(page)
+    if page.locator("#token-close").is_visible():
+        film.click(page.locator("#token-close"))
+    switch = page.locator("label[for='ablate'], #ablate").first
+    switch.hover()
+    film.shoot(400)
+    page.locator("#ablate").click(force=True)
+    settle(page, 2500)
+    film.shoot(3500)
+    film.save(HERE / "select_prompt_and_heads.gif")
+
+
+def record_study(page: Page, url: str) -> None:
+    """Run the targeted study on the first example and use the heads that it finds."""
+    film = open_page(page, url)
+    film.shoot(1200)
+    film.click(page.get_by_role("tab", name="Ablation study"))
+    film.click(page.locator("#study").get_by_text("Targeted"))
+    film.click(page.locator("#target-picker"), 900)
+    film.click(page.get_by_role("option").filter(has_text="John").first)
+    page.locator("#study-run").hover()
+    film.shoot(500)
+    page.locator("#study-run").click()
+    use = page.locator("#use-heads")
+    waited = 0
+    while use.is_disabled() and waited < STUDY_MILLISECONDS:
+        page.wait_for_timeout(1000)
+        waited += 1000
+        film.shoot(350)
+    expect(use).to_be_enabled()
+    settle(page)
+    film.shoot(2500)
+    film.click(use)
+    settle(page, 3000)
+    film.shoot(2500)
+    film.click(page.get_by_role("tab", name="Attention"))
+    settle(page, 2500)
+    film.shoot(3500)
+    film.save(HERE / "run_ablation_study.gif")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_served(url: str, server: "subprocess.Popen[bytes]") -> None:
+    for _ in range(START_SECONDS * 2):
+        if server.poll() is not None:
+            sys.exit("The server did not start.")
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except (urllib.error.URLError, TimeoutError):
+            try:
+                server.wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+        else:
+            return
+    sys.exit("The server did not answer.")
+
+
+def main() -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/"
+    server = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "--port", str(port)])
+    try:
+        wait_until_served(url, server)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
+                args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+            )
+            for record in (record_prompt_and_heads, record_study):
+                page = browser.new_page(viewport=SIZE)
+                record(page, url)
+                page.close()
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()

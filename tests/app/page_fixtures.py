@@ -1,0 +1,81 @@
+"""What the tests of the page share: tiny models under short names, and a server of the page."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import uvicorn
+from dash import Dash
+from tiny import byte_level_tokenizer, tiny_directory, tiny_torch_model
+
+from app import create_app
+from app.server import guarded
+from models.errors import ErrorKind, UserError
+from models.language_model import LanguageModel
+from models.registry import load_model
+
+START_SECONDS = 30
+
+
+@cache
+def _loaded(name: str) -> LanguageModel:
+    directory = _deep_directory() if name == "deep" else tiny_directory(name)
+    model = load_model(str(directory), device="cpu")
+    model.name = name
+    return model
+
+
+def _deep_directory() -> Path:
+    """Write a model with enough heads for a study to be seen while it runs."""
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 16, "hidden_size": 64}
+    directory = Path(mkdtemp(prefix="tiny-deep-"))
+    tiny_torch_model("llama", num_hidden_layers=16, **heads).save_pretrained(directory)
+    byte_level_tokenizer().save_pretrained(directory)
+    return directory
+
+
+class Shelf:
+    """A registry of tiny models under short names."""
+
+    names = ("llama", "gpt2", "bert", "deep")
+
+    def get(self, name: str, progress: Callable[[str], None] | None = None) -> LanguageModel:
+        if name not in self.names:
+            raise UserError(ErrorKind.MODEL, f"There is no model {name!r} on this machine.")
+        if progress is not None:
+            progress(f"Loading {name}")
+        return _loaded(name)
+
+    def available(self) -> list[str]:
+        return list(self.names)
+
+
+def make_page(default_model: str = "llama") -> Dash:
+    return create_app(Shelf(), default_model)
+
+
+@contextmanager
+def serving(app: Dash) -> Iterator[str]:
+    """Serve a page on a free port, guarded as in earnest; yield its address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        guarded_app = guarded(app.server, "127.0.0.1", app.csp_hashes())
+        config = uvicorn.Config(guarded_app, log_level="warning", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not server.started:
+            if time.monotonic() > deadline or not thread.is_alive():
+                raise RuntimeError("the page's server did not start")
+            time.sleep(0.02)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join(10)

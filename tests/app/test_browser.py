@@ -1,0 +1,510 @@
+"""The page in Chromium, on tiny models: what a person does, and what they then see.
+
+Every test ends with an empty console and without a request to another host.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from page_fixtures import make_page, serving
+from playwright.sync_api import Browser, Page, Playwright, expect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+TIMEOUT = 30_000  # ms; two busy cores draw a first figure in a few seconds
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium; apt install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    expect.set_options(timeout=TIMEOUT)
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(make_page()) as url:
+        yield url
+
+
+@pytest.fixture
+def open_page(chromium: Browser, address: str) -> Iterator[Callable[..., Page]]:
+    """A function that opens the page in a new browser profile and waits until it is drawn."""
+    complaints: list[str] = []
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+
+    def open_one(fragment: str = "", drawn: bool = True) -> Page:
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT)
+        page.on("console", lambda m: _complain(complaints, m.type, m.text))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("request", lambda r: _check_host(complaints, address, r.url))
+        page.goto(address + fragment)
+        if drawn:
+            wait_until_drawn(page)
+        return page
+
+    yield open_one
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page_open(open_page: Callable[..., Page]) -> Page:
+    """The page, opened without a link."""
+    return open_page()
+
+
+def _complain(complaints: list[str], kind: str, text: str) -> None:
+    if kind in ("error", "warning"):
+        complaints.append(f"{kind}: {text}")
+
+
+def _check_host(complaints: list[str], address: str, url: str) -> None:
+    own = (address, address.replace("http", "ws"), "data:", "blob:")
+    if not url.startswith(own):
+        complaints.append(f"request to another host: {url}")
+
+
+def wait_until_drawn(page: Page) -> None:
+    expect(page.locator("#prediction-figure .main-svg").first).to_be_visible()
+    expect(page.locator("#attention-grid .map-card .main-svg").first).to_be_visible()
+
+
+def maps(page: Page) -> list[str]:
+    """Return the heads whose maps stand on the page."""
+    labels = page.locator(".map-card [role=img]").evaluate_all(
+        "cards => cards.map((card) => card.getAttribute('aria-label'))"
+    )
+    return [label.removeprefix("Attention of head ") for label in labels]
+
+
+def expect_maps(page: Page, n: int) -> None:
+    expect(page.locator(".map-card")).to_have_count(n)
+
+
+def switch(page: Page, name: str) -> None:
+    """Press a switch by the keyboard, as its input is hidden behind its track."""
+    page.get_by_role("switch", name=name).focus()
+    page.keyboard.press("Space")
+
+
+def run_prompt(page: Page, text: str) -> None:
+    page.locator("#prompt-text").fill(text)
+    page.keyboard.press("Enter")
+
+
+def open_study(page: Page, kind: str = "Every head") -> None:
+    page.get_by_role("tab", name="Ablation study").click()
+    page.get_by_text(kind, exact=True).click()
+
+
+def use_deep_model(page: Page) -> None:
+    page.get_by_role("textbox", name="Model").fill("deep")
+    page.keyboard.press("Enter")
+    expect(page.locator("#model-facts")).to_contain_text("16 layers × 16 heads")
+
+
+# --- first look, prompt, tokens ---
+
+
+def test_the_page_opens_with_the_example_run_and_heads_drawn(page_open: Page) -> None:
+    expect(page_open.locator("#prompt-text")).to_have_value(
+        "When Mary and John went to the store, John gave a drink to"
+    )
+    assert len(maps(page_open)) == 3
+    expect(page_open.locator("#prediction-caption")).to_contain_text("after")
+    expect(page_open.get_by_role("button", name="self-check passed")).to_be_visible()
+
+
+def test_nothing_essential_is_below_the_fold(page_open: Page) -> None:
+    for place in ("#ablate", "#intervention-kind", "#heads-map", "#watched-picker", "#study-run"):
+        if place == "#study-run":
+            open_study(page_open)
+        box = page_open.locator(place).bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= 800
+    overflow = page_open.evaluate("document.documentElement.scrollHeight > window.innerHeight")
+    assert not overflow
+
+
+def test_enter_runs_a_prompt_and_shift_enter_starts_a_line(page_open: Page) -> None:
+    run_prompt(page_open, "The key to the cabinets")
+    expect(page_open.locator("#token-strip")).to_have_text(re.compile("cabinets$"))
+    box = page_open.locator("#prompt-text")
+    box.fill("one")
+    page_open.keyboard.press("Shift+Enter")
+    page_open.keyboard.type("two")
+    expect(box).to_have_value("one\ntwo")
+
+
+def test_an_example_is_run(page_open: Page) -> None:
+    page_open.get_by_role("textbox", name="Example prompts").click()
+    page_open.get_by_role("option", name="Capital of France").click()
+    expect(page_open.locator("#prompt-text")).to_have_value("The capital of France is")
+    expect(page_open.locator("#token-strip")).to_have_text(re.compile("is$"))
+
+
+def test_a_token_is_chosen_by_mouse_and_keyboard(page_open: Page) -> None:
+    page_open.locator(".token").nth(3).click()
+    expect(page_open.locator("#prediction-caption")).to_contain_text("position 3")
+    expect(page_open.locator("#token-panel")).to_contain_text("embedding norm")
+    expect(page_open.locator(".token").nth(3)).to_have_attribute("aria-pressed", "true")
+    page_open.locator(".token").nth(3).focus()
+    page_open.keyboard.press("ArrowRight")
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator("#prediction-caption")).to_contain_text("position 4")
+    expect(page_open.locator(".token.read")).to_have_count(1)
+    page_open.get_by_role("button", name="Close the token panel").click()
+    expect(page_open.locator("#token-panel")).to_be_hidden()
+
+
+def test_the_start_token_is_a_visible_switch(page_open: Page) -> None:
+    n_tokens = page_open.locator(".token").count()
+    switch(page_open, "beginning-of-sequence")
+    expect(page_open.locator(".token")).to_have_count(n_tokens + 1)
+    expect(page_open.locator(".token").first).to_have_class(re.compile("special"))
+
+
+def test_prompt_text_is_never_read_as_html(page_open: Page) -> None:
+    attack = "<img src=x onerror=alert(1)><b>bold</b> $\\alpha$"
+    page_open.on("dialog", lambda dialog: pytest.fail("the prompt was run as code"))
+    run_prompt(page_open, attack)
+    expect(page_open.locator("#token-strip")).to_contain_text(">")
+    shown = "".join(page_open.locator(".token").all_text_contents()).replace("·", " ")
+    assert shown == attack
+    page_open.locator(".token").first.click()
+    expect(page_open.locator("#token-panel")).to_be_visible()
+    assert page_open.locator("img[src=x], .token b").count() == 0
+
+
+def test_an_empty_prompt_is_refused_beside_it_and_the_old_one_stays(page_open: Page) -> None:
+    run_prompt(page_open, "")
+    expect(page_open.locator(".left")).to_contain_text("empty")
+    expect(page_open.locator(".token").first).to_have_text("Whe")
+    run_prompt(page_open, "The key")
+    expect(page_open.locator(".left")).not_to_contain_text("empty")
+
+
+@pytest.mark.parametrize("text", ["word " * 5_000, "x" * 1_000_000], ids=["tokens", "megabyte"])
+def test_a_prompt_that_is_too_long_is_refused_quickly(page_open: Page, text: str) -> None:
+    before = page_open.url
+    page_open.locator("#prompt-text").evaluate(
+        """(box, text) => {
+            const set = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set;
+            set.call(box, text);
+            box.dispatchEvent(new Event('input', { bubbles: true }));
+        }""",
+        text,
+    )
+    page_open.get_by_role("button", name="Run", exact=True).click()
+    expect(page_open.locator(".left")).to_contain_text(re.compile("at most|context|long"))
+    assert page_open.url == before
+
+
+# --- heads ---
+
+
+def test_heads_are_chosen_in_three_ways(page_open: Page) -> None:
+    page_open.get_by_role("button", name="Clear").click()
+    expect(page_open.locator("#attention-empty")).to_be_visible()
+    expect_maps(page_open, 0)
+
+    page_open.get_by_role("textbox", name="Chosen heads").fill("1.2")
+    page_open.get_by_role("option", name="L1H2").click()
+    page_open.keyboard.press("Escape")
+    expect_maps(page_open, 1)
+
+    page_open.get_by_role("textbox", name="Add heads").fill("0.3, 2.*")
+    page_open.keyboard.press("Enter")
+    expect_maps(page_open, 6)
+
+    plot = page_open.locator("#heads-map .nsewdrag").bounding_box()
+    assert plot is not None
+    page_open.mouse.click(plot["x"] + plot["width"] / 8, plot["y"] + plot["height"] * 5 / 6)
+    expect_maps(page_open, 7)
+    assert maps(page_open) == ["L1H2", "L0H3", "L2H0", "L2H1", "L2H2", "L2H3", "L0H0"]
+    page_open.mouse.click(plot["x"] + plot["width"] / 8, plot["y"] + plot["height"] * 5 / 6)
+    expect_maps(page_open, 6)
+
+
+def test_a_map_is_closed_by_its_button(page_open: Page) -> None:
+    first = maps(page_open)[0]
+    page_open.get_by_role("button", name=f"Take {first} out of the choice").click()
+    expect_maps(page_open, 2)
+    assert first not in maps(page_open)
+
+
+def test_notation_that_cannot_be_read_is_refused_beside_it(page_open: Page) -> None:
+    page_open.get_by_role("textbox", name="Add heads").fill("77.1")
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator(".left")).to_contain_text("77.1")
+    assert len(maps(page_open)) == 3
+
+
+def test_a_cell_opens_its_query_token(page_open: Page) -> None:
+    plot = page_open.locator(".map-card .nsewdrag").first.bounding_box()
+    assert plot is not None
+    n = page_open.locator(".token").count()
+    page_open.mouse.click(plot["x"] + plot["width"] * 0.5 / n, plot["y"] + plot["height"] * 2.5 / n)
+    expect(page_open.locator("#token-panel")).to_contain_text("position2")
+
+
+def test_many_heads_are_drawn_on_demand(page_open: Page) -> None:
+    use_deep_model(page_open)
+    page_open.get_by_role("textbox", name="Add heads").fill("0-1.*")
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator("#show-more")).to_be_visible()
+    expect_maps(page_open, 24)
+    page_open.locator("#show-more").click()
+    expect(page_open.locator("#show-more")).to_be_hidden()
+    assert len(maps(page_open)) > 24
+
+
+# --- intervention ---
+
+
+def _prediction(page: Page) -> str:
+    return page.locator("#prediction-numbers").inner_text()
+
+
+def test_ablating_moves_the_prediction_and_back(page_open: Page) -> None:
+    clean = _prediction(page_open)
+    switch(page_open, "Ablate the chosen heads")
+    expect(page_open.locator("#prediction-numbers")).to_contain_text("KL")
+    expect(page_open.locator("#attention-note")).to_contain_text("ablated run")
+    zero = _prediction(page_open)
+    page_open.get_by_role("textbox", name="Intervention", exact=True).click()
+    page_open.get_by_role("option", name="Scale").click()
+    expect(page_open.get_by_label("Factor")).to_have_value("0.5")
+    expect(page_open.locator("#attention-note")).to_contain_text("scale by 0.5")
+    expect(page_open.locator("#prediction-numbers")).not_to_have_text(zero)
+    switch(page_open, "Ablate the chosen heads")
+    expect(page_open.locator("#attention-note")).to_contain_text("clean run")
+    expect(page_open.locator("#prediction-numbers")).to_have_text(
+        re.compile(r"\s*".join(map(re.escape, clean.split())))
+    )
+
+
+def test_an_intervention_that_does_not_fit_says_so(page_open: Page) -> None:
+    switch(page_open, "Ablate the chosen heads")
+    page_open.get_by_role("textbox", name="Intervention", exact=True).click()
+    page_open.get_by_role("option", name="Resample").click()
+    page_open.get_by_label("Source prompt").fill("short")
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator("#intervention-error")).to_contain_text("equal length")
+    page_open.get_by_role("textbox", name="Intervention", exact=True).click()
+    page_open.get_by_role("option", name="Zero").click()
+    expect(page_open.locator("#intervention-error")).to_be_empty()
+
+
+def test_a_watched_token_shows_its_rank(page_open: Page) -> None:
+    page_open.get_by_role("textbox", name="Watched token: type").fill(" Mary and")
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator(".right")).to_contain_text("tokens")
+    page_open.get_by_role("textbox", name="Watched token: type").fill(" Mary")
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator("#prediction-numbers")).to_contain_text("rank of")
+
+
+# --- studies ---
+
+
+def test_a_sweep_ranks_heads_that_can_be_added(page_open: Page) -> None:
+    page_open.get_by_role("button", name="Clear").click()
+    open_study(page_open)
+    page_open.get_by_role("button", name="Run study").click()
+    expect(page_open.locator("#sweep-caption")).to_contain_text("12 heads")
+    cell = page_open.locator("#sweep-table .ag-row[row-index='0'] .ag-cell[col-id=head]")
+    best = cell.inner_text()
+    cell.click()
+    expect(page_open.locator("#heads-count")).to_have_text("1 of 12")
+    expect(page_open.get_by_role("button", name="Run study")).to_be_enabled()
+    page_open.get_by_role("tab", name="Attention").click()
+    expect_maps(page_open, 1)
+    assert maps(page_open) == [best]
+
+
+def test_a_row_is_added_by_the_keyboard(page_open: Page) -> None:
+    page_open.get_by_role("button", name="Clear").click()
+    open_study(page_open)
+    page_open.get_by_role("button", name="Run study").click()
+    expect(page_open.locator("#sweep-caption")).to_contain_text("12 heads")
+    page_open.locator("#sweep-table .ag-header-cell").first.focus()
+    page_open.keyboard.press("ArrowDown")
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator("#heads-count")).to_have_text("1 of 12")
+
+
+def test_a_search_shows_progress_and_is_cancelled_with_what_it_found(page_open: Page) -> None:
+    use_deep_model(page_open)
+    open_study(page_open, "Generic")
+    page_open.get_by_label("Heads, at most").fill("200")
+    page_open.get_by_role("button", name="Run study").click()
+    expect(page_open.locator("#study-status")).to_contain_text("left")
+    expect(page_open.locator("#search-table .ag-row").first).to_be_visible()
+    expect(page_open.get_by_role("button", name="Run study")).to_be_disabled()
+    page_open.get_by_role("button", name="Cancel").click()
+    expect(page_open.locator("#search-sentences")).to_contain_text("Cancelled")
+    expect(page_open.get_by_role("button", name="Run study")).to_be_enabled()
+    expect(page_open.locator("#study-progress")).to_be_hidden()
+
+
+def test_a_targeted_search_is_put_to_use(page_open: Page) -> None:
+    open_study(page_open, "Targeted")
+    page_open.get_by_role("textbox", name="or type any token").fill("more than one")
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator("#target-options")).to_contain_text("tokens")
+    page_open.get_by_role("textbox", name="Target token").click()
+    page_open.locator("[role=option]:visible").nth(2).click()
+    page_open.get_by_role("button", name="Run study").click()
+    use = page_open.get_by_role("button", name="Use these heads")
+    expect(use).to_be_enabled()
+    expect(page_open.locator("#search-trace .main-svg").first).to_be_visible()
+    use.click()
+    expect(page_open.get_by_role("switch", name="Ablate the chosen heads")).to_be_checked()
+    page_open.get_by_role("tab", name="Attention").click()
+    expect(page_open.locator("#attention-note")).to_contain_text("ablated run")
+
+
+def test_an_option_typed_just_before_the_study_runs_counts(page_open: Page) -> None:
+    open_study(page_open, "Generic")
+    page_open.get_by_label("Heads, at most").fill("1")
+    page_open.get_by_role("button", name="Run study").click()
+    expect(page_open.get_by_role("button", name="Use these heads")).to_be_enabled()
+    expect(page_open.locator("#search-sentences")).to_contain_text("limit")
+    expect(page_open.locator("#search-table .ag-center-cols-container .ag-row")).to_have_count(1)
+
+
+def test_a_target_must_be_chosen(page_open: Page) -> None:
+    open_study(page_open, "Targeted")
+    page_open.get_by_role("button", name="Run study").click()
+    expect(page_open.locator("#target-options")).to_contain_text("Choose")
+    expect(page_open.get_by_role("button", name="Run study")).to_be_enabled()
+
+
+def test_two_tabs_study_at_once_and_closing_one_leaves_the_other(
+    open_page: Callable[..., Page],
+) -> None:
+    first, second = open_page(), open_page()
+    for page in (first, second):
+        use_deep_model(page)
+        open_study(page, "Generic")
+        page.get_by_label("Heads, at most").fill("200")
+        page.get_by_role("button", name="Run study").click()
+    for page in (first, second):
+        expect(page.locator("#search-table .ag-row").first).to_be_visible()
+    first.close()
+    n_rows = second.locator("#search-table .ag-row").count()
+    expect(second.locator("#search-table .ag-row").nth(n_rows)).to_be_visible()
+    second.get_by_role("button", name="Cancel").click()
+    expect(second.locator("#search-sentences")).to_contain_text("Cancelled")
+
+
+# --- model, link, theme ---
+
+
+def test_a_model_that_is_not_there_leaves_the_old_one(page_open: Page) -> None:
+    picker = page_open.get_by_role("textbox", name="Model")
+    picker.fill("no/such-model")
+    page_open.keyboard.press("Enter")
+    expect(page_open.get_by_role("alert").first).to_contain_text("no/such-model")
+    expect(page_open.locator("#model-facts")).to_contain_text("3 layers")
+    expect(picker).to_be_enabled()
+    expect(picker).to_have_value("llama")
+    run_prompt(page_open, "The key to the cabinets")
+    expect(page_open.locator("#token-strip")).to_have_text(re.compile("cabinets$"))
+
+
+def test_a_model_is_picked_from_the_list(page_open: Page) -> None:
+    page_open.get_by_role("textbox", name="Model").click()
+    page_open.get_by_role("option", name="gpt2").click()
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator("#model-picker")).to_have_value("gpt2")
+    expect(page_open).to_have_url(re.compile("#1"))
+    wait_until_drawn(page_open)
+
+
+def test_reloading_keeps_the_view(page_open: Page) -> None:
+    run_prompt(page_open, "The key to the cabinets")
+    expect(page_open.locator("#token-strip")).to_have_text(re.compile("cabinets$"))
+    page_open.locator(".token").nth(1).click()
+    switch(page_open, "Ablate the chosen heads")
+    expect(page_open.locator("#attention-note")).to_contain_text("ablated run")
+    link = page_open.url
+    expect(page_open).not_to_have_url(re.compile("#$"))
+    page_open.wait_for_function("document.readyState === 'complete'")
+    page_open.reload()
+    wait_until_drawn(page_open)
+    expect(page_open.locator("#attention-note")).to_contain_text("ablated run")
+    expect(page_open.locator("#prediction-caption")).to_contain_text("position 1")
+    expect(page_open.locator("#prompt-text")).to_have_value("The key to the cabinets")
+    assert "#1." in link
+
+
+def test_a_shared_link_opens_the_same_view(open_page: Callable[..., Page]) -> None:
+    first = open_page()
+    run_prompt(first, "The key to the cabinets")
+    expect(first.locator("#token-strip")).to_have_text(re.compile("cabinets$"))
+    first.wait_for_function("document.title && location.hash.length > 10")
+    before = first.url
+    first.get_by_role("button", name="Copy a link").click()
+    expect(first.get_by_text("The link to this view is copied.")).to_be_visible()
+    link = first.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(before.split("#")[0])
+    second = open_page("#" + link.split("#")[1])
+    expect(second.locator("#prompt-text")).to_have_value("The key to the cabinets")
+
+
+def test_a_damaged_link_opens_a_new_page_with_one_notice(open_page: Callable[..., Page]) -> None:
+    page = open_page("#1.damaged")
+    expect(page.get_by_role("alert")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_contain_text("damaged")
+    expect(page.locator(".token").first).to_have_text("Whe")
+
+
+def test_dark_reaches_page_figures_and_tables(page_open: Page) -> None:
+    def surface(place: str) -> str:
+        return page_open.locator(place).first.evaluate("e => getComputedStyle(e).backgroundColor")
+
+    light = [surface(place) for place in (".column", ".map-card", "body")]
+    page_open.get_by_role("button", name="Switch between light and dark").click()
+    expect(page_open.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
+    assert all(
+        a != b for a, b in zip(light, map(surface, (".column", ".map-card", "body")), strict=True)
+    )
+    title = page_open.locator(".map-card .gtitle").first
+    expect(title).to_have_css("fill", "rgb(231, 235, 239)")
+    page_open.reload()
+    wait_until_drawn(page_open)
+    expect(page_open.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
+
+
+def test_the_self_check_opens_to_its_numbers(page_open: Page) -> None:
+    page_open.get_by_role("button", name="self-check passed").focus()
+    page_open.keyboard.press("Enter")
+    expect(page_open.get_by_text("Proved at load")).to_be_visible()
+
+
+def test_all_controls_are_reached_by_the_tab_key(page_open: Page) -> None:
+    reached = set()
+    page_open.locator("body").press("Tab")
+    for _ in range(80):
+        reached.add(
+            page_open.evaluate("document.activeElement.id || document.activeElement.className")
+        )
+        page_open.keyboard.press("Tab")
+    controls = (
+        "model-picker share dark-toggle prompt-text prompt-run bos heads heads-text heads-clear "
+        "ablate intervention-kind acted-text watched-picker watched-text"
+    )
+    assert set(controls.split()) <= reached

@@ -1,0 +1,463 @@
+"""The page without a browser: its layout, its callbacks as plain functions, its errors."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+from dash import Dash, Patch, html
+from dash._callback_context import context_value
+from dash._utils import AttributeDict
+from page_fixtures import make_page
+
+from ablation.interventions import INTERVENTIONS
+from ablation.types import Progress
+from app import controls, ids
+from app.notices import INTERNAL, show_error
+from app.panels import attention, page, prediction, study
+from app.panels.intervention import STARTERS, parameter_fields, starter
+from app.services import Services, build_intervention, first_heads
+from app.view import InterventionForm, View
+from models.errors import ErrorKind, UserError
+from models.language_model import LanguageModel
+from models.types import Head
+
+
+@pytest.fixture(scope="module")
+def dash_page() -> Dash:
+    return make_page()
+
+
+@pytest.fixture
+def services() -> Services:
+    from page_fixtures import Shelf
+
+    return Services(Shelf(), "llama")
+
+
+@pytest.fixture
+def settled(services: Services) -> View:
+    return services.settled(View(model="llama"), services.model("llama"))
+
+
+def _callback(app: Dash, output: str) -> Callable[..., Any]:
+    """Return the plain function of the callback that writes `output`, given as "id.property"."""
+    for name, entry in app.callback_map.items():
+        if output in name.strip(".").split("...") and "callback" in entry:
+            return entry["callback"].__wrapped__
+    raise LookupError(output)
+
+
+class _Socket:
+    """Stands where Dash puts the websocket of a callback: keeps what was set on the page."""
+
+    is_shutdown = False
+
+    def __init__(self) -> None:
+        self.props: dict[str, Any] = {}
+
+    def set_prop_sync(self, component: str, prop: str, value: Any) -> None:
+        self.props[f"{component}.{prop}"] = value
+
+
+@contextmanager
+def _in_callback(triggered: str = "") -> Iterator[_Socket]:
+    socket = _Socket()
+    context = AttributeDict(
+        triggered_inputs=[{"prop_id": triggered, "value": 1}], dash_websocket=socket
+    )
+    token = context_value.set(context)
+    try:
+        yield socket
+    finally:
+        context_value.reset(token)
+
+
+# --- the layout and the callbacks agree ---
+
+
+def _parts(layout: Any) -> dict[str, Any]:
+    """Return the components of a layout that have an id."""
+    parts = [layout, *layout._traverse()]
+    named = [(str(part.id), part) for part in parts if getattr(part, "id", None) is not None]
+    assert len({name for name, _ in named}) == len(named), "an id is used twice"
+    return dict(named)
+
+
+def _outputs(callback: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (id, property) of what a callback writes; a callback may write nothing."""
+    names = callback["output"].strip(".").split("...")
+    pairs = [name.split("@")[0].rpartition(".") for name in names]
+    return [(component, prop) for component, _, prop in pairs if component]
+
+
+def test_every_id_of_a_callback_is_in_the_layout(dash_page: Dash) -> None:
+    known = _parts(dash_page.layout())
+    for callback in dash_page._callback_list:
+        named = [name for name, _ in _outputs(callback)]
+        named += [part["id"] for part in (*callback["inputs"], *callback["state"])]
+        for name in named:
+            if not name.startswith("{"):  # one of many, made while the page runs
+                assert name in known, callback["output"]
+
+
+def test_every_property_of_a_callback_exists(dash_page: Dash) -> None:
+    components = _parts(dash_page.layout())
+    for callback in dash_page._callback_list:
+        parts = [*callback["inputs"], *callback["state"]]
+        pairs = [*((part["id"], part["property"]) for part in parts), *_outputs(callback)]
+        for name, prop in pairs:
+            if name in components:
+                assert prop in components[name]._prop_names, f"{name}.{prop}"
+
+
+def test_each_load_of_the_page_is_a_tab_of_its_own(dash_page: Dash) -> None:
+    def tab() -> str:
+        return _parts(dash_page.layout())[ids.TAB_ID].data
+
+    assert tab() != tab()
+
+
+def test_nothing_comes_from_another_host(dash_page: Dash) -> None:
+    for link in ("http://", "https://", "//cdn"):
+        head = dash_page.index_string.replace("http://www.w3.org", "")
+        assert link not in head
+        assert link not in str(dash_page._generate_scripts_html())
+        assert link not in str(dash_page._generate_css_dist_html())
+
+
+def test_importing_the_page_is_cheap() -> None:
+    code = "import sys, app; print([m for m in ('torch', 'dash', 'plotly') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- opening a view ---
+
+
+def test_a_new_page_opens_with_the_example_and_heads(services: Services) -> None:
+    view, model, problem = page.open_first(services, View(model="llama"), View(model="llama"))
+    assert problem is None
+    assert view.prompt.startswith("When Mary and John")
+    assert view.position == len(model.tokenize(view.prompt)) - 1
+    assert view.heads
+    assert view.bos is False
+
+
+def test_a_link_to_a_model_that_is_not_there_opens_the_default(services: Services) -> None:
+    default = View(model="llama")
+    view, model, problem = page.open_first(services, View(model="nowhere"), default)
+    assert (view.model, model.name) == ("llama", "llama")
+    assert "nowhere" in (problem or "")
+
+
+def test_a_default_that_is_not_there_is_an_error(services: Services) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        page.open_first(services, View(model="nowhere"), View(model="nowhere"))
+
+
+def test_a_damaged_link_opens_the_default_with_one_notice() -> None:
+    view, notice = page.opened("#1.damaged", View(model="llama"))
+    assert view == View(model="llama")
+    assert notice is not None
+
+
+def test_the_opened_view_fills_every_output(services: Services, settled: View) -> None:
+    filled = page.filled(services, settled, services.model("llama"))
+    assert len(filled) == len(controls.CONTROLS) + len(page.EXTRA_OUTPUTS)
+
+
+def test_another_model_keeps_the_heads_that_it_has(services: Services, settled: View) -> None:
+    from dataclasses import replace
+
+    view = replace(settled, heads=(Head(0, 1), Head(12, 3)), watched=5, target=5)
+    deep, _ = page.switched(services, view, "deep")
+    back, _ = page.switched(services, deep, "llama")
+    assert deep.heads == (Head(0, 1), Head(12, 3))
+    assert back.heads == (Head(0, 1),)
+    assert back.watched is None
+    assert back.target is None
+
+
+def test_a_masked_model_gets_a_mask_to_predict_at(services: Services, settled: View) -> None:
+    view, model = page.switched(services, settled, "bert")
+    tokens = model.tokenize(view.prompt, view.bos)
+    assert tokens.labels[view.position] == "[MASK]"
+
+
+def test_no_heads_stay_no_heads(services: Services) -> None:
+    view = services.settled(View(model="llama", heads=()), services.model("llama"))
+    assert view.heads == ()
+
+
+def test_first_heads_exist(services: Services) -> None:
+    model = services.model("deep")
+    heads = first_heads(model, model.tokenize("The key to the cabinets"))
+    assert len(heads) == 6
+    assert model.check_heads(heads) == heads
+
+
+# --- prediction and attention ---
+
+
+def _view(settled: View, **changes: Any) -> dict[str, Any]:
+    from dataclasses import replace
+
+    return replace(settled, **changes).to_json()
+
+
+def test_the_prediction_is_the_models(
+    services: Services, settled: View, llama: LanguageModel
+) -> None:
+    outcome = services.outcome(settled, ())
+    expected = llama.predict(llama.tokenize(settled.prompt))
+    assert outcome.before.top[0].id == expected.top[0].id
+    assert outcome.after is None
+
+
+def test_switching_the_intervention_on_shows_both_runs(dash_page: Dash, settled: View) -> None:
+    draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
+    off = draw(_view(settled), False)
+    on = draw(_view(settled, ablate=True), False)
+    assert [len(result[1].data) for result in (off, on)] == [1, 2]
+    assert on[6:] == ("", None)
+
+
+def test_an_ablation_that_cannot_be_done_says_why_and_leaves_the_clean_run(
+    dash_page: Dash, settled: View
+) -> None:
+    draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
+    form = InterventionForm("resample", (("source", "too short"),))
+    *_, problem, positions = draw(_view(settled, ablate=True, intervention=form), False)
+    assert "equal length" in problem
+    assert positions is None
+    grid = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
+    _, _, note, *_ = grid(_view(settled, ablate=True, intervention=form), False, 1, None)
+    assert "clean run" in str(note)
+
+
+def test_positions_outside_the_prompt_are_refused_at_their_field(
+    dash_page: Dash, settled: View
+) -> None:
+    draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
+    *_, problem, positions = draw(_view(settled, ablate=True, acted="99"), False)
+    assert problem == ""
+    assert "outside the prompt" in positions
+
+
+def test_rows_of_the_prediction_stay_ten(services: Services, settled: View) -> None:
+    from dataclasses import replace
+
+    view = replace(settled, ablate=True, heads=tuple(services.model("llama").all_heads()))
+    outcome = services.outcome(view, ())
+    n = prediction.shown_tokens(outcome.before, outcome.after)
+    assert outcome.after is not None
+    shown = {t.id for t in (*outcome.before.top[:n], *outcome.after.top[:n])}
+    assert 1 < len(shown) <= prediction.SHOWN_TOKENS
+
+
+def test_text_of_several_tokens_cannot_be_watched(dash_page: Dash) -> None:
+    watch = _callback(dash_page, f"{ids.WATCHED_TEXT}.value")
+    *_, error = watch("several tokens here", "llama")
+    assert "token" in error
+
+
+def test_adding_a_head_draws_only_its_map(dash_page: Dash, settled: View) -> None:
+    draw = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
+    few = _view(settled, heads=(Head(0, 0), Head(1, 1)), scale="own")
+    _, drawn, *_ = draw(few, False, 1, None)
+    more = _view(settled, heads=(Head(0, 0), Head(1, 1), Head(2, 2)), scale="own")
+    grid, drawn, *_ = draw(more, False, 1, drawn)
+    assert isinstance(grid, Patch)
+    operations = grid.to_plotly_json()["operations"]
+    assert [operation["operation"] for operation in operations] == ["Append"]
+    assert drawn["heads"] == ["0.0", "1.1", "2.2"]
+
+
+def test_taking_a_head_away_draws_nothing(dash_page: Dash, settled: View) -> None:
+    draw = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
+    three = _view(settled, heads=(Head(0, 0), Head(1, 1), Head(2, 2)), scale="own")
+    _, drawn, *_ = draw(three, False, 1, None)
+    two = _view(settled, heads=(Head(0, 0), Head(2, 2)), scale="own")
+    grid, *_ = draw(two, False, 1, drawn)
+    operations = grid.to_plotly_json()["operations"]
+    assert [(o["operation"], o["location"]) for o in operations] == [("Delete", [1])]
+
+
+def test_another_order_draws_all_maps() -> None:
+    assert attention.changes(["0.0", "1.1"], ["1.1", "0.0"], []) is None
+
+
+def test_another_threshold_draws_all_maps(dash_page: Dash, settled: View) -> None:
+    draw = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
+    _, drawn, *_ = draw(_view(settled, heads=(Head(0, 0),)), False, 1, None)
+    grid, *_ = draw(_view(settled, heads=(Head(0, 0),), threshold=0.3), False, 1, drawn)
+    assert isinstance(grid, list)
+    assert isinstance(grid[0], html.Div)
+
+
+def test_many_maps_are_drawn_on_demand(dash_page: Dash, services: Services, settled: View) -> None:
+    deep, _ = page.switched(services, settled, "deep")
+    draw = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
+    data = _view(deep, heads=tuple(services.model("deep").all_heads()))
+    grid, _, _, empty, no_more, label = draw(data, False, 1, None)
+    assert len(grid) == attention.MAPS_AT_ONCE
+    assert (empty, no_more) == (True, False)
+    assert label == f"Show more ({256 - attention.MAPS_AT_ONCE} heads left)"
+
+
+def test_no_heads_say_what_to_do(dash_page: Dash, settled: View) -> None:
+    draw = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
+    grid, _, _, empty_hidden, *_ = draw(_view(settled, heads=()), False, 1, None)
+    assert grid == []
+    assert not empty_hidden
+
+
+def test_typed_heads_are_added_to_the_choice(dash_page: Dash) -> None:
+    add = _callback(dash_page, f"{ids.HEADS_TEXT}.value")
+    shape = {"n_layers": 3, "n_heads": 4}
+    assert add("0.1, 2.*", ["0.1"], shape) == (["0.1", "2.0", "2.1", "2.2", "2.3"], "", None)
+    with pytest.raises(UserError, match=r"7\.1"):
+        add("7.1", [], shape)
+
+
+# --- interventions ---
+
+
+@pytest.mark.parametrize("name", INTERVENTIONS)
+def test_each_intervention_has_a_form_from_the_table(name: str) -> None:
+    fields = parameter_fields(starter(name))
+    assert len(fields) == len(INTERVENTIONS[name].parameters)
+
+
+@pytest.mark.parametrize("name", [name for name in INTERVENTIONS if name != "resample"])
+def test_each_intervention_starts_ready_but_for_another_prompt(name: str) -> None:
+    assert build_intervention(starter(name)).spec.startswith(name)
+
+
+def test_starters_are_of_interventions_and_their_parameters() -> None:
+    for name, values in STARTERS.items():
+        assert set(values) <= {p.name for p in INTERVENTIONS[name].parameters}
+
+
+# --- studies ---
+
+
+def _finished_study(dash_page: Dash, data: dict[str, Any], tab: str = "tab") -> tuple[Any, _Socket]:
+    run = _callback(dash_page, f"{ids.SWEEP}.data")
+
+    def inside() -> tuple[Any, _Socket]:
+        with _in_callback(f"{ids.STUDY_RUN}.n_clicks") as socket:
+            return run(1, data, tab, False), socket
+
+    return copy_context().run(inside)
+
+
+def test_a_sweep_shows_progress_and_leaves_its_scores(
+    dash_page: Dash, settled: View, llama: LanguageModel
+) -> None:
+    from ablation.sweep import sweep_heads
+
+    (kept, _, _), socket = _finished_study(dash_page, _view(settled))
+    assert socket.props[f"{ids.STUDY_BAR}.value"] > 0
+    assert "heads" in socket.props[f"{ids.STUDY_STATUS}.children"]
+    rows = socket.props[f"{ids.SWEEP_TABLE}.rowData"]
+    assert rows[0]["rank"] == 1
+
+    def inside() -> Any:
+        with _in_callback(f"{ids.SWEEP}.data"):
+            draw = _callback(dash_page, f"{ids.SWEEP_MAP}.figure")
+            return draw(kept, [], False, _view(settled))
+
+    _, table, caption, empty_hidden, body_hidden = copy_context().run(inside)
+    expected = sweep_heads(llama, settled.prompt)
+    assert [row["head"] for row in table] == [str(head) for head, _ in expected.ranked()]
+    assert caption.startswith("KL divergence, 12 heads")
+    assert (empty_hidden, body_hidden) == (True, False)
+
+
+def test_a_targeted_search_can_be_used(
+    dash_page: Dash, settled: View, llama: LanguageModel
+) -> None:
+    target = llama.predict(llama.tokenize(settled.prompt)).top[2].id
+    data = _view(settled, study="targeted", target=target, max_heads=4)
+    (_, kept, _), _ = _finished_study(dash_page, data)
+    draw = _callback(dash_page, f"{ids.SEARCH_TRACE}.figure")
+    figure, rows, sentences, empty_hidden, body_hidden, unusable = draw(kept, False)
+    assert kept["heads"]
+    assert len(rows) >= len(kept["heads"])
+    assert sentences
+    assert (empty_hidden, body_hidden, unusable) == (True, False, False)
+    assert figure.data
+
+
+def test_a_targeted_search_needs_a_target(dash_page: Dash, settled: View) -> None:
+    with pytest.raises(UserError) as caught:
+        _finished_study(dash_page, _view(settled, study="targeted"))
+    assert caught.value.kind == ErrorKind.TARGET
+
+
+def test_a_target_that_is_likeliest_already_is_refused(
+    dash_page: Dash, settled: View, llama: LanguageModel
+) -> None:
+    top = llama.predict(llama.tokenize(settled.prompt)).top[0].id
+    with pytest.raises(UserError, match="already"):
+        _finished_study(dash_page, _view(settled, study="targeted", target=top))
+
+
+def test_a_study_of_a_page_that_has_gone_is_cancelled(services: Services, settled: View) -> None:
+    with services.jobs.start("tab") as job:
+        live = study.Live(job, settled, False, page_gone=lambda: True)
+        live(Progress(1, 10, "1 of 10 heads"))
+        assert job.cancel.is_set()
+
+
+def test_a_cancelled_sweep_keeps_what_was_found(services: Services, settled: View) -> None:
+    with services.jobs.start("tab") as job:
+
+        def report(progress: Progress) -> None:
+            services.jobs.cancel("tab")
+
+        deep, _ = page.switched(services, settled, "deep")
+        scores = study.run_study(services, deep, report, job)
+    assert scores.stopped == "cancelled"
+    assert 0 < len(scores.ranked()) < scores.values.size  # type: ignore[union-attr]
+    assert "cancelled" in study.sweep_caption(scores)  # type: ignore[arg-type]
+
+
+def test_leaving_the_page_cancels_its_study(dash_page: Dash) -> None:
+    from starlette.testclient import TestClient
+
+    with TestClient(dash_page.server) as client:
+        assert client.post("/leave/nobody").status_code == 204
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize("kind", list(ErrorKind))
+def test_each_error_is_shown_once_in_one_place(kind: ErrorKind) -> None:
+    def inside() -> dict[str, Any]:
+        with _in_callback() as socket:
+            show_error(UserError(kind, "What was wrong with <b>this</b>."))
+            return socket.props
+
+    props = copy_context().run(inside)
+    assert json.dumps(props).count("What was wrong with <b>this</b>.") == 1
+
+
+def test_a_defect_is_logged_and_shown_without_its_details(caplog: pytest.LogCaptureFixture) -> None:
+    def inside() -> dict[str, Any]:
+        with _in_callback() as socket, caplog.at_level(logging.ERROR):
+            show_error(ZeroDivisionError("secret"))
+            return socket.props
+
+    props = copy_context().run(inside)
+    assert INTERNAL in json.dumps(props)
+    assert "secret" not in json.dumps(props)
+    assert "ZeroDivisionError" in caplog.text

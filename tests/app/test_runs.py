@@ -1,0 +1,143 @@
+"""What the page computes, and what it does not compute twice."""
+
+import numpy as np
+import pytest
+
+from ablation.interventions import Scale, Zero
+from ablation.types import Ablation
+from app.examples import interesting_heads, spread_heads
+from app.runs import Memory, Runs, format_positions, parse_positions
+from models.errors import ErrorKind, UserError
+from models.language_model import LanguageModel
+from models.types import AttentionMaps, Head, TokenizedPrompt
+
+
+@pytest.fixture
+def asked(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What was asked of the model, one entry a forward pass."""
+    calls: list[dict] = []
+    run = LanguageModel.run
+
+    def counted(self: LanguageModel, prompt: TokenizedPrompt, **options: object) -> object:
+        calls.append(options)
+        return run(self, prompt, **options)
+
+    monkeypatch.setattr(LanguageModel, "run", counted)
+    return calls
+
+
+def test_one_forward_serves_prediction_and_attention(
+    llama: LanguageModel, asked: list[dict]
+) -> None:
+    runs, prompt = Runs(), llama.tokenize("The key to the cabinets")
+    heads = [Head(0, 1), Head(2, 3)]
+    outcome = runs.outcome(llama, prompt, None, heads, None)
+    assert len(asked) == 1
+    expected = llama.attention(prompt, heads)
+    np.testing.assert_array_equal(outcome.maps.values, expected.values)
+
+
+def test_what_is_known_is_not_computed_again(llama: LanguageModel, asked: list[dict]) -> None:
+    runs, prompt = Runs(), llama.tokenize("The key to the cabinets")
+    ablation = Ablation((Head(1, 1),), Zero())
+    first = runs.outcome(llama, prompt, None, [Head(0, 1)], ablation)
+    n_asked = len(asked)
+    again = runs.outcome(llama, prompt, None, [Head(0, 1)], ablation)
+    assert len(asked) == n_asked
+    np.testing.assert_array_equal(first.maps.values, again.maps.values)
+    assert again.after is first.after
+
+
+def test_another_head_is_the_only_one_asked_for(llama: LanguageModel, asked: list[dict]) -> None:
+    runs, prompt = Runs(), llama.tokenize("The key to the cabinets")
+    runs.outcome(llama, prompt, None, [Head(0, 1)], None)
+    runs.outcome(llama, prompt, None, [Head(0, 1), Head(1, 2)], None)
+    assert [call["heads"] for call in asked] == [(Head(0, 1),), (Head(1, 2),)]
+
+
+def test_runs_with_other_content_are_kept_apart(llama: LanguageModel) -> None:
+    runs, prompt = Runs(), llama.tokenize("The key to the cabinets")
+    heads = (Head(0, 1),)
+    outcomes = [
+        runs.outcome(llama, prompt, position, (), ablation)
+        for position in (2, None)
+        for ablation in (
+            None,
+            Ablation(heads, Zero()),
+            Ablation(heads, Scale(2.0)),
+            Ablation(heads, Zero(), (1,)),
+        )
+    ]
+    shown = [(o.after or o.before).log_probs.tobytes() for o in outcomes]
+    assert len(set(shown)) == len(shown)
+
+
+def test_the_ablated_run_is_compared_with_the_clean_one(llama: LanguageModel) -> None:
+    prompt = llama.tokenize("The key to the cabinets")
+    ablation = Ablation((Head(0, 0),), Zero())
+    outcome = Runs().outcome(llama, prompt, None, [Head(2, 0)], ablation)
+    clean, ablated = llama.predict(prompt), llama.predict(prompt, ablation=ablation)
+    kl = float(np.sum(np.exp(clean.log_probs) * (clean.log_probs - ablated.log_probs)))
+    assert outcome.comparison is not None
+    assert outcome.comparison.kl == pytest.approx(kl, rel=1e-9)
+    assert outcome.maps.ablated
+    expected = llama.attention(prompt, [Head(2, 0)], ablation)
+    np.testing.assert_array_equal(outcome.maps.values, expected.values)
+
+
+def test_memory_forgets_the_least_recently_used() -> None:
+    memory = Memory(max_bytes=10)
+    memory.put("a", 1, 4)
+    memory.put("b", 2, 4)
+    memory.get("a")
+    memory.put("c", 3, 4)
+    assert [memory.get(key) for key in "abc"] == [1, None, 3]
+
+
+def test_memory_does_not_keep_what_is_larger_than_itself() -> None:
+    memory = Memory(max_bytes=10)
+    memory.put("a", 1, 4)
+    memory.put("b", 2, 11)
+    assert [memory.get(key) for key in "ab"] == [1, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "positions"),
+    [("", None), (" all ", None), ("3", (3,)), ("3, 5-7", (3, 5, 6, 7)), ("2-2,0", (0, 2))],
+)
+def test_positions_as_typed(text: str, positions: tuple[int, ...] | None) -> None:
+    assert parse_positions(text, 8) == positions
+
+
+@pytest.mark.parametrize("positions", [None, (3,), (0, 1, 2), (0, 2, 3, 4, 7)])
+def test_positions_read_back(positions: tuple[int, ...] | None) -> None:
+    assert parse_positions(format_positions(positions), 8) == positions
+
+
+@pytest.mark.parametrize("text", ["x", "1-", "-1", "5-3", "8", "1,,2", "1.5", "99999999999"])
+def test_positions_that_cannot_be(text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_positions(text, 8)
+    assert caught.value.kind == ErrorKind.POSITION
+
+
+def _maps(values: list[list[list[float]]], heads: list[Head]) -> AttentionMaps:
+    n = len(values[0])
+    prompt = TokenizedPrompt("x", (0,) * n, ("x",) * n, ("x",) * n, ("text",) * n)
+    return AttentionMaps(tuple(heads), np.array(values, np.float32), prompt)
+
+
+def test_interesting_heads_look_elsewhere_than_at_the_start_and_themselves() -> None:
+    resting = [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
+    itself = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    elsewhere = [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    heads = [Head(0, 0), Head(0, 1), Head(1, 0), Head(1, 1)]
+    maps = _maps([resting, elsewhere, itself, resting], heads)
+    assert interesting_heads(maps, 1) == (Head(0, 1),)
+    assert interesting_heads(maps) == (Head(0, 1), Head(1, 0))
+
+
+def test_spread_heads_exist_and_reach_from_first_to_last_layer() -> None:
+    heads = spread_heads(40, 4)
+    assert (heads[0].layer, heads[-1].layer) == (0, 39)
+    assert all(head.head < 4 for head in heads)
