@@ -5,6 +5,8 @@ few sentences), so that tests load it through the front door, and can load a sec
 copy of the same weights as an independent reference.
 """
 
+import atexit
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +15,6 @@ from tempfile import mkdtemp
 from typing import Any
 
 import torch
-from models.registry import load_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from models.language_model import LanguageModel
+from models.registry import load_model
 
 VOCAB = 320
 PROMPT = "When Mary and John went to the store, John gave a drink to"
@@ -228,6 +230,7 @@ def tiny_torch_model(family: str, seed: int = 0, **overrides: Any) -> Any:
 def tiny_directory(family: str, seed: int = 0) -> Path:
     """Write a family's random model and tokenizer as a checkpoint directory, once a run."""
     directory = Path(mkdtemp(prefix=f"tiny-{family}-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     tiny_torch_model(family, seed).save_pretrained(directory)
     made = FAMILIES[family]
     tokenizer = wordpiece_tokenizer() if made.masked else byte_level_tokenizer()
