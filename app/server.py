@@ -9,12 +9,12 @@ import errno
 import ipaddress
 import os
 import re
+import signal
 import socket
 import sys
 import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from models.errors import ErrorKind, UserError
@@ -116,12 +116,14 @@ def serve(
     open_browser: bool = False,
     *,
     listening: socket.socket | None = None,
+    announce: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until Ctrl-C.
+    """Serve until Ctrl-C (or SIGTERM). To be called from the main thread.
 
     Args:
         asgi_app: what `guarded` returned.
         listening: what `bind` returned; None to bind here.
+        announce: called when everything is ready and Ctrl-C ends the server, at any moment.
 
     Raises:
         UserError: see `bind`.
@@ -141,9 +143,19 @@ def serve(
             # The socket listens already: a browser that is faster than the server waits for it.
             url = links(host, taken.getsockname()[1])[0]
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        # uvicorn raises Ctrl-C again once it has shut down.
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[taken])
+        server = uvicorn.Server(config)
+
+        def stop(*_: object) -> None:
+            server.should_exit = True
+
+        # Not by a KeyboardInterrupt: one that falls into a destructor or a callback of the
+        # interpreter is swallowed, and the server would go on. uvicorn puts its own handlers in
+        # place of these while it runs, and repeats the signal to these at its end.
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ending, stop)
+        if announce is not None:
+            announce()
+        server.run(sockets=[taken])
 
 
 def guarded(asgi_app: AsgiApp, host: str, script_hashes: Sequence[str] = ()) -> AsgiApp:

@@ -2,7 +2,6 @@
 
 import os
 from argparse import Namespace
-from contextlib import suppress
 
 from app.cli.terminal import Terminal
 from app.server import bind, guarded, is_loopback, links, serve
@@ -24,10 +23,15 @@ def run(options: Namespace, terminal: Terminal) -> int:
                 f"Warning: everyone who can reach {options.host}:{port} can use this page and "
                 "load models with your rights; there is no password."
             )
-        with suppress(KeyboardInterrupt):  # from here on it is the way to end, at any moment
-            terminal.print(f"Open {' or '.join(links(options.host, port))} (Ctrl-C ends)")
-            app = guarded(page.server, options.host, page.csp_hashes())
-            serve(app, options.host, port, options.open, listening=listening)
+        link = f"Open {' or '.join(links(options.host, port))} (Ctrl-C ends)"
+        serve(
+            guarded(page.server, options.host, page.csp_hashes()),
+            options.host,
+            port,
+            options.open,
+            listening=listening,
+            announce=lambda: terminal.print(link),
+        )
     try:
         terminal.print("Stopped.")
     finally:

@@ -5,9 +5,11 @@ Every test ends with an empty console and without a request to another host.
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from dash import Dash
 from page_fixtures import make_page, serving
 from playwright.sync_api import Browser, Page, Playwright, expect
 
@@ -30,8 +32,13 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving(make_page()) as url:
+def app() -> Dash:
+    return make_page()
+
+
+@pytest.fixture(scope="module")
+def address(app: Dash) -> Iterator[str]:
+    with serving(app) as url:
         yield url
 
 
@@ -408,6 +415,33 @@ def test_two_tabs_study_at_once_and_closing_one_leaves_the_other(
     expect(second.locator("#search-table .ag-row").nth(n_rows)).to_be_visible()
     second.get_by_role("button", name="Cancel").click()
     expect(second.locator("#search-sentences")).to_contain_text("Cancelled")
+
+
+def test_a_closed_page_ends_its_study_though_another_is_open(
+    open_page: Callable[..., Page], app: Dash
+) -> None:
+    page, other = open_page(), open_page()
+    use_deep_model(page)
+    open_study(page, "Generic")
+    page.get_by_label("Heads, at most").fill("200")
+    page.get_by_role("button", name="Run study").click()
+    expect(page.locator("#search-table .ag-row").first).to_be_visible()
+    jobs = app.server.state.services.jobs
+    assert jobs.n_running == 1
+    page.close()
+    deadline = time.monotonic() + TIMEOUT / 1000
+    while jobs.n_running and time.monotonic() < deadline:
+        other.wait_for_timeout(50)
+    assert jobs.n_running == 0
+
+
+def test_a_result_of_an_earlier_prompt_says_so(page_open: Page) -> None:
+    open_study(page_open)
+    page_open.get_by_role("button", name="Run study").click()
+    expect(page_open.locator("#sweep-caption")).to_contain_text("12 heads")
+    expect(page_open.locator("#study-outdated")).to_be_empty()
+    run_prompt(page_open, "The key to the cabinets")
+    expect(page_open.locator("#study-outdated")).to_contain_text("earlier prompt: “When Mary")
 
 
 # --- model, link, theme ---

@@ -30,9 +30,9 @@ def test_a_failed_job_makes_room_for_the_next() -> None:
     jobs = Jobs()
     with pytest.raises(ZeroDivisionError), jobs.start("tab"):
         raise ZeroDivisionError
-    assert not jobs.running("tab")
+    assert jobs.n_running == 0
     with jobs.start("tab"):
-        assert jobs.running("tab")
+        assert jobs.n_running == 1
 
 
 def test_cancelling_reaches_the_job_in_its_thread() -> None:

@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from dash import Dash, Patch, html
 from dash._callback_context import context_value
 from dash._utils import AttributeDict
-from page_fixtures import make_page
+from page_fixtures import Shelf, make_page
+from starlette.testclient import TestClient
 
 from ablation.interventions import INTERVENTIONS
+from ablation.sweep import sweep_heads
 from ablation.types import Progress
 from app import controls, ids
 from app.notices import INTERNAL, show_error
@@ -35,8 +38,6 @@ def dash_page() -> Dash:
 
 @pytest.fixture
 def services() -> Services:
-    from page_fixtures import Shelf
-
     return Services(Shelf(), "llama")
 
 
@@ -173,8 +174,6 @@ def test_the_opened_view_fills_every_output(services: Services, settled: View) -
 
 
 def test_another_model_keeps_the_heads_that_it_has(services: Services, settled: View) -> None:
-    from dataclasses import replace
-
     view = replace(settled, heads=(Head(0, 1), Head(12, 3)), watched=5, target=5)
     deep, _ = page.switched(services, view, "deep")
     back, _ = page.switched(services, deep, "llama")
@@ -206,8 +205,6 @@ def test_first_heads_exist(services: Services) -> None:
 
 
 def _view(settled: View, **changes: Any) -> dict[str, Any]:
-    from dataclasses import replace
-
     return replace(settled, **changes).to_json()
 
 
@@ -251,8 +248,6 @@ def test_positions_outside_the_prompt_are_refused_at_their_field(
 
 
 def test_rows_of_the_prediction_stay_ten(services: Services, settled: View) -> None:
-    from dataclasses import replace
-
     view = replace(settled, ablate=True, heads=tuple(services.model("llama").all_heads()))
     outcome = services.outcome(view, ())
     n = prediction.shown_tokens(outcome.before, outcome.after)
@@ -361,8 +356,6 @@ def _finished_study(dash_page: Dash, data: dict[str, Any], tab: str = "tab") -> 
 def test_a_sweep_shows_progress_and_leaves_its_scores(
     dash_page: Dash, settled: View, llama: LanguageModel
 ) -> None:
-    from ablation.sweep import sweep_heads
-
     (kept, _, _), socket = _finished_study(dash_page, _view(settled))
     assert socket.props[f"{ids.STUDY_BAR}.value"] > 0
     assert "heads" in socket.props[f"{ids.STUDY_STATUS}.children"]
@@ -377,7 +370,7 @@ def test_a_sweep_shows_progress_and_leaves_its_scores(
     _, table, caption, empty_hidden, body_hidden = copy_context().run(inside)
     expected = sweep_heads(llama, settled.prompt)
     assert [row["head"] for row in table] == [str(head) for head, _ in expected.ranked()]
-    assert caption.startswith("KL divergence, 12 heads")
+    assert caption.startswith("12 heads, each ablated alone (zero)")
     assert (empty_hidden, body_hidden) == (True, False)
 
 
@@ -388,7 +381,7 @@ def test_a_targeted_search_can_be_used(
     data = _view(settled, study="targeted", target=target, max_heads=4)
     (_, kept, _), _ = _finished_study(dash_page, data)
     draw = _callback(dash_page, f"{ids.SEARCH_TRACE}.figure")
-    figure, rows, sentences, empty_hidden, body_hidden, unusable = draw(kept, False)
+    figure, rows, sentences, empty_hidden, body_hidden, unusable = draw(kept, False, data)
     assert kept["heads"]
     assert len(rows) >= len(kept["heads"])
     assert sentences
@@ -427,14 +420,21 @@ def test_a_cancelled_sweep_keeps_what_was_found(services: Services, settled: Vie
         scores = study.run_study(services, deep, report, job)
     assert scores.stopped == "cancelled"
     assert 0 < len(scores.ranked()) < scores.values.size  # type: ignore[union-attr]
-    assert "cancelled" in study.sweep_caption(scores)  # type: ignore[arg-type]
+    caption = study.sweep_caption(scores, {"intervention": "zero"})  # type: ignore[arg-type]
+    assert caption.startswith(f"Cancelled after {len(scores.ranked())} of 256 heads")  # type: ignore[union-attr]
 
 
-def test_leaving_the_page_cancels_its_study(dash_page: Dash) -> None:
-    from starlette.testclient import TestClient
+def test_leaving_the_page_cancels_its_study_alone(dash_page: Dash) -> None:
+    jobs = dash_page.server.state.services.jobs
+    with TestClient(dash_page.server) as client, jobs.start("one") as one, jobs.start("two") as two:
+        assert client.post("/leave/one").status_code == 204
+        assert one.cancel.is_set()
+        assert not two.cancel.is_set()
 
+
+def test_the_server_says_that_it_is_there(dash_page: Dash) -> None:
     with TestClient(dash_page.server) as client:
-        assert client.post("/leave/nobody").status_code == 204
+        assert client.get("/health").status_code == 200
 
 
 # --- errors ---
