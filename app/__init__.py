@@ -46,11 +46,13 @@ def create_app(registry: "Registry", default_model: str = "builtin") -> "Dash":
         websocket_max_workers=MAX_WORKERS,
         websocket_inactivity_timeout=0,
         serve_locally=True,
+        health_endpoint="health",
         index_string=page.index_string(),
         add_log_handler=False,
     )
     app.layout = lambda: page.layout(services)
     page.register(app, services)
+    app.server.state.services = services
     _listen_for_leaving(app, services)
     return app
 

@@ -64,9 +64,10 @@ class Jobs:
             job.cancel.set()
         return job is not None
 
-    def running(self, tab: str) -> bool:
+    @property
+    def n_running(self) -> int:
         with self._lock:
-            return tab in self._running
+            return len(self._running)
 
 
 class Pace:

@@ -164,16 +164,3 @@ def parse_positions(text: str, n_tokens: int) -> tuple[int, ...] | None:
             )
         chosen.update(range(low, high + 1))
     return tuple(sorted(chosen))
-
-
-def format_positions(positions: Sequence[int] | None) -> str:
-    """Write positions so that `parse_positions` reads the same: runs as ranges, all as nothing."""
-    if positions is None:
-        return ""
-    runs: list[list[int]] = []
-    for position in positions:
-        if runs and position == runs[-1][1] + 1:
-            runs[-1][1] = position
-        else:
-            runs.append([position, position])
-    return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in runs)

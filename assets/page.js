@@ -5,6 +5,9 @@
   "use strict";
 
   const HEADS_SEPARATOR = ".";
+  const SETTLE_MS = 80;
+  const QUOTED = 120;
+  const ALIVE_MS = 4000;
 
   function skip() {
     return window.dash_clientside.no_update;
@@ -225,6 +228,23 @@
 
     // --- study ---
 
+    sayOutdated(kind, sweep, search, prompt) {
+      const kept = kind === "sweep" ? sweep : search;
+      if (!kept || kept.prompt === prompt) {
+        return "";
+      }
+      const long = kept.prompt.length > QUOTED;
+      const quoted = long ? kept.prompt.slice(0, QUOTED) + "…" : kept.prompt;
+      return "This result is of an earlier prompt: “" + quoted + "”";
+    },
+
+    // A field that is left by clicking "Run study" reports its value, and the view takes it up,
+    // only after the click.
+    requestStudy(clicks) {
+      const settle = (resolve) => window.setTimeout(() => resolve(clicks), SETTLE_MS);
+      return clicks ? new Promise(settle) : skip();
+    },
+
     showStudy(kind, metric, limits) {
       const sweep = kind === "sweep";
       const aboutTarget = kind === "targeted" || (sweep && limits.targetMetrics.includes(metric));
@@ -233,6 +253,37 @@
   };
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, { page });
+
+  // --- a server that was stopped ---
+
+  // Asked only after the page was used or while something is awaited: a quiet page makes no
+  // requests. Once the server answers again the page opens anew, from the view in its link, as
+  // the websocket does not repeat what was asked meanwhile.
+  let used = false;
+  let lost = false;
+
+  async function lookForServer() {
+    const waiting = document.querySelector('[data-dash-is-loading="true"]') !== null;
+    if (!used && !waiting && !lost) {
+      return;
+    }
+    used = false;
+    const answers = await fetch("/health", { cache: "no-store" }).then(
+      (response) => response.ok,
+      () => false
+    );
+    if (answers && lost) {
+      window.location.reload();
+    } else if (!answers && !lost) {
+      lost = true;
+      window.dash_clientside.set_props("lost", { hidden: false });
+    }
+  }
+
+  for (const kind of ["click", "keydown"]) {
+    document.addEventListener(kind, () => (used = true), true);
+  }
+  window.setInterval(lookForServer, ALIVE_MS);
 
   // --- keys ---
 

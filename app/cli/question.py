@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.cli.terminal import Terminal
+from models.errors import ErrorKind, UserError
 from models.types import Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ class Question:
     """Those the intervention acts on; None for all."""
 
     def heads(self, text: str) -> tuple[Head, ...]:
-        """Read heads as a person writes them."""
+        """Read heads as a person writes them; raise `UserError` if there are none."""
         from ablation import parse_heads
+        from ablation.heads import HEAD_NOTATION
 
         heads = parse_heads(text, self.model.n_layers, self.model.n_heads)
+        if not heads:
+            raise UserError(ErrorKind.HEADS, f"No heads are named; write {HEAD_NOTATION}.")
         return self.model.check_heads(heads)
 
     def ablation(self, heads: str | None) -> "Ablation | None":

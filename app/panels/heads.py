@@ -14,7 +14,7 @@ from app.view import head_from_text
 from models.types import Head
 from viz.heads import head_map_figure
 
-MAP_WIDTH, MAP_HEIGHT = 284, 236
+MAP_WIDTH, MAP_HEIGHT = 284, 224
 """The map's size in CSS pixels: the left column's width, and what is left of its height."""
 
 

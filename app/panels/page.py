@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, ctx, dcc, no_update, set_props
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 
 from app import controls, ids, notices, permalink
 from app.panels import attention, header, heads, intervention, prediction, prompt, study, token
@@ -48,6 +48,13 @@ def layout(services: Services) -> dmc.MantineProvider:
     return dmc.MantineProvider(
         [
             dmc.NotificationContainer(id=ids.NOTICES, position="bottom-center"),
+            html.Div(
+                "The server does not answer. If it was stopped, start it again; this page then "
+                "goes on where it is.",
+                id=ids.LOST,
+                role="alert",
+                hidden=True,
+            ),
             *_stores(),
             dmc.AppShell(
                 [
@@ -158,6 +165,8 @@ EXTRA_OUTPUTS = (
     (ids.INTERVENTION_KIND, "value"),
     (ids.INTERVENTION_PARAMETERS, "children"),
     (ids.TARGET_PICKER, "value"),
+    (ids.SWEEP, "data"),
+    (ids.SEARCH, "data"),
 )
 """What opening a view fills in beside the controls."""
 
@@ -182,6 +191,8 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         view.intervention.name,
         intervention.parameter_fields(view.intervention),
         None if view.target is None else str(view.target),
+        None,  # studies of what was open before
+        None,
     ]
 
 

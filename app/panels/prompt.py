@@ -20,7 +20,7 @@ def layout() -> html.Section:
             id=ids.PROMPT_TEXT,
             autosize=True,
             minRows=2,
-            maxRows=4,
+            maxRows=3,
             size="xs",
             spellCheck=False,
             placeholder="Type a prompt and press Enter",

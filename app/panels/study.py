@@ -16,7 +16,7 @@ from app import ids, words
 from app.jobs import Job, Pace, duration
 from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
 from app.panels.pieces import browser, empty, graph, segmented
-from app.services import Services, intervention_of
+from app.services import Services, build_intervention, intervention_of
 from app.view import View
 from models.errors import ErrorKind, UserError
 from viz.heads import head_map_figure, ranking_table
@@ -79,9 +79,11 @@ def layout() -> html.Div:
                 id=ids.STUDY_PROGRESS,
                 hidden=True,
             ),
+            html.P(id=ids.STUDY_OUTDATED, className="note", role="status"),
             _sweep_result(),
             _search_result(),
             dcc.Store(id=ids.TARGET),
+            dcc.Store(id=ids.STUDY_REQUEST),
         ],
         className="tab-body",
     )
@@ -96,7 +98,7 @@ def _sweep_options() -> html.Div:
             value="kl",
             allowDeselect=False,
             size="xs",
-            w=210,
+            w=236,
         ),
         id=ids.SWEEP_OPTIONS,
     )
@@ -192,10 +194,10 @@ def _search_result() -> html.Div:
                 [
                     html.Div(
                         [
-                            html.Div(id=ids.SEARCH_SENTENCES, className="sentences"),
                             dmc.Button(
                                 "Use these heads", id=ids.USE_HEADS, size="xs", disabled=True
                             ),
+                            html.Div(id=ids.SEARCH_SENTENCES, className="sentences"),
                         ],
                         className="finding",
                     ),
@@ -322,6 +324,7 @@ def show_search(result: SearchResult, dark: bool) -> None:
     set_props(ids.SEARCH_TRACE, {"figure": trace_figure(result, dark=dark)})
     set_props(ids.SEARCH_TABLE, {"rowData": steps_table(result)})
     set_props(ids.SEARCH_SENTENCES, {"children": sentences(result)})
+    set_props(ids.USE_HEADS, {"disabled": True})
     set_props(ids.SEARCH_EMPTY, {"hidden": True})
     set_props(ids.SEARCH_BODY, {"hidden": False})
 
@@ -373,7 +376,12 @@ def run_study(
 
 def finished(view: View, key: str, result: HeadScores | SearchResult) -> dict[str, Any]:
     """Return what the page keeps of a finished study."""
-    kept: dict[str, Any] = {"key": key, "model": view.model, "prompt": view.prompt}
+    kept: dict[str, Any] = {
+        "key": key,
+        "model": view.model,
+        "prompt": view.prompt,
+        "intervention": build_intervention(view.intervention).label,
+    }
     if isinstance(result, SearchResult):
         kept["heads"] = [head.short for head in result.heads]
     return kept
@@ -386,7 +394,7 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.SWEEP, "data"),
         Output(ids.SEARCH, "data"),
         Output(ids.TARGET_TEXT, "error", allow_duplicate=True),
-        Input(ids.STUDY_RUN, "n_clicks"),
+        Input(ids.STUDY_REQUEST, "data"),
         State(ids.VIEW, "data"),
         State(ids.TAB_ID, "data"),
         State(ids.DARK, "data"),
@@ -397,7 +405,7 @@ def register(app: Dash, services: Services) -> None:
         ],
         prevent_initial_call=True,
     )
-    def run(n_clicks: int | None, data: dict[str, Any], tab: str, dark: bool) -> tuple[Any, ...]:
+    def run(request: int | None, data: dict[str, Any], tab: str, dark: bool) -> tuple[Any, ...]:
         view = View.from_json(data)
         socket = ctx.websocket
         with services.jobs.start(tab) as job:
@@ -434,13 +442,13 @@ def register(app: Dash, services: Services) -> None:
         kept: dict[str, Any] | None, heads: list[str], dark: bool, data: dict[str, Any]
     ) -> tuple[Any, ...]:
         scores = services.results.get(kept["key"]) if kept else None
-        if scores is None:
-            return (no_update,) * 5
+        if kept is None or scores is None or kept["model"] != data["model"]:
+            return no_update, [], "", False, True
         view = View.from_json({**data, "heads": heads})
         figure = sweep_map(scores, view, bool(dark))
         if ctx.triggered_id != ids.SWEEP:
             return figure, no_update, no_update, no_update, no_update
-        return figure, ranking_table(scores), sweep_caption(scores), True, False
+        return figure, ranking_table(scores), sweep_caption(scores, kept), True, False
 
     @app.callback(
         Output(ids.SEARCH_TRACE, "figure"),
@@ -451,12 +459,15 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.USE_HEADS, "disabled"),
         Input(ids.SEARCH, "data"),
         Input(ids.DARK, "data"),
+        State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
-    def draw_search(kept: dict[str, Any] | None, dark: bool) -> tuple[Any, ...]:
+    def draw_search(
+        kept: dict[str, Any] | None, dark: bool, data: dict[str, Any]
+    ) -> tuple[Any, ...]:
         result = services.results.get(kept["key"]) if kept else None
-        if result is None:
-            return (no_update,) * 6
+        if kept is None or result is None or kept["model"] != data["model"]:
+            return no_update, [], [], False, True, True
         return (
             trace_figure(result, dark=bool(dark)),
             steps_table(result),
@@ -490,17 +501,22 @@ def register(app: Dash, services: Services) -> None:
     _register_clientside(app)
 
 
-def sweep_caption(scores: HeadScores) -> str:
-    """Say what the numbers of a sweep are."""
-    n_done = len(scores.ranked())
-    of = f" of {words.count(scores.values.size, 'head')}" if scores.stopped == "cancelled" else ""
-    heads = words.count(n_done, "head") if not of else str(n_done)
-    target = f" for {scores.target.label}" if scores.target is not None else ""
-    stopped = ", cancelled" if of else ""
-    return f"{scores.metric.label}{target}, {heads}{of}{stopped}. Click a head to add it."
+def sweep_caption(scores: HeadScores, kept: dict[str, Any]) -> str:
+    """Say what the numbers of a sweep are of."""
+    n_done, n_all = len(scores.ranked()), scores.values.size
+    heads = words.count(n_done, "head")
+    if scores.stopped == "cancelled":
+        heads = f"Cancelled after {n_done} of {words.count(n_all, 'head')}"
+    return f"{heads}, each ablated alone ({kept['intervention']}). Click a head to add it."
 
 
 def _register_clientside(app: Dash) -> None:
+    app.clientside_callback(
+        browser("requestStudy"),
+        Output(ids.STUDY_REQUEST, "data"),
+        Input(ids.STUDY_RUN, "n_clicks"),
+        prevent_initial_call=True,
+    )
     app.clientside_callback(
         browser("showStudy"),
         Output(ids.STUDY_HELP, "children"),
@@ -512,6 +528,14 @@ def _register_clientside(app: Dash) -> None:
         Input(ids.STUDY, "value"),
         Input(ids.METRIC, "value"),
         State(ids.LIMITS, "data"),
+    )
+    app.clientside_callback(
+        browser("sayOutdated"),
+        Output(ids.STUDY_OUTDATED, "children"),
+        Input(ids.STUDY, "value"),
+        Input(ids.SWEEP, "data"),
+        Input(ids.SEARCH, "data"),
+        Input(ids.PROMPT, "data"),
     )
     app.clientside_callback(
         browser("chooseTarget"),

@@ -542,3 +542,13 @@ def test_all_controls_are_reached_by_the_tab_key(page_open: Page) -> None:
         "ablate intervention-kind acted-text watched-picker watched-text"
     )
     assert set(controls.split()) <= reached
+
+
+def test_a_server_that_was_stopped_is_told_of(chromium: Browser) -> None:
+    page = chromium.new_page()
+    with serving(make_page()) as url:
+        page.goto(url)
+        wait_until_drawn(page)
+    page.locator(".token").first.click()
+    expect(page.get_by_text("The server does not answer")).to_be_visible()
+    page.close()

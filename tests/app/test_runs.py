@@ -6,7 +6,7 @@ import pytest
 from ablation.interventions import Scale, Zero
 from ablation.types import Ablation
 from app.examples import interesting_heads, spread_heads
-from app.runs import Memory, Runs, format_positions, parse_positions
+from app.runs import Memory, Runs, parse_positions
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import AttentionMaps, Head, TokenizedPrompt
@@ -107,11 +107,6 @@ def test_memory_does_not_keep_what_is_larger_than_itself() -> None:
 )
 def test_positions_as_typed(text: str, positions: tuple[int, ...] | None) -> None:
     assert parse_positions(text, 8) == positions
-
-
-@pytest.mark.parametrize("positions", [None, (3,), (0, 1, 2), (0, 2, 3, 4, 7)])
-def test_positions_read_back(positions: tuple[int, ...] | None) -> None:
-    assert parse_positions(format_positions(positions), 8) == positions
 
 
 @pytest.mark.parametrize("text", ["x", "1-", "-1", "5-3", "8", "1,,2", "1.5", "99999999999"])
