@@ -161,6 +161,20 @@
       return skip();
     },
 
+    // A long prompt scrolls inside its strip: keep the token that is read in sight.
+    showReadToken() {
+      window.requestAnimationFrame(() => {
+        const strip = document.getElementById("token-strip");
+        const read = strip && strip.querySelector(".token.read");
+        if (!read) return;
+        const top = read.offsetTop - strip.offsetTop;
+        const hidden = top < strip.scrollTop ||
+          top + read.offsetHeight > strip.scrollTop + strip.clientHeight;
+        if (hidden) strip.scrollTop = top - (strip.clientHeight - read.offsetHeight) / 2;
+      });
+      return skip();
+    },
+
     openQuery() {
       const click = triggered()[0];
       const point = click && click.value && click.value.points && click.value.points[0];

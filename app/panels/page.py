@@ -9,7 +9,17 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 
 from app import controls, ids, notices, permalink
-from app.panels import attention, header, heads, intervention, prediction, prompt, study, token
+from app.panels import (
+    attention,
+    header,
+    heads,
+    intervention,
+    prediction,
+    prompt,
+    study,
+    study_run,
+    token,
+)
 from app.panels.pieces import browser
 from app.services import Services
 from app.view import MAX_PROMPT_CHARACTERS, View
@@ -235,7 +245,8 @@ def _say_progress(text: str) -> None:
 
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks of all panels and of the page itself."""
-    for panel in (header, prompt, heads, intervention, attention, prediction, study, token):
+    panels = (header, prompt, heads, intervention, attention, prediction, study_run, token)
+    for panel in panels:
         panel.register(app, services)
     _register_opening(app, services)
     _register_prompt(app, services)

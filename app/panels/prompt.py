@@ -120,3 +120,8 @@ def register(app: Dash, services: Services) -> None:
         State(ids.token(ALL), "className"),
         prevent_initial_call=True,
     )
+    app.clientside_callback(
+        browser("showReadToken"),
+        Input(ids.POSITION, "data"),
+        Input(ids.TOKEN_STRIP, "children"),
+    )

@@ -1,26 +1,15 @@
-"""The ablation study: every head alone, or a search for the heads that matter together."""
+"""The ablation study, what stands on its tab: options, progress, results. See `study_run`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import dash_ag_grid as dag
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
+from dash import dcc, html
 
-from ablation.metrics import METRICS, metric_named
-from ablation.search import search_heads
-from ablation.sweep import sweep_heads
-from ablation.types import HeadScores, Progress, SearchResult
-from app import ids, words
-from app.jobs import Job, Pace, duration
-from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
-from app.panels.pieces import browser, empty, graph, segmented
-from app.services import Services, build_intervention, intervention_of
-from app.view import View
-from models.errors import ErrorKind, UserError
-from viz.heads import head_map_figure, ranking_table
-from viz.search import steps_table, summary_sentences, trace_figure
+from ablation.metrics import METRICS
+from ablation.types import MetricInfo
+from app import ids
+from app.panels.pieces import empty, graph, segmented
 
 STUDIES = (("sweep", "Every head"), ("generic", "Generic"), ("targeted", "Targeted"))
 HELP = {
@@ -29,8 +18,7 @@ HELP = {
     "targeted": "Looks for the smallest set of heads whose ablation makes a token of your choice "
     "the most likely one.",
 }
-REPORT_SECONDS = 0.25
-SWEEP_MAP_WIDTH, SWEEP_MAP_HEIGHT = 330, 400
+SWEEP_MAP_HEIGHT = 400
 
 
 GRID_THEME = """themeQuartz.withParams({
@@ -169,7 +157,7 @@ def _sweep_result() -> html.Div:
                                 "Layers by heads map of the sweep's metric",
                                 SWEEP_MAP_HEIGHT,
                             ),
-                            _grid(ids.SWEEP_TABLE, _SWEEP_COLUMNS),
+                            _grid(ids.SWEEP_TABLE, sweep_columns()),
                         ],
                         className="sweep-columns",
                     ),
@@ -225,11 +213,17 @@ def _figures(name: str, header: str, spec: str, **options: Any) -> dict[str, Any
     }
 
 
-_SWEEP_COLUMNS = [
-    {"field": "rank", "headerName": "#", "width": 62},
-    {"field": "head", "headerName": "Head", "width": 92},
-    _figures("value", "Value", ".4~g", flex=1),
-]
+def sweep_columns(metric: MetricInfo | None = None) -> list[dict[str, Any]]:
+    """Return the columns of the ranked heads; the value's header names the metric and its unit."""
+    unit = f", {metric.unit}" if metric is not None and metric.unit else ""
+    value = "Value" if metric is None else f"{metric.label}{unit}"
+    return [
+        {"field": "rank", "headerName": "#", "width": 62},
+        {"field": "head", "headerName": "Head", "width": 92},
+        _figures("value", value, ".4~g", flex=1),
+    ]
+
+
 _SEARCH_COLUMNS = [
     {"field": "step", "headerName": "#", "width": 56},
     {"field": "head", "headerName": "Head", "width": 86},
@@ -259,314 +253,4 @@ def _grid(component_id: str, columns: list[dict[str, Any]], height: int | None =
         eventListeners={"cellKeyDown": ["gridRowChosen(params, setEventData)"]},
         className="grid",
         style={"height": height, "width": "100%"},
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """Shows a running study on its page, and notices when the page has gone."""
-
-    job: Job
-    view: View
-    dark: bool
-    page_gone: Callable[[], bool]
-    bar: Pace = field(default_factory=lambda: Pace(REPORT_SECONDS))
-    picture: Pace = field(default_factory=lambda: Pace(2 * REPORT_SECONDS))
-
-    def __call__(self, progress: Progress) -> None:
-        if self.page_gone():
-            self.job.cancel.set()
-            return
-        if not self.bar.ready():
-            return
-        left = self.job.seconds_left(progress.done, progress.total)
-        status = progress.message if left is None else f"{progress.message}, {time_left(left)}"
-        set_props(ids.STUDY_BAR, {"value": 100 * progress.done / max(1, progress.total)})
-        set_props(ids.STUDY_STATUS, {"children": status})
-        if progress.partial is not None and self.picture.ready():
-            self._draw(progress.partial)
-
-    def _draw(self, partial: HeadScores | SearchResult) -> None:
-        if isinstance(partial, HeadScores):
-            show_sweep(partial, self.view, self.dark)
-        else:
-            show_search(partial, self.dark)
-
-
-def time_left(seconds: float) -> str:
-    return f"about {duration(seconds)} left" if seconds >= 1 else "nearly done"
-
-
-def show_sweep(scores: HeadScores, view: View, dark: bool) -> None:
-    """Put a sweep, finished or not, on the page from within a callback."""
-    small = sweep_map(scores, view, dark, MAP_WIDTH, MAP_HEIGHT)
-    set_props(ids.HEADS_MAP, {"figure": small})
-    set_props(ids.SWEEP_MAP, {"figure": sweep_map(scores, view, dark)})
-    set_props(ids.SWEEP_TABLE, {"rowData": ranking_table(scores)})
-    set_props(ids.SWEEP_EMPTY, {"hidden": True})
-    set_props(ids.SWEEP_BODY, {"hidden": False})
-
-
-def sweep_map(
-    scores: HeadScores,
-    view: View,
-    dark: bool,
-    width: int = SWEEP_MAP_WIDTH,
-    height: int = SWEEP_MAP_HEIGHT,
-) -> Any:
-    n_layers, n_heads = scores.values.shape
-    chosen = view.heads or ()
-    return head_map_figure(n_layers, n_heads, scores, chosen, dark=dark, width=width, height=height)
-
-
-def show_search(result: SearchResult, dark: bool) -> None:
-    """Put a search, finished or not, on the page from within a callback."""
-    set_props(ids.SEARCH_TRACE, {"figure": trace_figure(result, dark=dark)})
-    set_props(ids.SEARCH_TABLE, {"rowData": steps_table(result)})
-    set_props(ids.SEARCH_SENTENCES, {"children": sentences(result)})
-    set_props(ids.USE_HEADS, {"disabled": True})
-    set_props(ids.SEARCH_EMPTY, {"hidden": True})
-    set_props(ids.SEARCH_BODY, {"hidden": False})
-
-
-def sentences(result: SearchResult) -> list[html.P]:
-    return [html.P(sentence) for sentence in summary_sentences(result)]
-
-
-def run_study(
-    services: Services, view: View, report: Callable[[Progress], None], job: Job
-) -> HeadScores | SearchResult:
-    """Do what the study tab of a view asks for.
-
-    Raises:
-        UserError: a choice that does not fit the model or the prompt.
-    """
-    model = services.model(view.model)
-    prompt = model.tokenize(view.prompt, view.bos)
-    intervention, positions = intervention_of(view, prompt)
-    if view.study == "sweep":
-        needs_target = metric_named(view.metric).info.needs_target
-        return sweep_heads(
-            model,
-            prompt,
-            intervention,
-            view.metric,
-            view.position,
-            target=view.target if needs_target else None,
-            positions=positions,
-            progress=report,
-            cancel=job.cancel,
-        )
-    if view.study == "targeted" and view.target is None:
-        raise UserError(
-            ErrorKind.TARGET, "Choose the token that should become the most likely one."
-        )
-    return search_heads(
-        model,
-        prompt,
-        view.target if view.study == "targeted" else None,
-        intervention,
-        view.max_heads,
-        position=view.position,
-        positions=positions,
-        progress=report,
-        cancel=job.cancel,
-    )
-
-
-def finished(view: View, key: str, result: HeadScores | SearchResult) -> dict[str, Any]:
-    """Return what the page keeps of a finished study."""
-    kept: dict[str, Any] = {
-        "key": key,
-        "model": view.model,
-        "prompt": view.prompt,
-        "intervention": build_intervention(view.intervention).label,
-    }
-    if isinstance(result, SearchResult):
-        kept["heads"] = [head.short for head in result.heads]
-    return kept
-
-
-def register(app: Dash, services: Services) -> None:
-    """Add the callbacks that run, cancel and show studies."""
-
-    @app.callback(
-        Output(ids.SWEEP, "data"),
-        Output(ids.SEARCH, "data"),
-        Output(ids.TARGET_TEXT, "error", allow_duplicate=True),
-        Input(ids.STUDY_REQUEST, "data"),
-        State(ids.VIEW, "data"),
-        State(ids.TAB_ID, "data"),
-        State(ids.DARK, "data"),
-        running=[
-            (Output(ids.STUDY_RUN, "disabled"), True, False),
-            (Output(ids.STUDY_CANCEL, "disabled"), False, True),
-            (Output(ids.STUDY_PROGRESS, "hidden"), False, True),
-        ],
-        prevent_initial_call=True,
-    )
-    def run(request: int | None, data: dict[str, Any], tab: str, dark: bool) -> tuple[Any, ...]:
-        view = View.from_json(data)
-        socket = ctx.websocket
-        with services.jobs.start(tab) as job:
-            set_props(ids.STUDY_BAR, {"value": 0})
-            set_props(ids.STUDY_STATUS, {"children": "Starting"})
-            live = Live(job, view, bool(dark), lambda: socket is not None and socket.is_shutdown)
-            result = run_study(services, view, live, job)
-        key = services.results.keep(result, 2**20)
-        kept = finished(view, key, result)
-        return (kept, no_update, None) if view.study == "sweep" else (no_update, kept, None)
-
-    @app.callback(
-        Output(ids.STUDY_STATUS, "children", allow_duplicate=True),
-        Input(ids.STUDY_CANCEL, "n_clicks"),
-        State(ids.TAB_ID, "data"),
-        prevent_initial_call=True,
-    )
-    def cancel(n_clicks: int | None, tab: str) -> str:
-        return "Cancelling" if services.jobs.cancel(tab) else ""
-
-    @app.callback(
-        Output(ids.SWEEP_MAP, "figure"),
-        Output(ids.SWEEP_TABLE, "rowData"),
-        Output(ids.SWEEP_CAPTION, "children"),
-        Output(ids.SWEEP_EMPTY, "hidden"),
-        Output(ids.SWEEP_BODY, "hidden"),
-        Input(ids.SWEEP, "data"),
-        Input(ids.HEADS, "value"),
-        Input(ids.DARK, "data"),
-        State(ids.VIEW, "data"),
-        prevent_initial_call=True,
-    )
-    def draw_sweep(
-        kept: dict[str, Any] | None, heads: list[str], dark: bool, data: dict[str, Any]
-    ) -> tuple[Any, ...]:
-        scores = services.results.get(kept["key"]) if kept else None
-        if kept is None or scores is None or kept["model"] != data["model"]:
-            return no_update, [], "", False, True
-        view = View.from_json({**data, "heads": heads})
-        figure = sweep_map(scores, view, bool(dark))
-        if ctx.triggered_id != ids.SWEEP:
-            return figure, no_update, no_update, no_update, no_update
-        return figure, ranking_table(scores), sweep_caption(scores, kept), True, False
-
-    @app.callback(
-        Output(ids.SEARCH_TRACE, "figure"),
-        Output(ids.SEARCH_TABLE, "rowData"),
-        Output(ids.SEARCH_SENTENCES, "children"),
-        Output(ids.SEARCH_EMPTY, "hidden"),
-        Output(ids.SEARCH_BODY, "hidden"),
-        Output(ids.USE_HEADS, "disabled"),
-        Input(ids.SEARCH, "data"),
-        Input(ids.DARK, "data"),
-        State(ids.VIEW, "data"),
-        prevent_initial_call=True,
-    )
-    def draw_search(
-        kept: dict[str, Any] | None, dark: bool, data: dict[str, Any]
-    ) -> tuple[Any, ...]:
-        result = services.results.get(kept["key"]) if kept else None
-        if kept is None or result is None or kept["model"] != data["model"]:
-            return no_update, [], [], False, True, True
-        return (
-            trace_figure(result, dark=bool(dark)),
-            steps_table(result),
-            sentences(result),
-            True,
-            False,
-            not result.heads,
-        )
-
-    @app.callback(
-        Output(ids.TARGET, "data", allow_duplicate=True),
-        Output(ids.TARGET_PICKER, "data", allow_duplicate=True),
-        Output(ids.TARGET_PICKER, "value", allow_duplicate=True),
-        Output(ids.TARGET_TEXT, "value"),
-        Output(ids.TARGET_TEXT, "error"),
-        Input(ids.TARGET_TEXT, "value"),
-        State(ids.MODEL, "data"),
-        State(ids.TARGET_PICKER, "data"),
-        prevent_initial_call=True,
-    )
-    def type_target(text: str, model_name: str, choices: list[dict[str, str]]) -> tuple[Any, ...]:
-        if not text:
-            return no_update, no_update, no_update, no_update, no_update
-        model = services.model(model_name)
-        token = model.describe_token(model.resolve_token(text))
-        choice = {"value": str(token.id), "label": token.label}
-        known = {option["value"] for option in choices}
-        listed = choices if choice["value"] in known else [*choices, choice]
-        return token.id, listed, choice["value"], "", None
-
-    _register_clientside(app)
-
-
-def sweep_caption(scores: HeadScores, kept: dict[str, Any]) -> str:
-    """Say what the numbers of a sweep are of."""
-    n_done, n_all = len(scores.ranked()), scores.values.size
-    heads = words.count(n_done, "head")
-    if scores.stopped == "cancelled":
-        heads = f"Cancelled after {n_done} of {words.count(n_all, 'head')}"
-    return f"{heads}, each ablated alone ({kept['intervention']}). Click a head to add it."
-
-
-def _register_clientside(app: Dash) -> None:
-    app.clientside_callback(
-        browser("requestStudy"),
-        Output(ids.STUDY_REQUEST, "data"),
-        Input(ids.STUDY_RUN, "n_clicks"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        browser("showStudy"),
-        Output(ids.STUDY_HELP, "children"),
-        Output(ids.SWEEP_OPTIONS, "hidden"),
-        Output(ids.SEARCH_OPTIONS, "hidden"),
-        Output(ids.TARGET_OPTIONS, "hidden"),
-        Output(ids.SWEEP_RESULT, "hidden"),
-        Output(ids.SEARCH_RESULT, "hidden"),
-        Input(ids.STUDY, "value"),
-        Input(ids.METRIC, "value"),
-        State(ids.LIMITS, "data"),
-    )
-    app.clientside_callback(
-        browser("sayOutdated"),
-        Output(ids.STUDY_OUTDATED, "children"),
-        Input(ids.STUDY, "value"),
-        Input(ids.SWEEP, "data"),
-        Input(ids.SEARCH, "data"),
-        Input(ids.PROMPT, "data"),
-    )
-    app.clientside_callback(
-        browser("chooseTarget"),
-        Output(ids.TARGET, "data", allow_duplicate=True),
-        Output(ids.TARGET_TEXT, "error", allow_duplicate=True),
-        Input(ids.TARGET_PICKER, "value"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        browser("useHeads"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Output(ids.ABLATE, "checked", allow_duplicate=True),
-        Input(ids.USE_HEADS, "n_clicks"),
-        State(ids.SEARCH, "data"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        browser("addRow"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Input(ids.SWEEP_TABLE, "cellClicked"),
-        Input(ids.SWEEP_TABLE, "eventData"),
-        Input(ids.SEARCH_TABLE, "cellClicked"),
-        Input(ids.SEARCH_TABLE, "eventData"),
-        State(ids.HEADS, "value"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        browser("toggleHeadOnMap"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Output(ids.SWEEP_MAP, "clickData"),
-        Input(ids.SWEEP_MAP, "clickData"),
-        State(ids.HEADS, "value"),
-        prevent_initial_call=True,
     )

@@ -22,7 +22,7 @@ from ablation.sweep import sweep_heads
 from ablation.types import Progress
 from app import controls, ids
 from app.notices import INTERNAL, show_error
-from app.panels import attention, page, prediction, study
+from app.panels import attention, page, prediction, study_run
 from app.panels.intervention import STARTERS, parameter_fields, starter
 from app.services import Services, build_intervention, first_heads
 from app.view import InterventionForm, View
@@ -367,7 +367,8 @@ def test_a_sweep_shows_progress_and_leaves_its_scores(
             draw = _callback(dash_page, f"{ids.SWEEP_MAP}.figure")
             return draw(kept, [], False, _view(settled))
 
-    _, table, caption, empty_hidden, body_hidden = copy_context().run(inside)
+    _, table, columns, caption, empty_hidden, body_hidden = copy_context().run(inside)
+    assert columns[-1]["headerName"] == "KL divergence, nats"
     expected = sweep_heads(llama, settled.prompt)
     assert [row["head"] for row in table] == [str(head) for head, _ in expected.ranked()]
     assert caption.startswith("12 heads, each ablated alone (zero)")
@@ -405,7 +406,7 @@ def test_a_target_that_is_likeliest_already_is_refused(
 
 def test_a_study_of_a_page_that_has_gone_is_cancelled(services: Services, settled: View) -> None:
     with services.jobs.start("tab") as job:
-        live = study.Live(job, settled, False, page_gone=lambda: True)
+        live = study_run.Live(job, settled, False, page_gone=lambda: True)
         live(Progress(1, 10, "1 of 10 heads"))
         assert job.cancel.is_set()
 
@@ -417,10 +418,10 @@ def test_a_cancelled_sweep_keeps_what_was_found(services: Services, settled: Vie
             services.jobs.cancel("tab")
 
         deep, _ = page.switched(services, settled, "deep")
-        scores = study.run_study(services, deep, report, job)
+        scores = study_run.run_study(services, deep, report, job)
     assert scores.stopped == "cancelled"
     assert 0 < len(scores.ranked()) < scores.values.size  # type: ignore[union-attr]
-    caption = study.sweep_caption(scores, {"intervention": "zero"})  # type: ignore[arg-type]
+    caption = study_run.sweep_caption(scores, {"intervention": "zero"})  # type: ignore[arg-type]
     assert caption.startswith(f"Cancelled after {len(scores.ranked())} of 256 heads")  # type: ignore[union-attr]
 
 
