@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.attention_tap import TapRequest, active_request, allowed_with_plan, edit_outputs
+from models.attention_tap import (
+    TapRequest,
+    active_request,
+    allowed_with_plan,
+    edit_outputs,
+    refuse_empty_queries,
+)
+from models.edits import RowPlan
 from models.errors import ErrorKind, UserError
 
 
@@ -64,7 +71,11 @@ def install_hooks(site: AttentionSite, layer: int) -> None:
 
     def read_probabilities(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         request = active_request()
-        if request is not None and layer in request.read:
+        if request is None:
+            return
+        if request.plan is not None and layer in request.plan.by_layer:
+            _check_knockout(request.plan, layer, output)
+        if layer in request.read:
             request.attention[layer] = _chosen(request, layer, output)
 
     site.module.register_forward_pre_hook(edit_mask, with_kwargs=True)
@@ -79,11 +90,29 @@ def pattern_in(output: Any) -> Tensor | None:
     return next((o for o in output if isinstance(o, Tensor) and o.ndim == 4), None)
 
 
-def _chosen(request: TapRequest, layer: int, output: Any) -> Any:
+def _pattern(layer: int, output: Any) -> Tensor:
     pattern = pattern_in(output)
     if pattern is None:
         raise RuntimeError(f"attention layer {layer} returned no weights")
+    return pattern
+
+
+def _chosen(request: TapRequest, layer: int, output: Any) -> Any:
+    pattern = _pattern(layer, output)
     return pattern[0, list(request.read[layer])].detach().float().cpu().numpy()
+
+
+def _check_knockout(plan: RowPlan, layer: int, output: Any) -> None:
+    """Refuse a knockout that left a query no key, as seen from the pattern that came out.
+
+    A module may narrow its pattern by itself (GPT-Neo's local layers do), unseen in the mask: a
+    query whose whole window is knocked out then spreads over keys that it must not see.
+    """
+    if plan.editor.blocked is None:
+        return
+    rows, heads = plan.by_layer[layer]
+    pattern = _pattern(layer, output)[rows, heads]  # [n, n_query, n_key]
+    refuse_empty_queries(((pattern > 0) & plan.editor.blocked).any(dim=-1), layer)
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> int:

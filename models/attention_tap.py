@@ -156,6 +156,16 @@ def allowed_with_plan(
     allowed = allowed.expand(batch, n_heads, n_query, n_key).clone()
     allowed[rows, heads] &= ~blocked
     empty = ~allowed[rows, heads].any(dim=-1)  # [n, n_query]
+    refuse_empty_queries(empty, layer)
+    return allowed
+
+
+def refuse_empty_queries(empty: Tensor, layer: int) -> None:
+    """Raise `UserError` if a knockout leaves a query no key.
+
+    Args:
+        empty: bool [n, n_query], True where it does.
+    """
     if bool(empty.any()):
         position = int(empty.any(dim=0).nonzero()[0])
         raise UserError(
@@ -163,7 +173,6 @@ def allowed_with_plan(
             f"The knockout leaves position {position} nothing to attend to in layer {layer}; "
             "leave it at least one key (its own position, for example).",
         )
-    return allowed
 
 
 def attention_probabilities(

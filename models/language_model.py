@@ -17,7 +17,7 @@ from models.discovery import find_dispatching_sites, find_returning_sites
 from models.edits import AblationLike, HeadEditor, Intervention, RowPlan
 from models.errors import ErrorKind, UserError
 from models.growing_batch import Growth, find_blocks, install_growth
-from models.self_check import run_self_check
+from models.self_check import batches_grow_rightly, run_self_check
 from models.types import (
     AttentionMaps,
     Head,
@@ -71,7 +71,7 @@ class LanguageModel:
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         self.kind = "masked" if _predicts_at_mask(model, tokenizer) else "causal"
-        self.max_positions = _max_positions(model.config, tokenizer)
+        self.max_positions = _max_positions(model, tokenizer)
         self._options = _forward_options(model)
         self.dispatches = dispatches(type(model))
         self.sites = self._find_sites()
@@ -95,11 +95,35 @@ class LanguageModel:
         Raises:
             UserError: the text is empty, gives no tokens, or exceeds the model's context.
         """
-        return tokens.tokenize(self._reader, text, self.max_positions, bos)
+        prompt = tokens.tokenize(self._reader, text, self.max_positions, bos)
+        self._check_embedded(prompt.ids)
+        return prompt
 
     def prompt_of_ids(self, ids: Sequence[int]) -> TokenizedPrompt:
-        """Return the prompt made of these token ids (random stimuli, for example)."""
+        """Return the prompt made of these token ids (random stimuli, for example).
+
+        Raises:
+            UserError: there is no id, or one that the model has no embedding of.
+        """
+        if not len(ids):
+            raise UserError(ErrorKind.PROMPT, "A prompt needs at least one token id; give some.")
+        self._check_embedded(ids)
         return tokens.prompt_of_ids(self._reader, [int(i) for i in ids])
+
+    def _check_embedded(self, ids: Sequence[int]) -> None:
+        """Refuse tokens without an embedding: a tokenizer may have got more than its model has."""
+        n_rows = self._model.get_input_embeddings().weight.shape[0]
+        for token_id in ids:
+            if not 0 <= token_id < n_rows:
+                raise UserError(
+                    ErrorKind.PROMPT,
+                    f"The model has no embedding of the token {self._reader.label(token_id)} "
+                    f"(id {token_id}; its ids run from 0 to {n_rows - 1}); leave it out.",
+                )
+
+    def has_bos(self, prompt: TokenizedPrompt) -> bool:
+        """Return whether a prompt begins with the token that opens a sequence."""
+        return prompt.ids[0] == tokens.bos_id(self._reader.tokenizer)
 
     def resolve_token(self, target: int | str) -> int:
         """Return the one token id that an id or a text names, or raise `UserError`."""
@@ -268,7 +292,8 @@ class LanguageModel:
                 that a search prepares it once.
 
         Returns:
-            float64 [n_sets, n_vocab], natural log-probabilities, on the model's device.
+            float64 [n_sets, n_vocab], natural log-probabilities, on the model's device (on the
+            CPU where that has no float64).
         """
         position = self.resolve_position(prompt, position)
         acted_on = self._check_positions(prompt, positions)
@@ -388,9 +413,14 @@ class LanguageModel:
         """Return whether ablation batches may grow (`growing_batch`); if not, each set of heads
         is a row from the bottom up: slower, and right."""
         blocks = find_blocks(self._model, self.sites) if self.dispatches else None
-        if blocks is not None:
-            install_growth(blocks)
-        return blocks is not None
+        if blocks is None:
+            return False
+        install_growth(blocks)
+        ids = self._probe_prompt()
+        last = len(ids[0]) - 1  # one position is enough, and much less to unembed
+        return batches_grow_rightly(
+            self.sites, ids, lambda rows, request: self._logits_of(rows, request, last)
+        )
 
     def _describe(self) -> ModelInfo:
         tokenizer = self._reader.tokenizer
@@ -425,7 +455,13 @@ class LanguageModel:
 
 def log_softmax64(logits: Tensor) -> Tensor:
     """Return natural log-probabilities in float64 from logits [..., n_vocab]."""
-    return torch.log_softmax(logits.to(torch.float64), dim=-1)
+    at = float64_device(logits.device)
+    return torch.log_softmax(logits.to(at).to(torch.float64), dim=-1)
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return where float64 numbers about this device's results live: Apple's GPUs have none."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _refuse_not_finite(name: str, logits: Tensor) -> None:
@@ -460,9 +496,9 @@ def _predicts_at_mask(model: Any, tokenizer: Any) -> bool:
     return type(model).__name__.endswith("ForMaskedLM") and tokenizer.mask_token_id is not None
 
 
-def _max_positions(config: Any, tokenizer: Any) -> int:
+def _max_positions(model: Any, tokenizer: Any) -> int:
     """Return how many tokens fit the model's context."""
-    text = config.get_text_config()
+    text = model.config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
         value = getattr(text, name, None)
         if isinstance(value, int) and value > 0:
@@ -470,7 +506,11 @@ def _max_positions(config: Any, tokenizer: Any) -> int:
             break
     else:
         limit = NO_LIMIT
-    # RoBERTa's table has rows that its padding offset never uses; the tokenizer knows.
+    for name, module in model.named_modules():
+        # RoBERTa counts positions from behind its padding index: the rows up to it serve no token.
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            limit = min(limit, module.num_embeddings - padding - 1)
     stated = int(min(tokenizer.model_max_length, NO_LIMIT))
     return min(limit, stated)
 

@@ -147,6 +147,8 @@ class Registry:
 
 def _key(name: str) -> str:
     """One key for all spellings of a path; ids are their own."""
+    if name == BUILTIN_NAME:  # also where a directory of that name lies about
+        return name
     path = Path(name).expanduser()
     try:
         return str(path.resolve()) if path.exists() else name

@@ -25,11 +25,15 @@ from models.attention_tap import Call, TapRequest
 from models.discovery import projection_weight
 from models.edits import RowPlan
 from models.errors import ErrorKind, UserError
+from models.growing_batch import Growth
 from models.types import Check, Head, SelfCheck
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest error allowed, relative to the largest value compared. A real mistake (a wrong head, a
 missing scale) is of order 1; rounding in float32 is about 1e-6, in bfloat16 about 1e-2."""
+
+GROWTH_LAYERS = 8
+"""In about how many layers a batch grows when growing is tried out."""
 
 LogitsOf = Callable[[Sequence[Sequence[int]], TapRequest], Tensor]
 
@@ -99,6 +103,36 @@ def run_self_check(
     if failed is not None:
         raise _refusal(model, failed)
     return SelfCheck(tuple(checks), time.perf_counter() - start)
+
+
+def batches_grow_rightly(
+    sites: Sequence[AttentionSite], ids: Sequence[Sequence[int]], logits_of: LogitsOf
+) -> bool:
+    """Return whether a batch that grows block by block gives what one row a set gives.
+
+    It does not where a block takes the batch's size from elsewhere than the hidden states that
+    enter it (GPT-BigCode), or where these have another first axis (Gemma 3n).
+
+    Args:
+        ids: one row of token ids.
+        logits_of: runs the model on a batch under a request, giving logits [batch, n, n_vocab].
+    """
+    layers = range(0, len(sites), max(1, len(sites) // GROWTH_LAYERS))
+    sets = [[], *([Head(layer, layer % sites[layer].n_heads)] for layer in layers)]
+    growth = Growth.of(sets)
+    device = _device_of(sites[0].projection)
+    rows = RowPlan.for_rows(_ZeroZ(), sets, None, device)
+    growing = growth.plan(_ZeroZ(), None, device)
+    with torch.inference_mode():
+        expected = logits_of(list(ids) * len(sets), TapRequest(plan=rows))
+        try:
+            grown = logits_of(ids, TapRequest(plan=growing, grow=growth.appended))
+        except (RuntimeError, ValueError, TypeError, LookupError):
+            return False
+    if len(grown) != len(growth.head_sets):
+        return False
+    tolerance = TOLERANCE.get(expected.dtype, 1e-4)
+    return _relative_error(grown[list(growth.row_of_set)], expected) <= tolerance
 
 
 def _refusal(model: nn.Module, failed: Check) -> UserError:

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import index
 from typing import Any, Literal
 
 from models.errors import ErrorKind, UserError
@@ -139,10 +140,12 @@ def tokenize(
             tokenizer.
 
     Raises:
-        UserError: the text is empty, turns into nothing, or does not fit the model's context.
+        UserError: the text is empty or no valid Unicode, turns into nothing, or does not fit the
+            model's context.
     """
     if not text:
         raise UserError(ErrorKind.PROMPT, "The prompt is empty; type some text.")
+    _refuse_broken_text(text, "prompt", ErrorKind.PROMPT)
     limit = max(LEAST_CHARACTER_LIMIT, CHARACTERS_A_POSITION * max_positions)
     if len(text) > limit:
         raise UserError(
@@ -151,11 +154,13 @@ def tokenize(
             f"{max_positions:,} tokens; shorten it.",
         )
     tokenizer = reader.tokenizer
-    if not tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
+    own = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = with_bos(tokenizer, tokenizer(text, verbose=False)["input_ids"], bos)
+    # The second: all that was typed is the opening token, and it is switched off.
+    if not own or not ids:
         raise UserError(
             ErrorKind.PROMPT, "The tokenizer turns this prompt into no tokens; type some words."
         )
-    ids = with_bos(tokenizer, tokenizer(text, verbose=False)["input_ids"], bos)
     if len(ids) > max_positions:
         raise UserError(
             ErrorKind.PROMPT,
@@ -175,6 +180,18 @@ def prompt_of_ids(reader: TokenReader, ids: list[int], text: str | None = None) 
         texts=texts,
         kinds=tuple(reader.kind(i) for i in ids),
     )
+
+
+def _refuse_broken_text(text: str, role: str, kind: ErrorKind) -> None:
+    """Refuse text that no tokenizer takes: an argument that was no UTF-8, half a character pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            kind,
+            f"Character {error.start + 1} of the {role} is not valid Unicode (bytes that are not "
+            "UTF-8, or half a character pair); take it out.",
+        ) from None
 
 
 def bos_id(tokenizer: Any) -> int | None:
@@ -201,6 +218,15 @@ def with_bos(tokenizer: Any, ids: list[int], bos: bool | None) -> list[int]:
     return ids[1:] if has and not bos else ids
 
 
+def _id_in_vocabulary(token_id: int, n_vocab: int) -> int:
+    if 0 <= token_id < n_vocab:
+        return token_id
+    raise UserError(
+        ErrorKind.TARGET,
+        f"The model predicts no token {token_id}; its ids run from 0 to {n_vocab - 1}.",
+    )
+
+
 def single_token(reader: TokenReader, target: int | str, n_vocab: int) -> int:
     """Return the one token id that a target names.
 
@@ -208,21 +234,18 @@ def single_token(reader: TokenReader, target: int | str, n_vocab: int) -> int:
         UserError: the text is more than one token (its tokens are shown), or no token, or the
             id is outside the vocabulary.
     """
-    if isinstance(target, int):
-        if 0 <= target < n_vocab:
-            return target
-        raise UserError(
-            ErrorKind.TARGET, f"There is no token {target}; the ids run from 0 to {n_vocab - 1}."
-        )
+    if not isinstance(target, str):
+        return _id_in_vocabulary(index(target), n_vocab)
     if not target:
         raise UserError(ErrorKind.TARGET, "The target is empty; type one token, such as ' John'.")
+    _refuse_broken_text(target, "target", ErrorKind.TARGET)
     ids = reader.tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) != 1 and reader.alphabet == "sentencepiece" and target.startswith(" "):
         # SentencePiece puts a space in front by itself; the one typed is the same space.
         bare = reader.tokenizer(target[1:], add_special_tokens=False, verbose=False)["input_ids"]
         ids = bare if len(bare) == 1 else ids
     if len(ids) == 1:
-        return int(ids[0])
+        return _id_in_vocabulary(int(ids[0]), n_vocab)
     shown = " ".join(f"[{reader.label(i)}]" for i in ids[:12]) + (" …" if len(ids) > 12 else "")
     hint = "" if target.startswith(" ") else " A leading space often matters: try it with one."
     raise UserError(

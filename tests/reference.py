@@ -17,6 +17,7 @@ PROJECTIONS = {
     "gpt2": "transformer.h.{}.attn.c_proj",
     "opt": "model.decoder.layers.{}.self_attn.out_proj",
     "gpt_neox": "gpt_neox.layers.{}.attention.dense",
+    "gpt_bigcode": "transformer.h.{}.attn.c_proj",
     "gptj": "transformer.h.{}.attn.out_proj",
     "gpt_neo": "transformer.h.{}.attn.attention.out_proj",
     "bloom": "transformer.h.{}.self_attention.dense",

@@ -279,12 +279,20 @@ WRONG = {
     "heads missing": (["attention", "--prompt", "x"], "--heads"),
     "empty prompt": (asked("predict", prompt=""), "prompt"),
     "prompt too long": (asked("predict", prompt="word " * 500), "128"),
+    "prompt of a megabyte": (asked("predict", prompt="word " * 200_000), "1,000,000 characters"),
+    "prompt of no tokens": (
+        asked("attention", "--heads", "0.0", prompt="  ", model=str(tiny_directory("bert"))),
+        "no tokens",
+    ),
+    "prompt no Unicode": (asked("predict", prompt="a\udcff"), "not valid Unicode"),
     "top-k zero": (asked("predict", "--top-k", "0"), "--top-k"),
     "max-heads negative": (asked("search", "--max-heads", "-3"), "--max-heads"),
     "position outside": (asked("predict", "--position", "99"), "99"),
     "positions outside": (asked("predict", "--ablate", "0.0", "--positions", "99"), "99"),
     "positions nonsense": (asked("predict", "--ablate", "0.0", "--positions", "x"), "'x'"),
     "heads nonsense": (asked("attention", "--heads", "first"), "first"),
+    "no heads named": (asked("attention", "--heads", " , "), "No heads are named"),
+    "no heads to ablate": (asked("predict", "--ablate", ""), "No heads are named"),
     "head outside": (asked("predict", "--ablate", "99.0"), "99"),
     "intervention unknown": (asked("sweep", "--intervention", "explode"), "explode"),
     "resample of other length": (
@@ -297,6 +305,8 @@ WRONG = {
     "target out of range": (asked("search", "--target", "id:123456"), "123456"),
     "model unknown": (asked("predict", model="no-such-model-here"), "no-such-model-here"),
     "model no directory": (asked("predict", model="./nowhere"), "./nowhere"),
+    "model a directory without one": (asked("predict", model="tests"), "config.json"),
+    "model a file": (asked("predict", model="README.md"), "README.md"),
     "device absent": ([*asked("predict"), "--device", "cuda:99"], "cuda:99"),
     "dtype unknown": ([*asked("predict"), "--dtype", "int8"], "int8"),
     "device absent, serving": (["--port", "0", "--device", "cuda:99"], "cuda:99"),
@@ -336,6 +346,31 @@ def test_weights_that_are_not_numbers(
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert "finite" in err
+
+
+def test_weights_that_are_cut_short(
+    output: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    shutil.copytree(MODEL, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    status, out, err = output(*asked("predict", model=str(tmp_path)))
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "cut short" in err
+
+
+def test_a_cache_directory_that_cannot_be_written(
+    output: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    monkeypatch.setenv(CACHE_VARIABLE, str(in_the_way))
+    status, out, err = output(*asked("predict", model="builtin"))
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert str(in_the_way) in err
+    assert CACHE_VARIABLE in err
 
 
 def test_a_taken_port_is_known_before_a_model_is_loaded(

@@ -20,6 +20,7 @@ NAMES = {
     "gemma3": "Gemma 3",
     "phi3": "Phi-3",
     "gpt_neox": "GPT-NeoX",
+    "gpt_bigcode": "GPT-BigCode",
     "opt": "OPT",
     "olmo2": "OLMo 2",
     "stablelm": "StableLM",

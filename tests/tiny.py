@@ -118,6 +118,9 @@ FAMILIES: dict[str, Family] = {
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         },
     ),
+    "gpt_bigcode": Family(
+        "gpt_bigcode", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
+    ),
     "gptj": Family(
         "gptj", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "rotary_dim": 4}
     ),

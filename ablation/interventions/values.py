@@ -353,10 +353,10 @@ def _tokenize_like(
     prompt: TokenizedPrompt, text: str, model: "LanguageModel", role: str
 ) -> TokenizedPrompt:
     """Tokenise `text` with a beginning-of-sequence token exactly when `prompt` has one."""
-    wanted = prompt.kinds[0] == "special"
+    wanted = model.has_bos(prompt)
     try:
         tokenized = model.tokenize(text)
-        if (tokenized.kinds[0] == "special") == wanted:
+        if model.has_bos(tokenized) == wanted:
             return tokenized
         return model.tokenize(text, bos=wanted)
     except UserError as error:

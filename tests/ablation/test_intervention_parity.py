@@ -6,6 +6,7 @@ alone there, differ by rounding of order 1e-6; heads and interventions differ by
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from plain_interventions import plain_edit, source_for
@@ -24,6 +25,7 @@ from ablation.interventions import (
     Sparsify,
     Zero,
 )
+from models.errors import UserError
 from models.language_model import LanguageModel
 from models.types import Head, TokenizedPrompt
 
@@ -159,3 +161,25 @@ def test_knockout_shares_the_probability_among_the_other_keys(family: str) -> No
     ours = torch.as_tensor(model.attention(prompt, [head], ablation).values)[0].double()
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
     assert ours[6, 1] == ours[6, 4] == 0
+
+
+def test_a_window_that_only_the_module_knows_is_honoured() -> None:
+    """GPT-Neo's layer 1 narrows its pattern to five keys by itself, unseen in its mask."""
+    model = tiny_model("gpt_neo")
+    prompt = model.tokenize(prompt_text("gpt_neo"))
+    head = Head(1, 2)
+    expected = torch.as_tensor(model.attention(prompt, [head]).values)[0].double()
+    assert expected[12, :8].max() == 0 < expected[12, 8:13].min()
+    expected[12, 8:12] = 0.0
+    expected[12] /= expected[12].sum()
+    part = Ablation((head,), Knockout((12,), (8, 9, 10, 11)))
+    ours = torch.as_tensor(model.attention(prompt, [head], part).values)[0].double()
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+    whole = Knockout((12,), (8, 9, 10, 11, 12))
+    refused = r"position 12 nothing to attend to in layer 1"
+    with pytest.raises(UserError, match=refused):
+        model.predict(prompt, ablation=Ablation((head,), whole))
+    with pytest.raises(UserError, match=refused):
+        model.ablated_logprobs(prompt, [[], [Head(0, 0)], [head]], whole)
+    # Layer 0 sees everything, and keeps the keys before the window.
+    assert np.isfinite(model.predict(prompt, ablation=Ablation((Head(0, 2),), whole)).entropy)

@@ -3,13 +3,15 @@
 import math
 from contextlib import suppress
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import PROMPT
+from tiny import PROMPT, tiny_model
 from torch import Tensor
 
+from ablation import Ablation
 from ablation.interventions import (
     INTERVENTIONS,
     Intervention,
@@ -377,3 +379,12 @@ def test_references_open_as_the_prompt_does(llama: LanguageModel) -> None:
         clean = llama.head_outputs(prompt, [1])[1]  # [position, n_heads, d_head]
         given_z = editor.edit_z(torch.zeros(1, *clean[:, 2].shape), 1, torch.tensor([2]))
         torch.testing.assert_close(given_z[0], clean[:, 2], rtol=0, atol=0)
+
+
+def test_another_special_token_in_front_is_no_opening_token() -> None:
+    bert = tiny_model("bert")
+    prompt = bert.tokenize("[MASK] sat on the mat", bos=False)
+    assert prompt.labels[0] == "[MASK]"
+    clean = bert.predict(prompt)
+    itself = bert.predict(prompt, ablation=Ablation(bert.all_heads(), Resample(prompt.text)))
+    np.testing.assert_allclose(itself.log_probs, clean.log_probs, atol=1e-6)

@@ -109,7 +109,8 @@ def test_distances_are_not_negative_and_pinsker_holds(clean: Tensor, ablated: Te
     distance = METRICS["total_variation"].compute(clean, ablated[None], None).item()
     assert kl >= 0
     assert 0 <= distance <= 1 + EXACT
-    assert distance <= math.sqrt(kl / 2) + 1e-9
+    # Squared: a KL of 1e-16, which is rounding, has a root of 1e-8.
+    assert 2 * distance**2 <= kl + EXACT
 
 
 @given(log_prob_rows, st.integers(0, 4))

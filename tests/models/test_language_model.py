@@ -1,16 +1,21 @@
 """The model as the rest of the program uses it: refusals, threads, batches, many states."""
 
+import shutil
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny import PROMPT, tiny_directory, tiny_model
+from transformers import AutoTokenizer
 
 from ablation import Ablation, Zero
 from models.attention_tap import TapRequest, active, active_request
 from models.errors import ErrorKind, UserError
-from models.language_model import LanguageModel
+from models.language_model import LanguageModel, float64_device
 from models.registry import load_model
 from models.types import Head
 
@@ -47,6 +52,55 @@ def test_positions_outside_the_prompt_are_refused(llama: LanguageModel, position
     with pytest.raises(UserError) as refusal:
         llama.predict(llama.tokenize(PROMPT), position)
     assert refusal.value.kind is ErrorKind.POSITION
+
+
+@pytest.fixture
+def with_changed_tokenizer(tmp_path: Path) -> Callable[..., LanguageModel]:
+    """Load a family whose tokenizer was changed."""
+
+    def load(family: str, change: Callable[[Any], object]) -> LanguageModel:
+        shutil.copytree(tiny_directory(family), tmp_path, dirs_exist_ok=True)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+        change(tokenizer)
+        tokenizer.save_pretrained(tmp_path)
+        return load_model(str(tmp_path), device="cpu")
+
+    return load
+
+
+def test_tokens_that_the_model_has_no_embedding_of_are_refused(
+    with_changed_tokenizer: Callable[..., LanguageModel],
+) -> None:
+    model = with_changed_tokenizer("gpt2", lambda tokenizer: tokenizer.add_tokens(["<extra>"]))
+    with pytest.raises(UserError, match="<extra>") as refusal:
+        model.tokenize("a<extra>b")
+    assert refusal.value.kind is ErrorKind.PROMPT
+    with pytest.raises(UserError) as refusal:
+        model.resolve_token("<extra>")
+    assert refusal.value.kind is ErrorKind.TARGET
+    for ids in ([], [-1], [320]):
+        with pytest.raises(UserError):
+            model.prompt_of_ids(ids)
+
+
+@pytest.mark.parametrize(("family", "n"), [("bert", 130), ("roberta", 129), ("opt", 128)])
+def test_the_longest_prompt_runs_when_the_tokenizer_states_no_length(
+    family: str, n: int, with_changed_tokenizer: Callable[..., LanguageModel]
+) -> None:
+    """RoBERTa's table has as many rows as BERT's, and one less serves a token."""
+
+    def state_none(tokenizer: Any) -> None:
+        tokenizer.model_max_length = int(1e30)
+
+    model = with_changed_tokenizer(family, state_none)
+    assert model.max_positions == n
+    model.predict(model.prompt_of_ids([5 + i % 200 for i in range(n)]), -1)
+
+
+def test_float64_numbers_live_where_there_are_any() -> None:
+    assert float64_device(torch.device("mps", 0)) == torch.device("cpu")
+    for name in ("cpu", "cuda:1"):
+        assert float64_device(torch.device(name)) == torch.device(name)
 
 
 def test_acting_on_no_position_is_refused(llama: LanguageModel) -> None:

@@ -39,6 +39,17 @@ def test_two_spellings_of_a_path_are_one_model(
     assert registry.get("./a") is registry.get(names[0])
 
 
+def test_a_directory_named_builtin_is_not_the_builtin_model(
+    names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(names[1], Path(names[0]).parent / "builtin")
+    monkeypatch.chdir(Path(names[0]).parent)
+    monkeypatch.setattr("models.registry.ensure_builtin", lambda _: Path(names[0]))
+    registry = Registry("cpu")
+    assert registry.get("builtin") is not registry.get("./builtin")
+    assert registry.get("builtin") is registry.get("builtin")
+
+
 def test_who_asks_at_the_same_time_waits_for_the_one_load(names: list[str]) -> None:
     registry = Registry("cpu")
     said: list[str] = []

@@ -1,5 +1,6 @@
 """Labels a person can read, unique labels, the opening token, and refusals."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,6 +122,7 @@ def test_the_opening_token_of_an_encoder_can_be_taken_away() -> None:
         ("", "is empty"),
         ("x" * 1_000_000, "1,000,000 characters"),
         ("When Mary " * 200, "128"),
+        ("no text: \udcff", "Character 10 of the prompt is not valid Unicode"),
     ],
 )
 def test_prompts_that_cannot_be_used_are_refused_in_one_sentence(text: str, words: str) -> None:
@@ -134,6 +136,10 @@ def test_prompts_that_cannot_be_used_are_refused_in_one_sentence(text: str, word
 def test_text_that_turns_into_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="no tokens"):
         tokenize(TokenReader.of(wordpiece_tokenizer()), "   ", 128)
+    opening = READER.tokenizer.bos_token
+    assert len(tokenize(READER, opening, 128)) == 1
+    with pytest.raises(UserError, match="no tokens"):
+        tokenize(READER, opening, 128, bos=False)
 
 
 def test_a_target_of_several_tokens_is_refused_and_shown() -> None:
@@ -145,8 +151,13 @@ def test_a_target_of_several_tokens_is_refused_and_shown() -> None:
     assert "[z]" in str(refusal.value) or "[·z]" in str(refusal.value)
 
 
-@pytest.mark.parametrize("target", [-1, 320, ""])
+@pytest.mark.parametrize("target", [-1, 320, "", "\ud800"])
 def test_targets_outside_the_vocabulary_are_refused(target: int | str) -> None:
     with pytest.raises(UserError) as refusal:
         tiny_model("llama").resolve_token(target)
     assert refusal.value.kind is ErrorKind.TARGET
+
+
+def test_a_target_may_come_out_of_an_array() -> None:
+    found = tiny_model("llama").resolve_token(np.int64(7))
+    assert (found, type(found)) == (7, int)
