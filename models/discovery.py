@@ -109,6 +109,12 @@ def _refuse_other_layers(model: Any, n_sites: int) -> None:
     n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", n_sites)
     if n_sites == n_layers and n_sites > 0:
         return
+    if n_sites > n_layers:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{type(model).__name__} is not supported: it runs attention {n_sites} times in "
+            f"{n_layers} layers, so that a layer's heads would stand for several.",
+        )
     raise UserError(
         ErrorKind.MODEL,
         f"{type(model).__name__} is not supported: softmax attention can be read in {n_sites} of "

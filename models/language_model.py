@@ -397,8 +397,23 @@ class LanguageModel:
 
         def forward() -> None:
             batch = torch.tensor(ids, device=self.device)
-            with torch.inference_mode():
-                _refuse_not_finite(self.name, self._model(input_ids=batch, use_cache=False).logits)
+            try:
+                with torch.inference_mode():
+                    logits = self._model(input_ids=batch, use_cache=False).logits
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+            ) as error:
+                raise UserError(
+                    ErrorKind.MODEL,
+                    f"{type(self._model).__name__} is not supported: it does not run on token ids "
+                    f"alone ({type(error).__name__}: {str(error).split(chr(10))[0][:160]}).",
+                ) from error
+            _refuse_not_finite(self.name, logits)
 
         if self.dispatches:
             sites = find_dispatching_sites(self._model, forward)

@@ -100,6 +100,29 @@ def test_a_model_that_changes_while_it_runs_is_refused() -> None:
     assert "'ablating nothing'" in str(broken(sabotage))
 
 
+def test_a_model_that_does_not_run_on_token_ids_is_refused_with_the_reason() -> None:
+    def sabotage(model: Any) -> None:
+        def needy(_module: Any, _args: Any) -> None:
+            raise ValueError("a default language must be set")
+
+        model.model.register_forward_pre_hook(needy)
+
+    refusal = broken(sabotage)
+    assert refusal.kind is ErrorKind.MODEL
+    assert "a default language must be set" in str(refusal)
+
+
+def test_attention_that_runs_twice_a_layer_is_refused() -> None:
+    def sabotage(model: Any) -> None:
+        for module in attention_modules(model):
+            forward = module.forward
+            module.forward = lambda *a, forward=forward, **k: (forward(*a, **k), forward(*a, **k))[
+                0
+            ]
+
+    assert "runs attention 6 times in 3 layers" in str(broken(sabotage))
+
+
 def test_weights_that_are_not_numbers_are_refused() -> None:
     def sabotage(model: Any) -> None:
         with torch.no_grad():
