@@ -124,7 +124,15 @@ def build_intervention(form: InterventionForm) -> Intervention:
             ErrorKind.INTERVENTION,
             f"There is no intervention {form.name!r}; choose one from the list.",
         )
-    return entry.build(**dict(form.values))
+    values = dict(form.values)
+    for parameter in entry.parameters:
+        # The table's own sentence is for those who write the notation.
+        if parameter.required and parameter.name not in values:
+            raise UserError(
+                ErrorKind.INTERVENTION,
+                f"{entry.label} needs its {parameter.label.lower()}; fill in that field.",
+            )
+    return entry.build(**values)
 
 
 def form_problem(form: InterventionForm) -> UserError | None:

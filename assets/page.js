@@ -225,6 +225,10 @@
       return clicks && found ? [found.heads, true] : [skip(), skip()];
     },
 
+    readThreshold(value) {
+      return value ? String(value) : "0";
+    },
+
     showMore(clicks, prompt, model, pages) {
       return triggeredId() === "show-more" ? pages + 1 : 1;
     },

@@ -61,8 +61,10 @@ def _toolbar() -> html.Div:
                         size="sm",
                         w=110,
                         updatemode="mouseup",
+                        label=None,
                         thumbLabel="Threshold: smaller weights are not drawn",
                     ),
+                    html.Span("0", id=ids.THRESHOLD_READING, className="reading"),
                 ],
                 className="tool",
             ),
@@ -173,7 +175,12 @@ def changes(drawn: Sequence[str], wanted: Sequence[str], cards: Sequence[html.Di
 
 
 def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
-    """Say which run the maps are of."""
+    """Say which run the maps are of, and why it is not the ablated one if that was asked for."""
+    if outcome.problem is not None:
+        return [
+            html.Span("Not ablated: attention of the clean run", className="tag failed"),
+            f" {outcome.problem}",
+        ]
     if outcome.after is not None:
         label = build_intervention(view.intervention).label
         where = f" at positions {view.acted}" if view.acted.strip() else ""
@@ -224,6 +231,11 @@ def register(app: Dash, services: Services) -> None:
             f"Show more ({words.count(hidden, 'head')} left)",
         )
 
+    app.clientside_callback(
+        browser("readThreshold"),
+        Output(ids.THRESHOLD_READING, "children"),
+        Input(ids.THRESHOLD, "value"),
+    )
     app.clientside_callback(
         browser("showMore"),
         Output(ids.SHOWN, "data"),

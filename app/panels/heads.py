@@ -102,15 +102,19 @@ def register(app: Dash, services: Services) -> None:
     ) -> Any:
         if shape is None:
             return no_update
-        return head_map_figure(
+        scores = _scores(services, sweep, shape, prompt)
+        figure = head_map_figure(
             shape["n_layers"],
             shape["n_heads"],
-            _scores(services, sweep, shape, prompt),
+            scores,
             [head_from_text(text) for text in chosen],
             dark=bool(dark),
             width=MAP_WIDTH,
             height=MAP_HEIGHT,
         )
+        if scores is None:  # its title would say once more how many heads are chosen
+            figure.update_layout(title=None, margin={"t": 4})
+        return figure
 
     app.clientside_callback(
         browser("toggleHeadOnMap"),

@@ -7,10 +7,10 @@ from dash import Dash, Input, Output, State, html, no_update
 
 from app import ids
 from app.panels.pieces import browser, graph, section
-from app.runs import Outcome
+from app.runs import Outcome, parse_positions
 from app.services import Services, form_problem
 from app.view import View
-from models.errors import ErrorKind, UserError
+from models.errors import UserError
 from models.types import Prediction, TokenProbability
 from viz.labels import probability
 from viz.predictions import MetricRow, metric_rows, prediction_figure
@@ -136,7 +136,7 @@ def register(app: Dash, services: Services) -> None:
             token_options(_with(before.top, watched)),
             None if watched is None else str(watched.id),
             token_options(before.top),
-            *_problem(outcome.problem or form_problem(view.intervention)),
+            *_problem(view, outcome),
         )
 
     @app.callback(
@@ -170,9 +170,11 @@ def _with(
     return top if token is None or token.id in {t.id for t in top} else (*top, token)
 
 
-def _problem(problem: UserError | None) -> tuple[str, str | None]:
-    """Return what the intervention's error and the positions' error say."""
-    if problem is None:
-        return "", None
-    at_positions = problem.kind == ErrorKind.POSITION
-    return ("", str(problem)) if at_positions else (str(problem), None)
+def _problem(view: View, outcome: Outcome) -> tuple[str, str | None]:
+    """Return what the intervention's error and the error of the positions acted on say."""
+    try:
+        parse_positions(view.acted, len(outcome.prompt))
+    except UserError as error:
+        return "", str(error)
+    problem = outcome.problem or form_problem(view.intervention)
+    return "" if problem is None else str(problem), None

@@ -309,6 +309,7 @@ def test_an_intervention_that_does_not_fit_says_so(page_open: Page) -> None:
     page_open.get_by_label("Source prompt").fill("short")
     page_open.keyboard.press("Enter")
     expect(page_open.locator("#intervention-error")).to_contain_text("equal length")
+    expect(page_open.locator("#attention-note")).to_contain_text("Not ablated")
     page_open.get_by_role("textbox", name="Intervention", exact=True).click()
     page_open.get_by_role("option", name="Zero").click()
     expect(page_open.locator("#intervention-error")).to_be_empty()

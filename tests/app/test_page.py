@@ -235,7 +235,8 @@ def test_an_ablation_that_cannot_be_done_says_why_and_leaves_the_clean_run(
     assert positions is None
     grid = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
     _, _, note, *_ = grid(_view(settled, ablate=True, intervention=form), False, 1, None)
-    assert "clean run" in str(note)
+    assert "Not ablated: attention of the clean run" in str(note)
+    assert "equal length" in str(note)
 
 
 def test_positions_outside_the_prompt_are_refused_at_their_field(
@@ -245,6 +246,16 @@ def test_positions_outside_the_prompt_are_refused_at_their_field(
     *_, problem, positions = draw(_view(settled, ablate=True, acted="99"), False)
     assert problem == ""
     assert "outside the prompt" in positions
+
+
+def test_positions_of_a_knockout_are_refused_at_the_knockout(
+    dash_page: Dash, settled: View
+) -> None:
+    draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
+    form = InterventionForm("knockout", (("keys", "99"), ("queries", "*")))
+    *_, problem, positions = draw(_view(settled, ablate=True, intervention=form), False)
+    assert "outside the prompt" in problem
+    assert positions is None
 
 
 def test_rows_of_the_prediction_stay_ten(services: Services, settled: View) -> None:
@@ -333,6 +344,11 @@ def test_each_intervention_has_a_form_from_the_table(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in INTERVENTIONS if name != "resample"])
 def test_each_intervention_starts_ready_but_for_another_prompt(name: str) -> None:
     assert build_intervention(starter(name)).spec.startswith(name)
+
+
+def test_a_field_that_is_missing_is_named_as_the_form_names_it() -> None:
+    with pytest.raises(UserError, match="Resample needs its source prompt"):
+        build_intervention(starter("resample"))
 
 
 def test_starters_are_of_interventions_and_their_parameters() -> None:
