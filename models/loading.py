@@ -161,18 +161,29 @@ def locate(name: str | Path, notify: Notify, label: str | None = None) -> Checkp
 
 
 @contextmanager
-def exclusive_and_quiet() -> Iterator[None]:
-    """Let one thread at a time build a model, with the libraries silent meanwhile."""
-    with _BUILDING, _quiet_libraries():
+def exclusive_and_quiet(converted: Callable[[int, int], None] | None = None) -> Iterator[None]:
+    """Let one thread at a time build a model, with the libraries silent meanwhile.
+
+    Args:
+        converted: called with (tensors done, tensors in all) while a GGUF file is read.
+    """
+    with _BUILDING, _quiet_libraries(converted):
         yield
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def _quiet_libraries(converted: Callable[[int, int], None] | None) -> Iterator[None]:
     """Keep the libraries' warnings, reports and progress bars off the terminal.
 
     What they would say is either raised as a `UserError` here or about the library itself.
     """
+
+    def counted(items: Any, **_: Any) -> Iterator[Any]:
+        for done, item in enumerate(items):
+            if converted is not None:
+                converted(done, len(items))
+            yield item
+
     from huggingface_hub.utils import are_progress_bars_disabled
     from huggingface_hub.utils import disable_progress_bars as disable_hub_bars
     from huggingface_hub.utils import enable_progress_bars as enable_hub_bars
@@ -186,7 +197,7 @@ def _quiet_libraries() -> Iterator[None]:
     library.disable_progress_bar()
     disable_hub_bars()
     # This one bar asks neither the library's switch nor an argument.
-    gguf_reading.tqdm = lambda items, **_: items
+    gguf_reading.tqdm = counted
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

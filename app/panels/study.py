@@ -190,7 +190,7 @@ def _search_result() -> html.Div:
                         className="finding",
                     ),
                     graph(ids.SEARCH_TRACE, "The prediction after each step of the search", 260),
-                    _grid(ids.SEARCH_TABLE, _SEARCH_COLUMNS, height=None),
+                    _grid(ids.SEARCH_TABLE, search_columns(), height=None),
                 ],
                 id=ids.SEARCH_BODY,
                 hidden=True,
@@ -224,15 +224,18 @@ def sweep_columns(metric: MetricInfo | None = None) -> list[dict[str, Any]]:
     ]
 
 
-_SEARCH_COLUMNS = [
-    {"field": "step", "headerName": "#", "width": 56},
-    {"field": "head", "headerName": "Head", "width": 86},
-    _figures("kl", "KL, nats", ".4~g", flex=1),
-    _figures("target_prob", "p(target)", ".3~g", flex=1),
-    {"field": "top_token", "headerName": "Top token", "flex": 1},
-    _figures("top_prob", "p(top)", ".3~g", flex=1),
-    {"field": "kept", "headerName": "Kept", "width": 76},
-]
+def search_columns(has_target: bool = True) -> list[dict[str, Any]]:
+    """Return the columns of a search's steps; a generic search has no target to show."""
+    target = [_figures("target_prob", "p(target)", ".3~g", flex=1)] if has_target else []
+    return [
+        {"field": "step", "headerName": "#", "width": 56},
+        {"field": "head", "headerName": "Head", "width": 86},
+        _figures("kl", "KL, nats", ".4~g", flex=1),
+        *target,
+        {"field": "top_token", "headerName": "Top token", "flex": 1},
+        _figures("top_prob", "p(top)", ".3~g", flex=1),
+        {"field": "kept", "headerName": "Kept", "width": 76},
+    ]
 
 
 def _grid(component_id: str, columns: list[dict[str, Any]], height: int | None = 400) -> dag.AgGrid:

@@ -14,7 +14,7 @@ from app import ids, words
 from app.jobs import Job, Pace, duration
 from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
 from app.panels.pieces import browser
-from app.panels.study import SWEEP_MAP_HEIGHT, sweep_columns
+from app.panels.study import SWEEP_MAP_HEIGHT, search_columns, sweep_columns
 from app.services import Services, build_intervention, intervention_of
 from app.view import View
 from models.errors import ErrorKind, UserError
@@ -86,7 +86,8 @@ def sweep_map(
 def show_search(result: SearchResult, dark: bool) -> None:
     """Put a search, finished or not, on the page from within a callback."""
     set_props(ids.SEARCH_TRACE, {"figure": trace_figure(result, dark=dark)})
-    set_props(ids.SEARCH_TABLE, {"rowData": steps_table(result)})
+    columns = search_columns(result.target is not None)
+    set_props(ids.SEARCH_TABLE, {"rowData": steps_table(result), "columnDefs": columns})
     set_props(ids.SEARCH_SENTENCES, {"children": sentences(result)})
     set_props(ids.USE_HEADS, {"disabled": True})
     set_props(ids.SEARCH_EMPTY, {"hidden": True})
@@ -219,6 +220,7 @@ def register(app: Dash, services: Services) -> None:
     @app.callback(
         Output(ids.SEARCH_TRACE, "figure"),
         Output(ids.SEARCH_TABLE, "rowData"),
+        Output(ids.SEARCH_TABLE, "columnDefs"),
         Output(ids.SEARCH_SENTENCES, "children"),
         Output(ids.SEARCH_EMPTY, "hidden"),
         Output(ids.SEARCH_BODY, "hidden"),
@@ -233,10 +235,11 @@ def register(app: Dash, services: Services) -> None:
     ) -> tuple[Any, ...]:
         result = services.results.get(kept["key"]) if kept else None
         if kept is None or result is None or kept["model"] != data["model"]:
-            return no_update, [], [], False, True, True
+            return no_update, [], no_update, [], False, True, True
         return (
             trace_figure(result, dark=bool(dark)),
             steps_table(result),
+            search_columns(result.target is not None),
             sentences(result),
             True,
             False,

@@ -398,11 +398,12 @@ def test_a_targeted_search_can_be_used(
     data = _view(settled, study="targeted", target=target, max_heads=4)
     (_, kept, _), _ = _finished_study(dash_page, data)
     draw = _callback(dash_page, f"{ids.SEARCH_TRACE}.figure")
-    figure, rows, sentences, empty_hidden, body_hidden, unusable = draw(kept, False, data)
+    figure, rows, columns, sentences, *states = draw(kept, False, data)
+    assert "target_prob" in {column["field"] for column in columns}
     assert kept["heads"]
     assert len(rows) >= len(kept["heads"])
     assert sentences
-    assert (empty_hidden, body_hidden, unusable) == (True, False, False)
+    assert states == [True, False, False]
     assert figure.data
 
 

@@ -227,7 +227,7 @@ def test_two_processes_at_once(tmp_path: Path, shop: tuple[Path, Source]) -> Non
     outputs = [run.communicate(timeout=120)[0].splitlines() for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert outputs[0][-1] == outputs[1][-1]
-    assert sum("Converting" in line for output in outputs for line in output) == 1
+    assert sum("reading the file" in line for output in outputs for line in output) == 1
 
 
 def test_the_cache_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
