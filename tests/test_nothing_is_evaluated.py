@@ -1,0 +1,81 @@
+"""Nothing that a browser or a file sends is ever evaluated: the program has no way to do it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = [
+    ROOT / "main.py",
+    *(
+        path
+        for room in ("models", "ablation", "viz", "app")
+        for path in ROOT.glob(f"{room}/**/*.py")
+    ),
+]
+
+EVALUATING = {"eval", "exec", "compile", "__import__", "system", "popen", "execv"}
+"""Names of functions that run what they are given."""
+
+UNSAFE_KEYWORDS = {
+    ("shell", True),
+    ("trust_remote_code", True),
+    ("weights_only", False),
+    ("dangerously_allow_html", True),
+    ("dangerously_allow_code", True),
+}
+"""Keyword arguments that would let a value be run or read as HTML."""
+
+UNSAFE_MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib"}
+
+
+def unsafe_places(tree: ast.AST) -> Iterator[str]:
+    """Yield what a syntax tree does that could run what it is given."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            function = node.func
+            name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+            # `re.compile` makes a pattern, and `model.eval()` runs nothing.
+            harmless = ast.unparse(function) == "re.compile" or not node.args
+            if name in EVALUATING and not harmless:
+                yield f"line {node.lineno}: {name}"
+            for keyword in node.keywords:
+                value = getattr(keyword.value, "value", None)
+                if (keyword.arg, value) in UNSAFE_KEYWORDS and isinstance(value, bool):
+                    yield f"line {node.lineno}: {keyword.arg}={value}"
+            if ast.unparse(function) in {"pickle.load", "pickle.loads"}:
+                yield f"line {node.lineno}: pickle"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            if UNSAFE_MODULES & {module.split(".")[0] for module in modules}:
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_source_can_run_what_it_is_given(path: Path) -> None:
+    assert list(unsafe_places(ast.parse(path.read_text("utf-8")))) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval(text)",
+        "builtins.exec(text)",
+        "os.system(command)",
+        "run(command, shell=True)",
+        "from_pretrained(name, trust_remote_code=True)",
+        "torch.load(path, weights_only=False)",
+        "pickle.loads(body)",
+        "import dill",
+    ],
+)
+def test_the_test_would_notice(line: str) -> None:
+    assert list(unsafe_places(ast.parse(line)))
+
+
+def test_the_pages_script_evaluates_nothing() -> None:
+    script = (ROOT / "assets" / "page.js").read_text("utf-8")
+    for forbidden in ("eval(", "new Function", "innerHTML", "outerHTML", "document.write"):
+        assert forbidden not in script
