@@ -10,6 +10,7 @@ Parts are separated by commas, semicolons or white space; capital letters do not
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator
 
 from models.errors import ErrorKind, UserError
@@ -45,10 +46,23 @@ def parse_heads(text: str, n_layers: int, n_heads: int) -> tuple[Head, ...]:
         UserError: a part that cannot be read, or that names a head the model does not have.
     """
     heads: set[Head] = set()
-    for part in _SEPARATORS.split(text.translate(_DASHES)):
-        if part:
-            heads.update(_parse_part(part, n_layers, n_heads))
+    for part in _parts(text):
+        heads.update(_parse_part(part, n_layers, n_heads))
     return tuple(sorted(heads))
+
+
+def check_notation(text: str) -> None:
+    """Read heads without knowing the model, to refuse early what no model could make sense of.
+
+    Raises:
+        UserError: a part that cannot be read.
+    """
+    for part in _parts(text):
+        _parse_part(part, sys.maxsize, sys.maxsize)
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in _SEPARATORS.split(text.translate(_DASHES)) if part]
 
 
 def format_heads(

@@ -71,7 +71,7 @@ def _target_id(model: LanguageModel, metric: Metric, target: int | str | None) -
     if metric.info.needs_target:
         raise UserError(
             ErrorKind.TARGET,
-            f"The metric {metric.info.name} needs a target token; name one, such as ' John'.",
+            f"{metric.info.label} needs a target token; name one, such as ' John'.",
         )
     return None
 

@@ -237,7 +237,7 @@ def single_token(reader: TokenReader, target: int | str, n_vocab: int) -> int:
     if not isinstance(target, str):
         return _id_in_vocabulary(index(target), n_vocab)
     if not target:
-        raise UserError(ErrorKind.TARGET, "The target is empty; type one token, such as ' John'.")
+        raise UserError(ErrorKind.TARGET, "No token is named; type one, such as ' John'.")
     _refuse_broken_text(target, "target", ErrorKind.TARGET)
     ids = reader.tokenizer(target, add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) != 1 and reader.alphabet == "sentencepiece" and target.startswith(" "):
@@ -250,6 +250,6 @@ def single_token(reader: TokenReader, target: int | str, n_vocab: int) -> int:
     hint = "" if target.startswith(" ") else " A leading space often matters: try it with one."
     raise UserError(
         ErrorKind.TARGET,
-        f"The target {visible(target)[:80]} is {len(ids)} tokens for this model, not one: "
+        f"The text {visible(target)[:80]} is {len(ids)} tokens for this model, not one: "
         f"{shown or 'none'}.{hint}",
     )

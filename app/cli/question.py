@@ -72,10 +72,13 @@ def pose(options: Namespace, terminal: Terminal) -> Question:
     with terminal.sentences() as say:
         # Importing takes seconds too, so it is done where a person sees that something goes on.
         from ablation import parse_intervention
+        from ablation.heads import check_notation
         from ablation.interventions.notation import read_positions, resolve_positions
         from models.registry import load_model
 
         # Before the model, as these need none and loading takes a while.
+        for option in ("heads", "ablate"):
+            check_notation(getattr(options, option, None) or "")
         intervention = parse_intervention(options.intervention)
         acted_on = None if options.positions is None else read_positions(options.positions)
         model = load_model(options.model, device=options.device, dtype=options.dtype, progress=say)

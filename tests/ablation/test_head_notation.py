@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablation.heads import format_heads, parse_heads
+from ablation.heads import check_notation, format_heads, parse_heads
 from models.errors import ErrorKind, UserError
 from models.types import Head
 
@@ -122,3 +122,15 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(UserError):
         heads = parse_heads(text, N_LAYERS, N_HEADS)
         assert list(heads) == sorted(set(heads))
+
+
+@pytest.mark.parametrize("text", ["", "5.3, L9H9", "*.3", "all", "999.999", "L3-L5 7.*"])
+def test_notation_is_checked_without_a_model(text: str) -> None:
+    check_notation(text)
+
+
+@pytest.mark.parametrize("text", ["foo", "5.3, 7", "5.3-1", "L5.x"])
+def test_what_no_model_could_read_is_refused_without_one(text: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        check_notation(text)
+    assert refusal.value.kind is ErrorKind.HEADS
