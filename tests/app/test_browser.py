@@ -204,6 +204,7 @@ def test_an_empty_prompt_is_refused_beside_it_and_the_old_one_stays(page_open: P
 
 @pytest.mark.parametrize("text", ["word " * 5_000, "x" * 1_000_000], ids=["tokens", "megabyte"])
 def test_a_prompt_that_is_too_long_is_refused_quickly(page_open: Page, text: str) -> None:
+    page_open.wait_for_url(re.compile("#"))  # the view's link is written once it stands
     before = page_open.url
     page_open.locator("#prompt-text").evaluate(
         """(box, text) => {
