@@ -347,7 +347,7 @@ def test_a_target_that_is_on_top_already_is_refused(llama: LanguageModel) -> Non
         ({"max_heads": 0}, ErrorKind.OPTION, "at least 1"),
         ({"max_heads": -3}, ErrorKind.OPTION, "-3"),
         ({"target": "Mary and John"}, ErrorKind.TARGET, "tokens for this model, not one"),
-        ({"target": ""}, ErrorKind.TARGET, "empty"),
+        ({"target": ""}, ErrorKind.TARGET, "No token is named"),
         ({"candidates": [Head(3, 0)]}, ErrorKind.HEADS, "L3H0"),
         ({"candidates": []}, ErrorKind.HEADS, "No heads"),
         ({"position": -99}, ErrorKind.POSITION, "-99"),
