@@ -1,7 +1,7 @@
 """Running a model with many sets of heads ablated: the ground that sweep and search stand on."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from ablation.interventions.notation import resolve_positions
 from models.edits import HeadEditor
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
-from models.types import Head, Prediction, TokenizedPrompt, TokenProbability
+from models.types import FloatArray, Head, Prediction, TokenizedPrompt, TokenProbability
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: somebody pressed Cancel
@@ -35,32 +35,55 @@ class Question:
     """The clean run's."""
     cancel: threading.Event | None
 
-    def evaluate(self, head_sets: Sequence[Sequence[Head]]) -> Iterator[tuple[int, Tensor]]:
-        """Ablate each set of heads, a batch of sets in one forward pass.
+    def evaluate(self, head_sets: Sequence[Sequence[Head]]) -> Iterator[tuple[list[int], Tensor]]:
+        """Ablate each set of heads, many sets in one forward pass.
 
         Yields:
-            (index of the batch's first set, log-probs float64 [n_sets_in_batch, n_vocab]).
+            (indices of the pass's sets, log-probs float64 [n_sets_in_pass, n_vocab]); every set
+            once, in an order that suits the work.
 
         Raises:
-            Cancelled: the event was set before a batch began.
+            Cancelled: the event was set before a pass began.
             UserError: the model's numbers are not finite, or memory ran out.
         """
-        rows = self.model.rows_per_batch(len(self.prompt))
-        for start in range(0, len(head_sets), rows):
+        passes = self.model.evaluate(
+            self.prompt,
+            head_sets,
+            self.intervention,
+            self.position,
+            self.positions,
+            editor=self.editor,
+        )
+        while True:
             if self.cancel is not None and self.cancel.is_set():
                 raise Cancelled
-            batch = head_sets[start : start + rows]
-            yield (
-                start,
-                self.model.ablated_logprobs(
-                    self.prompt,
-                    batch,
-                    self.intervention,
-                    self.position,
-                    self.positions,
-                    editor=self.editor,
-                ),
-            )
+            found = next(passes, None)
+            if found is None:
+                return
+            yield found
+
+    def estimated_changes(
+        self, heads: Sequence[Head], score: Callable[[Tensor], Tensor]
+    ) -> FloatArray:
+        """Estimate what ablating each head beside `heads` changes (`LanguageModel`).
+
+        Args:
+            score: log-probs float64 [n_vocab] -> a scalar.
+
+        Returns:
+            float32 [n_layers, n_heads].
+        """
+        if self.cancel is not None and self.cancel.is_set():
+            raise Cancelled
+        return self.model.estimated_changes(
+            self.prompt,
+            heads,
+            score,
+            self.intervention,
+            self.position,
+            self.positions,
+            editor=self.editor,
+        )
 
     def clean_log_probs(self, like: Tensor) -> Tensor:
         """Return the clean run's log-probs float64 [n_vocab], on the device of `like`."""
@@ -69,6 +92,53 @@ class Question:
     def clean_token(self, token_id: int) -> TokenProbability:
         """Return a token as likely as the clean run finds it."""
         return self.model.describe_token(token_id, float(self.baseline.log_probs[token_id]))
+
+
+Prompts = TokenizedPrompt | str | Sequence[TokenizedPrompt | str]
+"""One prompt, or several of equal or different lengths."""
+
+
+def pose_all(
+    model: LanguageModel,
+    prompts: Prompts,
+    intervention: Intervention,
+    heads: Sequence[Head],
+    position: int | None,
+    positions: Sequence[int] | None,
+    cancel: threading.Event | None,
+) -> tuple[Question, ...]:
+    """Make the question ready for each prompt (`pose`). Each runs by itself: no padding.
+
+    Raises:
+        UserError: there is no prompt, or as `pose`.
+    """
+    several = [prompts] if isinstance(prompts, TokenizedPrompt | str) else list(prompts)
+    if not several:
+        raise UserError(ErrorKind.PROMPT, "There is no prompt to ask about; give at least one.")
+    return tuple(
+        pose(model, prompt, intervention, heads, position, positions, cancel) for prompt in several
+    )
+
+
+def targets_of(
+    model: LanguageModel, target: int | str | Sequence[int | str] | None, n_prompts: int
+) -> list[int | None]:
+    """Return the target token of each prompt: one for all of them, or one each.
+
+    Raises:
+        UserError: a target is not one token, or there are not as many as prompts.
+    """
+    if target is None:
+        return [None] * n_prompts
+    if isinstance(target, int | str):
+        return [model.resolve_token(target)] * n_prompts
+    if len(target) != n_prompts:
+        raise UserError(
+            ErrorKind.TARGET,
+            f"There are {len(target)} targets for {n_prompts} prompts; give one for each prompt, "
+            "or one for all.",
+        )
+    return [model.resolve_token(token) for token in target]
 
 
 def pose(

@@ -1,40 +1,41 @@
 """The search for heads that matter together: generic (greatest KL) and targeted (a chosen token).
 
-Both are greedy: each step evaluates every remaining head together with those already chosen,
-exactly, and takes the best. A targeted search that reaches its target then drops heads that the
-target does not need, until none of those left can be taken away.
+Both are greedy: each step evaluates remaining heads together with those already chosen, exactly,
+and takes the best. The exact strategy evaluates all of them; the screened one those that a
+gradient ranks highest (`ablation.screening`). A targeted search that reaches its target then drops
+heads that the target does not need, until none of those left can be taken away.
 """
 
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
-from ablation.evaluation import Cancelled, Question, pose
+from ablation.evaluation import Cancelled, Prompts, pose_all, targets_of
 from ablation.interventions import Intervention, Zero
 from ablation.metrics import kl_divergence, top_token
+from ablation.objectives import Aim, aim_at
+from ablation.screening import SCREENED, best_estimates, check_strategy, screens
 from ablation.types import Necessity, Progress, SearchResult, SearchStep
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
-from models.types import Head, Prediction, TokenizedPrompt
-
-LEAST_GAIN = 1e-6
-"""A targeted step has to raise log p(target) by more nats than this. In float32 the logits of one
-head set differ by about as much between batches of different sizes: less is no improvement."""
+from models.types import Head, Prediction, TokenProbability
 
 
 def search_heads(
     model: LanguageModel,
-    prompt: TokenizedPrompt | str,
-    target: int | str | None = None,
+    prompt: Prompts,
+    target: int | str | Sequence[int | str] | None = None,
     intervention: Intervention = Zero(),  # noqa: B008 - a frozen value
     max_heads: int = 10,
     *,
     position: int | None = None,
     positions: Sequence[int] | None = None,
     candidates: Sequence[Head] | None = None,
+    strategy: str = "exact",
+    screen: int = SCREENED,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> SearchResult:
@@ -47,11 +48,18 @@ def search_heads(
     Ties go to the lowest (layer, head).
 
     Args:
-        target: token id or text of one token, not the most likely one of the clean run.
+        prompt: one prompt, or several of equal or different lengths: then the mean over them is
+            made largest, and a target is reached when it is so on every prompt.
+        target: token id or text of one token, not the most likely one of the clean run; for
+            several prompts one for all, or a sequence with one each.
         position: where the prediction is read; negative numbers count from the end. None: the
             last position, or the first mask token.
         positions: the positions acted on; None for all.
         candidates: the heads considered; None for all.
+        strategy: "exact" evaluates every remaining head in each step. "screened" evaluates only
+            the `screen` heads that one backward pass ranks highest; the result says so. The first
+            step of a generic search is exact all the same: there the gradient of KL vanishes.
+        screen: how many heads a screened step evaluates exactly.
         progress: called after each batch with the result so far (`stopped` being "running").
         cancel: looked at before each batch; once set, what was found so far is returned.
 
@@ -61,11 +69,13 @@ def search_heads(
     """
     heads = _candidates(model, candidates)
     limit = _limit(max_heads, len(heads))
-    target_id = None if target is None else model.resolve_token(target)
-    question = pose(model, prompt, intervention, heads, position, positions, cancel)
-    objective = _objective(question, target_id)
-    search = Search(question, objective, heads, limit, progress)
-    found = Found(score=objective.clean_score(question.baseline))
+    check_strategy(strategy, screen)
+    questions = pose_all(model, prompt, intervention, heads, position, positions, cancel)
+    targets = targets_of(model, target, len(questions))
+    aims = tuple(map(aim_at, questions, targets))
+    search = Search(aims, heads, limit, strategy, screen, progress)
+    clean = [aim.objective.clean_score(aim.question.baseline) for aim in aims]
+    found = Found(score=float(np.mean(clean)))
     try:
         while found.stopped == "running":
             found = _with_best_head(search, found)
@@ -76,74 +86,6 @@ def search_heads(
     return _result(search, found)
 
 
-# --- What is sought. ---
-
-
-class Objective(Protocol):
-    """What a search makes as large as it can, and when it has enough."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def target_id(self) -> int | None: ...
-
-    def clean_score(self, baseline: Prediction) -> float:
-        """Return the score of ablating nothing."""
-        ...
-
-    def scores(self, clean: Tensor, log_probs: Tensor) -> Tensor:
-        """Return float64 [n] from log-probs [n_vocab] of the clean run and [n, n_vocab]."""
-        ...
-
-    def is_gain(self, score: float, before: float) -> bool:
-        """Whether a step from `before` to `score` is worth taking."""
-        ...
-
-    def is_reached(self, top_id: int) -> bool:
-        """Whether the search has what it wants when `top_id` is the most likely token."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class MostChange:
-    """Generic: the largest KL divergence from the clean run; there is never enough of it."""
-
-    name: str = "kl"
-    target_id: None = None
-
-    def clean_score(self, baseline: Prediction) -> float:
-        return 0.0
-
-    def scores(self, clean: Tensor, log_probs: Tensor) -> Tensor:
-        return kl_divergence(clean, log_probs)
-
-    def is_gain(self, score: float, before: float) -> bool:
-        return True
-
-    def is_reached(self, top_id: int) -> bool:
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class TargetOnTop:
-    """Targeted: the largest log-probability of one token, until it is the most likely one."""
-
-    target_id: int
-    name: str = "target"
-
-    def clean_score(self, baseline: Prediction) -> float:
-        return float(baseline.log_probs[self.target_id])
-
-    def scores(self, clean: Tensor, log_probs: Tensor) -> Tensor:
-        return log_probs[:, self.target_id]
-
-    def is_gain(self, score: float, before: float) -> bool:
-        return score > before + LEAST_GAIN
-
-    def is_reached(self, top_id: int) -> bool:
-        return top_id == self.target_id
-
-
 # --- The search and where it stands. ---
 
 
@@ -151,13 +93,19 @@ class TargetOnTop:
 class Search:
     """What does not change while a search runs."""
 
-    question: Question
-    objective: Objective
+    aims: tuple[Aim, ...]
+    """One a prompt."""
     heads: tuple[Head, ...]
     """The heads considered, in (layer, head) order."""
     limit: int
     """How many of them may be chosen."""
+    strategy: str
+    screen: int
     progress: Callable[[Progress], None] | None
+
+    def mean(self, values: Sequence[float]) -> float:
+        """Return the mean of one value a prompt."""
+        return float(np.mean(values))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,17 +113,17 @@ class Found:
     """Where a search stands between two steps."""
 
     score: float
-    """The objective's score of the heads kept."""
+    """The objective's score of the heads kept, mean over the prompts."""
     steps: tuple[SearchStep, ...] = ()
     kept: tuple[Head, ...] = ()
     dropped: tuple[Head, ...] = ()
-    final: Prediction | None = None
-    """The prediction with the heads kept ablated."""
+    finals: tuple[Prediction, ...] = ()
+    """The prediction of each prompt with the heads kept ablated."""
     necessity: tuple[Necessity, ...] = ()
     """Filled once no head can be dropped any more."""
     stopped: str = "running"
     rows: int = 0
-    """Head sets evaluated so far."""
+    """Head sets evaluated so far, each prompt counting."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,79 +131,111 @@ class _Best:
     """The best head set among those evaluated."""
 
     head: Head
-    """The head added, or left out."""
+    """The head added."""
     score: float
-    log_probs: Tensor
-    """float64 [n_vocab]"""
+    log_probs: list[Tensor]
+    """float64 [n_vocab] of each prompt."""
 
 
 def _with_best_head(search: Search, found: Found) -> Found:
     """Take the best of the remaining heads, or stop because none helps."""
     remaining = [head for head in search.heads if head not in found.kept]
+    if screens(search.strategy, search.aims, found.kept):
+        remaining = best_estimates(search.aims, found.kept, remaining, search.screen)
     best = _best_addition(search, found, remaining)
-    rows = found.rows + len(remaining)
-    if not search.objective.is_gain(best.score, found.score):
+    rows = found.rows + len(remaining) * len(search.aims)
+    if not search.aims[0].objective.is_gain(best.score, found.score):
         return replace(found, stopped="no_improvement", rows=rows)
     kept = (*found.kept, best.head)
-    final = _prediction(search, best.log_probs)
+    finals = _predictions(search, best.log_probs)
     return replace(
         found,
         score=best.score,
-        steps=(*found.steps, _step(search, best, final)),
+        steps=(*found.steps, _step(search, best, finals, len(remaining))),
         kept=kept,
-        final=final,
-        stopped=_stop_reason(search, len(kept), final),
+        finals=finals,
+        stopped=_stop_reason(search, len(kept), finals),
         rows=rows,
     )
 
 
 def _best_addition(search: Search, found: Found, remaining: Sequence[Head]) -> _Best:
     """Evaluate each remaining head together with those kept; return the best one."""
-    best: _Best | None = None
-    for start, log_probs in search.question.evaluate([(*found.kept, h) for h in remaining]):
-        clean = search.question.clean_log_probs(log_probs)
-        scores = search.objective.scores(clean, log_probs)
-        leader = top_token(scores)  # of equals the first, so the lowest (layer, head)
-        score = scores[leader].item()
-        if best is None or score > best.score:
-            # A copy, so that the rest of the batch can be freed.
-            best = _Best(remaining[start + leader], score, log_probs[leader].clone())
-        done = start + len(log_probs)
-        number = len(found.kept) + 1
-        _report(search, found, done, f"Step {number}: {done} of {len(remaining)} heads")
-    assert best is not None  # a search that stands at "running" has heads left
-    return best
+    head_sets = [(*found.kept, head) for head in remaining]
+    scores = np.full((len(search.aims), len(head_sets)), -np.inf)
+    leading: Tensor | None = None  # the row of the best set so far, where there is one prompt
+    done, number = 0, len(found.kept) + 1
+    for aim, aim_scores in zip(search.aims, scores, strict=True):
+        for indices, log_probs in aim.question.evaluate(head_sets):
+            aim_scores[indices] = aim.scores(log_probs).tolist()
+            leader = int(aim_scores.argmax())
+            if leader in indices:
+                # A copy, so that the rest of the pass can be freed.
+                leading = log_probs[indices.index(leader)].clone()
+            done += len(indices)
+            _report(search, found, done, f"Step {number}: {done} of {scores.size} heads")
+    mean = scores.mean(axis=0)
+    best = int(mean.argmax())  # of equals the first, so the lowest (layer, head)
+    if len(search.aims) == 1:
+        assert leading is not None  # a search that stands at "running" has heads left
+        return _Best(remaining[best], float(mean[best]), [leading])
+    rows = [_rows(aim, [head_sets[best]])[0] for aim in search.aims]
+    return _Best(remaining[best], float(mean[best]), rows)
+
+
+def _rows(aim: Aim, head_sets: Sequence[Sequence[Head]]) -> list[Tensor]:
+    """Return the log-probs float64 [n_vocab] of a few sets, in their order."""
+    rows: dict[int, Tensor] = {}
+    for indices, log_probs in aim.question.evaluate(head_sets):
+        rows.update(zip(indices, log_probs, strict=True))
+    return [rows[i] for i in range(len(head_sets))]
 
 
 def _without_least_needed(search: Search, found: Found) -> Found:
     """Drop the kept head that the target needs least, or prove that it needs each of them."""
     kept = sorted(found.kept)
-    best: _Best | None = None
-    necessity: list[Necessity] = []
     without = [tuple(other for other in kept if other != head) for head in kept]
-    for start, log_probs in search.question.evaluate(without):
-        clean = search.question.clean_log_probs(log_probs)
-        scores = search.objective.scores(clean, log_probs).tolist()
-        for head, score, row in zip(kept[start:], scores, log_probs, strict=False):
-            top_id = top_token(row)
-            if not search.objective.is_reached(top_id):
-                top = search.question.model.describe_token(top_id, row[top_id].item())
-                necessity.append(Necessity(head, top, score))
-            elif best is None or score > best.score:
-                best = _Best(head, score, row.clone())
-        done = start + len(log_probs)
-        _report(search, found, done, f"Trying without each head: {done} of {len(kept)}")
-    rows = found.rows + len(kept)
-    if best is None:
-        return replace(found, necessity=tuple(necessity), rows=rows)
+    rows: list[list[Tensor]] = []  # prompt, head
+    for aim in search.aims:
+        rows.append(_rows(aim, without))
+        done = len(rows) * len(kept)
+        total = len(search.aims) * len(kept)
+        _report(search, found, done, f"Trying without each head: {done} of {total}")
+    scores = [
+        search.mean(list(map(_score, search.aims, of_head))) for of_head in zip(*rows, strict=True)
+    ]
+    failing = [_first_not_reached(search, of_head) for of_head in zip(*rows, strict=True)]
+    n_rows = found.rows + len(kept) * len(search.aims)
+    droppable = [i for i, top in enumerate(failing) if top is None]
+    if not droppable:
+        necessity = tuple(
+            Necessity(head, top, score)
+            for head, top, score in zip(kept, failing, scores, strict=True)
+            if top is not None
+        )
+        return replace(found, necessity=necessity, rows=n_rows)
+    least = max(droppable, key=lambda i: (scores[i], -i))
     return replace(
         found,
-        score=best.score,
-        kept=tuple(head for head in found.kept if head != best.head),
-        dropped=(*found.dropped, best.head),
-        final=_prediction(search, best.log_probs),
-        rows=rows,
+        score=scores[least],
+        kept=tuple(head for head in found.kept if head != kept[least]),
+        dropped=(*found.dropped, kept[least]),
+        finals=_predictions(search, [of_prompt[least] for of_prompt in rows]),
+        rows=n_rows,
     )
+
+
+def _score(aim: Aim, log_probs: Tensor) -> float:
+    return float(aim.scores(log_probs[None])[0])
+
+
+def _first_not_reached(search: Search, rows: Sequence[Tensor]) -> TokenProbability | None:
+    """Return the most likely token of the first prompt whose target is not on top, if any."""
+    for aim, row in zip(search.aims, rows, strict=True):
+        top_id = top_token(row)
+        if not aim.objective.is_reached(top_id):
+            return aim.question.model.describe_token(top_id, row[top_id].item())
+    return None
 
 
 # --- Parts. ---
@@ -277,40 +257,41 @@ def _limit(max_heads: int, n_candidates: int) -> int:
     return min(max_heads, n_candidates)
 
 
-def _objective(question: Question, target_id: int | None) -> Objective:
-    if target_id is None:
-        return MostChange()
-    top = question.baseline.top[0]
-    if top.id == target_id:
-        raise UserError(
-            ErrorKind.TARGET,
-            f"The target {top.text!r} is already the most likely token ({top.prob:.1%}); "
-            "choose another one.",
-        )
-    return TargetOnTop(target_id)
-
-
-def _stop_reason(search: Search, n_kept: int, final: Prediction) -> str:
-    if search.objective.is_reached(final.top[0].id):
+def _stop_reason(search: Search, n_kept: int, finals: Sequence[Prediction]) -> str:
+    reached = (
+        aim.objective.is_reached(final.top[0].id)
+        for aim, final in zip(search.aims, finals, strict=True)
+    )
+    if all(reached):
         return "target_reached"
     if n_kept == len(search.heads):
         return "all_heads"
     return "max_heads" if n_kept == search.limit else "running"
 
 
-def _step(search: Search, best: _Best, final: Prediction) -> SearchStep:
-    clean = search.question.clean_log_probs(best.log_probs)
-    target_id = search.objective.target_id
+def _step(search: Search, best: _Best, finals: Sequence[Prediction], evaluated: int) -> SearchStep:
+    divergences, target_log_probs = [], []
+    for aim, row in zip(search.aims, best.log_probs, strict=True):
+        clean = aim.question.clean_log_probs(row)
+        divergences.append(kl_divergence(clean, row[None]).item())
+        if aim.objective.target_id is not None:
+            target_log_probs.append(row[aim.objective.target_id].item())
+    tops = tuple(final.top[0] for final in finals)
     return SearchStep(
         head=best.head,
-        kl=kl_divergence(clean, best.log_probs[None]).item(),
-        target_logprob=None if target_id is None else best.log_probs[target_id].item(),
-        top=final.top[0],
+        kl=search.mean(divergences),
+        target_logprob=search.mean(target_log_probs) if target_log_probs else None,
+        top=tops[0],
+        evaluated=evaluated,
+        tops=tops if len(tops) > 1 else (),
     )
 
 
-def _prediction(search: Search, log_probs: Tensor) -> Prediction:
-    return search.question.model.prediction_from(log_probs, search.question.position)
+def _predictions(search: Search, log_probs: Sequence[Tensor]) -> tuple[Prediction, ...]:
+    return tuple(
+        aim.question.model.prediction_from(row, aim.question.position)
+        for aim, row in zip(search.aims, log_probs, strict=True)
+    )
 
 
 def _report(search: Search, found: Found, done: int, message: str) -> None:
@@ -322,13 +303,16 @@ def _report(search: Search, found: Found, done: int, message: str) -> None:
 
 def _most_rows_left(search: Search, found: Found) -> int:
     """Return how many head sets may still have to be evaluated, if no step stops the search."""
+    n_prompts = len(search.aims)
     if found.stopped != "running":
-        return _triangle(len(found.kept))
-    n_remaining = len(search.heads) - len(found.kept)
-    n_steps = search.limit - len(found.kept)
-    adding = _triangle(n_remaining) - _triangle(n_remaining - n_steps)
-    dropping = 0 if search.objective.target_id is None else _triangle(search.limit)
-    return adding + dropping
+        return n_prompts * _triangle(len(found.kept))
+    adding = 0
+    for n_kept in range(len(found.kept), search.limit):
+        n_remaining = len(search.heads) - n_kept
+        screened = screens(search.strategy, search.aims, search.heads[:n_kept])
+        adding += min(search.screen, n_remaining) if screened else n_remaining
+    targeted = search.aims[0].objective.target_id is not None
+    return n_prompts * (adding + (_triangle(search.limit) if targeted else 0))
 
 
 def _triangle(n: int) -> int:
@@ -337,15 +321,21 @@ def _triangle(n: int) -> int:
 
 
 def _result(search: Search, found: Found) -> SearchResult:
-    target_id = search.objective.target_id
+    first = search.aims[0]
+    target_id = first.objective.target_id
+    several = len(search.aims) > 1
     return SearchResult(
-        objective=search.objective.name,
-        target=None if target_id is None else search.question.clean_token(target_id),
-        baseline=search.question.baseline,
+        objective=first.objective.name,
+        target=None if target_id is None else first.question.clean_token(target_id),
+        baseline=first.question.baseline,
         steps=found.steps,
         heads=tuple(sorted(found.kept)),
         dropped=found.dropped,
         stopped=found.stopped,
-        final=found.final,
+        final=found.finals[0] if found.finals else None,
         necessity=found.necessity,
+        strategy=search.strategy,
+        evaluated=found.rows,
+        baselines=tuple(aim.question.baseline for aim in search.aims) if several else (),
+        finals=found.finals if several else (),
     )

@@ -5,23 +5,23 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ablation.evaluation import Cancelled, Question, pose
+from ablation.evaluation import Cancelled, Prompts, Question, pose_all, targets_of
 from ablation.interventions import Intervention, Zero
 from ablation.metrics import Metric, metric_named
 from ablation.types import HeadScores, Progress
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
-from models.types import FloatArray, TokenizedPrompt
+from models.types import FloatArray
 
 
 def sweep_heads(
     model: LanguageModel,
-    prompt: TokenizedPrompt | str,
+    prompt: Prompts,
     intervention: Intervention = Zero(),  # noqa: B008 - a frozen value
     metric: str = "kl",
     position: int | None = None,
     *,
-    target: int | str | None = None,
+    target: int | str | Sequence[int | str] | None = None,
     positions: Sequence[int] | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
@@ -29,60 +29,71 @@ def sweep_heads(
     """Score every head by what ablating it alone does to the prediction.
 
     Args:
+        prompt: one prompt, or several of equal or different lengths; then the scores are the mean
+            over them, and `by_prompt` of the result has each.
         metric: a name of `ablation.metrics.METRICS`.
         position: where the prediction is read; negative numbers count from the end. None: the
             last position, or the first mask token.
-        target: token id or text of one token, for the metrics that need one.
+        target: token id or text of one token, for the metrics that need one; for several prompts
+            one for all, or a sequence with one each.
         positions: the positions acted on; None for all.
         progress: called after each batch with the scores found so far.
         cancel: looked at before each batch; once set, the scores found so far are returned.
 
     Returns:
-        Scores of every head, NaN for one that was not evaluated (or that its layer lacks).
+        Scores of every head, NaN for one that was not evaluated (or that its layer lacks); for
+        several prompts, NaN until it was evaluated on all of them.
 
     Raises:
         UserError: an argument that does not fit this model or prompt, or numbers that are not
             finite.
     """
     chosen = metric_named(metric)
-    target_id = _target_id(model, chosen, target)
     heads = model.all_heads()
-    question = pose(model, prompt, intervention, heads, position, positions, cancel)
-    values = np.full((model.n_layers, model.n_heads), np.nan, dtype=np.float32)
-    stopped = "complete"
+    questions = pose_all(model, prompt, intervention, heads, position, positions, cancel)
+    targets = _targets(model, chosen, target, len(questions))
+    values = np.full((len(questions), model.n_layers, model.n_heads), np.nan, dtype=np.float32)
+    total, done, stopped = len(heads) * len(questions), 0, "complete"
     try:
-        for start, log_probs in question.evaluate([(head,) for head in heads]):
-            clean = question.clean_log_probs(log_probs)
-            scores = chosen.compute(clean, log_probs, target_id)
-            done = start + len(scores)
-            for head, score in zip(heads[start:done], scores.tolist(), strict=True):
-                values[head.layer, head.head] = score
-            if progress is not None:
-                partial = _scores(question, chosen, target_id, values, "running")
-                progress(Progress(done, len(heads), f"{done} of {len(heads)} heads", partial))
+        for question, target_id, of_prompt in zip(questions, targets, values, strict=True):
+            for indices, log_probs in question.evaluate([(head,) for head in heads]):
+                clean = question.clean_log_probs(log_probs)
+                scores = chosen.compute(clean, log_probs, target_id)
+                done += len(indices)
+                for i, score in zip(indices, scores.tolist(), strict=True):
+                    of_prompt[heads[i].layer, heads[i].head] = score
+                if progress is not None:
+                    partial = _scores(questions[0], chosen, targets[0], values, "running")
+                    progress(Progress(done, total, f"{done} of {total} heads", partial))
     except Cancelled:
         stopped = "cancelled"
-    return _scores(question, chosen, target_id, values, stopped)
+    return _scores(questions[0], chosen, targets[0], values, stopped)
 
 
-def _target_id(model: LanguageModel, metric: Metric, target: int | str | None) -> int | None:
-    if target is not None:
-        return model.resolve_token(target)
-    if metric.info.needs_target:
+def _targets(
+    model: LanguageModel,
+    metric: Metric,
+    target: int | str | Sequence[int | str] | None,
+    n_prompts: int,
+) -> list[int | None]:
+    if target is None and metric.info.needs_target:
         raise UserError(
             ErrorKind.TARGET,
             f"{metric.info.label} needs a target token; name one, such as ' John'.",
         )
-    return None
+    return targets_of(model, target, n_prompts)
 
 
 def _scores(
-    question: Question, metric: Metric, target_id: int | None, values: FloatArray, stopped: str
+    first: Question, metric: Metric, target_id: int | None, values: FloatArray, stopped: str
 ) -> HeadScores:
+    """Return the scores found so far, `values` being [n_prompts, n_layers, n_heads]."""
     return HeadScores(
         metric=metric.info,
-        values=values.copy(),  # the next batch writes into the array
-        baseline=question.baseline,
-        target=None if target_id is None else question.clean_token(target_id),
+        values=values.mean(axis=0),
+        baseline=first.baseline,
+        target=None if target_id is None else first.clean_token(target_id),
         stopped=stopped,
+        # A copy: the next batch writes into the array.
+        by_prompt=values.copy() if len(values) > 1 else None,
     )

@@ -91,12 +91,16 @@ class HeadScores:
 
     metric: MetricInfo
     values: FloatArray
-    """float32 [n_layers, n_heads]; NaN where a head was not evaluated (cancelled, or absent)."""
+    """float32 [n_layers, n_heads]; NaN where a head was not evaluated (cancelled, or absent). For
+    several prompts, the mean over them."""
     baseline: Prediction
+    """The clean run's; of the first prompt where there are several."""
     target: TokenProbability | None = None
     """The token that the metric is about, as likely as the clean run finds it."""
     stopped: str = "complete"
     """"complete"; "cancelled" when not every head was evaluated; "running" in a progress report."""
+    by_prompt: FloatArray | None = None
+    """float32 [n_prompts, n_layers, n_heads] where there are several prompts."""
 
     def ranked(self) -> list[tuple[Head, float]]:
         """Return evaluated heads, largest absolute value first, ties by lowest (layer, head)."""
@@ -120,18 +124,25 @@ class SearchStep:
 
     head: Head
     kl: float
-    """KL(clean || ablated), in nats."""
+    """KL(clean || ablated), in nats. For several prompts, the mean, as for the next."""
     target_logprob: float | None
     """log p(target) in nats; None for a search without a target."""
     top: TokenProbability
-    """The most likely token now."""
+    """The most likely token now (of the first prompt where there are several)."""
+    evaluated: int = 0
+    """How many heads were evaluated exactly to choose this one."""
+    tops: tuple[TokenProbability, ...] = ()
+    """The most likely token of each prompt, where there are several."""
 
     def to_json(self) -> dict[str, Any]:
+        several = {"tops": [top.to_json() for top in self.tops]} if self.tops else {}
         return {
             "head": self.head.to_json(),
             "kl": self.kl,
             "target_logprob": self.target_logprob,
             "top": self.top.to_json(),
+            "evaluated": self.evaluated,
+            **several,
         }
 
 
@@ -152,6 +163,12 @@ class Necessity:
             "target_logprob": self.target_logprob,
         }
 
+
+STRATEGIES = {
+    "exact": "every remaining head is evaluated in each step",
+    "screened": "a gradient ranks the remaining heads, the best few are evaluated; faster",
+}
+"""How a search can choose, and the words for a person."""
 
 STOP_REASONS = {
     "target_reached": "The target became the most likely token.",
@@ -185,6 +202,14 @@ class SearchResult:
     """The prediction with the final set ablated; None while nothing was found."""
     necessity: tuple[Necessity, ...] = ()
     """One entry a head of the final set, when a target was reached."""
+    strategy: str = "exact"
+    """"exact": every remaining head was evaluated in each step; "screened": those that a gradient
+    ranked highest."""
+    evaluated: int = 0
+    """How many head sets were evaluated exactly, all steps together (a prompt each counts)."""
+    baselines: tuple[Prediction, ...] = ()
+    finals: tuple[Prediction, ...] = ()
+    """Of each prompt, where there are several; `baseline` and `final` are the first one's."""
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a step."""
@@ -213,6 +238,8 @@ class SearchResult:
             "stopped": self.stopped,
             "final": None if self.final is None else self.final.to_json(),
             "necessity": [entry.to_json() for entry in self.necessity],
+            "strategy": self.strategy,
+            "evaluated": self.evaluated,
         }
 
 

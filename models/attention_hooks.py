@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from models.attention_tap import (
+    Call,
     TapRequest,
     active_request,
     allowed_with_plan,
     edit_outputs,
-    refuse_empty_queries,
 )
 from models.edits import RowPlan
 from models.errors import ErrorKind, UserError
@@ -39,12 +39,12 @@ def install_hooks(site: AttentionSite, layer: int) -> None:
     def edit_mask(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        request = active_request()
+        request = _request()
         if request is None:
             return None
         request.next_layer()
         plan = request.plan
-        if plan is None or layer not in plan.by_layer or plan.editor.blocked is None:
+        if plan is None or not plan.touches(layer) or plan.editor.blocked is None:
             return None
         mask = kwargs.get("attention_mask")
         if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.dtype == torch.bool:
@@ -55,32 +55,37 @@ def install_hooks(site: AttentionSite, layer: int) -> None:
             )
         smallest = torch.finfo(mask.dtype).min
         batch = _batch_size(args, kwargs, mask)
-        planned = allowed_with_plan(mask > smallest / 2, layer, plan, batch, site.n_heads)
+        allowed = mask > smallest / 2
+        planned = allowed_with_plan(allowed, layer, plan, batch, site.n_heads, request.left_alone)
         return args, {**kwargs, "attention_mask": mask.masked_fill(~planned, smallest)}
 
     def edit_projection_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        request = active_request()
+        request = _request()
         if request is None:
             return None
         flat = args[0]  # [batch, position, n_heads * d_head]
         z = flat.reshape(*flat.shape[:-1], site.n_heads, site.d_head)
-        edited = edit_outputs(z, layer, request.plan)
-        if layer in request.keep_z:
-            request.z[layer] = edited
+        edited = request.passed_on(layer, Call(None, z, edit_outputs(z, layer, request.plan)))
         return (edited.reshape(flat.shape), *args[1:]) if edited is not z else None
 
     def read_probabilities(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        request = active_request()
+        request = _request()
         if request is None:
             return
-        if request.plan is not None and layer in request.plan.by_layer:
-            _check_knockout(request.plan, layer, output)
+        if request.plan is not None and request.plan.touches(layer):
+            _check_knockout(request, request.plan, layer, output)
         if layer in request.read:
             request.attention[layer] = _chosen(request, layer, output)
 
     site.module.register_forward_pre_hook(edit_mask, with_kwargs=True)
     site.projection.register_forward_pre_hook(edit_projection_input)
     site.module.register_forward_hook(read_probabilities)
+
+
+def _request() -> TapRequest | None:
+    """Return the active request; models that do not dispatch are only run under these."""
+    request = active_request()
+    return request if isinstance(request, TapRequest) else None
 
 
 def pattern_in(output: Any) -> Tensor | None:
@@ -102,17 +107,19 @@ def _chosen(request: TapRequest, layer: int, output: Any) -> Any:
     return pattern[0, list(request.read[layer])].detach().float().cpu().numpy()
 
 
-def _check_knockout(plan: RowPlan, layer: int, output: Any) -> None:
-    """Refuse a knockout that left a query no key, as seen from the pattern that came out.
+def _check_knockout(request: TapRequest, plan: RowPlan, layer: int, output: Any) -> None:
+    """Find queries that a knockout left no key, as seen from the pattern that came out.
 
     A module may narrow its pattern by itself (GPT-Neo's local layers do), unseen in the mask: a
     query whose whole window is knocked out then spreads over keys that it must not see.
     """
     if plan.editor.blocked is None:
         return
-    rows, heads = plan.by_layer[layer]
-    pattern = _pattern(layer, output)[rows, heads]  # [n, n_query, n_key]
-    refuse_empty_queries(((pattern > 0) & plan.editor.blocked).any(dim=-1), layer)
+    whole = _pattern(layer, output)
+    rows, heads = plan.pairs(layer, whole.device)
+    pattern = whole[rows, heads]  # [n, n_query, n_key]
+    empty = ((pattern > 0) & plan.editor.blocked.to(whole.device)).any(dim=-1)
+    request.left_alone.append((layer, empty))
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> int:

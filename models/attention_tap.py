@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -54,15 +54,41 @@ HONOURED_KEYWORDS = frozenset({"scaling", "dropout", "is_causal", "position_bias
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What one attention layer was given and gave, for the self-check and for discovery."""
+class Inputs:
+    """What a dispatching attention layer is given."""
 
     module: nn.Module
     query: Tensor
+    """[batch, n_heads, n_query, d]"""
     key: Tensor
+    """[batch, n_kv_heads, n_key, d]"""
     value: Tensor
+    """[batch, n_kv_heads, n_key, d_head]"""
+    mask: Tensor | None
+    """bool or additive, [batch or 1, n_heads or 1, n_query, n_key]; None: causal if the module
+    is, else full."""
+    options: Mapping[str, Any]
+    """The other keywords that the architecture passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one attention layer was given and gave."""
+
+    inputs: Inputs | None
+    """None for architectures that do not dispatch: theirs are not visible."""
+    raw_z: Tensor
+    """[batch, position, n_heads, d_head], before the plan's edits (knockouts apart)."""
     z: Tensor
-    """[batch, position, n_heads, d_head]"""
+    """[batch, position, n_heads, d_head], what goes on to the output projection."""
+
+
+class AttentionRequest(Protocol):
+    """What serves the attention of dispatching architectures while it is active."""
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        """Return z, [batch, n_query, n_heads, d_head]."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -74,10 +100,9 @@ class TapRequest:
     plan: RowPlan | None = None
     keep_z: frozenset[int] = frozenset()
     """Layers whose (edited) z is kept."""
-    grow: Mapping[int, int] = field(default_factory=dict)
-    """layer -> copies of row 0 appended to the batch before its block (`growing_batch`)."""
-    on_call: Callable[[int, Call], None] | None = None
-    """Called with (layer, call) after each attention layer; used by the self-check."""
+    on_call: Callable[[int, Call], Tensor | None] | None = None
+    """Called with (layer, call) after each attention layer; what it returns, if anything, takes
+    the place of z."""
 
     attention: dict[int, np.ndarray] = field(default_factory=dict)
     """layer -> float32 [n_read, n_query, n_key], filled while running."""
@@ -86,16 +111,50 @@ class TapRequest:
     n_calls: int = 0
     """Attention layers run so far."""
 
+    left_alone: list[tuple[int, Tensor]] = field(default_factory=list)
+    """(layer, bool [n, n_query]): queries that a knockout leaves no key. Looked at after the pass
+    (`refuse_empty_queries`), so that nothing waits for a GPU inside it."""
+
     def next_layer(self) -> int:
         self.n_calls += 1
         return self.n_calls - 1
 
+    def attend(self, inputs: Inputs) -> Tensor:
+        layer = self.next_layer()
+        planned = planned_inputs(inputs, layer, self.plan, self.left_alone)
+        raw_z = run_attention(planned)
+        z = edit_outputs(raw_z, layer, self.plan)
+        if layer in self.read:
+            self.attention[layer] = attention_probabilities(
+                planned.query,
+                planned.key,
+                self.read[layer],
+                allowed_keys(planned),
+                scaling=planned.options.get("scaling"),
+                softcap=planned.options.get("softcap"),
+                sinks=planned.options.get("s_aux"),
+                bias=_score_bias(planned.mask, planned.options),
+            )
+        return self.passed_on(layer, Call(planned, raw_z, z))
 
-_ACTIVE: ContextVar[TapRequest | None] = ContextVar("active_tap_request", default=None)
+    def passed_on(self, layer: int, call: Call) -> Tensor:
+        """Keep z and tell the callback, as wanted; return what goes on."""
+        z = call.z
+        if self.on_call is not None:
+            replaced = self.on_call(layer, call)
+            z = z if replaced is None else replaced
+        if layer in self.keep_z:
+            self.z[layer] = z
+        return z
+
+
+_ACTIVE: ContextVar[AttentionRequest | None] = ContextVar("active_tap_request", default=None)
+
+AnyRequest = TypeVar("AnyRequest", bound=AttentionRequest)
 
 
 @contextmanager
-def active(request: TapRequest) -> Iterator[TapRequest]:
+def active(request: AnyRequest) -> Iterator[AnyRequest]:
     """Let attention serve `request` in this thread while the block runs."""
     token = _ACTIVE.set(request)
     try:
@@ -104,7 +163,7 @@ def active(request: TapRequest) -> Iterator[TapRequest]:
         _ACTIVE.reset(token)
 
 
-def active_request() -> TapRequest | None:
+def active_request() -> AttentionRequest | None:
     return _ACTIVE.get()
 
 
@@ -113,66 +172,84 @@ def dispatches(model_class: type) -> bool:
     return bool(model_class._can_set_attn_implementation())  # type: ignore[attr-defined]
 
 
-def edit_outputs(z: Tensor, layer: int, plan: RowPlan | None) -> Tensor:
+def edit_outputs(z: Tensor, layer: int, plan: RowPlan | None, first: int = 0) -> Tensor:
     """Return z with the planned heads of this layer changed; the same tensor if there are none.
 
     Args:
         z: [batch, position, n_heads, d_head].
+        first: the prompt's position that z begins with.
     """
-    if plan is None or layer not in plan.by_layer or plan.editor.blocked is not None:
+    if plan is None or not plan.touches(layer) or plan.editor.blocked is not None:
         return z
-    rows, heads = plan.by_layer[layer]
+    rows, heads = plan.pairs(layer, z.device)
     before = z[rows, :, heads]  # [n, position, d_head]
-    after = plan.editor.edit_z(before, layer, heads)
-    if plan.positions is not None:
-        kept = before.clone()
-        kept[:, plan.positions] = after[:, plan.positions]
-        after = kept
     z = z.clone()
-    z[rows, :, heads] = after
+    z[rows, :, heads] = edited_heads(before, layer, heads, plan, first)
     return z
 
 
+def edited_heads(
+    before: Tensor, layer: int, heads: Tensor, plan: RowPlan, first: int = 0
+) -> Tensor:
+    """Return z of some heads as the plan's editor makes it, where the plan acts.
+
+    Args:
+        before: [n, position, d_head]; heads: int64 [n].
+        first: the prompt's position that `before` begins with.
+    """
+    after = plan.editor.edit_z(before, layer, heads, first)
+    if plan.acted_on is None:
+        return after
+    here = plan.acted_on[first : first + before.shape[1]].to(before.device)
+    return torch.where(here[None, :, None], after, before)
+
+
 def allowed_with_plan(
-    allowed: Tensor, layer: int, plan: RowPlan | None, batch: int, n_heads: int
+    allowed: Tensor,
+    layer: int,
+    plan: RowPlan | None,
+    batch: int,
+    n_heads: int,
+    left_alone: list[tuple[int, Tensor]],
+    first: int = 0,
 ) -> Tensor:
     """Return the mask with the planned queries kept from the planned keys.
 
     Args:
         allowed: bool [batch or 1, n_heads or 1, n_query, n_key], True where attention may go.
+        left_alone: gets (layer, bool [n, n_query]): the queries that are left no key.
+        first: the prompt's position that the queries begin with.
 
     Returns:
         The same tensor when the plan does not touch this layer's pattern, else
         bool [batch, n_heads, n_query, n_key].
-
-    Raises:
-        UserError: a query would have no key left.
     """
-    if plan is None or layer not in plan.by_layer or plan.editor.blocked is None:
+    if plan is None or not plan.touches(layer) or plan.editor.blocked is None:
         return allowed
-    rows, heads = plan.by_layer[layer]
-    blocked = plan.editor.blocked  # [n_query, n_key]
+    rows, heads = plan.pairs(layer, allowed.device)
     n_query, n_key = allowed.shape[-2:]
+    blocked = plan.editor.blocked[first : first + n_query, :n_key].to(allowed.device)
     allowed = allowed.expand(batch, n_heads, n_query, n_key).clone()
     allowed[rows, heads] &= ~blocked
-    empty = ~allowed[rows, heads].any(dim=-1)  # [n, n_query]
-    refuse_empty_queries(empty, layer)
+    left_alone.append((layer, ~allowed[rows, heads].any(dim=-1)))
     return allowed
 
 
-def refuse_empty_queries(empty: Tensor, layer: int) -> None:
-    """Raise `UserError` if a knockout leaves a query no key.
+def refuse_empty_queries(left_alone: Sequence[tuple[int, Tensor]], first: int = 0) -> None:
+    """Raise `UserError` if a knockout left a query no key.
 
     Args:
-        empty: bool [n, n_query], True where it does.
+        left_alone: (layer, bool [n, n_query]), True where it did.
+        first: the prompt's position that the queries begin with.
     """
-    if bool(empty.any()):
-        position = int(empty.any(dim=0).nonzero()[0])
-        raise UserError(
-            ErrorKind.INTERVENTION,
-            f"The knockout leaves position {position} nothing to attend to in layer {layer}; "
-            "leave it at least one key (its own position, for example).",
-        )
+    for layer, empty in left_alone:
+        if bool(empty.any()):
+            position = first + int(empty.any(dim=0).nonzero()[0])
+            raise UserError(
+                ErrorKind.INTERVENTION,
+                f"The knockout leaves position {position} nothing to attend to in layer {layer}; "
+                "leave it at least one key (its own position, for example).",
+            )
 
 
 def attention_probabilities(
@@ -242,30 +319,9 @@ def head_tap(
         z [batch, n_query, n_heads, d_head], and None for the weights.
     """
     _refuse_unknown_keywords(module, kwargs)
+    inputs = Inputs(module, query, key, value, attention_mask, kwargs)
     request = _ACTIVE.get()
-    if request is None:
-        return _run_attention(module, query, key, value, attention_mask, kwargs)[0], None
-
-    layer = request.next_layer()
-    mask = _planned_mask(module, query, key, attention_mask, kwargs, layer, request.plan)
-    z, _ = _run_attention(module, query, key, value, mask, kwargs)
-    z = edit_outputs(z, layer, request.plan)
-    if layer in request.read:
-        request.attention[layer] = attention_probabilities(
-            query,
-            key,
-            request.read[layer],
-            _allowed(module, query, key, mask, kwargs),
-            scaling=kwargs.get("scaling"),
-            softcap=kwargs.get("softcap"),
-            sinks=kwargs.get("s_aux"),
-            bias=_score_bias(mask, kwargs),
-        )
-    if layer in request.keep_z:
-        request.z[layer] = z
-    if request.on_call is not None:
-        request.on_call(layer, Call(module, query, key, value, z))
-    return z, None
+    return (run_attention(inputs) if request is None else request.attend(inputs)), None
 
 
 def _refuse_unknown_keywords(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
@@ -279,17 +335,16 @@ def _refuse_unknown_keywords(module: nn.Module, kwargs: Mapping[str, Any]) -> No
         )
 
 
-def _run_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    kwargs: Mapping[str, Any],
-) -> tuple[Tensor, Any]:
-    """Run fused attention, or the model's own eager function for what fused cannot honour."""
-    if all(kwargs.get(name) is None for name in EAGER_KEYWORDS):
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+def run_attention(inputs: Inputs) -> Tensor:
+    """Run fused attention, or the model's own eager function for what fused cannot honour.
+
+    Returns:
+        z, [batch, n_query, n_heads, d_head].
+    """
+    module, options, mask = inputs.module, inputs.options, inputs.mask
+    tensors = (inputs.query, inputs.key, inputs.value)
+    if not needs_eager(options):
+        return sdpa_attention_forward(module, *tensors, mask, **options)[0]
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if eager is None:
         raise UserError(
@@ -297,61 +352,71 @@ def _run_attention(
             f"{type(module).__name__} has no eager attention function to fall back to; "
             "this architecture is not supported.",
         )
-    allowed = _allowed(module, query, key, mask, kwargs)
-    return eager(module, query, key, value, _additive(mask, allowed, query), **kwargs)
+    additive = _additive(mask, allowed_keys(inputs), inputs.query)
+    z: Tensor = eager(module, *tensors, additive, **options)[0]
+    return z
 
 
-def _planned_mask(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None,
-    kwargs: Mapping[str, Any],
+def needs_eager(options: Mapping[str, Any]) -> bool:
+    """Whether a layer asks for something that fused attention cannot honour."""
+    return any(options.get(name) is not None for name in EAGER_KEYWORDS)
+
+
+def planned_inputs(
+    inputs: Inputs,
     layer: int,
     plan: RowPlan | None,
-) -> Tensor | None:
-    """Return the model's mask, with the knocked-out (query, key) pairs taken out."""
-    if plan is None or layer not in plan.by_layer or plan.editor.blocked is None:
-        return mask
-    allowed = _allowed(module, query, key, mask, kwargs)
+    left_alone: list[tuple[int, Tensor]],
+    first: int = 0,
+) -> Inputs:
+    """Return the inputs with the knocked-out (query, key) pairs taken out of the mask.
+
+    Args:
+        left_alone: gets the queries that are left no key (`allowed_with_plan`).
+        first: the prompt's position that the queries begin with.
+    """
+    if plan is None or not plan.touches(layer) or plan.editor.blocked is None:
+        return inputs
+    query, mask = inputs.query, inputs.mask
+    allowed = allowed_keys(inputs)
     if allowed is None:
-        shape = (1, 1, query.shape[2], key.shape[2])
+        shape = (1, 1, query.shape[2], inputs.key.shape[2])
         allowed = torch.ones(shape, dtype=torch.bool, device=query.device)
-    planned = allowed_with_plan(allowed, layer, plan, query.shape[0], query.shape[1])
-    if mask is None or mask.dtype == torch.bool:
-        return planned
-    return mask.masked_fill(~planned, torch.finfo(mask.dtype).min)
+    planned = allowed_with_plan(
+        allowed, layer, plan, query.shape[0], query.shape[1], left_alone, first
+    )
+    if mask is not None and mask.dtype != torch.bool:
+        planned = mask.masked_fill(~planned, torch.finfo(mask.dtype).min)
+    return replace(inputs, mask=planned)
 
 
-def _allowed(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None,
-    kwargs: Mapping[str, Any],
-) -> Tensor | None:
+def is_causal(inputs: Inputs) -> bool:
+    """Whether a missing mask means causal attention, as transformers' fused attention has it."""
+    stated = inputs.options.get("is_causal")
+    return bool(getattr(inputs.module, "is_causal", True) if stated is None else stated)
+
+
+def allowed_keys(inputs: Inputs) -> Tensor | None:
     """Return where attention may go, bool [batch or 1, n_heads or 1, n_query, n_key].
 
     The rules for a missing mask are those of transformers' fused attention. None: everywhere.
     """
+    mask = inputs.mask
     if mask is not None:
         if mask.dtype == torch.bool:
             return mask
         # Additive masks write "never" as -inf or as the smallest number of their dtype.
         return mask > torch.finfo(mask.dtype).min / 2
-    is_causal = kwargs.get("is_causal")
-    if is_causal is None:
-        is_causal = getattr(module, "is_causal", True)
-    n_query, n_key = query.shape[2], key.shape[2]
-    if not is_causal or n_query == 1:
+    n_query, n_key = inputs.query.shape[2], inputs.key.shape[2]
+    if not is_causal(inputs) or n_query == 1:
         return None
-    ones = torch.ones(n_query, n_key, dtype=torch.bool, device=query.device)
+    ones = torch.ones(n_query, n_key, dtype=torch.bool, device=inputs.query.device)
     return ones.tril()[None, None]
 
 
-def _score_bias(mask: Tensor | None, kwargs: Mapping[str, Any]) -> Tensor | None:
+def _score_bias(mask: Tensor | None, options: Mapping[str, Any]) -> Tensor | None:
     """Return what is added to the scores beside "never": a position bias, a float mask."""
-    bias = kwargs.get("position_bias")
+    bias = options.get("position_bias")
     if mask is None or mask.dtype == torch.bool:
         return bias
     return mask if bias is None else mask + bias

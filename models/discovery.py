@@ -56,13 +56,14 @@ def find_dispatching_sites(model: nn.Module, forward: Forward) -> list[Attention
         )
     return [
         AttentionSite(
-            module=call.module,
+            module=call.inputs.module,
             projection=projections[layer],
             n_heads=call.z.shape[2],
-            n_kv_heads=call.key.shape[1],
+            n_kv_heads=call.inputs.key.shape[1],
             d_head=call.z.shape[3],
         )
         for layer, call in enumerate(calls)
+        if call.inputs is not None
     ]
 
 

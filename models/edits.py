@@ -27,7 +27,13 @@ class HeadEditor(Protocol):
         that was there is shared among its other keys. None for an intervention on z."""
         ...
 
-    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+    @property
+    def mixes_positions(self) -> bool:
+        """Whether z at one position is changed according to z at others (a mean, a shuffle).
+        Such an editor is always handed all positions of the prompt."""
+        ...
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         """Return the new outputs of some heads of one layer.
 
         Args:
@@ -35,6 +41,7 @@ class HeadEditor(Protocol):
                 projection. Not to be changed in place.
             layer: the layer they belong to.
             heads: int64 [n], which head each entry of `z` is.
+            first: the prompt's position that `z` begins with.
 
         Returns:
             [n, position, d_head], same dtype and device.
@@ -78,24 +85,49 @@ class RowPlan:
     editor: HeadEditor
     by_layer: dict[int, tuple[Tensor, Tensor]]
     """layer -> (row int64 [n], head int64 [n]): the (row, head) pairs edited there."""
-    positions: Tensor | None
-    """int64 [m]: the positions (queries) acted on; None for all of them."""
+    acted_on: Tensor | None
+    """bool [n_positions], True where the intervention acts; None for everywhere."""
 
     @staticmethod
     def for_rows(
         editor: HeadEditor,
         head_sets: Sequence[Sequence[Head]],
-        positions: Sequence[int] | None,
+        acted_on: Tensor | None,
         device: torch.device,
     ) -> "RowPlan":
         """Plan a batch whose row r has the heads of `head_sets[r]` edited."""
-        pairs: dict[int, list[tuple[int, int]]] = {}
-        for row, heads in enumerate(head_sets):
-            for head in heads:
-                pairs.setdefault(head.layer, []).append((row, head.head))
-        by_layer = {}
-        for layer, members in pairs.items():
-            index = torch.tensor(members, dtype=torch.int64, device=device)  # [n, 2]
-            by_layer[layer] = (index[:, 0], index[:, 1])
-        chosen = None if positions is None else torch.tensor(list(positions), device=device)
-        return RowPlan(editor, by_layer, chosen)
+        return RowPlan(editor, rows_by_layer(head_sets, device), acted_on)
+
+    def touches(self, layer: int) -> bool:
+        return layer in self.by_layer
+
+    def pairs(self, layer: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the (rows, heads) edited in a layer, on the device where the layer runs."""
+        rows, heads = self.by_layer[layer]
+        return rows.to(device), heads.to(device)
+
+
+def rows_by_layer(
+    head_sets: Sequence[Sequence[Head]], device: torch.device
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Return layer -> (row int64 [n], head int64 [n]) of sets of heads, one set a row."""
+    pairs: dict[int, list[tuple[int, int]]] = {}
+    for row, heads in enumerate(head_sets):
+        for head in heads:
+            pairs.setdefault(head.layer, []).append((row, head.head))
+    by_layer = {}
+    for layer, members in pairs.items():
+        index = torch.tensor(members, dtype=torch.int64, device=device)  # [n, 2]
+        by_layer[layer] = (index[:, 0], index[:, 1])
+    return by_layer
+
+
+def acted_on_mask(
+    positions: Sequence[int] | None, n_positions: int, device: torch.device
+) -> Tensor | None:
+    """Return chosen positions as bool [n_positions]; None for all of them."""
+    if positions is None:
+        return None
+    mask = torch.zeros(n_positions, dtype=torch.bool)
+    mask[list(positions)] = True
+    return mask.to(device)

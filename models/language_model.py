@@ -2,7 +2,8 @@
 
 import inspect
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,18 @@ from torch import Tensor, nn
 
 from models import tokens
 from models.attention_hooks import AttentionSite, install_hooks
-from models.attention_tap import TapRequest, active, dispatches
+from models.attention_tap import TapRequest, active, dispatches, refuse_empty_queries
+from models.blocks import Window
+from models.branching import BranchEngine, Editing
+from models.budget import MemoryBudget
 from models.discovery import find_dispatching_sites, find_returning_sites
-from models.edits import AblationLike, HeadEditor, Intervention, RowPlan
+from models.edits import AblationLike, HeadEditor, Intervention, RowPlan, acted_on_mask
 from models.errors import ErrorKind, UserError
-from models.growing_batch import Growth, find_blocks, install_growth
-from models.self_check import batches_grow_rightly, run_self_check
+from models.head_gradients import Gates
+from models.self_check import branches_rightly, run_self_check
 from models.types import (
     AttentionMaps,
+    FloatArray,
     Head,
     ModelInfo,
     Prediction,
@@ -27,12 +32,6 @@ from models.types import (
     TokenizedPrompt,
     TokenProbability,
 )
-
-TOKENS_PER_BATCH = 1024
-"""Rows times positions of one ablation batch. Larger batches are no faster on a CPU; a batch is
-also the grain of progress and of cancelling."""
-
-MAX_ROWS_PER_BATCH = 64
 
 NO_LIMIT = 1_000_000
 """The context of architectures that state none."""
@@ -54,13 +53,17 @@ class LanguageModel:
     pass takes the model's lock, so that long studies of several pages interleave.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, name: str, memory_gb: float | None = None
+    ) -> None:
         """Wrap a transformers model and tokenizer.
 
         Args:
             model: a causal or masked language model loaded with `attn_implementation` set to
                 `attention_tap.ATTENTION_NAME` if it dispatches, to "eager" if it does not.
             name: what the user called it.
+            memory_gb: gigabytes (10^9 bytes) that one pass over many sets of heads may take; None
+                for a share of what is free.
         """
         self.name = name
         self.lock = threading.RLock()
@@ -80,7 +83,8 @@ class LanguageModel:
         self.n_kv_heads = max(site.n_kv_heads for site in self.sites)
         self.d_head = max(site.d_head for site in self.sites)
         self.n_vocab = int(self._logits_of(self._probe_prompt(), TapRequest()).shape[-1])
-        self.grows = self._let_batches_grow()
+        self.budget = MemoryBudget.of(model, self.device, self.dtype, self.n_vocab, memory_gb)
+        self._engine = self._find_engine()
         self.info = self._describe()
 
     # --- text -----------------------------------------------------------------------------
@@ -269,9 +273,11 @@ class LanguageModel:
         self._forward([prompt.ids], request, len(prompt) - 1)
         return {layer: z[0] for layer, z in request.z.items()}
 
-    def rows_per_batch(self, n_tokens: int) -> int:
-        """Return how many head sets to evaluate in one forward pass."""
-        return max(1, min(MAX_ROWS_PER_BATCH, TOKENS_PER_BATCH // max(1, n_tokens)))
+    @property
+    def branches(self) -> bool:
+        """Whether sets of heads branch off a shared run (`models.branching`); if not, each set is
+        a row of its own from the bottom up: slower, and as right."""
+        return self._engine is not None
 
     def ablated_logprobs(
         self,
@@ -282,33 +288,134 @@ class LanguageModel:
         positions: Sequence[int] | None = None,
         editor: HeadEditor | None = None,
     ) -> Tensor:
-        """Evaluate several sets of ablated heads in one batched forward pass.
+        """Evaluate several sets of ablated heads; see `evaluate`.
+
+        Returns:
+            float64 [n_sets, n_vocab], natural log-probabilities of the sets in their order.
+        """
+        passes = list(self.evaluate(prompt, head_sets, intervention, position, positions, editor))
+        order = [i for indices, _ in passes for i in indices]
+        rows = torch.cat([log_probs for _, log_probs in passes])
+        return rows[torch.tensor(order).argsort().to(rows.device)]
+
+    def evaluate(
+        self,
+        prompt: TokenizedPrompt,
+        head_sets: Sequence[Sequence[Head]],
+        intervention: Intervention,
+        position: int | None = None,
+        positions: Sequence[int] | None = None,
+        editor: HeadEditor | None = None,
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Evaluate several sets of ablated heads, as many in a forward pass as memory allows.
 
         Args:
-            head_sets: row r has `head_sets[r]` ablated; an empty set is the clean run.
+            head_sets: set i has the heads of `head_sets[i]` ablated; an empty one is the clean
+                run. Sets that have heads in common share the work on these.
             position: where the prediction is read.
             positions: the positions acted on; None for all.
             editor: the intervention already made ready for this prompt and these positions, so
                 that a search prepares it once.
 
-        Returns:
-            float64 [n_sets, n_vocab], natural log-probabilities, on the model's device (on the
-            CPU where that has no float64).
+        Yields:
+            (indices of the sets of one pass, float64 [n_sets_in_pass, n_vocab]): natural
+            log-probabilities, on the model's device (on the CPU where that has no float64). Every
+            set comes once, in an order that suits the work.
+
+        Raises:
+            UserError: an argument that does not fit, memory ran out, or numbers not finite.
         """
+        if not head_sets:
+            return
         position = self.resolve_position(prompt, position)
         acted_on = self._check_positions(prompt, positions)
         heads = self.check_heads(sorted({head for heads in head_sets for head in heads}))
         if editor is None:
             editor = intervention.prepare(self, prompt, heads, acted_on)
-        if not self.grows:
-            plan = RowPlan.for_rows(editor, head_sets, acted_on, self.device)
-            ids = [prompt.ids] * len(head_sets)
-            return log_softmax64(self._forward(ids, TapRequest(plan=plan), position))
-        growth = Growth.of(head_sets)
-        plan = growth.plan(editor, acted_on, self.device)
-        request = TapRequest(plan=plan, grow=growth.appended)
-        rows = log_softmax64(self._forward([prompt.ids], request, position))
-        return rows[list(growth.row_of_set)]
+        editing = Editing(editor, acted_on_mask(acted_on, len(prompt), self.device), position)
+        evaluate = self._evaluate_rows if self._engine is None else self._evaluate_branches
+        for indices, logits in evaluate(prompt, head_sets, editing):
+            _refuse_not_finite(self.name, logits)
+            yield indices, log_softmax64(logits)
+
+    def _evaluate_rows(
+        self, prompt: TokenizedPrompt, head_sets: Sequence[Sequence[Head]], editing: Editing
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Evaluate each set as a row from the bottom up; yield (indices, logits)."""
+        rows = self.budget.rows(Window(0, len(prompt)), len(prompt))
+        for start in range(0, len(head_sets), rows):
+            batch = head_sets[start : start + rows]
+            plan = RowPlan.for_rows(editing.editor, batch, editing.acted_on, self.device)
+            ids = [prompt.ids] * len(batch)
+            logits = self._forward(ids, TapRequest(plan=plan), editing.read)
+            yield list(range(start, start + len(batch))), logits
+
+    def _evaluate_branches(
+        self, prompt: TokenizedPrompt, head_sets: Sequence[Sequence[Head]], editing: Editing
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Evaluate the sets as branches of one shared run; yield (indices, logits)."""
+        assert self._engine is not None
+        sets = [frozenset(heads) for heads in head_sets]
+        with self._computing(1, len(prompt)):
+            base = self._engine.base_run(prompt.ids, sets, editing)
+        rows = self.budget.rows(base.window, base.n_positions)
+        passes = self._engine.evaluate(base, sets, rows)
+        while True:
+            # The lock is held for one pass at a time, so that long studies interleave.
+            with self._computing(rows, base.window.count):
+                done = next(passes, None)
+            if done is None:
+                return
+            yield done
+
+    def estimated_changes(
+        self,
+        prompt: TokenizedPrompt,
+        heads: Sequence[Head],
+        score: Callable[[Tensor], Tensor],
+        intervention: Intervention,
+        position: int | None = None,
+        positions: Sequence[int] | None = None,
+        editor: HeadEditor | None = None,
+    ) -> FloatArray:
+        """Estimate what ablating each further head would change, from one backward pass.
+
+        Args:
+            heads: those that are ablated already.
+            score: float64 log-probabilities [n_vocab] -> a scalar.
+            editor: as for `evaluate`; it has to be ready for every head.
+
+        Returns:
+            float32 [n_layers, n_heads]: the estimated change of the score, to first order
+            (`models.head_gradients`); 0 for heads ablated already, NaN where there is no head.
+
+        Raises:
+            UserError: as `evaluate`; or a knockout on a model whose pattern only hooks can edit.
+        """
+        position = self.resolve_position(prompt, position)
+        acted_on = self._check_positions(prompt, positions)
+        if editor is None:
+            editor = intervention.prepare(self, prompt, self.all_heads(), acted_on)
+        if editor.blocked is not None and not self.dispatches:
+            raise UserError(
+                ErrorKind.OPTION,
+                f"A search with a knockout cannot be screened on {self.name}, whose attention is "
+                "only reached by hooks; use the exact strategy.",
+            )
+        editing = Editing(editor, acted_on_mask(acted_on, len(prompt), self.device), position)
+        gates = Gates(editing)
+        plan = RowPlan.for_rows(editor, [self.check_heads(heads)], editing.acted_on, self.device)
+        request = TapRequest(plan=plan, on_call=gates.apply, left_alone=gates.left_alone)
+        looks_back = self.kind == "causal" and not editor.mixes_positions
+        ids = prompt.ids[: position + 1] if looks_back else prompt.ids
+        logits = self._logits_of([ids], request, position, gradients=True)[0, 0]
+        _refuse_not_finite(self.name, logits)
+        with self._computing(1, len(ids), gradients=True):
+            by_layer = gates.estimated_changes(score(log_softmax64(logits)))
+        changes = np.full((self.n_layers, self.n_heads), np.nan, dtype=np.float32)
+        for layer, change in enumerate(by_layer):
+            changes[layer, : len(change)] = change.cpu().numpy()
+        return changes
 
     def prediction_from(
         self, log_probs: Tensor | np.ndarray, position: int, top_k: int = 10
@@ -344,6 +451,7 @@ class LanguageModel:
         ids: Sequence[Sequence[int]],
         request: TapRequest,
         position: int | None = None,
+        gradients: bool = False,
     ) -> Tensor:
         """Run a batch; return logits [batch, 1, n_vocab], or [batch, position, n_vocab] for all."""
         batch = torch.tensor([list(row) for row in ids], device=self.device)
@@ -353,23 +461,41 @@ class LanguageModel:
             options["logits_to_keep"] = torch.tensor([position], device=self.device)
         else:
             options.pop("logits_to_keep", None)
+        n_rows, n_positions = batch.shape
+        with self._computing(n_rows, n_positions, gradients), active(request):
+            logits = self._model(input_ids=batch, **options).logits
+        refuse_empty_queries(request.left_alone)
+        return logits if position is None or sliced else logits[:, position : position + 1]
+
+    @contextmanager
+    def _computing(self, n_rows: int, n_positions: int, gradients: bool = False) -> Iterator[None]:
+        """Hold the model's lock; say in a sentence if memory runs out."""
+        mode = torch.enable_grad() if gradients else torch.inference_mode()
         try:
-            with self.lock, torch.inference_mode(), active(request):
-                logits = self._model(input_ids=batch, **options).logits
+            with self.lock, mode:
+                yield
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise _out_of_memory(batch) from error
+            raise self._out_of_memory(n_rows, n_positions) from error
         except RuntimeError as error:
             if "alloc" not in str(error):
                 raise
-            raise _out_of_memory(batch) from error
-        return logits if position is None or sliced else logits[:, position : position + 1]
+            raise self._out_of_memory(n_rows, n_positions) from error
+
+    def _out_of_memory(self, n_rows: int, n_positions: int) -> UserError:
+        return UserError(
+            ErrorKind.DEVICE,
+            f"Memory ran out in a forward pass of {n_rows} x {n_positions:,} tokens on "
+            f"{self.device}; use a shorter prompt, a smaller model, less --memory-gb, or another "
+            "--device.",
+        )
 
     def _plan_row(self, prompt: TokenizedPrompt, ablation: AblationLike) -> RowPlan:
         """Plan a batch of one row with the ablation's heads edited."""
         heads = self.check_heads(ablation.heads)
         positions = self._check_positions(prompt, ablation.positions)
         editor = ablation.intervention.prepare(self, prompt, heads, positions)
-        return RowPlan.for_rows(editor, [heads], positions, self.device)
+        acted_on = acted_on_mask(positions, len(prompt), self.device)
+        return RowPlan.for_rows(editor, [heads], acted_on, self.device)
 
     def _check_positions(
         self, prompt: TokenizedPrompt, positions: Sequence[int] | None
@@ -424,18 +550,17 @@ class LanguageModel:
                 install_hooks(site, layer)
         return sites
 
-    def _let_batches_grow(self) -> bool:
-        """Return whether ablation batches may grow (`growing_batch`); if not, each set of heads
-        is a row from the bottom up: slower, and right."""
-        blocks = find_blocks(self._model, self.sites) if self.dispatches else None
-        if blocks is None:
-            return False
-        install_growth(blocks)
-        ids = self._probe_prompt()
-        last = len(ids[0]) - 1  # one position is enough, and much less to unembed
-        return batches_grow_rightly(
-            self.sites, ids, lambda rows, request: self._logits_of(rows, request, last)
-        )
+    def _find_engine(self) -> BranchEngine | None:
+        """Return what evaluates sets of heads as branches, if that is right for this model."""
+        if not self.dispatches:
+            return None
+        causal = self.kind == "causal"
+        engine = BranchEngine.install(self._model, self.sites, causal, self._logits_of)
+        if engine is None:
+            return None
+        ids = self._probe_prompt()[0]
+        proven = branches_rightly(engine, self.sites, causal, ids, self._logits_of)
+        return engine if proven else None
 
     def _describe(self) -> ModelInfo:
         tokenizer = self._reader.tokenizer
@@ -528,12 +653,3 @@ def _max_positions(model: Any, tokenizer: Any) -> int:
             limit = min(limit, module.num_embeddings - padding - 1)
     stated = int(min(tokenizer.model_max_length, NO_LIMIT))
     return min(limit, stated)
-
-
-def _out_of_memory(batch: Tensor) -> UserError:
-    rows, n = batch.shape
-    return UserError(
-        ErrorKind.DEVICE,
-        f"Memory ran out in a forward pass of {rows} x {n:,} tokens on {batch.device}; "
-        "use a shorter prompt, a smaller model, or another --device.",
-    )

@@ -22,20 +22,20 @@ from torch import Tensor, nn
 
 from models.attention_hooks import AttentionSite
 from models.attention_tap import Call, TapRequest
+from models.branching import BranchEngine, Editing, LogitsOf
 from models.discovery import projection_weight
-from models.edits import RowPlan
+from models.edits import RowPlan, acted_on_mask
 from models.errors import ErrorKind, UserError
-from models.growing_batch import Growth
 from models.types import Check, Head, SelfCheck
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest error allowed, relative to the largest value compared. A real mistake (a wrong head, a
 missing scale) is of order 1; rounding in float32 is about 1e-6, in bfloat16 about 1e-2."""
 
-GROWTH_LAYERS = 8
-"""In about how many layers a batch grows when growing is tried out."""
+BRANCHING_LAYERS = 8
+"""In about how many layers a row branches off when branching is tried out."""
 
-LogitsOf = Callable[[Sequence[Sequence[int]], TapRequest], Tensor]
+AllLogitsOf = Callable[[Sequence[Sequence[int]], TapRequest], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,9 @@ class _ZeroZ:
     """Sets the selected heads' outputs to zero."""
 
     blocked: Tensor | None = None
+    mixes_positions: bool = False
 
-    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         return torch.zeros_like(z)
 
 
@@ -53,8 +54,9 @@ class _Blocked:
     """Keeps the selected heads from some (query, key) pairs."""
 
     blocked: Tensor
+    mixes_positions: bool = False
 
-    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         return z
 
 
@@ -64,7 +66,7 @@ def run_self_check(
     dispatches: bool,
     kind: str,
     ids: Sequence[Sequence[int]],
-    logits_of: LogitsOf,
+    logits_of: AllLogitsOf,
 ) -> SelfCheck:
     """Make a model prove itself on a short prompt.
 
@@ -105,34 +107,46 @@ def run_self_check(
     return SelfCheck(tuple(checks), time.perf_counter() - start)
 
 
-def batches_grow_rightly(
-    sites: Sequence[AttentionSite], ids: Sequence[Sequence[int]], logits_of: LogitsOf
+def branches_rightly(
+    engine: BranchEngine,
+    sites: Sequence[AttentionSite],
+    causal: bool,
+    ids: Sequence[int],
+    logits_of: LogitsOf,
 ) -> bool:
-    """Return whether a batch that grows block by block gives what one row a set gives.
+    """Return whether rows that branch off block by block give what one row a set gives.
 
-    It does not where a block takes the batch's size from elsewhere than the hidden states that
-    enter it (GPT-BigCode), or where these have another first axis (Gemma 3n).
+    They do not where a block takes something from elsewhere than the hidden states that enter it,
+    or where these have another first axis (Gemma 3n). Tried with single heads in several layers on
+    top of a common one, at all positions and, for causal models, at the middle one alone.
 
     Args:
         ids: one row of token ids.
-        logits_of: runs the model on a batch under a request, giving logits [batch, n, n_vocab].
+        logits_of: runs the model on a batch under a request, giving logits at a position.
     """
-    layers = range(0, len(sites), max(1, len(sites) // GROWTH_LAYERS))
-    sets = [[], *([Head(layer, layer % sites[layer].n_heads)] for layer in layers)]
-    growth = Growth.of(sets)
+    layers = range(0, len(sites), max(1, len(sites) // BRANCHING_LAYERS))
+    common = Head(len(sites) // 2, 0)
+    singles = [Head(layer, (layer + 1) % sites[layer].n_heads) for layer in layers]
+    sets = [frozenset({common, head}) for head in singles if head != common]
     device = _device_of(sites[0].projection)
-    rows = RowPlan.for_rows(_ZeroZ(), sets, None, device)
-    growing = growth.plan(_ZeroZ(), None, device)
-    with torch.inference_mode():
-        expected = logits_of(list(ids) * len(sets), TapRequest(plan=rows))
-        try:
-            grown = logits_of(ids, TapRequest(plan=growing, grow=growth.appended))
-        except (RuntimeError, ValueError, TypeError, LookupError):
+    middle = len(ids) // 2
+    for positions in (None, [middle]) if causal else (None,):
+        acted_on = acted_on_mask(positions, len(ids), device)
+        editing = Editing(_ZeroZ(), acted_on, len(ids) - 1)
+        rows = RowPlan.for_rows(_ZeroZ(), [sorted(heads) for heads in sets], acted_on, device)
+        with torch.inference_mode():
+            expected = logits_of([ids] * len(sets), TapRequest(plan=rows), len(ids) - 1)[:, 0]
+            try:
+                base = engine.base_run(ids, sets, editing)
+                passes = list(engine.evaluate(base, sets, len(sets)))
+            except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+                return False
+        found = torch.cat([logits for _, logits in passes])
+        order = [i for indices, _ in passes for i in indices]
+        tolerance = TOLERANCE.get(expected.dtype, 1e-4)
+        if found.shape != expected.shape or _relative_error(found, expected[order]) > tolerance:
             return False
-    if len(grown) != len(growth.head_sets):
-        return False
-    tolerance = TOLERANCE.get(expected.dtype, 1e-4)
-    return _relative_error(grown[list(growth.row_of_set)], expected) <= tolerance
+    return True
 
 
 def _refusal(model: nn.Module, failed: Check) -> UserError:
@@ -151,7 +165,7 @@ def _watch(
     sites: Sequence[AttentionSite],
     dispatches: bool,
     ids: Sequence[Sequence[int]],
-    logits_of: LogitsOf,
+    logits_of: AllLogitsOf,
     tolerance: float,
 ) -> tuple[list[Tensor], list[Check]]:
     """Run once, watching every layer; return patterns [n_heads, q, k] and checks 2 and 3."""
@@ -222,8 +236,9 @@ class _ProjectionOutputs:
 
 
 def _pattern_times_values_error(pattern: Tensor, call: Call) -> float:
-    group = call.query.shape[1] // call.value.shape[1]
-    values = call.value[0].float().repeat_interleave(group, dim=0)  # [n_heads, key, d_head]
+    assert call.inputs is not None  # asked of dispatching models only
+    group = call.inputs.query.shape[1] // call.inputs.value.shape[1]
+    values = call.inputs.value[0].float().repeat_interleave(group, dim=0)  # [n_heads, key, d_head]
     expected = (pattern @ values).transpose(0, 1)  # [query, n_heads, d_head]
     return _relative_error(expected, call.z[0].float())
 
@@ -271,7 +286,7 @@ def _check_patterns(patterns: Sequence[Tensor], kind: str, tolerance: float) -> 
 
 
 def _check_slices(
-    sites: Sequence[AttentionSite], ids: Sequence[Sequence[int]], logits_of: LogitsOf
+    sites: Sequence[AttentionSite], ids: Sequence[Sequence[int]], logits_of: AllLogitsOf
 ) -> Check:
     """Keep one head at a time from the first key; only that head's part of z may change."""
     n_heads, n = sites[0].n_heads, len(ids[0])
@@ -305,7 +320,7 @@ def _check_slices(
     )
 
 
-def _check_nothing(plain: Tensor, ids: Sequence[Sequence[int]], logits_of: LogitsOf) -> Check:
+def _check_nothing(plain: Tensor, ids: Sequence[Sequence[int]], logits_of: AllLogitsOf) -> Check:
     nothing = RowPlan(_ZeroZ(), {}, None)
     ours = logits_of(ids, TapRequest(plan=nothing))
     difference = float((ours - plain).abs().max())
@@ -322,7 +337,7 @@ def _check_ablation(
     sites: Sequence[AttentionSite],
     ids: Sequence[Sequence[int]],
     plain: Tensor,
-    logits_of: LogitsOf,
+    logits_of: AllLogitsOf,
 ) -> Check:
     """Ablate one head a layer, each in its own row; a dead head may change nothing."""
     heads = [[Head(layer, layer % site.n_heads)] for layer, site in enumerate(sites)]

@@ -19,7 +19,11 @@ class ScaledZ:
     def blocked(self) -> None:
         return None
 
-    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+    @property
+    def mixes_positions(self) -> bool:
+        return False
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         # Not z * 0: an infinite entry must become 0 too.
         return torch.zeros_like(z) if self.factor == 0 else z * self.factor
 
@@ -30,7 +34,11 @@ class OwnMeanZ:
     def blocked(self) -> None:
         return None
 
-    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+    @property
+    def mixes_positions(self) -> bool:
+        return True
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         return z.mean(dim=1, keepdim=True).expand_as(z)  # [n, position, d_head]
 
 
@@ -45,8 +53,14 @@ class GivenZ:
     def blocked(self) -> None:
         return None
 
-    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+    @property
+    def mixes_positions(self) -> bool:
+        return False
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         given = self.by_layer[layer]
+        if given.shape[0] > 1:
+            given = given[first : first + z.shape[1]]
         chosen = given[:, heads.to(given.device)].transpose(0, 1)  # [n, position or 1, d_head]
         return chosen.to(device=z.device, dtype=z.dtype).expand_as(z)
 
@@ -60,7 +74,11 @@ class ReorderedZ:
     def blocked(self) -> None:
         return None
 
-    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+    @property
+    def mixes_positions(self) -> bool:
+        return True
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         return z[:, self.source.to(z.device)]
 
 
@@ -72,7 +90,11 @@ class LargeZ:
     def blocked(self) -> None:
         return None
 
-    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+    @property
+    def mixes_positions(self) -> bool:
+        return False
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         return torch.where(z.abs() < self.threshold, torch.zeros_like(z), z)
 
 
@@ -86,7 +108,11 @@ class LargestZ:
     def blocked(self) -> None:
         return None
 
-    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+    @property
+    def mixes_positions(self) -> bool:
+        return True
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         at = self.positions.to(z.device)
         entries = z[:, at].flatten(1)  # [n, m * d_head]
         kept = math.floor(self.fraction * entries.shape[1] + 0.5)
@@ -102,5 +128,9 @@ class LargestZ:
 class BlockedPattern:
     blocked: Tensor
 
-    def edit_z(self, z: Tensor, layer: int, heads: Tensor) -> Tensor:
+    @property
+    def mixes_positions(self) -> bool:
+        return False
+
+    def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         return z

@@ -22,8 +22,10 @@ from models.types import Head, TokenizedPrompt
 
 
 def source_for(model: LanguageModel, prompt: TokenizedPrompt) -> str:
-    """Return another text with as many tokens: two of the words change places."""
+    """Return another text with as many tokens: names differ, near the start and near the end
+    (where a model with a short window sees them)."""
     source = prompt.text.replace("Mary and John", "John and Mary", 1)
+    source = source.replace("John gave", "Mary gave", 1)
     assert len(model.tokenize(source)) == len(prompt)
     assert source != prompt.text
     return source

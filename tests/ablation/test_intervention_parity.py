@@ -11,7 +11,7 @@ import pytest
 import torch
 from plain_interventions import plain_edit, source_for
 from reference import log_probs, reference
-from tiny import prompt_text, tiny_model
+from tiny import FAMILIES, prompt_text, tiny_model
 from torch import Tensor
 
 from ablation import Ablation
@@ -30,7 +30,8 @@ from models.language_model import LanguageModel
 from models.types import Head, TokenizedPrompt
 
 TOLERANCE = 1e-5
-FAMILIES = ("llama", "gpt2", "gptj", "bert")
+CHOSEN = (Head(0, 0), Head(1, 3))
+"""Heads that are ablated already, as in the middle of a search."""
 REFERENCES = ("The cat sat on the mat.", "The key to the cabinets")
 
 
@@ -47,31 +48,44 @@ def z_interventions(model: LanguageModel, prompt: TokenizedPrompt) -> list[Inter
     ]
 
 
-@pytest.mark.parametrize("positions", [None, (1, 2, 5, 8)], ids=["everywhere", "chosen"])
+@pytest.mark.parametrize(
+    ("chosen", "positions"),
+    [((), None), ((), (1, 2, 5, 8, 14)), (CHOSEN, None), (CHOSEN, (1, 2, 5, 8, 14))],
+    ids=["everywhere", "some positions", "chosen heads", "chosen heads, some positions"],
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_head_batched_equals_one_plain_run_a_head(
-    family: str, positions: tuple[int, ...] | None
+    family: str, chosen: tuple[Head, ...], positions: tuple[int, ...] | None
 ) -> None:
     model = tiny_model(family)
     prompt = model.tokenize(prompt_text(family))
     read_at = model.resolve_position(prompt)
-    heads = model.all_heads()
-    clean = log_probs(family, prompt.ids, read_at)
+    # One head of each layer: all of them, of every family, would take minutes.
+    heads = [Head(0, 1), Head(1, 0), Head(1, 2), Head(2, 3)]
     for intervention in z_interventions(model, prompt):
-        ours = model.ablated_logprobs(
-            prompt, [[head] for head in heads], intervention, positions=positions
-        )
-        for head, row in zip(heads, ours, strict=True):
-            edit = plain_edit(family, intervention, head, len(prompt), positions)
-            expected = log_probs(family, prompt.ids, read_at, [(head.layer, head.head, edit)])
+
+        def expected(sets: Sequence[Head], chosen_edit: Intervention = intervention) -> Tensor:
+            edits = [
+                (h.layer, h.head, plain_edit(family, chosen_edit, h, len(prompt), positions))
+                for h in sets
+            ]
+            return log_probs(family, prompt.ids, read_at, edits)
+
+        sets = [[*chosen, head] for head in heads]
+        ours = model.ablated_logprobs(prompt, sets, intervention, positions=positions)
+        for heads_of_set, row in zip(sets, ours, strict=True):
             torch.testing.assert_close(
-                row, expected, atol=TOLERANCE, rtol=0, msg=f"{intervention.spec} {head}"
+                row,
+                expected(heads_of_set),
+                atol=TOLERANCE,
+                rtol=0,
+                msg=f"{intervention.spec} {heads_of_set}",
             )
-        # The intervention did something: equality alone could be that of two clean runs.
-        assert (ours - clean).abs().max() > 100 * TOLERANCE, intervention.spec
+        # The heads did something: equality alone could be that of runs without them.
+        assert (ours - expected(chosen)).abs().max() > 100 * TOLERANCE, intervention.spec
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "bert"])
 def test_heads_of_several_layers_together(family: str) -> None:
     """In later layers, what is edited is the z of the running computation, not of the clean one."""
     model = tiny_model(family)
@@ -79,14 +93,17 @@ def test_heads_of_several_layers_together(family: str) -> None:
     read_at = model.resolve_position(prompt)
     heads = (Head(0, 1), Head(0, 2), Head(1, 0), Head(2, 3))
     for intervention in z_interventions(model, prompt):
-        ours = model.predict(prompt, ablation=Ablation(heads, intervention))
+        one_run = model.predict(prompt, ablation=Ablation(heads, intervention)).log_probs
+        # Beside sets that it shares some heads with, or none.
+        branches = model.ablated_logprobs(
+            prompt, [heads, heads[:2], heads[2:], [Head(0, 1), Head(2, 0)]], intervention
+        )
         edits = [
             (h.layer, h.head, plain_edit(family, intervention, h, len(prompt), None)) for h in heads
         ]
         expected = log_probs(family, prompt.ids, read_at, edits)
-        torch.testing.assert_close(
-            torch.as_tensor(ours.log_probs), expected, atol=TOLERANCE, rtol=0
-        )
+        for ours in (torch.as_tensor(one_run), branches[0]):
+            torch.testing.assert_close(ours, expected, atol=TOLERANCE, rtol=0)
 
 
 # --- Knockout. ---

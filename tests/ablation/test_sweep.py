@@ -9,6 +9,7 @@ from reference import kl, log_probs, zero
 from tiny import PROMPT, prompt_text, tiny_directory, tiny_model
 
 from ablation import METRICS, Ablation, Progress, Scale, Zero, sweep_heads
+from models.budget import MemoryBudget
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.registry import load_model
@@ -19,7 +20,7 @@ SHAPE = (3, 4)
 
 
 def rows(monkeypatch: pytest.MonkeyPatch, model: LanguageModel, count: int) -> None:
-    monkeypatch.setattr(model, "rows_per_batch", lambda n_tokens: count)
+    monkeypatch.setattr(MemoryBudget, "rows", lambda *_: count)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])

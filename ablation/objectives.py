@@ -1,0 +1,117 @@
+"""What a search makes as large as it can: the KL divergence, or the probability of a token."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ablation.evaluation import Question
+from ablation.metrics import kl_divergence
+from models.errors import ErrorKind, UserError
+from models.types import Prediction
+
+LEAST_GAIN = 1e-6
+"""A targeted step has to raise log p(target) by more nats than this. In float32 the logits of one
+head set differ by about as much between batches of different sizes: less is no improvement."""
+
+
+class Objective(Protocol):
+    """What a search makes as large as it can on one prompt, and when it has enough."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def target_id(self) -> int | None: ...
+    @property
+    def flat_at_clean(self) -> bool:
+        """Whether the score's gradient vanishes at the clean run, so that it ranks nothing."""
+        ...
+
+    def clean_score(self, baseline: Prediction) -> float:
+        """Return the score of ablating nothing."""
+        ...
+
+    def scores(self, clean: Tensor, log_probs: Tensor) -> Tensor:
+        """Return float64 [n] from log-probs [n_vocab] of the clean run and [n, n_vocab]."""
+        ...
+
+    def is_gain(self, score: float, before: float) -> bool:
+        """Whether a step from `before` to `score` is worth taking."""
+        ...
+
+    def is_reached(self, top_id: int) -> bool:
+        """Whether the search has what it wants when `top_id` is the most likely token."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MostChange:
+    """Generic: the largest KL divergence from the clean run; there is never enough of it."""
+
+    name: str = "kl"
+    target_id: None = None
+    flat_at_clean: bool = True
+    """KL is least at the clean run."""
+
+    def clean_score(self, baseline: Prediction) -> float:
+        return 0.0
+
+    def scores(self, clean: Tensor, log_probs: Tensor) -> Tensor:
+        return kl_divergence(clean, log_probs)
+
+    def is_gain(self, score: float, before: float) -> bool:
+        return True
+
+    def is_reached(self, top_id: int) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOnTop:
+    """Targeted: the largest log-probability of one token, until it is the most likely one."""
+
+    target_id: int
+    name: str = "target"
+    flat_at_clean: bool = False
+
+    def clean_score(self, baseline: Prediction) -> float:
+        return float(baseline.log_probs[self.target_id])
+
+    def scores(self, clean: Tensor, log_probs: Tensor) -> Tensor:
+        return log_probs[:, self.target_id]
+
+    def is_gain(self, score: float, before: float) -> bool:
+        return score > before + LEAST_GAIN
+
+    def is_reached(self, top_id: int) -> bool:
+        return top_id == self.target_id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Aim:
+    """One prompt, made ready to be asked about heads, and what is sought there."""
+
+    question: Question
+    objective: Objective
+
+    def scores(self, log_probs: Tensor) -> Tensor:
+        """Return float64 [n] of rows of log-probs [n, n_vocab]."""
+        return self.objective.scores(self.question.clean_log_probs(log_probs), log_probs)
+
+
+def aim_at(question: Question, target_id: int | None) -> Aim:
+    """Return what is sought on a prompt: a token on top, or the most change.
+
+    Raises:
+        UserError: the target is the most likely token already.
+    """
+    if target_id is None:
+        return Aim(question, MostChange())
+    top = question.baseline.top[0]
+    if top.id == target_id:
+        raise UserError(
+            ErrorKind.TARGET,
+            f"The target {top.text!r} is already the most likely token ({top.prob:.1%}); "
+            "choose another one.",
+        )
+    return Aim(question, TargetOnTop(target_id))

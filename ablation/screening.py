@@ -1,0 +1,65 @@
+"""Which heads a screened search evaluates: those that a gradient ranks highest.
+
+One backward pass at the set of heads chosen so far estimates, for every remaining head at once,
+what ablating it too would do to the score (`models.head_gradients`). The estimate only ranks; what
+the search chooses among is evaluated exactly.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ablation.objectives import Aim
+from ablation.types import STRATEGIES
+from models.errors import ErrorKind, UserError
+from models.types import FloatArray, Head
+
+SCREENED = 32
+"""How many heads a screened step evaluates exactly."""
+
+
+def check_strategy(strategy: str, screen: int) -> None:
+    """Raise `UserError` if there is no such strategy, or nothing to evaluate."""
+    if strategy not in STRATEGIES:
+        raise UserError(
+            ErrorKind.OPTION,
+            f"There is no strategy named {strategy[:40]!r}; choose one of {', '.join(STRATEGIES)}.",
+        )
+    if screen < 1:
+        raise UserError(
+            ErrorKind.OPTION,
+            f"A screened step has to evaluate at least 1 head, not {screen}; raise the number.",
+        )
+
+
+def screens(strategy: str, aims: Sequence[Aim], kept: Sequence[Head]) -> bool:
+    """Whether a step from the heads `kept` is screened; at a flat start it has to be exact."""
+    flat = not kept and any(aim.objective.flat_at_clean for aim in aims)
+    return strategy == "screened" and not flat
+
+
+def best_estimates(
+    aims: Sequence[Aim], kept: Sequence[Head], remaining: Sequence[Head], count: int
+) -> list[Head]:
+    """Return the `count` remaining heads with the best estimates, in (layer, head) order.
+
+    Raises:
+        Cancelled: the work was cancelled.
+        UserError: the model cannot be differentiated with this intervention.
+    """
+    if len(remaining) <= count:
+        return list(remaining)
+    mean = np.mean([_estimates(aim, kept) for aim in aims], axis=0)
+    values = np.array([mean[head.layer, head.head] for head in remaining])
+    order = np.argsort(-values, kind="stable")[:count]
+    return sorted(remaining[i] for i in order)
+
+
+def _estimates(aim: Aim, kept: Sequence[Head]) -> FloatArray:
+    """Return the estimated change of an aim's score by each head, float32 [n_layers, n_heads]."""
+
+    def score(log_probs: Tensor) -> Tensor:
+        return aim.scores(log_probs[None])[0]
+
+    return aim.question.estimated_changes(kept, score)

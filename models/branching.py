@@ -1,0 +1,453 @@
+"""Many sets of ablated heads in one pass, each computed only where it differs from the others.
+
+A head of layer l changes nothing before layer l, and in layer l it changes only what the output
+projection is given. So one row, in which only the heads common to all sets are ablated, runs
+through the whole model once and is remembered (`BaseRun`). Each set of heads then is a row that
+*branches off* in the layer of its first own head: there it takes the base run's residual stream
+and head outputs, with its own heads edited, and goes on alone. For the rows of a pass:
+
+    for each block from the first branch on:
+        rows that branched off before: the whole block
+        rows that branch off here:     output projection, norms and MLP; the rest is the base run's
+    last block: keys and values everywhere, all else only at the position that is read
+
+An intervention at chosen positions changes nothing before the first of them, and with causal
+attention nothing behind the position read matters: only the positions between are computed, with
+the base run's keys and values for the earlier ones.
+
+Against one forward pass a head this needs less than half the work of a sweep; a search step is
+the same pass with the heads chosen so far common to all sets. No padding, no approximation.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.attention_hooks import AttentionSite
+from models.attention_tap import (
+    Call,
+    Inputs,
+    TapRequest,
+    active,
+    active_request,
+    edit_outputs,
+    edited_heads,
+    is_causal,
+    planned_inputs,
+    refuse_empty_queries,
+    run_attention,
+)
+from models.blocks import (
+    BlockCall,
+    Finished,
+    Recorder,
+    Window,
+    find_blocks,
+    install_watching,
+    watching,
+)
+from models.edits import HeadEditor, RowPlan, rows_by_layer
+from models.types import Head
+
+LogitsOf = Callable[[Sequence[Sequence[int]], TapRequest, int | None], Tensor]
+"""Runs the model on rows of token ids: logits [batch, 1, n_vocab] at a position, or everywhere."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Editing:
+    """What is done to heads, and where the outcome is read."""
+
+    editor: HeadEditor
+    acted_on: Tensor | None
+    """bool [n_positions], True where the intervention acts; None for everywhere."""
+    read: int
+    """The position whose prediction is asked for."""
+
+    def plan(self, by_layer: dict[int, tuple[Tensor, Tensor]]) -> RowPlan:
+        return RowPlan(self.editor, by_layer, self.acted_on)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BaseRun:
+    """One row's forward pass, remembered: what the branches have in common."""
+
+    editing: Editing
+    common: frozenset[Head]
+    window: Window
+    """The positions in which branches can differ from this run and matter; none of them where
+    the intervention acts only behind the position read."""
+    calls: tuple[BlockCall, ...]
+    """How each block was called; hidden states [1, position, d_model]."""
+    z: tuple[Tensor, ...]
+    """layer -> [position, n_heads, d_head], with the common heads edited."""
+    edited_z: dict[int, Tensor]
+    """layer -> [position, n_heads, d_head], with every head edited; only where sets branch off."""
+    keys: tuple[Tensor, ...]
+    """layer -> [1, n_kv_heads, window.first, d]; empty if the window begins at 0."""
+    values: tuple[Tensor, ...]
+    logits: Tensor
+    """[1, n_vocab] at the position read."""
+
+    @property
+    def n_positions(self) -> int:
+        return int(self.calls[0].hidden.shape[1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Sets of heads that run together, one a row, in the order in which they branch off."""
+
+    layers: tuple[int, ...]
+    """The layer where each row branches off, ascending."""
+    head_sets: tuple[tuple[Head, ...], ...]
+
+    def n_before(self, layer: int) -> int:
+        """Return how many rows have branched off before a layer."""
+        return bisect_left(self.layers, layer)
+
+    def born_in(self, layer: int) -> list[list[int]]:
+        """Return, for each row that branches off in a layer, its own heads there."""
+        rows = slice(self.n_before(layer), self.n_before(layer + 1))
+        return [[h.head for h in heads if h.layer == layer] for heads in self.head_sets[rows]]
+
+    def later_edits(self, device: torch.device) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return layer -> (rows, heads) edited in the layers after a row has branched off."""
+        later = [
+            [h for h in heads if h.layer > layer]
+            for layer, heads in zip(self.layers, self.head_sets, strict=True)
+        ]
+        return rows_by_layer(later, device)
+
+
+class BranchEngine:
+    """Evaluates sets of ablated heads on one dispatching model."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[AttentionSite],
+        blocks: Sequence[nn.Module],
+        causal: bool,
+        logits_of: LogitsOf,
+    ) -> None:
+        self._model = model
+        self._sites = sites
+        self._blocks = blocks
+        self._causal = causal
+        self._logits_of = logits_of
+
+    @staticmethod
+    def install(
+        model: nn.Module, sites: Sequence[AttentionSite], causal: bool, logits_of: LogitsOf
+    ) -> "BranchEngine | None":
+        """Make a model's blocks ready to be run one by one; None if it has no list of blocks."""
+        blocks = find_blocks(model, sites)
+        if blocks is None:
+            return None
+        install_watching(blocks)
+        for site in sites:
+            site.module.register_forward_pre_hook(_only_older_rows, with_kwargs=True)
+            site.projection.register_forward_pre_hook(_with_newborn_rows)
+        return BranchEngine(model, sites, blocks, causal, logits_of)
+
+    def base_run(
+        self, ids: Sequence[int], head_sets: Sequence[frozenset[Head]], editing: Editing
+    ) -> BaseRun:
+        """Run the row that all sets share, and remember it.
+
+        Raises:
+            UserError: a knockout leaves a query no key.
+        """
+        common = frozenset.intersection(*head_sets)
+        window = self._window(editing, len(ids))
+        # Of what comes behind the window nothing matters.
+        ids = ids[: window.end]
+        branching = {branch_layer(heads, common) for heads in head_sets if heads != common}
+        device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
+        plan = editing.plan(rows_by_layer([sorted(common)], device))
+        memory = _BaseMemory(editing, frozenset(branching), window.first)
+        request = TapRequest(plan=plan, on_call=memory.remember, left_alone=memory.left_alone)
+        recorder = Recorder()
+        with watching(recorder):
+            logits = self._logits_of([list(ids)], request, editing.read)
+        refuse_empty_queries(memory.left_alone)
+        return BaseRun(
+            editing=editing,
+            common=common,
+            window=window,
+            calls=tuple(recorder.calls),
+            z=tuple(memory.z),
+            edited_z=memory.edited_z,
+            keys=tuple(memory.keys),
+            values=tuple(memory.values),
+            logits=logits[:, 0],
+        )
+
+    def evaluate(
+        self, base: BaseRun, head_sets: Sequence[frozenset[Head]], rows: int
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Evaluate sets of heads, up to `rows` of them in a pass.
+
+        Yields:
+            (indices of the pass's sets, logits [n_sets_in_pass, n_vocab]).
+
+        Raises:
+            UserError: a knockout leaves a query no key.
+        """
+        same: list[int] = []
+        branches: list[int] = []
+        for i, heads in enumerate(head_sets):
+            changes_nothing = heads == base.common or base.window.count == 0
+            (same if changes_nothing else branches).append(i)
+        if same:
+            yield same, base.logits.expand(len(same), -1)
+        layer_of = {i: branch_layer(head_sets[i], base.common) for i in branches}
+        branches.sort(key=layer_of.__getitem__)
+        for start in range(0, len(branches), rows):
+            members = branches[start : start + rows]
+            group = Group(
+                tuple(layer_of[i] for i in members),
+                tuple(tuple(sorted(head_sets[i])) for i in members),
+            )
+            yield members, self._run(base, group)
+
+    def _window(self, editing: Editing, n: int) -> Window:
+        """Return the positions in which a row can differ from the base run and matter."""
+        if not self._causal:
+            return Window(0, n)
+        end = n if editing.editor.mixes_positions else editing.read + 1
+        acted_on = editing.acted_on
+        if editing.editor.blocked is not None:
+            acted_on = editing.editor.blocked.any(dim=1)
+        if acted_on is None:
+            return Window(0, end)
+        chosen = acted_on.nonzero()
+        first = int(chosen[0]) if len(chosen) else end
+        # A change behind the position read changes nothing there.
+        return Window(first, end - first) if first <= editing.read else Window(end, 0)
+
+    def _run(self, base: BaseRun, group: Group) -> Tensor:
+        """Run one pass; return logits [n_rows, n_vocab]."""
+        layers = range(group.layers[0], len(self._blocks))
+        device = base.calls[0].hidden.device
+        plan = base.editing.plan(group.later_edits(device))
+        hidden: Tensor | None = None  # [n_rows_so_far, window.count, d_model]
+        left_alone: list[tuple[int, Tensor]] = []
+        window = base.window
+        for layer in layers:
+            block_pass = BlockPass(
+                layer=layer,
+                base=base,
+                window=window,
+                n_old=group.n_before(layer),
+                born=group.born_in(layer),
+                plan=plan,
+                left_alone=left_alone,
+            )
+            if layer == layers[-1] and not base.editing.editor.mixes_positions:
+                block_pass = self._narrowed(block_pass, hidden)
+                if hidden is not None:
+                    hidden = _at(block_pass.window, window, hidden)
+            hidden = self._run_block(block_pass, hidden)
+            window = block_pass.window
+        refuse_empty_queries(left_alone, base.window.first)
+        assert hidden is not None
+        return self._finish(base, hidden[:, base.editing.read - window.first].unsqueeze(1))
+
+    def _run_block(self, block_pass: "BlockPass", hidden: Tensor | None) -> Tensor:
+        """Run a block; return its output [n_rows, window.count, d_model]."""
+        layer, window = block_pass.layer, block_pass.window
+        call = block_pass.base.calls[layer]
+        parts = [] if hidden is None else [hidden]
+        if block_pass.born:
+            own = window.of(call.hidden, 1)
+            parts.append(own.expand(len(block_pass.born), -1, -1))
+        stacked = parts[0] if len(parts) == 1 else torch.cat(parts)
+        with active(block_pass):
+            return call.run(self._blocks[layer], stacked, window)
+
+    def _narrowed(self, block_pass: "BlockPass", hidden: Tensor | None) -> "BlockPass":
+        """Return the last block's pass at the position read only, with keys and values of all."""
+        base, layer = block_pass.base, block_pass.layer
+        window = Window(base.editing.read, 1)
+        if hidden is None or block_pass.window == window:
+            return replace(block_pass, window=window)
+        caught = KeysAndValues()
+        with active(caught), suppress(_Caught):
+            base.calls[layer].run(self._blocks[layer], hidden, block_pass.window)
+        return replace(block_pass, window=window, keys_and_values=caught.found)
+
+    def _finish(self, base: BaseRun, hidden: Tensor) -> Tensor:
+        """Let the model go on from the last block's output [n_rows, 1, d_model]."""
+        ids = [[0]] * len(hidden)
+        with watching(Finished(hidden, base.calls)):
+            return self._logits_of(ids, TapRequest(), 0)[:, 0]
+
+
+def branch_layer(heads: frozenset[Head], common: frozenset[Head]) -> int:
+    """Return the layer where a set of heads begins to differ from what all sets share."""
+    return min(head.layer for head in heads - common)
+
+
+def _at(inner: Window, outer: Window, hidden: Tensor) -> Tensor:
+    """Return the inner window's part of hidden states that cover the outer one."""
+    return hidden.narrow(1, inner.first - outer.first, inner.count)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _BaseMemory:
+    """Collects what branches need of the base run while it runs."""
+
+    editing: Editing
+    branching: frozenset[int]
+    """The layers where sets branch off."""
+    n_prefix: int
+    """How many positions come before the window."""
+    z: list[Tensor] = field(default_factory=list)
+    edited_z: dict[int, Tensor] = field(default_factory=dict)
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    left_alone: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    def remember(self, layer: int, call: Call) -> None:
+        assert call.inputs is not None  # branches are for models that dispatch
+        self.z.append(call.z[0])
+        if layer in self.branching:
+            edited = every_head_edited(layer, call, self.editing, self.left_alone)
+            self.edited_z[layer] = edited[0]
+        if self.n_prefix:
+            self.keys.append(call.inputs.key[:, :, : self.n_prefix])
+            self.values.append(call.inputs.value[:, :, : self.n_prefix])
+
+
+def every_head_edited(
+    layer: int, call: Call, editing: Editing, left_alone: list[tuple[int, Tensor]]
+) -> Tensor:
+    """Return what each head of row 0 would put out if it was ablated, [1, position, n_heads, d].
+
+    Args:
+        left_alone: gets the queries that a knockout leaves no key.
+    """
+    n_heads, device = call.raw_z.shape[2], call.raw_z.device
+    heads = torch.arange(n_heads, device=device)
+    plan = editing.plan({layer: (torch.zeros_like(heads), heads)})
+    if editing.editor.blocked is not None:
+        assert call.inputs is not None
+        return run_attention(planned_inputs(call.inputs, layer, plan, left_alone))
+    z = call.raw_z[0].transpose(0, 1)  # [n_heads, position, d_head]
+    return edited_heads(z, layer, heads, plan).transpose(0, 1)[None]
+
+
+class _Caught(Exception):  # noqa: N818 - not an error: what was wanted is there
+    """Ends a block's run as soon as its keys and values are known."""
+
+
+class KeysAndValues:
+    """Takes a block's keys and values, and ends its run there."""
+
+    def __init__(self) -> None:
+        self.found: tuple[Tensor, Tensor] | None = None
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        self.found = (inputs.key, inputs.value)
+        raise _Caught
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockPass:
+    """One block run on the rows of a group: what its attention is to do."""
+
+    layer: int
+    base: BaseRun
+    window: Window
+    n_old: int
+    """Rows that branched off before this block; they come first in the batch."""
+    born: list[list[int]]
+    """The own heads, in this layer, of each row that branches off here."""
+    plan: RowPlan
+    """The edits of the older rows."""
+    left_alone: list[tuple[int, Tensor]]
+    keys_and_values: tuple[Tensor, Tensor] | None = None
+    """Keys and values of the base run's whole window, where the block runs on a part of it."""
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        query, value = inputs.query, inputs.value
+        if self.n_old == 0:
+            # Nobody looks at it: the newborn rows take their z from the base run.
+            return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+        first = self.window.first
+        placed = self._with_all_keys(inputs)
+        planned = planned_inputs(placed, self.layer, self.plan, self.left_alone, first)
+        return self._edited(run_attention(planned))
+
+    def newborn_z(self) -> Tensor:
+        """Return the head outputs of the rows that branch off here, [n, position, n_heads, d]."""
+        base, window = self.base, self.window
+        z = window.of(base.z[self.layer], 0)
+        edited = window.of(base.edited_z[self.layer], 0)
+        pairs = [(row, head) for row, heads in enumerate(self.born) for head in heads]
+        rows, heads = torch.tensor(pairs, device=z.device).T
+        newborn = z.repeat(len(self.born), 1, 1, 1)
+        newborn[rows, :, heads] = edited[:, heads].transpose(0, 1)
+        return newborn
+
+    def _with_all_keys(self, inputs: Inputs) -> Inputs:
+        """Give the window's queries the keys and values of all positions, and their mask."""
+        key, value = self.keys_and_values or (inputs.key, inputs.value)
+        if self.base.keys:
+            key = _behind(self.base.keys[self.layer], key)
+            value = _behind(self.base.values[self.layer], value)
+        mask = inputs.mask
+        n, window = self.base.n_positions, self.window
+        if mask is not None and mask.shape[-2] == n:
+            mask = window.of(mask, -2)
+        placed = replace(inputs, key=key, value=value, mask=mask)
+        whole = window.count == n
+        at_the_end = window.count == 1 and window.end == n  # such a query sees all keys
+        if mask is None and is_causal(placed) and not whole and not at_the_end:
+            ones = torch.ones(window.count, n, dtype=torch.bool, device=key.device)
+            placed = replace(placed, mask=ones.tril(diagonal=window.first)[None, None])
+        return placed
+
+    def _edited(self, z: Tensor) -> Tensor:
+        """Carry out the older rows' edits on z [n_old, window.count, n_heads, d_head]."""
+        first = self.window.first
+        if first == 0 or not self.plan.editor.mixes_positions or not self.plan.touches(self.layer):
+            return edit_outputs(z, self.layer, self.plan, first)
+        before = self.base.z[self.layer][:first].expand(len(z), -1, -1, -1)
+        return edit_outputs(torch.cat([before, z], dim=1), self.layer, self.plan)[:, first:]
+
+
+def _behind(before: Tensor, own: Tensor) -> Tensor:
+    """Return the rows' own keys or values behind the base run's: [n, n_kv_heads, n_key, d]."""
+    return torch.cat([before.expand(len(own), -1, -1, -1), own], dim=2)
+
+
+def _only_older_rows(
+    _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Keep newborn rows out of the attention; if there are no others, one runs idle."""
+    request = active_request()
+    if not isinstance(request, BlockPass) or not request.born:
+        return None
+    n = max(request.n_old, 1)
+    if args:
+        return (args[0][:n], *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": kwargs["hidden_states"][:n]}
+
+
+def _with_newborn_rows(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Hand the newborn rows' head outputs to the output projection, behind those of the others."""
+    request = active_request()
+    if not isinstance(request, BlockPass) or not request.born:
+        return None
+    given = args[0]  # [n_old, position, n_heads * d_head]
+    newborn = request.newborn_z().reshape(-1, *given.shape[1:])
+    if request.n_old == 0:
+        return (newborn, *args[1:])
+    return (torch.cat([given, newborn]), *args[1:])

@@ -1,0 +1,95 @@
+"""How many sets of heads go through the model in one pass."""
+
+from dataclasses import dataclass
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from torch import nn
+
+from models.blocks import Window
+
+GIGABYTE = 1e9
+
+FREE_SHARE = 0.5
+"""Share of the memory free at the time that one pass may take, if nothing else is asked for."""
+
+CPU_POSITIONS_PER_PASS = 2048
+"""Rows times positions of one pass on a CPU. Larger passes are no faster (measured: their hidden
+states outgrow the caches), and a pass is also the grain of progress and of cancelling."""
+
+LIVE_HIDDEN = 10
+"""About how many tensors of a block's hidden size live at once, the query, key and value among
+them (measured on GPT-2 and Llama blocks, rounded up)."""
+
+LIVE_WIDE = 3
+"""The same for tensors of the MLP's inner size."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """What one pass may take, and what a row of it needs."""
+
+    device: torch.device
+    item_bytes: int
+    """Bytes of one number of the model's dtype."""
+    d_model: int
+    d_inner: int
+    """The widest linear map of a block."""
+    n_vocab: int
+    memory_gb: float | None
+    """Gigabytes (10^9 bytes) that a pass may take; None for a share of what is free."""
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        n_vocab: int,
+        memory_gb: float | None,
+    ) -> "MemoryBudget":
+        embedding = model.get_input_embeddings()  # type: ignore[operator]
+        unembedding = model.get_output_embeddings()  # type: ignore[operator]
+        widths = [
+            max(parameter.shape[-2:])
+            for module in model.modules()
+            if module is not unembedding and not isinstance(module, nn.Embedding)
+            for parameter in module.parameters(recurse=False)
+            if parameter.ndim >= 2
+        ]
+        return MemoryBudget(
+            device=device,
+            item_bytes=dtype.itemsize,
+            d_model=int(embedding.weight.shape[1]),
+            d_inner=int(max(widths, default=1)),
+            n_vocab=n_vocab,
+            memory_gb=memory_gb,
+        )
+
+    def rows(self, window: Window, n_keys: int) -> int:
+        """Return how many sets of heads to evaluate in one pass, at least one.
+
+        Args:
+            window: the positions computed for each set.
+            n_keys: how many positions its queries attend to.
+        """
+        if window.count == 0:
+            return 1
+        fit = int(self._bytes() / self._bytes_per_row(window.count, n_keys))
+        if self.device.type == "cpu":
+            fit = min(fit, CPU_POSITIONS_PER_PASS // window.count)
+        return max(1, fit)
+
+    def _bytes_per_row(self, n_positions: int, n_keys: int) -> float:
+        per_position = LIVE_HIDDEN * self.d_model + LIVE_WIDE * self.d_inner
+        # Keys and values of positions that are not computed anew are copied for each row.
+        copied = 2 * self.d_model * (n_keys - n_positions)
+        # Logits in the model's dtype, log-probabilities and two temporaries in float64.
+        distribution = self.n_vocab * (self.item_bytes + 3 * 8)
+        return (n_positions * per_position + copied) * self.item_bytes + distribution
+
+    def _bytes(self) -> float:
+        if self.memory_gb is not None:
+            return self.memory_gb * GIGABYTE
+        if self.device.type == "cuda":
+            return FREE_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        return FREE_SHARE * psutil.virtual_memory().available
