@@ -1,0 +1,75 @@
+"""The screened search: what it evaluates is exact, and it says how much that was."""
+
+import numpy as np
+import pytest
+from reference import kl, log_probs, zero
+from tiny import PROMPT, prompt_text, tiny_model
+
+from ablation import Permute, search_heads
+from ablation.screening import best_estimates
+from models.errors import UserError
+from models.types import Head
+
+TOLERANCE = 1e-5  # rounding of float32 logits; see test_intervention_parity
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "bert"])
+def test_screening_everything_is_the_exact_search(family: str) -> None:
+    model = tiny_model(family)
+    exact = search_heads(model, prompt_text(family), max_heads=5)
+    screened = search_heads(model, prompt_text(family), max_heads=5, strategy="screened", screen=12)
+    assert [s.head for s in screened.steps] == [s.head for s in exact.steps]
+    assert (exact.strategy, screened.strategy) == ("exact", "screened")
+    assert exact.evaluated == screened.evaluated == 12 + 11 + 10 + 9 + 8
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "bert"])
+def test_what_is_chosen_was_evaluated_exactly(family: str) -> None:
+    model = tiny_model(family)
+    prompt = model.tokenize(prompt_text(family))
+    read = model.resolve_position(prompt)
+    result = search_heads(model, prompt, max_heads=4, strategy="screened", screen=3)
+    # At the clean run the gradient of KL vanishes: the first step takes all heads.
+    assert [step.evaluated for step in result.steps] == [12, 3, 3, 3]
+    assert result.evaluated == 12 + 3 * 3
+    clean = log_probs(family, prompt.ids, read)
+    chosen = []
+    for step in result.steps:
+        chosen.append((step.head.layer, step.head.head, zero))
+        row = log_probs(family, prompt.ids, read, chosen)
+        assert step.kl == pytest.approx(kl(clean, row), abs=TOLERANCE, rel=1e-4)
+        assert step.top.id == int(row.argmax())
+
+
+def test_a_targeted_search_is_screened_from_the_first_step() -> None:
+    model = tiny_model("llama")
+    target = model.predict(model.tokenize(PROMPT)).top[1].id
+    result = search_heads(model, PROMPT, target, strategy="screened", screen=4)
+    assert [step.evaluated for step in result.steps] == [4] * len(result.steps)
+    assert result.stopped == "target_reached"
+
+
+def test_the_best_estimates_are_taken() -> None:
+    """With one head to evaluate, a step takes the head of the steepest gradient."""
+    model = tiny_model("llama")
+    prompt = model.tokenize(PROMPT)
+    target = model.predict(prompt).top[1].id
+    estimates = model.estimated_changes(prompt, [], lambda row: row[target], Permute(1))
+    steepest = np.unravel_index(int(estimates.argmax()), estimates.shape)
+    result = search_heads(
+        model, prompt, target, Permute(1), max_heads=1, strategy="screened", screen=1
+    )
+    assert result.steps[0].head == Head(int(steepest[0]), int(steepest[1]))
+
+
+def test_few_heads_are_not_screened() -> None:
+    remaining = [Head(0, 1), Head(2, 2)]
+    assert best_estimates((), (), remaining, 2) == remaining
+
+
+def test_unknown_strategies_are_refused() -> None:
+    model = tiny_model("llama")
+    with pytest.raises(UserError, match="choose one of exact, screened"):
+        search_heads(model, PROMPT, strategy="quick")
+    with pytest.raises(UserError, match="at least 1 head"):
+        search_heads(model, PROMPT, strategy="screened", screen=0)
