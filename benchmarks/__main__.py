@@ -121,10 +121,12 @@ def _print_speed(
     if not measured:
         return
     console.print(
-        f"Medians of {options.rounds} rounds, {options.threads} threads, torch {torch.__version__}.\n"
-        "limit: the growing batch in full at the rate of a large matrix product. hook loop: one "
-        "forward pass a head.\nTL: TransformerLens, one forward pass a head, or a layer with its "
-        f"heads as rows. Loops are scaled up from at most {options.sample}\nforward passes a round, "
+        f"Medians of {options.rounds} rounds, {options.threads} threads, torch "
+        f"{torch.__version__}.\n"
+        "limit: the growing batch in full at the rate of a large matrix product. hook loop: one\n"
+        "forward pass a head. TL: TransformerLens, one forward pass a head, or one a layer with\n"
+        "its heads as rows. Loops are scaled up from at most "
+        f"{options.sample} forward passes a round,\n"
         "spread over the layers; their searches are extrapolated from these.\n"
     )
     console.print(

@@ -92,9 +92,9 @@ class ModelShape:
         return self.n_layers * self.block(n) + self.unembedding()
 
 
-def blocks_of(model: nn.Module) -> list[nn.Module]:
+def blocks_of(model: Any) -> list[nn.Module]:
     """Return the decoder's blocks: the module list as long as the model is deep."""
-    n_layers = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr]
+    n_layers = model.config.get_text_config().num_hidden_layers
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
     return list(lists[0])
 

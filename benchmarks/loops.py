@@ -39,7 +39,7 @@ class PlainLoop:
 
     def __init__(self, subject: Subject) -> None:
         self.model: Any = subject.load_plain()
-        path = PROJECTIONS[self.model.config.model_type]
+        path = PROJECTIONS[self.model.config.model_type]  # a KeyError names what is not known here
         self._projections = [block.get_submodule(path) for block in blocks_of(self.model)]
         self._n_heads = self.model.config.num_attention_heads
 

@@ -91,10 +91,14 @@ def _resident_bytes(record: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(record))
 
 
-def _forget_peak() -> None:
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Return how far this process's resident set rises above its level before, at most."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # freed memory that is kept would hide what is taken anew
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    before = _resident_bytes("VmRSS")
+    work()
+    return _resident_bytes("VmHWM") - before
 
 
 def main() -> None:
@@ -107,10 +111,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     work = WORKS[options.who](subject_named(options.model))
     work(WARM_UP_TOKENS)
-    _forget_peak()
-    before = _resident_bytes("VmRSS")
-    work(options.tokens)
-    print((_resident_bytes("VmHWM") - before) / MIB)
+    print(peak_bytes(lambda: work(options.tokens)) / MIB)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ a step.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from ablation import HeadScores, SearchResult, search_heads, sweep_heads
@@ -144,10 +145,10 @@ def _round(contenders: Contenders, prompt: TokenizedPrompt, plan: Plan) -> Round
     heads = spread(ours.all_heads(), plan.n_sampled(len(prompt)))
     layers = spread(range(ours.n_layers), plan.n_sampled_layers(len(prompt)))
     lens_forward = lens_layer = None
-    plain_forward = _mean_seconds([lambda h=h: plain.logits(prompt.ids, h) for h in heads])
+    plain_forward = _mean_seconds([partial(plain.logits, prompt.ids, head) for head in heads])
     if lens is not None:
-        lens_forward = _mean_seconds([lambda h=h: lens.logits(prompt.ids, h) for h in heads])
-        lens_layer = _mean_seconds([lambda n=n: lens.layer_logits(prompt.ids, n) for n in layers])
+        lens_forward = _mean_seconds([partial(lens.logits, prompt.ids, head) for head in heads])
+        lens_layer = _mean_seconds([partial(lens.layer_logits, prompt.ids, n) for n in layers])
     sweep = _timed(lambda: sweep_heads(ours, prompt))
     searches = {strategy: _search(ours, prompt, plan, strategy) for strategy in plan.strategies}
     return Round(plain_forward, lens_forward, lens_layer, sweep, searches)

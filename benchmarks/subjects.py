@@ -24,7 +24,7 @@ BUILTIN = "builtin"
 GPT2_SHAPE = "gpt2-shape"
 LABELS = {BUILTIN: "built-in", GPT2_SHAPE: "GPT-2's shape"}
 
-TEXT = "The quick brown fox jumps over the lazy dog while Mary gives a drink to John. "
+TEXT = " The quick brown fox jumps over the lazy dog while Mary gives a drink to John."
 
 HEAD_GAIN = 5.0
 """Random weights of the attention are widened by this: ablating a head then changes the logits by
@@ -88,8 +88,8 @@ def numbered_tokenizer(n_vocab: int) -> PreTrainedTokenizerFast:
 
 def prompt_of_length(model: LanguageModel, n: int) -> TokenizedPrompt:
     """Return a prompt of n tokens: text, or random tokens for a model without a language."""
-    ids = model.tokenize(TEXT * (n // 8 + 1)).ids[:n]
+    ids = model.tokenize(TEXT, bos=False).ids
     if len(set(ids)) > 1:
-        return model.prompt_of_ids(ids)
+        return model.prompt_of_ids((ids * (n // len(ids) + 1))[:n])
     generator = torch.Generator().manual_seed(0)
     return model.prompt_of_ids(torch.randint(model.n_vocab, (n,), generator=generator).tolist())
