@@ -98,6 +98,7 @@ def _all_measured(options: argparse.Namespace, notes: Console) -> list[Measured]
         for n_tokens in _tokens(name, options):
             notes.print(f"Measuring {contenders.subject.label} at {n_tokens} tokens")
             measured.append(measure(contenders, n_tokens, _plan(options, n_tokens)))
+            notes.print(report.summary(measured[-1]), soft_wrap=True)
     return measured
 
 

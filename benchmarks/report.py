@@ -78,6 +78,13 @@ def search_seconds(measured: Measured, turn: Round) -> Seconds:
     }
 
 
+def summary(measured: Measured) -> str:
+    """Say in one line what was measured, for whoever waits for the tables."""
+    turns = [sweep_seconds(measured, turn) for turn in measured.rounds]
+    shown = {name: _median([turn[name] for turn in turns]) for name in turns[0]}
+    return "Sweep: " + ", ".join(f"{k} {v:.3g} s" for k, v in shown.items() if v is not None)
+
+
 def _times(factor: float, value: float | None) -> float | None:
     return None if value is None else factor * value
 

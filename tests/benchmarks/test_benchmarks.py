@@ -25,7 +25,7 @@ def _threads_stay() -> Any:
 
 
 def test_the_front_door_prints_every_table(capsys: pytest.CaptureFixture[str]) -> None:
-    models = ["--models", str(tiny_directory("llama")), str(tiny_directory("gpt2"))]
+    models = ["--models", str(tiny_directory("llama"))]
     assert (
         front_door.main(
             [*models, "--no-peers", "--quick", "--threads", "1", "--questions", "sweep", "search"]
@@ -36,7 +36,7 @@ def test_the_front_door_prints_every_table(capsys: pytest.CaptureFixture[str]) -
     for title in ("Sweep of all heads, seconds", "Search in 2 steps, ratios", "Heads found"):
         assert title in shown
     assert "(≤ 1.3 " in shown
-    assert shown.count("agrees") == 2
+    assert shown.count("agrees") == 1
 
 
 def test_the_search_is_measured_against_the_exact_one(capsys: pytest.CaptureFixture[str]) -> None:
