@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ablation.interventions import Intervention
-from ablation.interventions.notation import resolve_positions
-from models.edits import HeadEditor
 from models.errors import ErrorKind, UserError
+from models.head_sets import PosedPrompt
 from models.language_model import LanguageModel
 from models.types import FloatArray, Head, Prediction, TokenizedPrompt, TokenProbability
 
@@ -24,16 +23,15 @@ class Question:
     """One model, prompt, position and intervention, made ready to be asked about many heads."""
 
     model: LanguageModel
-    prompt: TokenizedPrompt
-    position: int
-    """Where predictions are read, counted from 0."""
-    positions: tuple[int, ...] | None
-    """The positions acted on; None for all."""
-    intervention: Intervention
-    editor: HeadEditor
+    posed: PosedPrompt
     baseline: Prediction
     """The clean run's."""
     cancel: threading.Event | None
+
+    @property
+    def position(self) -> int:
+        """Where predictions are read, counted from 0."""
+        return self.posed.editing.read
 
     def evaluate(self, head_sets: Sequence[Sequence[Head]]) -> Iterator[tuple[list[int], Tensor]]:
         """Ablate each set of heads, many sets in one forward pass.
@@ -46,14 +44,7 @@ class Question:
             Cancelled: the event was set before a pass began.
             UserError: the model's numbers are not finite, or memory ran out.
         """
-        passes = self.model.evaluate(
-            self.prompt,
-            head_sets,
-            self.intervention,
-            self.position,
-            self.positions,
-            editor=self.editor,
-        )
+        passes = self.model.head_sets.evaluate(self.posed, head_sets)
         while True:
             if self.cancel is not None and self.cancel.is_set():
                 raise Cancelled
@@ -65,7 +56,7 @@ class Question:
     def estimated_changes(
         self, heads: Sequence[Head], score: Callable[[Tensor], Tensor]
     ) -> FloatArray:
-        """Estimate what ablating each head beside `heads` changes (`LanguageModel`).
+        """Estimate what ablating each head beside `heads` changes (`HeadSets`).
 
         Args:
             score: log-probs float64 [n_vocab] -> a scalar.
@@ -75,15 +66,7 @@ class Question:
         """
         if self.cancel is not None and self.cancel.is_set():
             raise Cancelled
-        return self.model.estimated_changes(
-            self.prompt,
-            heads,
-            score,
-            self.intervention,
-            self.position,
-            self.positions,
-            editor=self.editor,
-        )
+        return self.model.head_sets.estimate(self.posed, heads, score)
 
     def clean_log_probs(self, like: Tensor) -> Tensor:
         """Return the clean run's log-probs float64 [n_vocab], on the device of `like`."""
@@ -159,26 +142,5 @@ def pose(
         UserError: a part does not exist in this prompt or model, or does not fit it.
     """
     tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
-    read_at = model.resolve_position(tokenized, position)
-    acted_on = _acted_on(positions, len(tokenized))
-    return Question(
-        model=model,
-        prompt=tokenized,
-        position=read_at,
-        positions=acted_on,
-        intervention=intervention,
-        editor=intervention.prepare(model, tokenized, heads, acted_on),
-        baseline=model.predict(tokenized, read_at),
-        cancel=cancel,
-    )
-
-
-def _acted_on(positions: Sequence[int] | None, n: int) -> tuple[int, ...] | None:
-    if positions is None:
-        return None
-    if not positions:
-        raise UserError(
-            ErrorKind.POSITION,
-            "No position is named for the intervention to act on; name some, or none for all.",
-        )
-    return tuple(resolve_positions(positions, n))
+    posed = model.head_sets.pose(tokenized, intervention, heads, position, positions)
+    return Question(model, posed, model.predict(tokenized, posed.editing.read), cancel)

@@ -36,7 +36,6 @@ from models.attention_tap import (
     active,
     active_request,
     edit_outputs,
-    edited_heads,
     is_causal,
     planned_inputs,
     refuse_empty_queries,
@@ -71,6 +70,14 @@ class Editing:
     def plan(self, by_layer: dict[int, tuple[Tensor, Tensor]]) -> RowPlan:
         return RowPlan(self.editor, by_layer, self.acted_on)
 
+    def where_acted_on(self, z: Tensor, edited: Tensor, window: Window) -> Tensor:
+        """Return z [window.count, n_heads, d_head], edited where the intervention acts."""
+        # A knockout's pattern says by itself where it acts.
+        if self.acted_on is None or self.editor.blocked is not None:
+            return edited
+        here = window.of(self.acted_on, 0).to(z.device)
+        return torch.where(here[:, None, None], edited, z)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BaseRun:
@@ -86,9 +93,10 @@ class BaseRun:
     z: tuple[Tensor, ...]
     """layer -> [position, n_heads, d_head], with the common heads edited."""
     edited_z: dict[int, Tensor]
-    """layer -> [position, n_heads, d_head], with every head edited; only where sets branch off."""
+    """layer -> [position, n_heads, d_head], with every head edited, at every position; only where
+    sets branch off."""
     keys: tuple[Tensor, ...]
-    """layer -> [1, n_kv_heads, window.first, d]; empty if the window begins at 0."""
+    """layer -> [1, n_kv_heads, position, d]; empty if they were not wanted."""
     values: tuple[Tensor, ...]
     logits: Tensor
     """[1, n_vocab] at the position read."""
@@ -96,6 +104,18 @@ class BaseRun:
     @property
     def n_positions(self) -> int:
         return int(self.calls[0].hidden.shape[1])
+
+    def acting_at(self, position: int) -> "BaseRun":
+        """Return this run for branches that act at one position only.
+
+        For a run that kept its keys, of a causal model and an intervention that acts on each
+        position by itself: such a run is the same wherever its branches act.
+        """
+        n = self.n_positions
+        acted_on = torch.arange(n, device=self.logits.device) == position
+        # Behind the position read nothing matters.
+        window = Window(min(position, n), max(n - position, 0))
+        return replace(self, editing=replace(self.editing, acted_on=acted_on), window=window)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,9 +176,17 @@ class BranchEngine:
         return BranchEngine(model, sites, blocks, causal, logits_of)
 
     def base_run(
-        self, ids: Sequence[int], head_sets: Sequence[frozenset[Head]], editing: Editing
+        self,
+        ids: Sequence[int],
+        head_sets: Sequence[frozenset[Head]],
+        editing: Editing,
+        keep_keys: bool = False,
     ) -> BaseRun:
         """Run the row that all sets share, and remember it.
+
+        Args:
+            keep_keys: whether its keys and values are kept even if no branch of this editing
+                needs them, for `BaseRun.acting_at`.
 
         Raises:
             UserError: a knockout leaves a query no key.
@@ -170,7 +198,7 @@ class BranchEngine:
         branching = {branch_layer(heads, common) for heads in head_sets if heads != common}
         device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
         plan = editing.plan(rows_by_layer([sorted(common)], device))
-        memory = _BaseMemory(editing, frozenset(branching), window.first)
+        memory = _BaseMemory(editing, frozenset(branching), keep_keys or window.first > 0)
         request = TapRequest(plan=plan, on_call=memory.remember, left_alone=memory.left_alone)
         recorder = Recorder()
         with watching(recorder):
@@ -306,8 +334,7 @@ class _BaseMemory:
     editing: Editing
     branching: frozenset[int]
     """The layers where sets branch off."""
-    n_prefix: int
-    """How many positions come before the window."""
+    keep_keys: bool
     z: list[Tensor] = field(default_factory=list)
     edited_z: dict[int, Tensor] = field(default_factory=dict)
     keys: list[Tensor] = field(default_factory=list)
@@ -320,15 +347,18 @@ class _BaseMemory:
         if layer in self.branching:
             edited = every_head_edited(layer, call, self.editing, self.left_alone)
             self.edited_z[layer] = edited[0]
-        if self.n_prefix:
-            self.keys.append(call.inputs.key[:, :, : self.n_prefix])
-            self.values.append(call.inputs.value[:, :, : self.n_prefix])
+        if self.keep_keys:
+            self.keys.append(call.inputs.key)
+            self.values.append(call.inputs.value)
 
 
 def every_head_edited(
     layer: int, call: Call, editing: Editing, left_alone: list[tuple[int, Tensor]]
 ) -> Tensor:
-    """Return what each head of row 0 would put out if it was ablated, [1, position, n_heads, d].
+    """Return what each head of row 0 would put out if it was ablated everywhere.
+
+    Returns:
+        [1, position, n_heads, d_head].
 
     Args:
         left_alone: gets the queries that a knockout leaves no key.
@@ -340,7 +370,7 @@ def every_head_edited(
         assert call.inputs is not None
         return run_attention(planned_inputs(call.inputs, layer, plan, left_alone))
     z = call.raw_z[0].transpose(0, 1)  # [n_heads, position, d_head]
-    return edited_heads(z, layer, heads, plan).transpose(0, 1)[None]
+    return editing.editor.edit_z(z, layer, heads).transpose(0, 1)[None]
 
 
 class _Caught(Exception):  # noqa: N818 - not an error: what was wanted is there
@@ -389,7 +419,7 @@ class BlockPass:
         """Return the head outputs of the rows that branch off here, [n, position, n_heads, d]."""
         base, window = self.base, self.window
         z = window.of(base.z[self.layer], 0)
-        edited = window.of(base.edited_z[self.layer], 0)
+        edited = base.editing.where_acted_on(z, window.of(base.edited_z[self.layer], 0), window)
         pairs = [(row, head) for row, heads in enumerate(self.born) for head in heads]
         rows, heads = torch.tensor(pairs, device=z.device).T
         newborn = z.repeat(len(self.born), 1, 1, 1)
@@ -399,9 +429,10 @@ class BlockPass:
     def _with_all_keys(self, inputs: Inputs) -> Inputs:
         """Give the window's queries the keys and values of all positions, and their mask."""
         key, value = self.keys_and_values or (inputs.key, inputs.value)
-        if self.base.keys:
-            key = _behind(self.base.keys[self.layer], key)
-            value = _behind(self.base.values[self.layer], value)
+        before = self.base.window.first
+        if before > 0:
+            key = _behind(self.base.keys[self.layer][:, :, :before], key)
+            value = _behind(self.base.values[self.layer][:, :, :before], value)
         mask = inputs.mask
         n, window = self.base.n_positions, self.window
         if mask is not None and mask.shape[-2] == n:

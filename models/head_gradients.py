@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.attention_tap import Call
+from models.blocks import Window
 from models.branching import Editing, every_head_edited
 
 
@@ -27,7 +28,9 @@ class Gates:
     """Queries that a knockout leaves no key."""
 
     def apply(self, layer: int, call: Call) -> Tensor:
-        edited = every_head_edited(layer, call, self.editing, self.left_alone)
+        edited = every_head_edited(layer, call, self.editing, self.left_alone)[0]
+        whole = Window(0, edited.shape[0])
+        edited = self.editing.where_acted_on(call.z[0], edited, whole)[None]
         # Made here, where the layer's device and dtype are known.
         gate = torch.ones(call.z.shape[2], dtype=call.z.dtype, device=call.z.device)
         self.by_layer.append(gate.requires_grad_())

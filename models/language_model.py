@@ -1,30 +1,27 @@
 """The one class that the rest of the program talks to: tokenise, run, read attention, ablate."""
 
-import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import tokens
 from models.attention_hooks import AttentionSite, install_hooks
-from models.attention_tap import TapRequest, active, dispatches, refuse_empty_queries
-from models.blocks import Window
-from models.branching import BranchEngine, Editing
+from models.attention_tap import TapRequest, dispatches
+from models.branching import BranchEngine
 from models.budget import MemoryBudget
 from models.discovery import find_dispatching_sites, find_returning_sites
-from models.edits import AblationLike, HeadEditor, Intervention, RowPlan, acted_on_mask
+from models.edits import AblationLike, Intervention, RowPlan, acted_on_mask
 from models.errors import ErrorKind, UserError
-from models.head_gradients import Gates
+from models.forward_pass import ForwardPass, log_softmax64
+from models.head_sets import HeadSets
 from models.self_check import branches_rightly, run_self_check
 from models.types import (
     AttentionMaps,
-    FloatArray,
     Head,
     ModelInfo,
     Prediction,
@@ -75,16 +72,16 @@ class LanguageModel:
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         self.kind = "masked" if _predicts_at_mask(model, tokenizer) else "causal"
         self.max_positions = _max_positions(model, tokenizer)
-        self._options = _forward_options(model)
+        self._pass = ForwardPass(model, name, self.lock)
         self.dispatches = dispatches(type(model))
         self.sites = self._find_sites()
         self.n_layers = len(self.sites)
         self.n_heads = max(site.n_heads for site in self.sites)
         self.n_kv_heads = max(site.n_kv_heads for site in self.sites)
         self.d_head = max(site.d_head for site in self.sites)
-        self.n_vocab = int(self._logits_of(self._probe_prompt(), TapRequest()).shape[-1])
-        self.budget = MemoryBudget.of(model, self.device, self.dtype, self.n_vocab, memory_gb)
-        self._engine = self._find_engine()
+        self.n_vocab = int(self._pass.logits(self._probe_prompt(), TapRequest()).shape[-1])
+        budget = MemoryBudget.of(model, self.device, self.dtype, self.n_vocab, memory_gb)
+        self.head_sets = HeadSets(self, self._pass, self._find_engine(), budget)
         self.info = self._describe()
 
     # --- text -----------------------------------------------------------------------------
@@ -196,6 +193,23 @@ class LanguageModel:
                 )
         return tuple(heads)
 
+    def check_positions(
+        self, prompt: TokenizedPrompt, positions: Sequence[int] | None
+    ) -> tuple[int, ...] | None:
+        """Return positions counted from 0, sorted and each once; None, meaning all, as it is.
+
+        Raises:
+            UserError: one that the prompt does not have, or none at all.
+        """
+        if positions is None:
+            return None
+        if not positions:
+            raise UserError(
+                ErrorKind.POSITION,
+                "No position is named for the intervention to act on; name some, or none for all.",
+            )
+        return tuple(sorted({self.resolve_position(prompt, p) for p in positions}))
+
     # --- questions ------------------------------------------------------------------------
 
     def predict(
@@ -238,7 +252,7 @@ class LanguageModel:
         request = TapRequest(read=_by_layer(wanted))
         if ablation is not None and ablation.heads:
             request.plan = self._plan_row(prompt, ablation)
-        logits = self._forward([prompt.ids], request, position)
+        logits = self._pass.logits_at([prompt.ids], request, position)
         prediction = self.prediction_from(log_softmax64(logits)[0], position, top_k)
         n = len(prompt)
         values = np.empty((len(wanted), n, n), dtype=np.float32)
@@ -270,14 +284,14 @@ class LanguageModel:
             layer -> [position, n_heads, d_head], on the model's device.
         """
         request = TapRequest(keep_z=frozenset(layers))
-        self._forward([prompt.ids], request, len(prompt) - 1)
+        self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
         return {layer: z[0] for layer, z in request.z.items()}
 
     @property
     def branches(self) -> bool:
         """Whether sets of heads branch off a shared run (`models.branching`); if not, each set is
         a row of its own from the bottom up: slower, and as right."""
-        return self._engine is not None
+        return self.head_sets.engine is not None
 
     def ablated_logprobs(
         self,
@@ -286,136 +300,17 @@ class LanguageModel:
         intervention: Intervention,
         position: int | None = None,
         positions: Sequence[int] | None = None,
-        editor: HeadEditor | None = None,
     ) -> Tensor:
-        """Evaluate several sets of ablated heads; see `evaluate`.
+        """Evaluate several sets of ablated heads; see `HeadSets.evaluate`.
 
         Returns:
             float64 [n_sets, n_vocab], natural log-probabilities of the sets in their order.
         """
-        passes = list(self.evaluate(prompt, head_sets, intervention, position, positions, editor))
+        question = self.head_sets.pose(prompt, intervention, None, position, positions)
+        passes = list(self.head_sets.evaluate(question, head_sets))
         order = [i for indices, _ in passes for i in indices]
         rows = torch.cat([log_probs for _, log_probs in passes])
         return rows[torch.tensor(order).argsort().to(rows.device)]
-
-    def evaluate(
-        self,
-        prompt: TokenizedPrompt,
-        head_sets: Sequence[Sequence[Head]],
-        intervention: Intervention,
-        position: int | None = None,
-        positions: Sequence[int] | None = None,
-        editor: HeadEditor | None = None,
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        """Evaluate several sets of ablated heads, as many in a forward pass as memory allows.
-
-        Args:
-            head_sets: set i has the heads of `head_sets[i]` ablated; an empty one is the clean
-                run. Sets that have heads in common share the work on these.
-            position: where the prediction is read.
-            positions: the positions acted on; None for all.
-            editor: the intervention already made ready for this prompt and these positions, so
-                that a search prepares it once.
-
-        Yields:
-            (indices of the sets of one pass, float64 [n_sets_in_pass, n_vocab]): natural
-            log-probabilities, on the model's device (on the CPU where that has no float64). Every
-            set comes once, in an order that suits the work.
-
-        Raises:
-            UserError: an argument that does not fit, memory ran out, or numbers not finite.
-        """
-        if not head_sets:
-            return
-        position = self.resolve_position(prompt, position)
-        acted_on = self._check_positions(prompt, positions)
-        heads = self.check_heads(sorted({head for heads in head_sets for head in heads}))
-        if editor is None:
-            editor = intervention.prepare(self, prompt, heads, acted_on)
-        editing = Editing(editor, acted_on_mask(acted_on, len(prompt), self.device), position)
-        evaluate = self._evaluate_rows if self._engine is None else self._evaluate_branches
-        for indices, logits in evaluate(prompt, head_sets, editing):
-            _refuse_not_finite(self.name, logits)
-            yield indices, log_softmax64(logits)
-
-    def _evaluate_rows(
-        self, prompt: TokenizedPrompt, head_sets: Sequence[Sequence[Head]], editing: Editing
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        """Evaluate each set as a row from the bottom up; yield (indices, logits)."""
-        rows = self.budget.rows(Window(0, len(prompt)), len(prompt))
-        for start in range(0, len(head_sets), rows):
-            batch = head_sets[start : start + rows]
-            plan = RowPlan.for_rows(editing.editor, batch, editing.acted_on, self.device)
-            ids = [prompt.ids] * len(batch)
-            logits = self._forward(ids, TapRequest(plan=plan), editing.read)
-            yield list(range(start, start + len(batch))), logits
-
-    def _evaluate_branches(
-        self, prompt: TokenizedPrompt, head_sets: Sequence[Sequence[Head]], editing: Editing
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        """Evaluate the sets as branches of one shared run; yield (indices, logits)."""
-        assert self._engine is not None
-        sets = [frozenset(heads) for heads in head_sets]
-        with self._computing(1, len(prompt)):
-            base = self._engine.base_run(prompt.ids, sets, editing)
-        rows = self.budget.rows(base.window, base.n_positions)
-        passes = self._engine.evaluate(base, sets, rows)
-        while True:
-            # The lock is held for one pass at a time, so that long studies interleave.
-            with self._computing(rows, base.window.count):
-                done = next(passes, None)
-            if done is None:
-                return
-            yield done
-
-    def estimated_changes(
-        self,
-        prompt: TokenizedPrompt,
-        heads: Sequence[Head],
-        score: Callable[[Tensor], Tensor],
-        intervention: Intervention,
-        position: int | None = None,
-        positions: Sequence[int] | None = None,
-        editor: HeadEditor | None = None,
-    ) -> FloatArray:
-        """Estimate what ablating each further head would change, from one backward pass.
-
-        Args:
-            heads: those that are ablated already.
-            score: float64 log-probabilities [n_vocab] -> a scalar.
-            editor: as for `evaluate`; it has to be ready for every head.
-
-        Returns:
-            float32 [n_layers, n_heads]: the estimated change of the score, to first order
-            (`models.head_gradients`); 0 for heads ablated already, NaN where there is no head.
-
-        Raises:
-            UserError: as `evaluate`; or a knockout on a model whose pattern only hooks can edit.
-        """
-        position = self.resolve_position(prompt, position)
-        acted_on = self._check_positions(prompt, positions)
-        if editor is None:
-            editor = intervention.prepare(self, prompt, self.all_heads(), acted_on)
-        if editor.blocked is not None and not self.dispatches:
-            raise UserError(
-                ErrorKind.OPTION,
-                f"A search with a knockout cannot be screened on {self.name}, whose attention is "
-                "only reached by hooks; use the exact strategy.",
-            )
-        editing = Editing(editor, acted_on_mask(acted_on, len(prompt), self.device), position)
-        gates = Gates(editing)
-        plan = RowPlan.for_rows(editor, [self.check_heads(heads)], editing.acted_on, self.device)
-        request = TapRequest(plan=plan, on_call=gates.apply, left_alone=gates.left_alone)
-        looks_back = self.kind == "causal" and not editor.mixes_positions
-        ids = prompt.ids[: position + 1] if looks_back else prompt.ids
-        logits = self._logits_of([ids], request, position, gradients=True)[0, 0]
-        _refuse_not_finite(self.name, logits)
-        with self._computing(1, len(ids), gradients=True):
-            by_layer = gates.estimated_changes(score(log_softmax64(logits)))
-        changes = np.full((self.n_layers, self.n_heads), np.nan, dtype=np.float32)
-        for layer, change in enumerate(by_layer):
-            changes[layer, : len(change)] = change.cpu().numpy()
-        return changes
 
     def prediction_from(
         self, log_probs: Tensor | np.ndarray, position: int, top_k: int = 10
@@ -434,80 +329,15 @@ class LanguageModel:
         """Memory that the weights take, in bytes."""
         return sum(p.numel() * p.element_size() for p in self._model.parameters())
 
-    # --- the forward pass -----------------------------------------------------------------
-
-    def _forward(self, ids: Sequence[Sequence[int]], request: TapRequest, position: int) -> Tensor:
-        """Run a batch of prompts of equal length; return logits [batch, n_vocab] at `position`.
-
-        Raises:
-            UserError: memory ran out, or the logits are not finite.
-        """
-        logits = self._logits_of(ids, request, position)[:, 0]
-        _refuse_not_finite(self.name, logits)
-        return logits
-
-    def _logits_of(
-        self,
-        ids: Sequence[Sequence[int]],
-        request: TapRequest,
-        position: int | None = None,
-        gradients: bool = False,
-    ) -> Tensor:
-        """Run a batch; return logits [batch, 1, n_vocab], or [batch, position, n_vocab] for all."""
-        batch = torch.tensor([list(row) for row in ids], device=self.device)
-        options = dict(self._options)
-        sliced = position is not None and "logits_to_keep" in options
-        if sliced:
-            options["logits_to_keep"] = torch.tensor([position], device=self.device)
-        else:
-            options.pop("logits_to_keep", None)
-        n_rows, n_positions = batch.shape
-        with self._computing(n_rows, n_positions, gradients), active(request):
-            logits = self._model(input_ids=batch, **options).logits
-        refuse_empty_queries(request.left_alone)
-        return logits if position is None or sliced else logits[:, position : position + 1]
-
-    @contextmanager
-    def _computing(self, n_rows: int, n_positions: int, gradients: bool = False) -> Iterator[None]:
-        """Hold the model's lock; say in a sentence if memory runs out."""
-        mode = torch.enable_grad() if gradients else torch.inference_mode()
-        try:
-            with self.lock, mode:
-                yield
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise self._out_of_memory(n_rows, n_positions) from error
-        except RuntimeError as error:
-            if "alloc" not in str(error):
-                raise
-            raise self._out_of_memory(n_rows, n_positions) from error
-
-    def _out_of_memory(self, n_rows: int, n_positions: int) -> UserError:
-        return UserError(
-            ErrorKind.DEVICE,
-            f"Memory ran out in a forward pass of {n_rows} x {n_positions:,} tokens on "
-            f"{self.device}; use a shorter prompt, a smaller model, less --memory-gb, or another "
-            "--device.",
-        )
+    # --- parts ----------------------------------------------------------------------------
 
     def _plan_row(self, prompt: TokenizedPrompt, ablation: AblationLike) -> RowPlan:
         """Plan a batch of one row with the ablation's heads edited."""
         heads = self.check_heads(ablation.heads)
-        positions = self._check_positions(prompt, ablation.positions)
+        positions = self.check_positions(prompt, ablation.positions)
         editor = ablation.intervention.prepare(self, prompt, heads, positions)
         acted_on = acted_on_mask(positions, len(prompt), self.device)
         return RowPlan.for_rows(editor, [heads], acted_on, self.device)
-
-    def _check_positions(
-        self, prompt: TokenizedPrompt, positions: Sequence[int] | None
-    ) -> tuple[int, ...] | None:
-        if positions is None:
-            return None
-        if not positions:
-            raise UserError(
-                ErrorKind.POSITION,
-                "No position is named for the intervention to act on; name some, or none for all.",
-            )
-        return tuple(sorted({self.resolve_position(prompt, p) for p in positions}))
 
     # --- at load --------------------------------------------------------------------------
 
@@ -539,7 +369,7 @@ class LanguageModel:
                     f"{type(self._model).__name__} is not supported: it does not run on token ids "
                     f"alone ({type(error).__name__}: {str(error).split(chr(10))[0][:160]}).",
                 ) from error
-            _refuse_not_finite(self.name, logits)
+            self._pass.refuse_not_finite(logits)
 
         if self.dispatches:
             sites = find_dispatching_sites(self._model, forward)
@@ -555,11 +385,11 @@ class LanguageModel:
         if not self.dispatches:
             return None
         causal = self.kind == "causal"
-        engine = BranchEngine.install(self._model, self.sites, causal, self._logits_of)
+        engine = BranchEngine.install(self._model, self.sites, causal, self._pass.logits)
         if engine is None:
             return None
         ids = self._probe_prompt()[0]
-        proven = branches_rightly(engine, self.sites, causal, ids, self._logits_of)
+        proven = branches_rightly(engine, self.sites, causal, ids, self._pass.logits)
         return engine if proven else None
 
     def _describe(self) -> ModelInfo:
@@ -588,28 +418,8 @@ class LanguageModel:
                 self.dispatches,
                 self.kind,
                 self._probe_prompt(),
-                self._logits_of,
+                self._pass.logits,
             ),
-        )
-
-
-def log_softmax64(logits: Tensor) -> Tensor:
-    """Return natural log-probabilities in float64 from logits [..., n_vocab]."""
-    at = float64_device(logits.device)
-    return torch.log_softmax(logits.to(at).to(torch.float64), dim=-1)
-
-
-def float64_device(device: torch.device) -> torch.device:
-    """Return where float64 numbers about this device's results live: Apple's GPUs have none."""
-    return torch.device("cpu") if device.type == "mps" else device
-
-
-def _refuse_not_finite(name: str, logits: Tensor) -> None:
-    if bool((logits.isnan() | (logits == torch.inf)).any()):
-        raise UserError(
-            ErrorKind.NUMBERS,
-            f"{name} returned numbers that are not finite (NaN or infinity); its weights may be "
-            "damaged, or the dtype too narrow: try --dtype float32.",
         )
 
 
@@ -620,16 +430,6 @@ def _by_layer(heads: Sequence[Head]) -> Mapping[int, Sequence[int]]:
         if head.head not in members:
             members.append(head.head)
     return by_layer
-
-
-def _forward_options(model: nn.Module) -> dict[str, Any]:
-    """Return the keyword arguments that this model's forward takes of those that we use."""
-    accepted = inspect.signature(model.forward).parameters
-    options: dict[str, Any] = {"use_cache": False}
-    # Unknown keywords are silently ignored by transformers; only give what is declared.
-    if "logits_to_keep" in accepted:
-        options["logits_to_keep"] = 0
-    return options
 
 
 def _predicts_at_mask(model: Any, tokenizer: Any) -> bool:

@@ -54,7 +54,8 @@ def test_the_best_estimates_are_taken() -> None:
     model = tiny_model("llama")
     prompt = model.tokenize(PROMPT)
     target = model.predict(prompt).top[1].id
-    estimates = model.estimated_changes(prompt, [], lambda row: row[target], Permute(1))
+    posed = model.head_sets.pose(prompt, Permute(1))
+    estimates = model.head_sets.estimate(posed, [], lambda row: row[target])
     steepest = np.unravel_index(int(estimates.argmax()), estimates.shape)
     result = search_heads(
         model, prompt, target, Permute(1), max_heads=1, strategy="screened", screen=1

@@ -46,7 +46,8 @@ def test_estimates_equal_finite_differences(family: str) -> None:
     model = tiny_model(family)
     prompt = model.tokenize(prompt_text(family))
     read = model.resolve_position(prompt)
-    ours = model.estimated_changes(prompt, [CHOSEN], lambda row: row[5], Zero())
+    posed = model.head_sets.pose(prompt, Zero())
+    ours = model.head_sets.estimate(posed, [CHOSEN], lambda row: row[5])
     assert ours.shape == (model.n_layers, model.n_heads)
     assert ours[CHOSEN.layer, CHOSEN.head] == 0
     expected = np.zeros_like(ours)
@@ -95,9 +96,8 @@ def test_estimates_are_the_slope_of_going_part_of_the_way(
 ) -> None:
     model = tiny_model("llama")
     prompt = model.tokenize(prompt_text("llama"))
-    estimates = model.estimated_changes(
-        prompt, [], lambda row: row[5], intervention, positions=positions
-    )
+    posed = model.head_sets.pose(prompt, intervention, positions=positions)
+    estimates = model.head_sets.estimate(posed, [], lambda row: row[5])
     sets = [[head] for head in model.all_heads()]
     forth, back = (
         model.ablated_logprobs(prompt, sets, Partly(intervention, part), positions=positions)
@@ -114,7 +114,8 @@ def test_small_knockouts_are_estimated_well() -> None:
     model = tiny_model("llama")
     prompt = model.tokenize(prompt_text("llama"))
     knockout = Knockout((16,), (13,))
-    estimates = model.estimated_changes(prompt, [], lambda row: row[5], knockout)
+    posed = model.head_sets.pose(prompt, knockout)
+    estimates = model.head_sets.estimate(posed, [], lambda row: row[5])
     rows = model.ablated_logprobs(prompt, [[], *([h] for h in model.all_heads())], knockout)
     exact = (rows[1:, 5] - rows[0, 5]).numpy().reshape(estimates.shape)
     assert np.corrcoef(estimates.ravel(), exact.ravel())[0, 1] > 0.8
@@ -124,14 +125,15 @@ def test_small_knockouts_are_estimated_well() -> None:
 def test_a_knockout_that_only_hooks_can_do_is_refused() -> None:
     model = tiny_model("gptj")
     prompt = model.tokenize(prompt_text("gptj"))
+    posed = model.head_sets.pose(prompt, Knockout((9,), (3,)))
     with pytest.raises(UserError, match="use the exact strategy"):
-        model.estimated_changes(prompt, [], lambda row: row[5], Knockout((9,), (3,)))
+        model.head_sets.estimate(posed, [], lambda row: row[5])
 
 
 def test_nothing_is_left_behind() -> None:
     model = tiny_model("llama")
     prompt = model.tokenize(prompt_text("llama"))
     before = model.predict(prompt).log_probs
-    model.estimated_changes(prompt, [], lambda row: row[5], Zero())
+    model.head_sets.estimate(model.head_sets.pose(prompt, Zero()), [], lambda row: row[5])
     assert np.array_equal(model.predict(prompt).log_probs, before)
     assert all(p.grad is None for p in model._model.parameters())

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 from ablation import Ablation, Zero
 from models.attention_tap import TapRequest, active, active_request
 from models.errors import ErrorKind, UserError
-from models.language_model import LanguageModel, float64_device
+from models.forward_pass import float64_device
+from models.language_model import LanguageModel
 from models.registry import load_model
 from models.types import Head
 

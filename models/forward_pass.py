@@ -1,0 +1,117 @@
+"""One model's forward pass: its lock, its options, and what can go wrong in it, said in words."""
+
+import inspect
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.attention_tap import TapRequest, active, refuse_empty_queries
+from models.errors import ErrorKind, UserError
+
+
+class ForwardPass:
+    """Runs a model. Each pass takes the model's lock, so that long studies interleave."""
+
+    def __init__(self, model: Any, name: str, lock: threading.RLock) -> None:
+        """Args: name: what the user called the model, for messages."""
+        self.name = name
+        self.device: torch.device = model.get_input_embeddings().weight.device
+        self._model = model
+        self._lock = lock
+        self._options = _options(model)
+
+    def logits_at(self, ids: Sequence[Sequence[int]], request: TapRequest, position: int) -> Tensor:
+        """Run a batch of prompts of equal length; return logits [batch, n_vocab] at a position.
+
+        Raises:
+            UserError: memory ran out, or the logits are not finite.
+        """
+        logits = self.logits(ids, request, position)[:, 0]
+        self.refuse_not_finite(logits)
+        return logits
+
+    def logits(
+        self,
+        ids: Sequence[Sequence[int]],
+        request: TapRequest,
+        position: int | None = None,
+        gradients: bool = False,
+    ) -> Tensor:
+        """Run a batch; return logits [batch, 1, n_vocab], or [batch, position, n_vocab] for all.
+
+        Raises:
+            UserError: memory ran out, or a knockout left a query no key.
+        """
+        batch = torch.tensor([list(row) for row in ids], device=self.device)
+        options = dict(self._options)
+        sliced = position is not None and "logits_to_keep" in options
+        if sliced:
+            options["logits_to_keep"] = torch.tensor([position], device=self.device)
+        else:
+            options.pop("logits_to_keep", None)
+        n_rows, n_positions = batch.shape
+        with self.computing(n_rows, n_positions, gradients), active(request):
+            logits: Tensor = self._model(input_ids=batch, **options).logits
+        refuse_empty_queries(request.left_alone)
+        return logits if position is None or sliced else logits[:, position : position + 1]
+
+    @contextmanager
+    def computing(self, n_rows: int, n_positions: int, gradients: bool = False) -> Iterator[None]:
+        """Hold the model's lock; say in a sentence if memory runs out.
+
+        Args:
+            n_rows, n_positions: the size of what is computed, for that sentence.
+            gradients: whether autograd is on.
+        """
+        mode = torch.enable_grad() if gradients else torch.inference_mode()
+        try:
+            with self._lock, mode:
+                yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise self._out_of_memory(n_rows, n_positions) from error
+        except RuntimeError as error:
+            if "alloc" not in str(error):
+                raise
+            raise self._out_of_memory(n_rows, n_positions) from error
+
+    def refuse_not_finite(self, logits: Tensor) -> None:
+        """Raise `UserError` if there is a NaN or an infinity among the logits."""
+        if bool((logits.isnan() | (logits == torch.inf)).any()):
+            raise UserError(
+                ErrorKind.NUMBERS,
+                f"{self.name} returned numbers that are not finite (NaN or infinity); its weights "
+                "may be damaged, or the dtype too narrow: try --dtype float32.",
+            )
+
+    def _out_of_memory(self, n_rows: int, n_positions: int) -> UserError:
+        return UserError(
+            ErrorKind.DEVICE,
+            f"Memory ran out in a forward pass of {n_rows} x {n_positions:,} tokens on "
+            f"{self.device}; use a shorter prompt, a smaller model, less --memory-gb, or another "
+            "--device.",
+        )
+
+
+def log_softmax64(logits: Tensor) -> Tensor:
+    """Return natural log-probabilities in float64 from logits [..., n_vocab]."""
+    at = float64_device(logits.device)
+    return torch.log_softmax(logits.to(at).to(torch.float64), dim=-1)
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return where float64 numbers about this device's results live: Apple's GPUs have none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def _options(model: nn.Module) -> dict[str, Any]:
+    """Return the keyword arguments that this model's forward takes of those that we use."""
+    accepted = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {"use_cache": False}
+    # Unknown keywords are silently ignored by transformers; only give what is declared.
+    if "logits_to_keep" in accepted:
+        options["logits_to_keep"] = 0
+    return options

@@ -1,0 +1,219 @@
+"""Many sets of ablated heads on one prompt: evaluated exactly, or estimated from a gradient.
+
+What sweep and search stand on. Models whose blocks can be run one by one evaluate the sets as
+branches of one shared run (`models.branching`); for the others a set is a row from the bottom up.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from models.attention_tap import TapRequest
+from models.blocks import Window
+from models.branching import BaseRun, BranchEngine, Editing
+from models.budget import MemoryBudget
+from models.edits import Intervention, RowPlan, acted_on_mask
+from models.errors import ErrorKind, UserError
+from models.forward_pass import ForwardPass, log_softmax64
+from models.head_gradients import Gates
+from models.types import FloatArray, Head, TokenizedPrompt
+
+if TYPE_CHECKING:
+    from models.language_model import LanguageModel
+
+Pass = tuple[list[int], Tensor]
+"""(indices of the sets of one pass, float64 [n_sets_in_pass, n_vocab]): log-probabilities, on the
+model's device (on the CPU where that has no float64)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PosedPrompt:
+    """A prompt and an intervention, made ready to be asked about sets of heads."""
+
+    prompt: TokenizedPrompt
+    editing: Editing
+
+
+class HeadSets:
+    """Evaluates sets of heads on one model."""
+
+    def __init__(
+        self,
+        model: "LanguageModel",
+        forward: ForwardPass,
+        engine: BranchEngine | None,
+        budget: MemoryBudget,
+    ) -> None:
+        """Args: engine: None if sets cannot branch off a shared run."""
+        self.engine = engine
+        self.budget = budget
+        self._model = model
+        self._forward = forward
+
+    def pose(
+        self,
+        prompt: TokenizedPrompt,
+        intervention: Intervention,
+        heads: Sequence[Head] | None = None,
+        position: int | None = None,
+        positions: Sequence[int] | None = None,
+    ) -> PosedPrompt:
+        """Make an intervention ready for a prompt, once for all that is asked.
+
+        Args:
+            heads: those that may be asked about; None for all.
+            position: where the prediction is read; None: the model's own choice.
+            positions: the positions acted on; None for all.
+
+        Raises:
+            UserError: a part does not exist, or does not fit.
+        """
+        model = self._model
+        acted_on = model.check_positions(prompt, positions)
+        asked = model.all_heads() if heads is None else model.check_heads(heads)
+        editing = Editing(
+            intervention.prepare(model, prompt, asked, acted_on),
+            acted_on_mask(acted_on, len(prompt), model.device),
+            model.resolve_position(prompt, position),
+        )
+        return PosedPrompt(prompt, editing)
+
+    def evaluate(self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]]) -> Iterator[Pass]:
+        """Evaluate sets of ablated heads, as many in a forward pass as memory allows.
+
+        Args:
+            head_sets: set i has the heads of `head_sets[i]` ablated; an empty one is the clean
+                run. Sets that have heads in common share the work on these.
+
+        Yields:
+            Every set once, in an order that suits the work.
+
+        Raises:
+            UserError: a head that does not exist, memory ran out, or numbers not finite.
+        """
+        if not head_sets:
+            return
+        self._model.check_heads(sorted({head for heads in head_sets for head in heads}))
+        if self.engine is None:
+            yield from self._rows(posed, head_sets)
+            return
+        sets = [frozenset(heads) for heads in head_sets]
+        ids = posed.prompt.ids
+        with self._forward.computing(1, len(ids)):
+            base = self.engine.base_run(ids, sets, posed.editing)
+        yield from self._branches(base, sets)
+
+    def evaluate_by_position(
+        self,
+        prompt: TokenizedPrompt,
+        head_sets: Sequence[Sequence[Head]],
+        intervention: Intervention,
+        position: int | None = None,
+        where: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, Pass]]:
+        """Evaluate sets of heads with the intervention at one position at a time.
+
+        Args:
+            where: the positions acted on, one after another; None for every one.
+
+        Yields:
+            (position acted on, pass): each set once for each position.
+
+        Raises:
+            UserError: as `pose` and `evaluate`.
+        """
+        read = self._model.resolve_position(prompt, position)
+        chosen = self._model.check_positions(prompt, where) or range(len(prompt))
+        everywhere = self.pose(prompt, intervention, position=read)
+        if not self._same_base_everywhere(everywhere.editing):
+            for at in chosen:
+                posed = self.pose(prompt, intervention, None, read, [at])
+                yield from ((at, found) for found in self.evaluate(posed, head_sets))
+            return
+        assert self.engine is not None
+        self._model.check_heads(sorted({head for heads in head_sets for head in heads}))
+        # The empty set keeps the shared run clean: what acts at one position is no part of it.
+        sets = [*map(frozenset, head_sets), frozenset[Head]()]
+        with self._forward.computing(1, len(prompt)):
+            clean = self.engine.base_run(prompt.ids, sets, everywhere.editing, keep_keys=True)
+        for at in chosen:
+            yield from ((at, found) for found in self._branches(clean.acting_at(at), sets[:-1]))
+
+    def estimate(
+        self, posed: PosedPrompt, heads: Sequence[Head], score: Callable[[Tensor], Tensor]
+    ) -> FloatArray:
+        """Estimate what ablating each further head would change, from one backward pass.
+
+        Args:
+            heads: those that are ablated already.
+            score: float64 log-probabilities [n_vocab] -> a scalar.
+
+        Returns:
+            float32 [n_layers, n_heads]: the estimated change of the score, to first order
+            (`models.head_gradients`); 0 for heads ablated already, NaN where there is no head.
+
+        Raises:
+            UserError: as `evaluate`; or a knockout on a model whose pattern only hooks can edit.
+        """
+        model, editing = self._model, posed.editing
+        if editing.editor.blocked is not None and not model.dispatches:
+            raise UserError(
+                ErrorKind.OPTION,
+                f"A search with a knockout cannot be screened on {model.name}, whose attention is "
+                "only reached by hooks; use the exact strategy.",
+            )
+        gates = Gates(editing)
+        plan = RowPlan.for_rows(
+            editing.editor, [model.check_heads(heads)], editing.acted_on, model.device
+        )
+        request = TapRequest(plan=plan, on_call=gates.apply, left_alone=gates.left_alone)
+        looks_back = model.kind == "causal" and not editing.editor.mixes_positions
+        ids = posed.prompt.ids[: editing.read + 1] if looks_back else posed.prompt.ids
+        logits = self._forward.logits([ids], request, editing.read, gradients=True)[0, 0]
+        self._forward.refuse_not_finite(logits)
+        with self._forward.computing(1, len(ids), gradients=True):
+            by_layer = gates.estimated_changes(score(log_softmax64(logits)))
+        changes = np.full((model.n_layers, model.n_heads), np.nan, dtype=np.float32)
+        for layer, change in enumerate(by_layer):
+            changes[layer, : len(change)] = change.cpu().numpy()
+        return changes
+
+    def _same_base_everywhere(self, editing: Editing) -> bool:
+        """Whether one shared run serves an intervention at any single position."""
+        editor = editing.editor
+        return (
+            self.engine is not None
+            and self._model.kind == "causal"
+            and not editor.mixes_positions
+            and editor.blocked is None
+        )
+
+    def _rows(self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]]) -> Iterator[Pass]:
+        """Evaluate each set as a row from the bottom up."""
+        editing, ids = posed.editing, posed.prompt.ids
+        rows = self.budget.rows(Window(0, len(ids)), len(ids))
+        for start in range(0, len(head_sets), rows):
+            batch = head_sets[start : start + rows]
+            plan = RowPlan.for_rows(editing.editor, batch, editing.acted_on, self._forward.device)
+            logits = self._forward.logits_at(
+                [ids] * len(batch), TapRequest(plan=plan), editing.read
+            )
+            yield list(range(start, start + len(batch))), log_softmax64(logits)
+
+    def _branches(self, base: BaseRun, sets: Sequence[frozenset[Head]]) -> Iterator[Pass]:
+        """Evaluate the sets as branches of one shared run."""
+        assert self.engine is not None
+        rows = self.budget.rows(base.window, base.n_positions)
+        passes = self.engine.evaluate(base, sets, rows)
+        while True:
+            # The lock is held for one pass at a time, so that long studies interleave.
+            with self._forward.computing(rows, base.window.count):
+                found = next(passes, None)
+            if found is None:
+                return
+            indices, logits = found
+            self._forward.refuse_not_finite(logits)
+            yield indices, log_softmax64(logits)
