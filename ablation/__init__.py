@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ablation.grid import sweep_positions
     from ablation.heads import format_heads, parse_heads
     from ablation.interventions import (
         INTERVENTIONS,
@@ -24,10 +25,19 @@ if TYPE_CHECKING:
     from ablation.metrics import METRICS, compare
     from ablation.search import search_heads
     from ablation.sweep import sweep_heads
-    from ablation.types import Ablation, Comparison, HeadScores, Progress, SearchResult, SearchStep
+    from ablation.types import (
+        Ablation,
+        Comparison,
+        HeadScores,
+        PositionScores,
+        Progress,
+        SearchResult,
+        SearchStep,
+    )
     from models.types import Head
 
 _HOMES = {
+    "ablation.grid": ("sweep_positions",),
     "ablation.heads": ("format_heads", "parse_heads"),
     "ablation.interventions": (
         "INTERVENTIONS",
@@ -48,6 +58,7 @@ _HOMES = {
         "Ablation",
         "Comparison",
         "HeadScores",
+        "PositionScores",
         "Progress",
         "SearchResult",
         "SearchStep",
@@ -69,6 +80,7 @@ __all__ = [
     "Knockout",
     "Mean",
     "Permute",
+    "PositionScores",
     "Progress",
     "Resample",
     "Scale",
@@ -82,6 +94,7 @@ __all__ = [
     "parse_intervention",
     "search_heads",
     "sweep_heads",
+    "sweep_positions",
 ]
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,21 @@ from models.types import FloatArray, Head, Prediction, TokenizedPrompt, TokenPro
 
 class Cancelled(Exception):  # noqa: N818 - not an error: somebody pressed Cancel
     """The work was cancelled between two batches."""
+
+
+Item = TypeVar("Item")
+
+
+def until_cancelled(work: Iterator[Item], cancel: threading.Event | None) -> Iterator[Item]:
+    """Yield what the work yields; raise `Cancelled` before its next piece once the event is set."""
+    while True:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        try:
+            piece = next(work)
+        except StopIteration:
+            return
+        yield piece
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,13 +61,7 @@ class Question:
             UserError: the model's numbers are not finite, or memory ran out.
         """
         passes = self.model.head_sets.evaluate(self.posed, head_sets)
-        while True:
-            if self.cancel is not None and self.cancel.is_set():
-                raise Cancelled
-            found = next(passes, None)
-            if found is None:
-                return
-            yield found
+        return until_cancelled(passes, self.cancel)
 
     def estimated_changes(
         self, heads: Sequence[Head], score: Callable[[Tensor], Tensor]

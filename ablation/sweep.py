@@ -49,9 +49,10 @@ def sweep_heads(
             finite.
     """
     chosen = metric_named(metric)
+    require_target(chosen, target)
     heads = model.all_heads()
     questions = pose_all(model, prompt, intervention, heads, position, positions, cancel)
-    targets = _targets(model, chosen, target, len(questions))
+    targets = targets_of(model, target, len(questions))
     values = np.full((len(questions), model.n_layers, model.n_heads), np.nan, dtype=np.float32)
     total, done, stopped = len(heads) * len(questions), 0, "complete"
     try:
@@ -70,18 +71,13 @@ def sweep_heads(
     return _scores(questions[0], chosen, targets[0], values, stopped)
 
 
-def _targets(
-    model: LanguageModel,
-    metric: Metric,
-    target: int | str | Sequence[int | str] | None,
-    n_prompts: int,
-) -> list[int | None]:
+def require_target(metric: Metric, target: object) -> None:
+    """Raise `UserError` if a metric needs a target token and there is none."""
     if target is None and metric.info.needs_target:
         raise UserError(
             ErrorKind.TARGET,
             f"{metric.info.label} needs a target token; name one, such as ' John'.",
         )
-    return targets_of(model, target, n_prompts)
 
 
 def _scores(

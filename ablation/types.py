@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from models.types import FloatArray, Head, Prediction, TokenProbability
+from models.types import FloatArray, Head, Prediction, TokenizedPrompt, TokenProbability
 
 
 class InterventionSpec(Protocol):
@@ -116,6 +116,49 @@ class HeadScores:
     def to_json(self) -> dict[str, Any]:
         scores = [[None if np.isnan(v) else float(v) for v in row] for row in self.values]
         return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PositionScores:
+    """One number a head and position: how much a metric answers to ablating it there alone."""
+
+    metric: MetricInfo
+    heads: tuple[Head, ...]
+    values: FloatArray
+    """float32 [n_heads, n_positions]; NaN where it was not evaluated (cancelled). Behind the
+    position read, under causal attention, the effect is 0."""
+    prompt: TokenizedPrompt
+    baseline: Prediction
+    target: TokenProbability | None = None
+    """The token that the metric is about, as likely as the clean run finds it."""
+    stopped: str = "complete"
+    """As for `HeadScores`."""
+
+    def __post_init__(self) -> None:
+        expected = (len(self.heads), len(self.prompt))
+        if self.values.shape != expected:
+            raise ValueError(f"values have shape {self.values.shape}, not {expected}")
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a head and position that was evaluated."""
+        cells = np.argwhere(~np.isnan(self.values))
+        return pd.DataFrame(
+            {
+                "layer": [self.heads[i].layer for i, _ in cells],
+                "head": [self.heads[i].head for i, _ in cells],
+                "position": [int(at) for _, at in cells],
+                "token": [self.prompt.labels[at] for _, at in cells],
+                self.metric.name: [float(self.values[i, at]) for i, at in cells],
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "metric": self.metric.name,
+            "heads": [head.to_json() for head in self.heads],
+            "scores": [[None if np.isnan(v) else float(v) for v in row] for row in self.values],
+            "stopped": self.stopped,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,4 +294,4 @@ class Progress:
     total: int
     """In forward rows (one head set evaluated); an upper bound for a search that may stop early."""
     message: str
-    partial: HeadScores | SearchResult | None = None
+    partial: HeadScores | PositionScores | SearchResult | None = None

@@ -9,7 +9,7 @@ from dash import Dash, Input, Output, State, ctx, html, no_update, set_props
 from ablation.metrics import metric_named
 from ablation.search import search_heads
 from ablation.sweep import sweep_heads
-from ablation.types import HeadScores, Progress, SearchResult
+from ablation.types import HeadScores, PositionScores, Progress, SearchResult
 from app import ids, words
 from app.jobs import Job, Pace, duration
 from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
@@ -49,10 +49,10 @@ class Live:
         if progress.partial is not None and self.picture.ready():
             self._draw(progress.partial)
 
-    def _draw(self, partial: HeadScores | SearchResult) -> None:
+    def _draw(self, partial: HeadScores | PositionScores | SearchResult) -> None:
         if isinstance(partial, HeadScores):
             show_sweep(partial, self.view, self.dark)
-        else:
+        elif isinstance(partial, SearchResult):
             show_search(partial, self.dark)
 
 
