@@ -18,6 +18,7 @@ from models.discovery import find_dispatching_sites, find_returning_sites
 from models.edits import AblationLike, Intervention, RowPlan, acted_on_mask
 from models.errors import ErrorKind, UserError
 from models.forward_pass import ForwardPass, log_softmax64
+from models.fused import fuse
 from models.head_sets import HeadSets
 from models.self_check import branches_rightly, run_self_check
 from models.types import (
@@ -70,6 +71,8 @@ class LanguageModel:
         self._reader = tokens.TokenReader.of(tokenizer)
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
+        if self.dtype == torch.float32:
+            fuse(model)
         self.kind = "masked" if _predicts_at_mask(model, tokenizer) else "causal"
         self.max_positions = _max_positions(model, tokenizer)
         self._pass = ForwardPass(model, name, self.lock)
