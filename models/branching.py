@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models import shared_prefix
 from models.attention_hooks import AttentionSite
 from models.attention_tap import (
     Call,
@@ -410,10 +411,9 @@ class BlockPass:
         if self.n_old == 0:
             # Nobody looks at it: the newborn rows take their z from the base run.
             return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
-        first = self.window.first
-        placed = self._with_all_keys(inputs)
-        planned = planned_inputs(placed, self.layer, self.plan, self.left_alone, first)
-        return self._edited(run_attention(planned))
+        own = self._with_own_keys(inputs)
+        planned = planned_inputs(own, self.layer, self.plan, self.left_alone, self.window.first)
+        return self._edited(self._run_attention(planned))
 
     def newborn_z(self) -> Tensor:
         """Return the head outputs of the rows that branch off here, [n, position, n_heads, d]."""
@@ -426,24 +426,33 @@ class BlockPass:
         newborn[rows, :, heads] = edited[:, heads].transpose(0, 1)
         return newborn
 
-    def _with_all_keys(self, inputs: Inputs) -> Inputs:
-        """Give the window's queries the keys and values of all positions, and their mask."""
+    def _with_own_keys(self, inputs: Inputs) -> Inputs:
+        """Give the window's queries the rows' own keys and values, and the mask over all keys."""
         key, value = self.keys_and_values or (inputs.key, inputs.value)
-        before = self.base.window.first
-        if before > 0:
-            key = _behind(self.base.keys[self.layer][:, :, :before], key)
-            value = _behind(self.base.values[self.layer][:, :, :before], value)
         mask = inputs.mask
         n, window = self.base.n_positions, self.window
         if mask is not None and mask.shape[-2] == n:
             mask = window.of(mask, -2)
-        placed = replace(inputs, key=key, value=value, mask=mask)
+        own = replace(inputs, key=key, value=value, mask=mask)
         whole = window.count == n
-        at_the_end = window.count == 1 and window.end == n  # such a query sees all keys
-        if mask is None and is_causal(placed) and not whole and not at_the_end:
+        # One query at the end sees all keys, unless a knockout takes some of them.
+        sees_all = window.count == 1 and window.end == n and self.plan.editor.blocked is None
+        if mask is None and is_causal(own) and not whole and not sees_all:
             ones = torch.ones(window.count, n, dtype=torch.bool, device=key.device)
-            placed = replace(placed, mask=ones.tril(diagonal=window.first)[None, None])
-        return placed
+            own = replace(own, mask=ones.tril(diagonal=window.first)[None, None])
+        return own
+
+    def _run_attention(self, inputs: Inputs) -> Tensor:
+        """Let the queries attend to the base run's keys and to the rows' own behind them."""
+        n_shared = self.base.window.first
+        if n_shared == 0:
+            return run_attention(inputs)
+        keys = self.base.keys[self.layer][:, :, :n_shared]
+        values = self.base.values[self.layer][:, :, :n_shared]
+        if shared_prefix.can_share(inputs, n_shared):
+            return shared_prefix.attend(inputs, keys, values)
+        key, value = _behind(keys, inputs.key), _behind(values, inputs.value)
+        return run_attention(replace(inputs, key=key, value=value))
 
     def _edited(self, z: Tensor) -> Tensor:
         """Carry out the older rows' edits on z [n_old, window.count, n_heads, d_head]."""
