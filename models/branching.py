@@ -52,6 +52,7 @@ from models.blocks import (
     watching,
 )
 from models.edits import HeadEditor, RowPlan, rows_by_layer
+from models.placement import execution_device
 from models.types import Head
 
 LogitsOf = Callable[[Sequence[Sequence[int]], TapRequest, int | None], Tensor]
@@ -197,7 +198,7 @@ class BranchEngine:
         # Of what comes behind the window nothing matters.
         ids = ids[: window.end]
         branching = {branch_layer(heads, common) for heads in head_sets if heads != common}
-        device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
+        device = execution_device(self._model.get_input_embeddings())  # type: ignore[operator]
         plan = editing.plan(rows_by_layer([sorted(common)], device))
         memory = _BaseMemory(editing, frozenset(branching), keep_keys or window.first > 0)
         request = TapRequest(plan=plan, on_call=memory.remember, left_alone=memory.left_alone)

@@ -20,6 +20,7 @@ from models.errors import ErrorKind, UserError
 from models.forward_pass import ForwardPass, log_softmax64
 from models.fused import fuse
 from models.head_sets import HeadSets
+from models.placement import execution_device, weights_at_hand
 from models.self_check import branches_rightly, run_self_check
 from models.types import (
     AttentionMaps,
@@ -69,7 +70,7 @@ class LanguageModel:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         self._reader = tokens.TokenReader.of(tokenizer)
-        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         if self.dtype == torch.float32:
             fuse(model)
@@ -269,14 +270,16 @@ class LanguageModel:
         """Return what is known of one position: its token, its embedding, its prediction."""
         position = self.resolve_position(prompt, position)
         token_id = prompt.ids[position]
-        row = self._model.get_input_embeddings().weight[token_id]
+        embedding = self._model.get_input_embeddings()
+        with weights_at_hand(embedding):
+            norm = float(embedding.weight[token_id].float().norm())
         return TokenDetail(
             position=position,
             id=token_id,
             text=prompt.texts[position],
             label=prompt.labels[position],
             kind=prompt.kinds[position],
-            embedding_norm=float(row.float().norm()),
+            embedding_norm=norm,
             prediction=self.predict(prompt, position, top_k=top_k),
         )
 

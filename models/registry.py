@@ -13,7 +13,7 @@ import torch
 from models.builtin import BUILTIN_NAME, ensure_builtin
 from models.hub import hub_models
 from models.language_model import LanguageModel
-from models.loading import load_pretrained, resolve_device, resolve_dtype
+from models.loading import DeviceMap, load_pretrained, resolve_device, resolve_dtype
 
 MEMORY_SHARE = 0.6
 """Share of the memory free at the start that loaded models may take together."""
@@ -28,6 +28,7 @@ def load_model(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
     progress: Notify | None = None,
 ) -> LanguageModel:
     """Load a model and make it prove itself.
@@ -36,6 +37,8 @@ def load_model(
         name: "builtin", a hub id such as "gpt2", a directory, or a `.gguf` file.
         device: "auto" (cuda, else mps, else cpu) or a torch device.
         dtype: "float32" (also for None), "bfloat16" or "float16".
+        device_map: "auto" spreads a large model over all devices, and what does not fit over main
+            memory and disk (accelerate); takes the place of `device`.
         progress: called with sentences that say what is going on.
 
     Raises:
@@ -46,7 +49,12 @@ def load_model(
     if label == BUILTIN_NAME:
         place, label = ensure_builtin(progress), "the built-in model"
     model, tokenizer = load_pretrained(
-        place, label=label, device=torch_device, dtype=torch_dtype, progress=progress
+        place,
+        label=label,
+        device=torch_device,
+        dtype=torch_dtype,
+        device_map=device_map,
+        progress=progress,
     )
     return LanguageModel(model, tokenizer, name=str(name))
 
