@@ -132,10 +132,17 @@ class Group:
         """Return how many rows have branched off before a layer."""
         return bisect_left(self.layers, layer)
 
-    def born_in(self, layer: int) -> list[list[int]]:
-        """Return, for each row that branches off in a layer, its own heads there."""
-        rows = slice(self.n_before(layer), self.n_before(layer + 1))
-        return [[h.head for h in heads if h.layer == layer] for heads in self.head_sets[rows]]
+    def births(self, device: torch.device) -> dict[int, "Births"]:
+        """Return layer -> the rows that branch off there."""
+        own = [
+            [h for h in heads if h.layer == layer]
+            for layer, heads in zip(self.layers, self.head_sets, strict=True)
+        ]
+        births = {}
+        for layer, (rows, heads) in rows_by_layer(own, device).items():
+            first = self.n_before(layer)
+            births[layer] = Births(self.n_before(layer + 1) - first, rows - first, heads)
+        return births
 
     def later_edits(self, device: torch.device) -> dict[int, tuple[Tensor, Tensor]]:
         """Return layer -> (rows, heads) edited in the layers after a row has branched off."""
@@ -144,6 +151,17 @@ class Group:
             for layer, heads in zip(self.layers, self.head_sets, strict=True)
         ]
         return rows_by_layer(later, device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Births:
+    """Rows that branch off in one layer, and their own heads there."""
+
+    n_rows: int
+    rows: Tensor
+    """int64 [n]: for each own head, its row among these."""
+    heads: Tensor
+    """int64 [n]"""
 
 
 class BranchEngine:
@@ -265,7 +283,9 @@ class BranchEngine:
         """Run one pass; return logits [n_rows, n_vocab]."""
         layers = range(group.layers[0], len(self._blocks))
         device = base.calls[0].hidden.device
+        # All that goes to the device goes before the first block: inside the pass nothing waits.
         plan = base.editing.plan(group.later_edits(device))
+        births = group.births(device)
         hidden: Tensor | None = None  # [n_rows_so_far, window.count, d_model]
         left_alone: list[tuple[int, Tensor]] = []
         window = base.window
@@ -275,7 +295,7 @@ class BranchEngine:
                 base=base,
                 window=window,
                 n_old=group.n_before(layer),
-                born=group.born_in(layer),
+                births=births.get(layer),
                 plan=plan,
                 left_alone=left_alone,
             )
@@ -294,9 +314,8 @@ class BranchEngine:
         layer, window = block_pass.layer, block_pass.window
         call = block_pass.base.calls[layer]
         parts = [] if hidden is None else [hidden]
-        if block_pass.born:
-            own = window.of(call.hidden, 1)
-            parts.append(own.expand(len(block_pass.born), -1, -1))
+        if block_pass.births is not None:
+            parts.append(window.of(call.hidden, 1).expand(block_pass.births.n_rows, -1, -1))
         stacked = parts[0] if len(parts) == 1 else torch.cat(parts)
         with active(block_pass):
             return call.run(self._blocks[layer], stacked, window)
@@ -399,8 +418,8 @@ class BlockPass:
     window: Window
     n_old: int
     """Rows that branched off before this block; they come first in the batch."""
-    born: list[list[int]]
-    """The own heads, in this layer, of each row that branches off here."""
+    births: Births | None
+    """The rows that branch off here."""
     plan: RowPlan
     """The edits of the older rows."""
     left_alone: list[tuple[int, Tensor]]
@@ -416,14 +435,13 @@ class BlockPass:
         planned = planned_inputs(own, self.layer, self.plan, self.left_alone, self.window.first)
         return self._edited(self._run_attention(planned))
 
-    def newborn_z(self) -> Tensor:
+    def newborn_z(self, births: Births) -> Tensor:
         """Return the head outputs of the rows that branch off here, [n, position, n_heads, d]."""
         base, window = self.base, self.window
         z = window.of(base.z[self.layer], 0)
         edited = base.editing.where_acted_on(z, window.of(base.edited_z[self.layer], 0), window)
-        pairs = [(row, head) for row, heads in enumerate(self.born) for head in heads]
-        rows, heads = torch.tensor(pairs, device=z.device).T
-        newborn = z.repeat(len(self.born), 1, 1, 1)
+        rows, heads = births.rows.to(z.device), births.heads.to(z.device)
+        newborn = z.repeat(births.n_rows, 1, 1, 1)
         newborn[rows, :, heads] = edited[:, heads].transpose(0, 1)
         return newborn
 
@@ -474,7 +492,7 @@ def _only_older_rows(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Keep newborn rows out of the attention; if there are no others, one runs idle."""
     request = active_request()
-    if not isinstance(request, BlockPass) or not request.born:
+    if not isinstance(request, BlockPass) or request.births is None:
         return None
     n = max(request.n_old, 1)
     if args:
@@ -485,10 +503,10 @@ def _only_older_rows(
 def _with_newborn_rows(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """Hand the newborn rows' head outputs to the output projection, behind those of the others."""
     request = active_request()
-    if not isinstance(request, BlockPass) or not request.born:
+    if not isinstance(request, BlockPass) or request.births is None:
         return None
     given = args[0]  # [n_old, position, n_heads * d_head]
-    newborn = request.newborn_z().reshape(-1, *given.shape[1:])
+    newborn = request.newborn_z(request.births).reshape(-1, *given.shape[1:])
     if request.n_old == 0:
         return (newborn, *args[1:])
     return (torch.cat([given, newborn]), *args[1:])

@@ -54,7 +54,7 @@ def test_branches_that_give_other_numbers_are_found_at_load(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     right = BlockPass.newborn_z
-    monkeypatch.setattr(BlockPass, "newborn_z", lambda block_pass: right(block_pass) * 1.01)
+    monkeypatch.setattr(BlockPass, "newborn_z", lambda *given: right(*given) * 1.01)
     model = load_model(str(tiny_directory("llama")), device="cpu")
     assert not model.branches
     rows = model.ablated_logprobs(model.tokenize(PROMPT), SETS, Zero())
@@ -159,8 +159,10 @@ def test_a_group_edits_each_head_of_its_sets_once(sets: list[frozenset[Head]]) -
     own = sorted((s for s in sets if s != common), key=lambda s: branch_layer(s, common))
     group = Group(tuple(branch_layer(s, common) for s in own), tuple(tuple(sorted(s)) for s in own))
     later = group.later_edits(torch.device("cpu"))
+    births = group.births(torch.device("cpu"))
     for row, (layer, wanted) in enumerate(zip(group.layers, own, strict=True)):
-        here = group.born_in(layer)[row - group.n_before(layer)]
+        own_row = births[layer].rows == row - group.n_before(layer)
+        here = births[layer].heads[own_row].tolist()
         behind = [
             Head(at, head)
             for at, (rows, members) in later.items()
