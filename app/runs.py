@@ -2,7 +2,8 @@
 
 A run is known by its content: model, tokens, and what was ablated. Of each run the page keeps
 predictions by position and attention by head, within a budget of memory; what is missing is
-asked of the model in one forward pass. Nothing here belongs to a browser tab.
+asked of the model in one forward pass. The maps of a pass stay in the one array that it wrote
+them to: they can be long, so they are never copied. Nothing here belongs to a browser tab.
 """
 
 import threading
@@ -10,7 +11,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from cachetools import LRUCache
 
 from ablation.metrics import compare
@@ -36,8 +36,8 @@ class Outcome:
     after: Prediction | None
     """None while nothing is ablated."""
     comparison: Comparison | None
-    maps: AttentionMaps
-    """Of the ablated run when something is ablated."""
+    maps: tuple[AttentionMaps, ...]
+    """One for each head asked for; of the ablated run when something is ablated."""
     problem: UserError | None = None
     """Why the ablation asked for could not be done; the rest is the clean run then."""
 
@@ -108,29 +108,46 @@ class Runs:
         position: int,
         heads: Sequence[Head],
         ablation: Ablation | None,
-    ) -> tuple[Prediction, AttentionMaps]:
+    ) -> tuple[Prediction, tuple[AttentionMaps, ...]]:
         run = (model.name, prompt.ids, _content(ablation))
         # Two panels ask for the same run at the same moment: the second finds it done.
         with self._lock_of(model.name):
             prediction: Prediction | None = self._memory.get((run, position))
-            known = {head: self._memory.get((run, head)) for head in heads}
-            missing = tuple(head for head, value in known.items() if value is None)
+            known = {head: self._known_map(run, head) for head in heads}
+            missing = tuple(head for head, found in known.items() if found is None)
             if missing or prediction is None:
                 answer = model.run(
                     prompt, position=position, heads=missing, ablation=ablation, top_k=TOP_TOKENS
                 )
                 prediction = answer.prediction
                 self._memory.put((run, position), prediction, prediction.log_probs.nbytes)
-                for head, value in zip(missing, answer.attention.values, strict=True):
-                    known[head] = value.copy()  # a view would keep the maps of all heads alive
-                    self._memory.put((run, head), known[head], value.nbytes)
-        n = len(prompt)
-        values = np.stack([known[h] for h in heads]) if heads else np.zeros((0, n, n), np.float32)
-        return prediction, AttentionMaps(tuple(heads), values, prompt, ablation is not None)
+                self._keep_maps(run, answer.attention)
+                known |= dict(zip(missing, _one_by_one(answer.attention), strict=True))
+        return prediction, tuple(maps for head in heads if (maps := known[head]) is not None)
+
+    def _keep_maps(self, run: Hashable, maps: AttentionMaps) -> None:
+        """Keep the maps of one pass, which come and go together as they share their memory."""
+        if maps.heads:
+            self._memory.put((run, maps.heads), maps, maps.values.nbytes)
+        for head in maps.heads:
+            self._memory.put((run, head), maps.heads, 1)
+
+    def _known_map(self, run: Hashable, head: Head) -> AttentionMaps | None:
+        together = self._memory.get((run, head))
+        maps: AttentionMaps | None = together and self._memory.get((run, together))
+        return None if maps is None else _one_by_one(maps)[maps.heads.index(head)]
 
     def _lock_of(self, model_name: str) -> threading.Lock:
         with self._locks_lock:
             return self._locks.setdefault(model_name, threading.Lock())
+
+
+def _one_by_one(maps: AttentionMaps) -> list[AttentionMaps]:
+    """Return the map of each head by itself, as views of the same memory."""
+    return [
+        AttentionMaps((head,), maps.values[i : i + 1], maps.prompt, maps.ablated)
+        for i, head in enumerate(maps.heads)
+    ]
 
 
 def _content(ablation: Ablation | None) -> Hashable:

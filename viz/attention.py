@@ -35,12 +35,13 @@ _SMALL_PLOT, _LARGE_PLOT, _LARGEST_CELL = 240, 420, 32  # px, where no size is a
 _LARGEST_SIZED_CELL = 64  # px, where one is
 
 
-def shared_maximum(maps: AttentionMaps) -> float:
+def shared_maximum(*maps: AttentionMaps) -> float:
     """Return the largest weight of all maps: the `zmax` with which they can be compared.
 
     Under causal attention the first position, which can only attend to itself, does not count.
     """
-    return max((_largest(weights) for weights in maps.values), default=0.0) or 1.0
+    largest = (_largest(weights) for several in maps for weights in several.values)
+    return max(largest, default=0.0) or 1.0
 
 
 def attention_figure(

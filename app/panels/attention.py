@@ -112,10 +112,10 @@ def drawable(chosen: Sequence[Head], pages: int, n_tokens: int) -> tuple[Head, .
 
 def card(outcome: Outcome, index: int, view: View, zmax: float | None, dark: bool) -> html.Div:
     """Return the map of one head with the button that takes the head out of the choice."""
-    head = outcome.maps.heads[index]
+    head = outcome.maps[index].heads[0]
     figure = attention_figure(
-        outcome.maps,
-        index,
+        outcome.maps[index],
+        0,
         position=outcome.before.position,
         threshold=view.threshold,
         zmax=zmax,
@@ -264,8 +264,8 @@ def _grid(
     view: View, outcome: Outcome, dark: bool, drawn: dict[str, Any] | None
 ) -> tuple[Any, dict[str, Any]]:
     """Return the cards, or the change to those that stand, and what stands then."""
-    zmax = shared_maximum(outcome.maps) if view.scale == "shared" else None
-    wanted = [head.short for head in outcome.maps.heads]
+    zmax = shared_maximum(*outcome.maps) if view.scale == "shared" else None
+    wanted = [maps.heads[0].short for maps in outcome.maps]
     state = {"heads": wanted, "signature": signature(view, zmax, dark)}
     if drawn is not None and drawn["signature"] == state["signature"]:
         if drawn["heads"] == wanted:
