@@ -26,6 +26,10 @@ Value = TypeVar("Value")
 TOP_TOKENS = 20
 """How many of the likeliest tokens a kept prediction lists."""
 
+READ_ALL_BYTES = 32 * 2**20
+"""Up to this much a pass reads the maps of all heads: that takes a small part of its time, and
+whichever head is chosen next is known already."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
@@ -66,8 +70,9 @@ class Memory:
 class Runs:
     """Asks models what is not known yet."""
 
-    def __init__(self, memory: Memory | None = None) -> None:
+    def __init__(self, memory: Memory | None = None, read_all_bytes: int = READ_ALL_BYTES) -> None:
         self._memory = memory or Memory()
+        self._read_all_bytes = read_all_bytes
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
@@ -78,11 +83,14 @@ class Runs:
         position: int | None,
         heads: Sequence[Head],
         ablation: Ablation | None,
+        foreseen: Sequence[Head] = (),
     ) -> Outcome:
         """Return what a view shows: the clean run, and the ablated one if there is an ablation.
 
         Args:
             heads: those whose attention is shown.
+            foreseen: those that will be asked for next: if there must be a pass for what is shown
+                of the run that they are of, it reads them too.
             ablation: None, or one without heads, for the clean run alone.
 
         Raises:
@@ -91,11 +99,11 @@ class Runs:
         read = model.resolve_position(prompt, position)
         asked = model.check_heads(heads)
         if ablation is None or not ablation.heads:
-            before, maps = self._measure(model, prompt, read, asked, None)
+            before, maps = self._measure(model, prompt, read, asked, None, foreseen)
             return Outcome(prompt, before, None, None, maps)
         before, _ = self._measure(model, prompt, read, (), None)
         try:
-            after, maps = self._measure(model, prompt, read, asked, ablation)
+            after, maps = self._measure(model, prompt, read, asked, ablation, foreseen)
         except UserError as problem:
             _, maps = self._measure(model, prompt, read, asked, None)
             return Outcome(prompt, before, None, None, maps, problem)
@@ -108,22 +116,40 @@ class Runs:
         position: int,
         heads: Sequence[Head],
         ablation: Ablation | None,
+        foreseen: Sequence[Head] = (),
     ) -> tuple[Prediction, tuple[AttentionMaps, ...]]:
         run = (model.name, prompt.ids, _content(ablation))
         # Two panels ask for the same run at the same moment: the second finds it done.
         with self._lock_of(model.name):
             prediction: Prediction | None = self._memory.get((run, position))
             known = {head: self._known_map(run, head) for head in heads}
-            missing = tuple(head for head, found in known.items() if found is None)
-            if missing or prediction is None:
+            if prediction is None or None in known.values():
                 answer = model.run(
-                    prompt, position=position, heads=missing, ablation=ablation, top_k=TOP_TOKENS
+                    prompt,
+                    position=position,
+                    heads=self._to_read(model, prompt, run, (*heads, *foreseen)),
+                    ablation=ablation,
+                    top_k=TOP_TOKENS,
                 )
                 prediction = answer.prediction
                 self._memory.put((run, position), prediction, prediction.log_probs.nbytes)
                 self._keep_maps(run, answer.attention)
-                known |= dict(zip(missing, _one_by_one(answer.attention), strict=True))
+                read = {maps.heads[0]: maps for maps in _one_by_one(answer.attention)}
+                known = {head: known[head] or read[head] for head in heads}
         return prediction, tuple(maps for head in heads if (maps := known[head]) is not None)
+
+    def _to_read(
+        self,
+        model: "LanguageModel",
+        prompt: TokenizedPrompt,
+        run: Hashable,
+        wanted: Sequence[Head],
+    ) -> tuple[Head, ...]:
+        """Return the heads that a pass reads: of those wanted, or of all, the unknown ones."""
+        everything = model.all_heads()
+        if len(everything) * len(prompt) ** 2 * 4 <= self._read_all_bytes:
+            wanted = everything
+        return tuple(h for h in dict.fromkeys(wanted) if self._known_map(run, h) is None)
 
     def _keep_maps(self, run: Hashable, maps: AttentionMaps) -> None:
         """Keep the maps of one pass, which come and go together as they share their memory."""

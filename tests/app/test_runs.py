@@ -51,10 +51,32 @@ def test_what_is_known_is_not_computed_again(llama: LanguageModel, asked: list[d
 
 
 def test_another_head_is_the_only_one_asked_for(llama: LanguageModel, asked: list[dict]) -> None:
-    runs, prompt = Runs(), llama.tokenize("The key to the cabinets")
+    runs, prompt = Runs(read_all_bytes=0), llama.tokenize("The key to the cabinets")
     runs.outcome(llama, prompt, None, [Head(0, 1)], None)
     runs.outcome(llama, prompt, None, [Head(0, 1), Head(1, 2)], None)
     assert [call["heads"] for call in asked] == [(Head(0, 1),), (Head(1, 2),)]
+
+
+def test_foreseen_heads_are_read_in_the_same_pass(llama: LanguageModel, asked: list[dict]) -> None:
+    runs, prompt = Runs(read_all_bytes=0), llama.tokenize("The key to the cabinets")
+    runs.outcome(llama, prompt, None, (), None, foreseen=[Head(0, 1)])
+    runs.outcome(llama, prompt, None, [Head(0, 1)], None)
+    assert [call["heads"] for call in asked] == [(Head(0, 1),)]
+
+
+def test_all_heads_of_a_short_prompt_are_known_after_one_pass(
+    llama: LanguageModel, asked: list[dict]
+) -> None:
+    runs, prompt = Runs(), llama.tokenize("The key to the cabinets")
+    for ablation in (None, Ablation((Head(1, 1),), Zero())):
+        runs.outcome(llama, prompt, None, [Head(0, 1)], ablation)
+        n_asked = len(asked)
+        outcome = runs.outcome(llama, prompt, None, llama.all_heads(), ablation)
+        assert len(asked) == n_asked
+        expected = llama.attention(prompt, llama.all_heads(), ablation).values
+        asked.pop()  # the line above
+        shown = np.concatenate([maps.values for maps in outcome.maps])
+        np.testing.assert_array_equal(shown, expected)
 
 
 def test_long_maps_are_never_copied(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +99,7 @@ def test_maps_that_had_to_make_room_are_asked_for_again(
     prompt = llama.tokenize("The key to the cabinets")
     one_map = 4 * len(prompt) ** 2
     prediction = 8 * llama.n_vocab
-    runs = Runs(Memory(prediction + 2 * one_map + 100))
+    runs = Runs(Memory(prediction + 2 * one_map + 100), read_all_bytes=0)
     for heads in ([Head(0, 0), Head(0, 1)], [Head(1, 1)], [Head(0, 1), Head(1, 1)]):
         outcome = runs.outcome(llama, prompt, None, heads, None)
         expected = llama.attention(prompt, heads).values

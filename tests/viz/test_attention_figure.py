@@ -27,7 +27,7 @@ def test_the_trace_holds_the_weights_as_they_are() -> None:
     lower = np.tril_indices(4)
     np.testing.assert_array_equal(trace.z[lower], maps.values[0][lower])
     assert trace.z.dtype == np.float32
-    assert trace.x == trace.y == (0, 1, 2, 3)
+    assert (trace.x0, trace.dx, trace.y0, trace.dy) == (0, 1, 0, 1)
     # Row 1 is (2/3, 1/3, 0, 0); the first row, which can only be (1, 0, 0, 0), does not count.
     assert (trace.zmin, trace.zmax) == (0, pytest.approx(2 / 3))
 
@@ -106,7 +106,7 @@ def test_the_log_scale_colours_a_weight_by_its_logarithm(dark: bool) -> None:
 def test_hovering_names_query_key_and_weight() -> None:
     template = heat_map(attention_figure(causal_maps(*LABELS), 0)).hovertemplate
     assert all(part in template for part in ("query", "%{y:d}", "%{y}", "key", "%{x:d}", "%{x}"))
-    assert "%{z:.4g}" in template
+    assert "%{z:.3g}" in template
 
 
 def test_tokens_are_named_by_position_and_their_markup_is_escaped() -> None:
