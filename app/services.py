@@ -19,7 +19,6 @@ from app.runs import Memory, Outcome, Runs, parse_positions
 from app.view import InterventionForm, View
 from models.errors import ErrorKind, UserError
 from models.types import Head, TokenizedPrompt
-from viz.cells import cells_across
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -37,7 +36,7 @@ _MAX_BYTES_AT_ONCE = 6 * 4 * 4096**2
 
 def drawable(chosen: Sequence[Head], pages: int, n_tokens: int) -> tuple[Head, ...]:
     """Return the chosen heads whose maps are drawn, in pages as long as may be drawn at once."""
-    by_cells = _MAX_CELLS_AT_ONCE // cells_across(n_tokens) ** 2
+    by_cells = _MAX_CELLS_AT_ONCE // min(n_tokens, 1024) ** 2
     by_bytes = _MAX_BYTES_AT_ONCE // (4 * n_tokens**2)
     return tuple(chosen[: pages * max(1, min(MAPS_AT_ONCE, by_cells, by_bytes))])
 
@@ -108,8 +107,8 @@ class Services:
     def begin(self, view: View) -> None:
         """Begin to compute what a view will show, so that it is there when the panels ask.
 
-        A prompt has come, and the browser is yet busy with its tokens. What goes wrong is said
-        when a panel asks.
+        The browser is yet busy with the prompt and its tokens. What goes wrong is said when a
+        panel asks.
         """
 
         def work() -> None:

@@ -49,10 +49,58 @@
     });
   }
 
+  // --- cells: values in rows, each the largest of step x step weights ---
+
+  function cellsOf(figure) {
+    const { query, key, step, coded } = figure.cells;
+    figure.cells.coded = null; // so that the page's store does not keep the codes too
+    return { query, key, step, values: decode(coded) };
+  }
+
+  // The cells of a region, so many of them taken together, by their largest.
+  function coarser(cells, region, together) {
+    const { step, values } = cells;
+    const from = (position, first) => Math.floor((position - first) / (step * together)) * together;
+    const firstRow = from(region.query, cells.query);
+    const firstColumn = from(region.key, cells.key);
+    const endRow = Math.min(Math.ceil((region.queryEnd - cells.query) / step), values.length);
+    const endColumn = Math.min(Math.ceil((region.keyEnd - cells.key) / step), values[0].length);
+    const width = Math.ceil((endColumn - firstColumn) / together);
+    const rows = [];
+    for (let row = firstRow; row < endRow; row += together) {
+      const largest = new Float32Array(width).fill(NaN);
+      for (let i = row; i < Math.min(row + together, endRow); i++) {
+        for (let column = firstColumn; column < endColumn; column++) {
+          const value = values[i][column];
+          const place = Math.floor((column - firstColumn) / together);
+          if (value > largest[place] || (largest[place] !== largest[place] && value === value)) {
+            largest[place] = value;
+          }
+        }
+      }
+      rows.push(largest);
+    }
+    return {
+      query: cells.query + firstRow * step,
+      key: cells.key + firstColumn * step,
+      step: step * together,
+      values: rows,
+    };
+  }
+
+  function covers(cells, region) {
+    return (
+      cells.query <= region.query &&
+      cells.key <= region.key &&
+      cells.query + cells.step * cells.values.length >= region.queryEnd &&
+      cells.key + cells.step * cells.values[0].length >= region.keyEnd
+    );
+  }
+
   // --- what is drawn ---
 
-  // head -> its element and plot, the figure of the whole map, the one that is shown (of a region
-  // where it is zoomed), and the region that was asked for last.
+  // head -> card: its element and plot; what the server says of it; the cells of the whole map and,
+  // if a region was asked for, finer ones of that; the region that was asked for last.
   const cards = new Map();
   let drawn = { serial: null, names: [], marked: null };
 
@@ -64,30 +112,64 @@
     return names;
   }
 
-  // What the cells of a map stand for, in words, if they stand for several weights.
-  function ranges(cells, z) {
-    if (cells.step === 1) {
-      return null;
-    }
+  // What each cell stands for, in words: alike for maps that show the same region.
+  let ranges = { of: null, words: null };
+
+  function rangesOf(cells) {
     const names = drawn.names;
-    const range = (first) => {
-      const last = Math.min(first + cells.step, names.length) - 1;
-      return first + "–" + last + " <b>" + names[first] + " … " + names[last] + "</b>";
-    };
-    const keys = Array.from(z[0], (_, j) => range(cells.key + j * cells.step));
-    return z.map((_, i) => {
-      const query = range(cells.query + i * cells.step);
-      return keys.map((key) => [query, key]);
-    });
+    const rows = cells.values.length;
+    const columns = cells.values[0].length;
+    const of = [drawn.serial, cells.query, cells.key, cells.step, rows, columns].join();
+    if (of !== ranges.of) {
+      const range = (first, i) => {
+        const from = first + i * cells.step;
+        const to = Math.min(from + cells.step, names.length) - 1;
+        return from + "–" + to + " <b>" + names[from] + " … " + names[to] + "</b>";
+      };
+      const keys = Array.from({ length: columns }, (_, j) => range(cells.key, j));
+      const words = Array.from({ length: rows }, (_, i) => {
+        const query = range(cells.query, i);
+        return keys.map((key) => [query, key]);
+      });
+      ranges = { of, words };
+    }
+    return ranges.words;
   }
 
-  // In place, so that the page's store does not keep the codes too.
-  function fill(message) {
-    const trace = message.data[0];
-    if (trace.z.codes !== undefined) {
-      trace.z = decode(trace.z);
-      trace.customdata = ranges(message.cells, trace.z);
-    }
+  function whole() {
+    const n = drawn.names.length;
+    return { query: 0, queryEnd: n, key: 0, keyEnd: n };
+  }
+
+  function isWhole(region) {
+    return JSON.stringify(region) === JSON.stringify(whole());
+  }
+
+  // How many weights share a dot, so that none of them is smaller than a pixel.
+  function fittingStep(region, pixels) {
+    const side = Math.max(region.queryEnd - region.query, region.keyEnd - region.key);
+    return Math.max(1, Math.ceil(side / Math.max(1, Math.floor(pixels))));
+  }
+
+  // The trace and the title that show a region by some cells.
+  function shown(card, region, cells, step) {
+    const dots = coarser(cells, region, Math.max(1, Math.ceil(step / cells.step)));
+    const centre = (dots.step - 1) / 2;
+    const pooled = dots.step > 1;
+    const size = dots.step + "×" + dots.step;
+    const note = pooled ? " · each dot: max of " + size : isWhole(region) ? "" : " · every weight";
+    return {
+      trace: {
+        z: dots.values,
+        x0: dots.key + centre,
+        dx: dots.step,
+        y0: dots.query + centre,
+        dy: dots.step,
+        customdata: pooled ? rangesOf(dots) : null,
+        hovertemplate: card.figure.hover[pooled ? 1 : 0],
+      },
+      title: card.title.replace("{note}", note),
+    };
   }
 
   // Dash loads Plotly by itself once the page's first graph stands.
@@ -125,22 +207,25 @@
     const element = document.createElement("div");
     element.className = "map-card";
     element.append(picture, button(head, name));
-    return { head, element, plot, overview: null, shown: null, wanted: null };
+    return { head, element, plot, figure: null, whole: null, finer: null, wanted: null };
   }
 
-  function draw(card, message) {
-    fill(message);
-    const { layout, data } = message;
+  function draw(card, figure) {
+    const first = card.figure === null;
+    const { layout, data } = figure;
     const positions = drawn.names.map((_, i) => i);
     Object.assign(layout.xaxis, { categoryarray: positions, labelalias: aliases(null) });
     Object.assign(layout.yaxis, { categoryarray: positions, labelalias: aliases(drawn.marked) });
-    const first = card.shown === null;
-    card.overview = message;
-    card.shown = message;
+    Object.assign(card, { figure, finer: null, wanted: null, title: layout.title.text });
+    card.whole = cellsOf(figure);
+    const pixels = layout.width - layout.margin.l - layout.margin.r;
+    const { trace, title } = shown(card, whole(), card.whole, fittingStep(whole(), pixels));
+    Object.assign(data[0], trace);
+    layout.title.text = title;
     window.Plotly.react(card.plot, data, layout, CONFIG);
     if (first) {
       card.plot.on("plotly_click", openQuery);
-      card.plot.on("plotly_relayout", () => look(card));
+      card.plot.on("plotly_relayout", (change) => look(card, change));
     }
   }
 
@@ -149,7 +234,7 @@
     window.dash_clientside.set_props("token-open", { data: { position, at: Date.now() } });
   }
 
-  // --- zooming into a map whose cells stand for several weights ---
+  // --- zooming ---
 
   function visible(axis) {
     const [a, b] = [...axis.range].sort((one, other) => one - other);
@@ -158,34 +243,36 @@
     return [first, Math.min(Math.max(Math.round(b + 0.5), first + 1), n)];
   }
 
-  function look(card) {
-    if (card.overview.cells.step === 1) {
+  // Draw what is zoomed to by the finest cells there are, and ask for finer ones if they would show.
+  function look(card, change) {
+    if (!Object.keys(change).some((name) => name.includes("axis"))) {
       return;
     }
     const { xaxis, yaxis } = card.plot._fullLayout;
+    if (card.whole.step === 1 && fittingStep(whole(), xaxis._length) === 1) {
+      return; // every weight is drawn already
+    }
     const [query, queryEnd] = visible(yaxis);
     const [key, keyEnd] = visible(xaxis);
-    const n = drawn.names.length;
-    card.wanted = [query, queryEnd, key, keyEnd].join();
-    if (queryEnd - query === n && keyEnd - key === n) {
-      show(card, card.overview);
-      return;
+    const region = { query, queryEnd, key, keyEnd };
+    const step = fittingStep(region, xaxis._length);
+    const known = [card.finer, card.whole].find((cells) => cells && covers(cells, region));
+    if (known.step > step) {
+      card.wanted = region;
+      const asked = { query, query_end: queryEnd, key, key_end: keyEnd };
+      window.dash_clientside.set_props("zoom-request", {
+        data: { head: card.head, region: asked, serial: drawn.serial, at: Date.now() },
+      });
+    } else {
+      card.wanted = null;
     }
-    const region = { query, query_end: queryEnd, key, key_end: keyEnd };
-    window.dash_clientside.set_props("zoom-request", {
-      data: { head: card.head, region, serial: drawn.serial, at: Date.now() },
-    });
+    show(card, region, known, step);
   }
 
-  // Put other cells of the same map in place, where it is zoomed to.
-  function show(card, message) {
-    if (card.shown === message) {
-      return;
-    }
-    card.shown = message;
-    const { z, x0, dx, y0, dy, customdata, hovertemplate } = message.data[0];
-    const cells = { z: [z], x0, dx, y0, dy, customdata: [customdata], hovertemplate };
-    window.Plotly.update(card.plot, cells, { "title.text": message.layout.title.text }, [0]);
+  function show(card, region, cells, step) {
+    const { trace, title } = shown(card, region, cells, step);
+    const changed = { ...trace, z: [trace.z], customdata: [trace.customdata] };
+    window.Plotly.update(card.plot, changed, { "title.text": title }, [0]);
   }
 
   const maps = {
@@ -193,7 +280,7 @@
     // without a figure stand already and stay as they are.
     async draw(message) {
       if (!message) {
-        return window.dash_clientside.no_update;
+        return;
       }
       await plotly();
       drawn = message;
@@ -219,7 +306,7 @@
       const standing = [];
       for (const [head, sent] of Object.entries(message.maps)) {
         const card = cards.get(head);
-        if (card.shown) {
+        if (card.figure) {
           standing.push([card, sent.figure]);
         } else {
           draw(card, sent.figure);
@@ -230,25 +317,26 @@
         if (added) {
           await painted();
         }
-        if (drawn !== message) {
-          break;
+        const outdated = drawn !== message && card.head in drawn.maps;
+        if (cards.get(card.head) === card && !outdated) {
+          draw(card, figure);
         }
-        draw(card, figure);
       }
-      return window.dash_clientside.no_update;
     },
 
-    // message: { head, serial, region, figure }: cells of a region that was asked for.
+    // message: { head, serial, region, figure }: cells of a region that was asked for. It may have
+    // been zoomed elsewhere, or drawn anew, since.
     zoom(message) {
       const card = message && cards.get(message.head);
-      const region = message && message.region;
-      const asked = region && [region.query, region.query_end, region.key, region.key_end].join();
-      // It may have been zoomed elsewhere, or drawn anew, since it was asked for.
-      if (card && message.serial === drawn.serial && asked === card.wanted) {
-        fill(message.figure);
-        show(card, message.figure);
+      if (!card || message.serial !== drawn.serial || !card.wanted) {
+        return;
       }
-      return window.dash_clientside.no_update;
+      const cells = cellsOf(message.figure);
+      if (covers(cells, card.wanted)) {
+        card.finer = cells;
+        const step = fittingStep(card.wanted, card.plot._fullLayout.xaxis._length);
+        show(card, card.wanted, cells, step);
+      }
     },
 
     dropHead(dropped, chosen) {

@@ -1,7 +1,7 @@
 """One head's attention as a heat map: queries down, keys across.
 
-A map too long to be drawn weight by weight is drawn in cells that stand for several
-(`viz.cells`), and says so; a region of it is drawn in finer ones.
+A map with more weights than pixels is drawn in cells that stand for several (`viz.cells`), and
+says so; a region of it is drawn in finer ones.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from models.types import AttentionMaps, FloatArray, TokenizedPrompt
 from viz import coding
-from viz.cells import Cells, Region, cells_of, is_causal
+from viz.cells import Cells, Region, cells_of, fitting_step, is_causal, sent_step
 from viz.labels import clipped, literal
 from viz.theme import (
     MONO,
@@ -39,6 +39,8 @@ _MIN_WIDTH = 250  # px: the header needs them
 _GAP_FROM = 8  # px: cells of this size have a hairline between them
 _SMALL_PLOT, _LARGE_PLOT, _LARGEST_CELL = 240, 420, 32  # px, where no size is asked for
 _LARGEST_SIZED_CELL = 64  # px, where one is
+NOTE = "{note}"
+"""Where in a map's title it is said how its cells stand for weights."""
 WEIGHT = "<b>%{z:.3g}</b>"
 """A weight in a hover box: three digits, which coded weights hold (`viz.coding`)."""
 
@@ -96,11 +98,18 @@ def attention_figure(
     The other arguments are those of `Look`.
     """
     look = Look(position, threshold, zmax, log, dark, size)
-    cells = _cells(maps, index, look, region)
+    region = region or Region.whole(len(maps.prompt))
+    step = fitting_step(region.side, dots_across(maps.prompt, size))
+    cells = _cells(maps, index, look, region, step)
     names = token_names(maps.prompt)
-    figure = go.Figure(_plot(maps, index, look, cells))
+    plot = _plot(maps, index, look, cells)
+    title = plot["layout"]["title"]
+    title["text"] = title["text"].replace(NOTE, _resolution(cells, len(names)))
+    figure = go.Figure(plot)
+    trace = figure.data[0]
+    trace.hovertemplate = _hover(cells.pooled, dark)
     if cells.pooled:
-        figure.data[0].customdata = _ranges(cells, names)
+        trace.customdata = _ranges(cells, names)
     return figure.update_layout(
         xaxis={"labelalias": _aliases(names, None)}, yaxis={"labelalias": _aliases(names, position)}
     )
@@ -109,20 +118,34 @@ def attention_figure(
 def attention_message(
     maps: AttentionMaps, index: int, look: Look, region: Region | None = None
 ) -> dict[str, Any]:
-    """Return the same figure as `assets/maps.js` is sent it: small.
+    """Return what `assets/maps.js` needs to draw the same figure: small.
 
-    What the browser can make by itself is left out: weights are coded (`viz.coding`), the names
-    of the tokens, alike for all maps, travel apart (`token_names`), and the ranges that a cell
-    stands for are worked out from `cells`.
+    What the browser can make by itself is left out: weights are coded (`viz.coding`), and become
+    cells as coarse as its pixels there; the names of the tokens, alike for all maps, travel apart
+    (`token_names`). So does what depends on how coarse the cells are: `hover` has the templates
+    for cells of one weight and of several, and the title has a place, `NOTE`, to say it.
     """
-    cells = _cells(maps, index, look, region)
+    region = region or Region.whole(len(maps.prompt))
+    dots = dots_across(maps.prompt, look.size)
+    step = sent_step(region, is_causal(maps.values[index]), dots)
+    cells = _cells(maps, index, look, region, step)
     plot = _plot(maps, index, look, cells)
-    plot["data"][0]["z"] = coding.encode(cells.values)
+    for name in ("z", "x0", "dx", "y0", "dy"):
+        del plot["data"][0][name]
     for axis in ("xaxis", "yaxis"):
         del plot["layout"][axis]["categoryarray"]
     plot["layout"]["template"] = {}
-    drawn = {"query": cells.region.query, "key": cells.region.key, "step": cells.step}
-    return {**plot, "cells": drawn}
+    sent = {"query": region.query, "key": region.key, "step": cells.step}
+    return {
+        **plot,
+        "cells": {**sent, "coded": coding.encode(cells.values)},
+        "hover": [_hover(False, look.dark), _hover(True, look.dark)],
+    }
+
+
+def dots_across(prompt: TokenizedPrompt, size: int | None) -> int:
+    """Return how many pixels a figure `size` px wide has for a prompt's positions."""
+    return int(_geometry(prompt.unique_labels, size).plot)
 
 
 def token_names(prompt: TokenizedPrompt) -> list[str]:
@@ -130,17 +153,17 @@ def token_names(prompt: TokenizedPrompt) -> list[str]:
     return [literal(clipped(label)) for label in prompt.unique_labels]
 
 
-def _cells(maps: AttentionMaps, index: int, look: Look, region: Region | None) -> Cells:
+def _cells(maps: AttentionMaps, index: int, look: Look, region: Region, step: int) -> Cells:
     if maps.queries is not None:
         raise ValueError("only maps with all their rows can be drawn")
     weights = maps.values[index]
-    cells = cells_of(weights, is_causal(weights), region)
+    cells = cells_of(weights, is_causal(weights), region, step)
     cells.values[cells.values < look.threshold] = np.nan
     return cells
 
 
 def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str, Any]:
-    """Return the figure as Plotly's JSON has it, without names and ranges.
+    """Return the figure as Plotly's JSON has it, without names, hover boxes and `NOTE`.
 
     Made by hand, as checking each attribute takes Plotly's Python side longer than everything
     else about a map.
@@ -160,13 +183,12 @@ def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str
     )
     # The bar ends where the figure ends, not where a map narrower than its header does.
     bar["x"] = 1 + (geometry.right - _BAR_EDGE) / geometry.plot
-    notes = [f"max {_short(largest)}", *_resolution(cells, n)]
     return {
-        "data": [_map_trace(cells, scale, geometry, dark), _bar_trace(scale, bar)],
+        "data": [_map_trace(cells, scale, geometry), _bar_trace(scale, bar)],
         "layout": {
             **base_layout(dark),
             **_frame(geometry),
-            "title": _title(str(maps.heads[index]), notes, maps.ablated, geometry, dark),
+            "title": _title(str(maps.heads[index]), largest, maps.ablated, geometry, dark),
             "xaxis": axis | {"range": [-0.5, n - 0.5], "tickangle": -90},
             "yaxis": axis | {"range": [n - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
             "shapes": _row_mark(look.position, n, cells.causal, dark),
@@ -174,11 +196,11 @@ def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str
     }
 
 
-def _resolution(cells: Cells, n: int) -> list[str]:
+def _resolution(cells: Cells, n: int) -> str:
     """Say how cells stand for weights where that is not one for one, or not all of the map."""
     if cells.pooled:
-        return [f"each cell: max of {cells.step}×{cells.step}"]
-    return [] if cells.region == Region.whole(n) else ["every weight"]
+        return f" · each dot: max of {cells.step}×{cells.step}"
+    return "" if cells.region == Region.whole(n) else " · every weight"
 
 
 def _ranges(cells: Cells, names: list[str]) -> np.ndarray:
@@ -307,9 +329,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}".removeprefix("0") if value < 1 else f"{value:g}"
 
 
-def _map_trace(
-    cells: Cells, scale: _ColourRange, geometry: _Geometry, dark: bool
-) -> dict[str, Any]:
+def _map_trace(cells: Cells, scale: _ColourRange, geometry: _Geometry) -> dict[str, Any]:
     gap = 1 if geometry.cell >= _GAP_FROM and not cells.pooled else 0
     centre = (cells.step - 1) / 2
     return {
@@ -326,11 +346,11 @@ def _map_trace(
         "xgap": gap,
         "ygap": gap,
         "hoverongaps": False,
-        "hovertemplate": _hover(cells.pooled, palette(dark).muted),
     }
 
 
-def _hover(pooled: bool, muted: str) -> str:
+def _hover(pooled: bool, dark: bool) -> str:
+    muted = palette(dark).muted
     lines = (
         (("queries", "%{customdata[0]}"), ("keys   ", "%{customdata[1]}"), ("largest", WEIGHT))
         if pooled
@@ -372,12 +392,13 @@ def _frame(geometry: _Geometry) -> dict[str, Any]:
 
 
 def _title(
-    head: str, notes: list[str], ablated: bool, geometry: _Geometry, dark: bool
+    head: str, largest: float, ablated: bool, geometry: _Geometry, dark: bool
 ) -> dict[str, Any]:
     colours = palette(dark)
+    note = f"max {_short(largest)}{NOTE}"
     if ablated:
-        notes = [*notes, f"<span style='color:{colours.accent}'>ablated run</span>"]
-    small = f"<span style='font-size:11px;color:{colours.muted}'>{' · '.join(notes)}</span>"
+        note += f" · <span style='color:{colours.accent}'>ablated run</span>"
+    small = f"<span style='font-size:11px;color:{colours.muted}'>{note}</span>"
     return {
         "text": f"<b>{literal(head)}</b><br>{small}",
         "font": {"size": 13, "color": colours.text},

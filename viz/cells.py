@@ -1,7 +1,8 @@
 """What is drawn of a long map: cells that each stand for several weights, by their largest.
 
 A browser can neither be sent nor draw the 16 million weights of a 4,096-token prompt, and no screen
-has the pixels. So a map is drawn whole in coarse cells, and a region of it in finer ones.
+has the pixels: Plotly would leave most of them out, and with them the thin lines that tell what a
+head does. So no cell is smaller than a pixel; a region that is zoomed to is drawn in finer ones.
 """
 
 from dataclasses import dataclass
@@ -11,9 +12,7 @@ import numpy as np
 from models.types import FloatArray
 
 MAX_CELLS = 1024 * 1025 // 2
-"""Most cells drawn of one map: what a causal map of 1,024 tokens has at and below its diagonal."""
-COARSE_SIDE = 512
-"""Most cells across and down once weights have to share them; more than a map has pixels for."""
+"""Most cells sent of one map: what a causal map of 1,024 tokens has at and below its diagonal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +54,22 @@ class Cells:
         return self.step > 1
 
 
-def cells_across(n: int) -> int:
-    """Return how many cells a causal map of `n` tokens is drawn with, across and down."""
-    return n if n * (n + 1) // 2 <= MAX_CELLS else -(-n // _step(n))
+def fitting_step(side: int, dots: int) -> int:
+    """Return how many weights, across and down, share a cell if there is room for `dots` cells."""
+    return max(1, -(-side // max(1, dots)))
 
 
-def _step(side: int) -> int:
-    return -(-side // COARSE_SIDE)
+def sent_step(region: Region, causal: bool, dots: int) -> int:
+    """Return the step of the cells that a browser is sent of a region.
+
+    Each weight, if these are not too many; else no more cells than there is room for.
+    """
+    if _reachable(region, 1, causal).sum() <= MAX_CELLS:
+        return 1
+    step = fitting_step(region.side, dots)
+    while _reachable(region, step, causal).sum() > MAX_CELLS:
+        step += 1
+    return step
 
 
 def is_causal(weights: FloatArray) -> bool:
@@ -70,25 +78,26 @@ def is_causal(weights: FloatArray) -> bool:
     return not any(row[query + 1 :].any() for query, row in enumerate(weights))
 
 
-def cells_of(weights: FloatArray, causal: bool, region: Region | None = None) -> Cells:
-    """Return the finest cells of a region that may be drawn.
+def cells_of(
+    weights: FloatArray, causal: bool, region: Region | None = None, step: int = 1
+) -> Cells:
+    """Return the cells of a region.
 
     Args:
         weights: float32 [query, key].
         causal: whether weights above the diagonal are blank.
         region: of `weights`; None for all.
+        step: how many queries, and how many keys, share a cell.
     """
     region = region or Region.whole(len(weights))
-    lengths = _reachable(region, 1, causal)
-    step = 1 if lengths.sum() <= MAX_CELLS else _step(region.side)
     part = weights[region.query : region.query_end, region.key : region.key_end]
     if step == 1:
         values = np.array(part, dtype=np.float32)  # a copy
     else:
-        lengths = _reachable(region, step, causal)
         rows = np.arange(0, part.shape[0], step)
         columns = np.arange(0, part.shape[1], step)
         values = np.maximum.reduceat(np.maximum.reduceat(part, rows, axis=0), columns, axis=1)
+    lengths = _reachable(region, step, causal)
     values[np.arange(values.shape[1]) >= lengths[:, None]] = np.nan
     return Cells(values, region, step, causal)
 

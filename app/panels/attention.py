@@ -13,8 +13,8 @@ from app.panels.pieces import browser, empty, segmented, switch
 from app.runs import Outcome
 from app.services import Services, build_intervention
 from app.view import MAX_SIZE, MIN_SIZE, View
-from viz.attention import Look, attention_message, shared_maximum, token_names
-from viz.cells import Region, cells_across
+from viz.attention import Look, attention_message, dots_across, shared_maximum, token_names
+from viz.cells import Region
 
 STORES = (ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD)
 
@@ -160,21 +160,17 @@ def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
             html.Span("Attention of the ablated run", className="tag ablated"),
             f" {words.count(n_chosen, 'head')}: {label}{where}",
         ]
-    return [
-        html.Span("Attention of the clean run", className="tag"),
-        " rows are queries, columns are keys; click a cell for its query token",
-        *_coarseness(len(outcome.prompt)),
-    ]
+    return [html.Span("Attention of the clean run", className="tag"), f" {_reading(view, outcome)}"]
 
 
-def _coarseness(n_tokens: int) -> list[str]:
-    """Say that the maps of a long prompt are not drawn weight by weight."""
-    if cells_across(n_tokens) == n_tokens:
-        return []
-    return [
-        f". {n_tokens:,} tokens are more than a map has room for: each cell shows the largest of "
-        "its weights. Drag over a map to see all weights there, double-click to see the whole"
-    ]
+def _reading(view: View, outcome: Outcome) -> str:
+    """Say how to read the maps, and to see more of those that have more weights than pixels."""
+    axes = "rows are queries, columns are keys; "
+    if len(outcome.prompt) <= dots_across(outcome.prompt, view.size):
+        return axes + "click a cell for its query token"
+    return axes + (
+        "each dot is the largest of several weights: drag to see them all, double-click to go back"
+    )
 
 
 def register(app: Dash, services: Services) -> None:

@@ -282,6 +282,7 @@ def _register_opening(app: Dash, services: Services) -> None:
             view, model, failure = open_first(services, wanted, default, _say_progress)
             for sentence in filter(None, (problem, failure)):
                 notices.tell(sentence, color="orange" if sentence == problem else "red")
+        services.begin(view)
         return [*filled(services, view, model), ""]
 
 
