@@ -26,9 +26,9 @@
     return weights;
   }
 
-  // Little-endian, two bytes a number.
+  // URL-safe base64 of little-endian numbers of two bytes.
   function numbers(base64) {
-    const text = window.atob(base64);
+    const text = window.atob(base64.replace(/-/g, "+").replace(/_/g, "/"));
     const found = new Uint16Array(text.length / 2);
     for (let i = 0; i < found.length; i++) {
       found[i] = text.charCodeAt(2 * i) | (text.charCodeAt(2 * i + 1) << 8);

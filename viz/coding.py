@@ -26,8 +26,8 @@ def encode(values: FloatArray) -> dict[str, Any]:
         values: float [row, column] from 0 to 1; NaN for a blank cell.
 
     Returns:
-        `columns`, `lengths` (base64 of a little-endian uint16 a row: cells up to the last that is
-        not blank) and `codes` (base64 of a little-endian uint16 for each of these cells).
+        `columns`, `lengths` (of each row: cells up to the last that is not blank) and `codes` (of
+        these cells), the latter two as URL-safe base64 of little-endian uint16.
     """
     n_columns = values.shape[1]
     filled = ~np.isnan(values)
@@ -67,8 +67,9 @@ def _weights() -> FloatArray:
 
 
 def _packed(numbers: np.ndarray) -> str:
-    return base64.b64encode(numbers.astype("<u2").tobytes()).decode("ascii")
+    # Plotly's JSON writes a slash in six characters.
+    return base64.urlsafe_b64encode(numbers.astype("<u2").tobytes()).decode("ascii")
 
 
 def _unpacked(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), dtype="<u2").astype(np.int64)
+    return np.frombuffer(base64.urlsafe_b64decode(text), dtype="<u2").astype(np.int64)
