@@ -75,7 +75,7 @@ def install_hooks(site: AttentionSite, layer: int) -> None:
         if request.plan is not None and request.plan.touches(layer):
             _check_knockout(request, request.plan, layer, output)
         if layer in request.read:
-            request.attention[layer] = _chosen(request, layer, output)
+            _write_chosen(request, layer, output)
 
     site.module.register_forward_pre_hook(edit_mask, with_kwargs=True)
     site.projection.register_forward_pre_hook(edit_projection_input)
@@ -102,9 +102,13 @@ def _pattern(layer: int, output: Any) -> Tensor:
     return pattern
 
 
-def _chosen(request: TapRequest, layer: int, output: Any) -> Any:
-    pattern = _pattern(layer, output)
-    return pattern[0, list(request.read[layer])].detach().float().cpu().numpy()
+def _write_chosen(request: TapRequest, layer: int, output: Any) -> None:
+    """Write the rows asked for, of the heads asked for, to where the request wants them."""
+    pattern = _pattern(layer, output)[0]  # [n_heads, n_query, n_key]
+    places = request.maps_of(layer, pattern.shape[1], pattern.shape[2])
+    rows = slice(None) if request.queries is None else list(request.queries)
+    for head, place in zip(request.read[layer], places, strict=True):
+        torch.from_numpy(place).copy_(pattern[head, rows])
 
 
 def _check_knockout(request: TapRequest, plan: RowPlan, layer: int, output: Any) -> None:
