@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.attention_tap import (
     Call,
+    EmptyQueries,
     TapRequest,
     active_request,
     allowed_with_plan,
@@ -123,7 +124,7 @@ def _check_knockout(request: TapRequest, plan: RowPlan, layer: int, output: Any)
     rows, heads = plan.pairs(layer, whole.device)
     pattern = whole[rows, heads]  # [n, n_query, n_key]
     empty = ((pattern > 0) & plan.editor.blocked.to(whole.device)).any(dim=-1)
-    request.left_alone.append((layer, empty))
+    request.left_alone.append(EmptyQueries(layer, 0, empty))
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> int:

@@ -56,6 +56,17 @@ BLOCK_SCORES = 2**19
 """How many scores (2 MB in float32) are worked on at a time when probabilities are read."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EmptyQueries:
+    """Queries that a knockout leaves no key, in one layer of one pass."""
+
+    layer: int
+    first: int
+    """The prompt's position that the queries begin with."""
+    empty: Tensor
+    """bool [n, n_query], True where none is left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What a dispatching attention layer is given."""
@@ -117,9 +128,8 @@ class TapRequest:
     n_calls: int = 0
     """Attention layers run so far."""
 
-    left_alone: list[tuple[int, Tensor]] = field(default_factory=list)
-    """(layer, bool [n, n_query]): queries that a knockout leaves no key. Looked at after the pass
-    (`refuse_empty_queries`), so that nothing waits for a GPU inside it."""
+    left_alone: list[EmptyQueries] = field(default_factory=list)
+    """Looked at after the pass (`refuse_empty_queries`), so that nothing waits inside it."""
 
     def next_layer(self) -> int:
         self.n_calls += 1
@@ -234,14 +244,14 @@ def allowed_with_plan(
     plan: RowPlan | None,
     batch: int,
     n_heads: int,
-    left_alone: list[tuple[int, Tensor]],
+    left_alone: list[EmptyQueries],
     first: int = 0,
 ) -> Tensor:
     """Return the mask with the planned queries kept from the planned keys.
 
     Args:
         allowed: bool [batch or 1, n_heads or 1, n_query, n_key], True where attention may go.
-        left_alone: gets (layer, bool [n, n_query]): the queries that are left no key.
+        left_alone: gets the queries that are left no key.
         first: the prompt's position that the queries begin with.
 
     Returns:
@@ -255,24 +265,19 @@ def allowed_with_plan(
     blocked = plan.editor.blocked[first : first + n_query, :n_key].to(allowed.device)
     allowed = allowed.expand(batch, n_heads, n_query, n_key).clone()
     allowed[rows, heads] &= ~blocked
-    left_alone.append((layer, ~allowed[rows, heads].any(dim=-1)))
+    left_alone.append(EmptyQueries(layer, first, ~allowed[rows, heads].any(dim=-1)))
     return allowed
 
 
-def refuse_empty_queries(left_alone: Sequence[tuple[int, Tensor]], first: int = 0) -> None:
-    """Raise `UserError` if a knockout left a query no key.
-
-    Args:
-        left_alone: (layer, bool [n, n_query]), True where it did.
-        first: the prompt's position that the queries begin with.
-    """
-    for layer, empty in left_alone:
-        if bool(empty.any()):
-            position = first + int(empty.any(dim=0).nonzero()[0])
+def refuse_empty_queries(left_alone: Sequence[EmptyQueries]) -> None:
+    """Raise `UserError` if a knockout left a query no key."""
+    for found in left_alone:
+        if bool(found.empty.any()):
+            position = found.first + int(found.empty.any(dim=0).nonzero()[0])
             raise UserError(
                 ErrorKind.INTERVENTION,
-                f"The knockout leaves position {position} nothing to attend to in layer {layer}; "
-                "leave it at least one key (its own position, for example).",
+                f"The knockout leaves position {position} nothing to attend to in layer "
+                f"{found.layer}; leave it at least one key (its own position, for example).",
             )
 
 
@@ -407,7 +412,7 @@ def planned_inputs(
     inputs: Inputs,
     layer: int,
     plan: RowPlan | None,
-    left_alone: list[tuple[int, Tensor]],
+    left_alone: list[EmptyQueries],
     first: int = 0,
 ) -> Inputs:
     """Return the inputs with the knocked-out (query, key) pairs taken out of the mask.

@@ -32,6 +32,7 @@ from models import shared_prefix
 from models.attention_hooks import AttentionSite
 from models.attention_tap import (
     Call,
+    EmptyQueries,
     Inputs,
     TapRequest,
     active,
@@ -287,7 +288,7 @@ class BranchEngine:
         plan = base.editing.plan(group.later_edits(device))
         births = group.births(device)
         hidden: Tensor | None = None  # [n_rows_so_far, window.count, d_model]
-        left_alone: list[tuple[int, Tensor]] = []
+        left_alone: list[EmptyQueries] = []
         window = base.window
         for layer in layers:
             block_pass = BlockPass(
@@ -305,7 +306,7 @@ class BranchEngine:
                     hidden = _at(block_pass.window, window, hidden)
             hidden = self._run_block(block_pass, hidden)
             window = block_pass.window
-        refuse_empty_queries(left_alone, base.window.first)
+        refuse_empty_queries(left_alone)
         assert hidden is not None
         return self._finish(base, hidden[:, base.editing.read - window.first].unsqueeze(1))
 
@@ -360,7 +361,7 @@ class _BaseMemory:
     edited_z: dict[int, Tensor] = field(default_factory=dict)
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
-    left_alone: list[tuple[int, Tensor]] = field(default_factory=list)
+    left_alone: list[EmptyQueries] = field(default_factory=list)
 
     def remember(self, layer: int, call: Call) -> None:
         assert call.inputs is not None  # branches are for models that dispatch
@@ -374,7 +375,7 @@ class _BaseMemory:
 
 
 def every_head_edited(
-    layer: int, call: Call, editing: Editing, left_alone: list[tuple[int, Tensor]]
+    layer: int, call: Call, editing: Editing, left_alone: list[EmptyQueries]
 ) -> Tensor:
     """Return what each head of row 0 would put out if it was ablated everywhere.
 
@@ -422,7 +423,7 @@ class BlockPass:
     """The rows that branch off here."""
     plan: RowPlan
     """The edits of the older rows."""
-    left_alone: list[tuple[int, Tensor]]
+    left_alone: list[EmptyQueries]
     keys_and_values: tuple[Tensor, Tensor] | None = None
     """Keys and values of the base run's whole window, where the block runs on a part of it."""
 
