@@ -13,7 +13,7 @@ GIGABYTE = 1e9
 FREE_SHARE = 0.5
 """Share of the memory free at the time that one pass may take, if nothing else is asked for."""
 
-CPU_WIDEST_BYTES = 8 * 2**20
+CPU_WIDEST_BYTES = 12 * 2**20
 """About how large the widest tensor of a pass gets on a CPU. Larger passes are no faster (beyond
 the caches, each fresh tensor costs page faults too), and a pass is also the grain of progress and
 of cancelling."""
