@@ -28,6 +28,7 @@ def load_model(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
+    pass_memory_gb: float | None = None,
     progress: Notify | None = None,
 ) -> LanguageModel:
     """Load a model and make it prove itself.
@@ -36,6 +37,8 @@ def load_model(
         name: "builtin", a hub id such as "gpt2", a directory, or a `.gguf` file.
         device: "auto" (cuda, else mps, else cpu) or a torch device.
         dtype: "float32" (also for None), "bfloat16" or "float16".
+        pass_memory_gb: gigabytes (10^9 bytes) that one pass over many sets of heads may take,
+            beside the weights; None for half of what is free then.
         progress: called with sentences that say what is going on.
 
     Raises:
@@ -48,7 +51,7 @@ def load_model(
     model, tokenizer = load_pretrained(
         place, label=label, device=torch_device, dtype=torch_dtype, progress=progress
     )
-    return LanguageModel(model, tokenizer, name=str(name))
+    return LanguageModel(model, tokenizer, name=str(name), memory_gb=pass_memory_gb)
 
 
 class Registry:
@@ -59,17 +62,20 @@ class Registry:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
         memory_gb: float | None = None,
+        pass_memory_gb: float | None = None,
     ) -> None:
         """Make a registry whose models all go to one device, in one dtype.
 
         Args:
             memory_gb: gigabytes (10^9 bytes) that the weights of all loaded models may take;
                 None for a share of what is free now. The model asked for last is always kept.
+            pass_memory_gb: what one pass of each of them may take, see `load_model`.
 
         Raises:
             UserError: no such device or dtype.
         """
         self._device, self._dtype = resolve_device(device), resolve_dtype(dtype)
+        self._pass_memory_gb = pass_memory_gb
         self._budget = memory_gb * GIGABYTE if memory_gb is not None else self._free_share()
         self._lock = threading.Lock()
         self._models: OrderedDict[str, LanguageModel] = OrderedDict()  # least recently used first
@@ -109,7 +115,13 @@ class Registry:
         self, key: str, name: str, outcome: "Future[LanguageModel]", progress: Notify | None
     ) -> LanguageModel:
         try:
-            model = load_model(name, device=self._device, dtype=self._dtype, progress=progress)
+            model = load_model(
+                name,
+                device=self._device,
+                dtype=self._dtype,
+                pass_memory_gb=self._pass_memory_gb,
+                progress=progress,
+            )
         except BaseException as error:
             with self._lock:
                 del self._loading[key]

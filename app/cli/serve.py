@@ -14,7 +14,9 @@ def run(options: Namespace, terminal: Terminal) -> int:
             from app import create_app
             from models.registry import Registry
 
-            registry = Registry(device=options.device, dtype=options.dtype)
+            registry = Registry(
+                device=options.device, dtype=options.dtype, pass_memory_gb=options.memory_gb
+            )
             registry.get(options.model, progress=say)
         page = create_app(registry, options.model)
         port = listening.getsockname()[1]
