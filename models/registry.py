@@ -29,6 +29,7 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     device_map: DeviceMap | None = None,
+    pass_memory_gb: float | None = None,
     progress: Notify | None = None,
 ) -> LanguageModel:
     """Load a model and make it prove itself.
@@ -39,6 +40,8 @@ def load_model(
         dtype: "float32" (also for None), "bfloat16" or "float16".
         device_map: "auto" spreads a large model over all devices, and what does not fit over main
             memory and disk (accelerate); takes the place of `device`.
+        pass_memory_gb: gigabytes (10^9 bytes) that one pass over many sets of heads may take,
+            beside the weights; None for half of what is free then.
         progress: called with sentences that say what is going on.
 
     Raises:
@@ -56,7 +59,7 @@ def load_model(
         device_map=device_map,
         progress=progress,
     )
-    return LanguageModel(model, tokenizer, name=str(name))
+    return LanguageModel(model, tokenizer, name=str(name), memory_gb=pass_memory_gb)
 
 
 class Registry:
@@ -67,17 +70,22 @@ class Registry:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
         memory_gb: float | None = None,
+        pass_memory_gb: float | None = None,
+        device_map: DeviceMap | None = None,
     ) -> None:
         """Make a registry whose models all go to one device, in one dtype.
 
         Args:
             memory_gb: gigabytes (10^9 bytes) that the weights of all loaded models may take;
                 None for a share of what is free now. The model asked for last is always kept.
+            pass_memory_gb, device_map: for each of them, see `load_model`.
 
         Raises:
             UserError: no such device or dtype.
         """
         self._device, self._dtype = resolve_device(device), resolve_dtype(dtype)
+        self._pass_memory_gb = pass_memory_gb
+        self._device_map = device_map
         self._budget = memory_gb * GIGABYTE if memory_gb is not None else self._free_share()
         self._lock = threading.Lock()
         self._models: OrderedDict[str, LanguageModel] = OrderedDict()  # least recently used first
@@ -117,7 +125,14 @@ class Registry:
         self, key: str, name: str, outcome: "Future[LanguageModel]", progress: Notify | None
     ) -> LanguageModel:
         try:
-            model = load_model(name, device=self._device, dtype=self._dtype, progress=progress)
+            model = load_model(
+                name,
+                device=self._device,
+                dtype=self._dtype,
+                pass_memory_gb=self._pass_memory_gb,
+                device_map=self._device_map,
+                progress=progress,
+            )
         except BaseException as error:
             with self._lock:
                 del self._loading[key]

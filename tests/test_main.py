@@ -18,16 +18,27 @@ import numpy as np
 import pytest
 from tiny import MASKED_PROMPT, PROMPT, tiny_directory, tiny_model
 
-from ablation import INTERVENTIONS, METRICS, Ablation, Zero, parse_heads, sweep_heads
-from ablation.types import Progress
+from ablation import (
+    INTERVENTIONS,
+    METRICS,
+    Ablation,
+    Zero,
+    parse_heads,
+    search_heads,
+    sweep_heads,
+    sweep_positions,
+)
+from ablation.screening import SCREENED
+from ablation.types import STRATEGIES, Progress
 from app.cli.parser import build_parser, with_command
 from app.cli.run import DEBUG_VARIABLE, run
 from app.cli.terminal import Terminal, cancelled_by_interrupt, visible
 from models.builtin import CACHE_VARIABLE
 
 MODEL = str(tiny_directory("llama"))
-LONG_PROMPT = " ".join([PROMPT] * 5)
-"""Long enough for a study of the tiny model to take several batches."""
+OTHER_PROMPT = "The key to the cabinets"
+ONE_ROW = ("--memory-gb", "1e-9")
+"""Room for one head set in a pass, so that a study of the tiny model takes several."""
 
 ROUNDING = 1e-6
 """The same forward pass, alone and within a batch, in float32."""
@@ -158,6 +169,93 @@ def test_search_for_a_target(result: Callable[..., dict[str, Any]]) -> None:
     assert all(step["head"][0] < 2 for step in found["steps"])
 
 
+def test_a_screened_search(result: Callable[..., dict[str, Any]]) -> None:
+    screened = ("--strategy", "screened", "--screen", "3")
+    found = result(*asked("search", "--max-heads", "3", *screened))
+    model = tiny_model("llama")
+    expected = search_heads(model, PROMPT, max_heads=3, strategy="screened", screen=3)
+    assert found["strategy"] == "screened"
+    assert found["heads"] == [head.to_json() for head in expected.heads]
+    # The first step of a generic search is exact: 12 heads, then 3 and 3.
+    assert [step["evaluated"] for step in found["steps"]] == [12, 3, 3]
+    assert found["evaluated"] == 18
+
+
+def test_a_sweep_over_several_prompts(result: Callable[..., dict[str, Any]]) -> None:
+    one = result(*asked("sweep"))
+    found = result(*asked("sweep", "--prompt", OTHER_PROMPT))
+    model = tiny_model("llama")
+    expected = sweep_heads(model, [PROMPT, OTHER_PROMPT])
+    np.testing.assert_allclose(found["scores"], expected.values, atol=ROUNDING)
+    np.testing.assert_allclose(found["scores_by_prompt"], expected.by_prompt, atol=ROUNDING)
+    np.testing.assert_allclose(found["scores_by_prompt"][0], one["scores"], atol=ROUNDING)
+    kept = ("model", "prompt", "tokens", "ids", "position", "intervention", "baseline")
+    assert {key: found[key] for key in kept} == {key: one[key] for key in kept}
+    assert found.keys() - one.keys() == {"prompts", "scores_by_prompt"}
+    other = model.tokenize(OTHER_PROMPT)
+    assert found["prompts"][1] == {**other.to_json(), "position": len(other) - 1}
+
+
+def test_positions_count_from_the_end_of_each_prompt(
+    result: Callable[..., dict[str, Any]],
+) -> None:
+    more = ("--prompt", OTHER_PROMPT, "--position", "-2", "--positions=-3,-2")
+    found = result(*asked("sweep", *more))
+    model = tiny_model("llama")
+    assert [entry["position"] for entry in found["prompts"]] == [
+        len(model.tokenize(prompt)) - 2 for prompt in (PROMPT, OTHER_PROMPT)
+    ]
+    expected = sweep_heads(model, [PROMPT, OTHER_PROMPT], position=-2, positions=[-3, -2])
+    np.testing.assert_allclose(found["scores_by_prompt"], expected.by_prompt, atol=ROUNDING)
+
+
+def test_a_search_over_several_prompts(result: Callable[..., dict[str, Any]]) -> None:
+    model = tiny_model("llama")
+    prompts = [PROMPT, OTHER_PROMPT]
+    targets = [model.predict(model.tokenize(prompt)).top[1].id for prompt in prompts]
+    named = [part for target in targets for part in ("--target", f"id:{target}")]
+    found = result(*asked("search", "--prompt", OTHER_PROMPT, "--max-heads", "2", *named))
+    expected = search_heads(model, prompts, targets, max_heads=2)
+    assert found["heads"] == [head.to_json() for head in expected.heads]
+    assert [target["id"] for target in found["targets"]] == targets
+    assert [entry["prompt"] for entry in found["prompts"]] == prompts
+    assert [len(step["tops"]) for step in found["steps"]] == [2] * len(found["steps"])
+    assert [entry["top"][0]["id"] for entry in found["baselines"]] == [
+        prediction.top[0].id for prediction in expected.baselines
+    ]
+    assert [entry["top"][0]["id"] for entry in found["finals"]] == [
+        prediction.top[0].id for prediction in expected.finals
+    ]
+
+
+def test_one_target_is_that_of_all_prompts(result: Callable[..., dict[str, Any]]) -> None:
+    more = ("--metric", "target_prob", "--target", "id:7", "--prompt", OTHER_PROMPT)
+    found = result(*asked("sweep", *more))
+    assert [target["id"] for target in found["targets"]] == [7, 7]
+
+
+def test_a_sweep_by_position(result: Callable[..., dict[str, Any]]) -> None:
+    more = ("--by-position", "--heads", "2.3, 0.1", "--metric", "target_logprob")
+    found = result(*asked("sweep", *more, "--target", "id:7", "--intervention", "scale:0.5"))
+    model = tiny_model("llama")
+    heads = parse_heads("2.3, 0.1", 3, 4)
+    scale = INTERVENTIONS["scale"].build(factor=0.5)
+    expected = sweep_positions(model, PROMPT, heads, scale, "target_logprob", target=7)
+    assert found["heads"] == [head.to_json() for head in heads]
+    assert (found["metric"], found["target"]["id"]) == ("target_logprob", 7)
+    assert (found["intervention"], found["positions"]) == ("scale:0.5", None)
+    assert np.array(found["scores"]).shape == (2, len(found["tokens"]))
+    np.testing.assert_allclose(found["scores"], expected.values, atol=ROUNDING)
+
+
+def test_memory_of_a_pass_changes_no_result(result: Callable[..., dict[str, Any]]) -> None:
+    np.testing.assert_allclose(
+        result(*asked("sweep", *ONE_ROW))["scores"],
+        result(*asked("sweep"))["scores"],
+        atol=ROUNDING,
+    )
+
+
 def _spelled(heads: list[list[int]]) -> str:
     return ", ".join(f"{layer}.{head}" for layer, head in heads)
 
@@ -193,6 +291,51 @@ def test_tables(output: Callable[..., tuple[int, str, str]]) -> None:
     assert (status, err) == (0, "")
     assert "  2. L" in out
     assert "The limit of heads was reached." in out
+
+
+def test_tables_of_several_prompts(output: Callable[..., tuple[int, str, str]]) -> None:
+    several = ("--prompt", OTHER_PROMPT, "--prompt", "Two students")
+    status, out, err = output(*asked("sweep", *several))
+    assert (status, err) == (0, "")
+    assert "the mean over 3 prompts" in out
+    assert _joined(out).count("KL divergence (nats), mean over 3 prompts") == 2
+    status, out, err = output(*asked("search", *several, "--prompt", "it", "--max-heads", "1"))
+    assert (status, err) == (0, "")
+    assert re.search(r"\n  1\. L\dH\d .* top tokens .*%, .*%, .*% and 1 more", _joined(out))
+    assert re.search(r"prompt 4: most likely token: ", out)
+
+
+def test_the_table_of_a_screened_search_says_so(
+    output: Callable[..., tuple[int, str, str]],
+) -> None:
+    exact = output(*asked("search", "--max-heads", "2"))[1]
+    assert "Screened" not in exact
+    status, out, _ = output(
+        *asked("search", "--max-heads", "2", "--strategy", "screened", "--screen", "2")
+    )
+    assert status == 0
+    assert (
+        "Screened: each step after the first evaluated only the 2 heads that a gradient ranked "
+        "highest; 14 head sets were evaluated exactly."
+    ) in _joined(out)
+
+
+def test_the_tables_by_position(
+    output: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    more = ("--by-position", "--heads", "0.1, 1.2, 2.3", "--top-k", "4")
+    status, out, err = output(*asked("sweep", *more))
+    assert (status, err) == (0, "")
+    assert len(re.findall(r"^ \d +L\dH\d +\d+ ", out, re.MULTILINE)) == 4
+    assert re.search(r"^ +token +L0H1 +L1H2 *$", out, re.MULTILINE)
+    assert re.search(r"^ +token +L2H3 *$", out, re.MULTILINE)
+    assert len(re.findall(r"^ 17 +·to_2 ", out, re.MULTILINE)) == 2
+
+
+def _joined(out: str) -> str:
+    """Return text without the line breaks that fit it to a terminal."""
+    return re.sub(r" *\n(?! )", " ", out)
 
 
 def test_a_wide_model_is_shown_in_parts(
@@ -299,6 +442,45 @@ WRONG = {
         asked("predict", "--ablate", "0.0", "--intervention", "resample:short"),
         "token",
     ),
+    "by position without heads": (asked("sweep", "--by-position"), "needs heads"),
+    "by position of no heads": (
+        asked("sweep", "--by-position", "--heads", ","),
+        "No heads are named",
+    ),
+    "by position at positions": (
+        asked("sweep", "--by-position", "--heads", "0.0", "--positions", "1"),
+        "--positions does not go with --by-position",
+    ),
+    "by position of two prompts": (
+        asked("sweep", "--by-position", "--heads", "0.0", "--prompt", "x"),
+        "give --prompt once",
+    ),
+    "by position to two targets": (
+        asked("sweep", "--by-position", "--heads", "0.0", "--target", "a", "--target", "b"),
+        "give --target once",
+    ),
+    "heads of a whole sweep": (asked("sweep", "--heads", "0.0"), "--by-position"),
+    "strategy unknown": (asked("search", "--strategy", "lucky"), "'lucky'"),
+    "screen of an exact search": (asked("search", "--screen", "4"), "--strategy screened"),
+    "screen zero": (asked("search", "--strategy", "screened", "--screen", "0"), "--screen"),
+    "second prompt empty": (asked("sweep", "--prompt", ""), "prompt"),
+    "position outside the second prompt": (
+        asked("sweep", "--prompt", "it", "--position", "9"),
+        "9",
+    ),
+    "positions outside the second prompt": (
+        asked("sweep", "--prompt", "it", "--positions", "9"),
+        "9",
+    ),
+    "targets fewer than prompts": (
+        asked("search", "--prompt", "x", "--prompt", "y", "--target", "id:1", "--target", "id:2"),
+        "2 targets for 3 prompts",
+    ),
+    "memory nothing": (asked("sweep", "--memory-gb", "0"), "--memory-gb"),
+    "memory negative": (asked("predict", "--memory-gb", "-1"), "--memory-gb"),
+    "memory not a number": (asked("search", "--memory-gb", "nan"), "--memory-gb"),
+    "memory without end": (asked("search", "--memory-gb", "inf"), "--memory-gb"),
+    "memory nonsense, serving": (["serve", "--memory-gb", "much"], "--memory-gb"),
     "metric unknown": (asked("sweep", "--metric", "beauty"), "beauty"),
     "metric without target": (asked("sweep", "--metric", "target_prob"), "target"),
     "target of many tokens": (asked("search", "--target", " Mississippi"), "Mississippi"),
@@ -439,9 +621,9 @@ def test_ctrl_c_in_a_sweep_keeps_what_was_found(
     output: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "part.json"
-    status, out, err = output(*asked("sweep", "--json", str(path), prompt=LONG_PROMPT))
+    status, out, err = output(*asked("sweep", *ONE_ROW, "--json", str(path)))
     assert status == 130
-    assert "Stopped by Ctrl-C" in err
+    assert "Stopped by Ctrl-C; the heads scored" in err
     assert "L0H0" in out
     found = json.loads(path.read_text())
     assert found["stopped"] == "cancelled"
@@ -451,9 +633,24 @@ def test_ctrl_c_in_a_sweep_keeps_what_was_found(
 
 
 @pytest.mark.usefixtures("ctrl_c_after_first_report")
+def test_ctrl_c_in_a_sweep_by_position(
+    output: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "part.json"
+    more = ("--by-position", "--heads", "0.*", "--json", str(path))
+    status, out, err = output(*asked("sweep", *more))
+    assert status == 130
+    assert "Stopped by Ctrl-C; the cells scored" in err
+    assert re.search(r"^ 17 +·to_2 *$", out, re.MULTILINE)  # without scores
+    scores = json.loads(path.read_text())["scores"]
+    assert None in scores[0]
+    assert scores[0][0] is not None
+
+
+@pytest.mark.usefixtures("ctrl_c_after_first_report")
 def test_ctrl_c_in_a_search(output: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     path = tmp_path / "part.json"
-    status, out, _ = output(*asked("search", "--json", str(path), prompt=LONG_PROMPT))
+    status, out, _ = output(*asked("search", *ONE_ROW, "--json", str(path)))
     assert status == 130
     assert "Cancelled; what was found until then is kept." in out
     assert json.loads(path.read_text())["stopped"] == "cancelled"
@@ -489,6 +686,12 @@ def test_help_lists_every_metric_and_intervention(
         assert f"  {name} (" in text
     for entry in INTERVENTIONS.values():
         assert entry.usage in text
+    search = output("search", "--help")[1]
+    for name, words in STRATEGIES.items():
+        assert f"  {name}\n      {words}" in search
+    assert f"{SCREENED} by default" in search
+    for command in ("serve", "predict", "attention", "sweep", "search"):
+        assert "--memory-gb" in output(command, "--help")[1]
     for command in ("predict", "attention", "search"):
         assert INTERVENTIONS["knockout"].usage in output(command, "--help")[1]
 

@@ -1,6 +1,7 @@
 """The options of the command line and their help. Imports nothing heavy: `--help` is instant."""
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ examples:
   python main.py predict --prompt "The capital of France is" --ablate "5.3, 9.*"
   python main.py attention --prompt "The key to the cabinets" --heads "5.3, L9H6"
   python main.py sweep --prompt "The capital of France is" --json sweep.json
+  python main.py sweep --prompt "The capital of France is" --by-position --heads "16.0, 8.*"
   python main.py search --prompt "The capital of France is" --target " London"
 
 `python main.py COMMAND --help` tells more. Exit status: 0; 2 for wrong input, with one line on
@@ -122,18 +124,25 @@ def _add_sweep(commands: Any) -> None:
     parser = commands.add_parser(
         "sweep",
         help="ablate every head alone and rank them",
-        description="Ablate every head alone and score the change of the prediction.",
+        description="Ablate every head alone and score the change of the prediction; with "
+        "--by-position, chosen heads at each position alone.",
         tables=_study_tables,
     )
-    _add_prompt(parser)
+    _add_prompt(parser, several=True)
     parser.add_argument(
         "--metric", default="kl", metavar="NAME", help="what is scored (default: %(default)s)"
     )
+    _add_targets(parser, "the token that metrics about a target are about")
     parser.add_argument(
-        "--target", metavar="TEXT", help="the token that metrics about a target are about"
+        "--by-position",
+        action="store_true",
+        help="score the heads of --heads at one position at a time: where they matter",
+    )
+    parser.add_argument(
+        "--heads", metavar="HEADS", help=f"the heads of --by-position: {HEADS_HELP}"
     )
     _add_intervention(parser)
-    _add_top(parser, "how many heads to list")
+    _add_top(parser, "how many heads (or cells, by position) to list")
     _add_json(parser)
 
 
@@ -144,12 +153,10 @@ def _add_search(commands: Any) -> None:
         description="Search greedily for heads. Without --target: those that change the "
         "prediction most (KL divergence). With it: those whose ablation makes the target the most "
         "likely token, reduced to a minimal set.",
-        tables=_intervention_table,
+        tables=_search_tables,
     )
-    _add_prompt(parser)
-    parser.add_argument(
-        "--target", metavar="TEXT", help="one token, as typed: ' John' has a space in front"
-    )
+    _add_prompt(parser, several=True)
+    _add_targets(parser, "one token, as typed: ' John' has a space in front")
     parser.add_argument(
         "--max-heads",
         type=_positive,
@@ -159,6 +166,18 @@ def _add_search(commands: Any) -> None:
     )
     parser.add_argument(
         "--heads", metavar="HEADS", help=f"search among these only (default: all): {HEADS_HELP}"
+    )
+    parser.add_argument(
+        "--strategy",
+        default="exact",
+        metavar="NAME",
+        help="how each step chooses (default: %(default)s); see below",
+    )
+    parser.add_argument(
+        "--screen",
+        type=_positive,
+        metavar="N",
+        help="how many heads a screened step evaluates; see below",
     )
     _add_intervention(parser)
     _add_json(parser)
@@ -177,14 +196,36 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", metavar="D", help="auto, cpu, cuda or mps (default: auto)"
     )
     group.add_argument(
+        "--device-map",
+        choices=["auto"],
+        help="spread a large model over all devices, and what does not fit over main memory and "
+        "disk (takes the place of --device)",
+    )
+    group.add_argument(
         "--dtype", default=None, metavar="T", help="float32, bfloat16, float16 (default: float32)"
+    )
+    group.add_argument(
+        "--memory-gb",
+        type=_positive_number,
+        default=None,
+        metavar="G",
+        help="gigabytes that one pass over many heads may take (default: half of what is free)",
     )
 
 
-def _add_prompt(parser: argparse.ArgumentParser) -> None:
+def _add_prompt(parser: argparse.ArgumentParser, several: bool = False) -> None:
     _add_model(parser)
     group = parser.add_argument_group("prompt")
-    group.add_argument("--prompt", required=True, metavar="TEXT", help="the text to run")
+    if several:
+        group.add_argument(
+            "--prompt",
+            required=True,
+            action="append",
+            metavar="TEXT",
+            help="the text to run; several times for the mean over several prompts",
+        )
+    else:
+        group.add_argument("--prompt", required=True, metavar="TEXT", help="the text to run")
     group.add_argument(
         "--position",
         type=int,
@@ -197,6 +238,15 @@ def _add_prompt(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="put a beginning-of-sequence token in front, or not (default: as the tokenizer does)",
+    )
+
+
+def _add_targets(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument(
+        "--target",
+        action="append",
+        metavar="TEXT",
+        help=f"{meaning}; once for all prompts, or once for each",
     )
 
 
@@ -249,12 +299,31 @@ def _positive(text: str) -> int:
     return number
 
 
+def _positive_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:  # nor is NaN
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return number
+
+
 def _intervention_table() -> str:
     """List the interventions for the help; reads the table, which takes a moment to import."""
     from ablation import INTERVENTIONS
 
     lines = (f"  {e.usage}\n      {e.description}" for e in INTERVENTIONS.values())
     return "interventions:\n" + "\n".join(lines) + "\n"
+
+
+def _search_tables() -> str:
+    from ablation.screening import SCREENED
+    from ablation.types import STRATEGIES
+
+    lines = [f"  {name}\n      {words}" for name, words in STRATEGIES.items()]
+    few = f"      (--screen heads a step; {SCREENED} by default)"
+    return "strategies:\n" + "\n".join([*lines, few]) + "\n\n" + _intervention_table()
 
 
 def _study_tables() -> str:

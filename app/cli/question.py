@@ -1,6 +1,7 @@
-"""From options to what is asked: a loaded model, a prompt, a position, an ablation."""
+"""From options to what is asked: a loaded model, prompts, positions, an ablation."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,38 @@ if TYPE_CHECKING:
 TARGET_ID = "id:"
 """In front of a number, makes a target of a token id."""
 
+Target = int | str
+"""A token, by its id or its text."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
     """What every command is about."""
 
     model: "LanguageModel"
-    prompt: TokenizedPrompt
-    position: int
-    """Where the prediction is read, from 0."""
+    prompts: tuple[TokenizedPrompt, ...]
+    """At least one."""
+    read_at: int | None
+    """Where predictions are read, as asked: negative numbers count from the end of each prompt;
+    None leaves it to the model."""
     intervention: "Intervention"
-    positions: tuple[int, ...] | None
-    """Those the intervention acts on; None for all."""
+    acted_on: tuple[int, ...] | None
+    """The positions that the intervention acts on, as asked; None for all."""
+
+    @property
+    def prompt(self) -> TokenizedPrompt:
+        """The first prompt: most commands have no other."""
+        return self.prompts[0]
+
+    @property
+    def position(self) -> int:
+        """Where the first prompt's prediction is read, from 0."""
+        return self._position(self.prompt)
+
+    @property
+    def positions(self) -> tuple[int, ...] | None:
+        """Those of the first prompt that the intervention acts on, from 0; None for all."""
+        return self.model.check_positions(self.prompt, self.acted_on)
 
     def heads(self, text: str) -> tuple[Head, ...]:
         """Read heads as a person writes them; raise `UserError` if there are none."""
@@ -48,19 +69,40 @@ class Question:
         return Ablation(self.heads(heads), self.intervention, self.positions)
 
     def to_json(self, intervention: str | None) -> dict[str, Any]:
-        """Return the keys that all results share."""
-        return {
+        """Return the keys that all results share; they are about the first prompt.
+
+        Where there are several prompts, `prompts` has each.
+        """
+        shared = {
             "model": self.model.name,
-            **self.prompt.to_json(),
-            "position": self.position,
+            **self._prompt_json(self.prompt),
             "intervention": intervention,
             "positions": None if self.positions is None else list(self.positions),
         }
+        if len(self.prompts) == 1:
+            return shared
+        return {**shared, "prompts": [self._prompt_json(prompt) for prompt in self.prompts]}
+
+    def targets_json(self, targets: Target | list[Target] | None) -> dict[str, Any]:
+        """Return the target of each prompt, where there are several."""
+        if targets is None or len(self.prompts) == 1:
+            return {}
+        each = targets if isinstance(targets, list) else [targets] * len(self.prompts)
+        tokens = [self.model.describe_token(self.model.resolve_token(target)) for target in each]
+        return {"targets": [{"id": token.id, "text": token.text} for token in tokens]}
 
     def describe(self) -> str:
         """Say in a line what was asked of which model."""
+        if len(self.prompts) > 1:
+            return f"{self.model.name}: the mean over {len(self.prompts)} prompts"
         label = self.prompt.unique_labels[self.position]
         return f"{self.model.name}: the prediction at {label} (position {self.position})"
+
+    def _position(self, prompt: TokenizedPrompt) -> int:
+        return self.model.resolve_position(prompt, self.read_at)
+
+    def _prompt_json(self, prompt: TokenizedPrompt) -> dict[str, Any]:
+        return {**prompt.to_json(), "position": self._position(prompt)}
 
 
 def pose(options: Namespace, terminal: Terminal) -> Question:
@@ -81,19 +123,32 @@ def pose(options: Namespace, terminal: Terminal) -> Question:
             check_notation(getattr(options, option, None) or "")
         intervention = parse_intervention(options.intervention)
         acted_on = None if options.positions is None else read_positions(options.positions)
-        model = load_model(options.model, device=options.device, dtype=options.dtype, progress=say)
-    prompt = model.tokenize(options.prompt, options.bos)
-    return Question(
-        model=model,
-        prompt=prompt,
-        position=model.resolve_position(prompt, options.position),
-        intervention=intervention,
-        positions=None if acted_on is None else tuple(resolve_positions(acted_on, len(prompt))),
-    )
+        model = load_model(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            pass_memory_gb=options.memory_gb,
+            device_map=options.device_map,
+            progress=say,
+        )
+    texts = [options.prompt] if isinstance(options.prompt, str) else options.prompt
+    prompts = tuple(model.tokenize(text, options.bos) for text in texts)
+    for prompt in prompts:
+        model.resolve_position(prompt, options.position)
+        resolve_positions(acted_on, len(prompt))
+    return Question(model, prompts, options.position, intervention, acted_on)
 
 
-def read_target(text: str | None) -> int | str | None:
+def read_target(text: str | None) -> Target | None:
     """Return the token that `--target` names: its text, or its id written `id:1234`."""
     if text is not None and text.startswith(TARGET_ID) and text[len(TARGET_ID) :].isdecimal():
         return int(text[len(TARGET_ID) :])
     return text
+
+
+def read_targets(texts: Sequence[str] | None) -> Target | list[Target] | None:
+    """Return what `--target` names, given once for all prompts, or once for each."""
+    targets = [target for target in map(read_target, texts or ()) if target is not None]
+    if len(targets) > 1:
+        return targets
+    return targets[0] if targets else None

@@ -22,7 +22,12 @@ def run(options: Namespace, terminal: Terminal) -> int:
             from app import create_app
             from models.registry import Registry
 
-            registry = Registry(device=options.device, dtype=options.dtype)
+            registry = Registry(
+                device=options.device,
+                dtype=options.dtype,
+                pass_memory_gb=options.memory_gb,
+                device_map=options.device_map,
+            )
 
         def load() -> None:
             with terminal.sentences(pause=0) as say:  # a log should tell what takes so long

@@ -1,16 +1,29 @@
 """The tables of the command line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from rich.table import Table
 
-from ablation.types import Comparison, HeadScores, SearchResult, SearchStep
+from ablation.types import (
+    Comparison,
+    HeadScores,
+    MetricInfo,
+    PositionScores,
+    SearchResult,
+    SearchStep,
+)
 from app.cli.terminal import visible
 from models.types import AttentionMaps, Prediction, TokenProbability
 
 CELL_WIDTH = 8
 """Columns that one head takes in the layers x heads table."""
+
+POSITION_CELL_WIDTH, TOKEN_WIDTH = 10, 24
+"""Columns that one head, and a position with its token, take in the positions x heads table."""
+
+TOPS_SHOWN = 3
+"""Of how many prompts a step of a search tells the most likely token."""
 
 
 def percent(prob: float) -> str:
@@ -65,44 +78,104 @@ def attention_table(maps: AttentionMaps, index: int, top: int) -> Table:
 
 def ranking_table(scores: HeadScores, top: int) -> Table:
     """List the heads that matter most."""
-    info = scores.metric
-    table = Table("rank", "head", f"{info.label} ({info.unit})", box=None)
+    table = Table("rank", "head", _heading(scores), box=None)
     for rank, (head, value) in enumerate(scores.ranked()[:top], 1):
-        table.add_row(str(rank), str(head), f"{value:+.4g}" if info.diverging else f"{value:.4g}")
+        table.add_row(str(rank), str(head), _figure(value, scores.metric))
+    return table
+
+
+def cell_ranking_table(scores: PositionScores, top: int) -> Table:
+    """List the heads and positions that matter most, ties by head and then by position."""
+    table = Table("rank", "head", "position", "token", _heading(scores), box=None)
+    flat = np.nan_to_num(np.abs(scores.values), nan=-1.0).reshape(-1)  # -1: not evaluated
+    strongest = np.argsort(-flat, kind="stable")[:top]
+    labels = scores.prompt.unique_labels
+    for rank, index in enumerate(strongest[flat[strongest] >= 0].tolist(), 1):
+        row, at = divmod(index, len(scores.prompt))
+        value = _figure(float(scores.values[row, at]), scores.metric)
+        table.add_row(str(rank), str(scores.heads[row]), str(at), visible(labels[at]), value)
     return table
 
 
 def grid_tables(scores: HeadScores, width: int) -> Iterator[Table]:
     """Show all scores, layers x heads, as many heads to a table as fit the terminal."""
-    fitting = max(1, (width - CELL_WIDTH) // CELL_WIDTH)
-    n_heads = scores.values.shape[1]
-    for first in range(0, n_heads, fitting):
-        heads = range(first, min(first + fitting, n_heads))
-        table = Table("layer", box=None, title=f"{scores.metric.label} ({scores.metric.unit})")
-        table.title_justify = "left"
-        for head in heads:
-            table.add_column(f"H{head}", justify="right", no_wrap=True)
+    names = [f"H{head}" for head in range(scores.values.shape[1])]
+    for heads in _parts(len(names), (width - CELL_WIDTH) // CELL_WIDTH):
+        table = _score_table(["layer"], [names[head] for head in heads], _heading(scores))
         for layer, row in enumerate(scores.values):
             table.add_row(str(layer), *(_cell(float(row[head])) for head in heads))
         yield table
 
 
+def position_tables(scores: PositionScores, width: int) -> Iterator[Table]:
+    """Show all scores, positions x heads, as many heads to a table as fit the terminal."""
+    labels = scores.prompt.unique_labels
+    fitting = (width - TOKEN_WIDTH) // POSITION_CELL_WIDTH
+    for heads in _parts(len(scores.heads), fitting):
+        names = [str(scores.heads[head]) for head in heads]
+        table = _score_table(["", "token"], names, _heading(scores))
+        for at, column in enumerate(scores.values.T):
+            cells = (_cell(float(column[head])) for head in heads)
+            table.add_row(str(at), visible(labels[at]), *cells)
+        yield table
+
+
+def _parts(n: int, fitting: int) -> Iterator[range]:
+    """Part n columns of scores into tables of as many as fit, at least one."""
+    fitting = max(1, fitting)
+    for first in range(0, n, fitting):
+        yield range(first, min(first + fitting, n))
+
+
+def _score_table(leading: Sequence[str], names: Sequence[str], title: str) -> Table:
+    table = Table(*leading, box=None, title=title)
+    table.title_justify = "left"
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _heading(scores: HeadScores | PositionScores) -> str:
+    """Name the metric, its unit, and of how many prompts the scores are the mean."""
+    several = scores.by_prompt if isinstance(scores, HeadScores) else None
+    mean = "" if several is None else f", mean over {len(several)} prompts"
+    return f"{scores.metric.label} ({scores.metric.unit}){mean}"
+
+
+def _figure(value: float, metric: MetricInfo) -> str:
+    return f"{value:+.4g}" if metric.diverging else f"{value:.4g}"
+
+
 def step_line(number: int, step: SearchStep) -> str:
     """Say what one step of a search found."""
     target = "" if step.target_logprob is None else f"  log p(target) {step.target_logprob:.4f}"
-    top = f"{visible(step.top.label)} {percent(step.top.prob)}"
-    return f"{number:3d}. {step.head!s:8s} KL {step.kl:.4f} nats{target}  top token {top}"
+    tops = step.tops or (step.top,)
+    named = ", ".join(map(_with_percent, tops[:TOPS_SHOWN]))
+    more = f" and {len(tops) - TOPS_SHOWN} more" if len(tops) > TOPS_SHOWN else ""
+    plural = "s" if len(tops) > 1 else ""
+    found = f"{number:3d}. {step.head!s:8s} KL {step.kl:.4f} nats{target}"
+    return f"{found}  top token{plural} {named}{more}"
+
+
+def change_line(before: Prediction, after: Prediction) -> str:
+    """Say what the most likely token was, and what it is with heads ablated."""
+    then, now = _with_percent(before.top[0]), _with_percent(after.top[0])
+    return f"most likely token: {then} before, {now} with these heads ablated"
 
 
 def necessity_table(result: SearchResult) -> Table:
     """Show for each head of a minimal set what happens without it."""
     table = Table("left intact", "most likely token", "log p(target)", box=None)
     for entry in result.necessity:
-        top = f"{visible(entry.top.label)} {percent(entry.top.prob)}"
+        top = _with_percent(entry.top)
         table.add_row(str(entry.head), top, f"{entry.target_logprob:.4f}")
     return table
 
 
+def _with_percent(token: TokenProbability) -> str:
+    return f"{visible(token.label)} {percent(token.prob)}"
+
+
 def _cell(value: float) -> str:
-    """A score in at most seven characters; nothing for one that is not there."""
-    return "" if np.isnan(value) else f"{value:.3g}" if abs(value) < 1e-3 else f"{value:.3f}"
+    """A score in at most eight characters; nothing for one that is not there."""
+    return "" if np.isnan(value) else f"{value:.2g}" if abs(value) < 1e-3 else f"{value:.3f}"

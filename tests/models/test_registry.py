@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import PROMPT, tiny_directory
 
+from ablation import Zero
 from models.errors import ErrorKind, UserError
 from models.registry import GIGABYTE, Registry, load_model
 
@@ -127,6 +128,25 @@ def test_device_and_dtype_are_those_of_the_registry(names: list[str]) -> None:
         with pytest.raises(UserError) as caught:
             Registry(**wrong)
         assert caught.value.kind is ErrorKind.DEVICE
+
+
+def test_the_memory_of_a_pass_reaches_each_model_and_is_not_that_of_the_weights(
+    names: list[str],
+) -> None:
+    registry = Registry("cpu", pass_memory_gb=1e-9)
+    model = registry.get(names[0])
+    registry.get(names[1])
+    assert registry.loaded_names() == names[:2]
+    prompt = model.tokenize(PROMPT)
+    passes = model.head_sets.evaluate(
+        model.head_sets.pose(prompt, Zero()), [(head,) for head in model.all_heads()]
+    )
+    assert {len(indices) for indices, _ in passes} == {1}
+    roomy = load_model(names[0], device="cpu", pass_memory_gb=1.0)
+    passes = roomy.head_sets.evaluate(
+        roomy.head_sets.pose(prompt, Zero()), [(head,) for head in roomy.all_heads()]
+    )
+    assert max(len(indices) for indices, _ in passes) > 1
 
 
 def test_the_builtin_model_is_offered_first() -> None:
