@@ -763,6 +763,15 @@ def test_the_page_is_served_until_ctrl_c() -> None:
         assert server.stderr.read() == f"Loading {MODEL}\n"
 
 
+def test_a_model_that_cannot_be_loaded_ends_the_server() -> None:
+    ended = in_a_process("--model", "./nowhere", "--port", "0", "--device", "cpu")
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("error: ")
+    assert "./nowhere" in ended.stderr
+    assert "Stopped" not in ended.stdout
+
+
 def test_serving_others_is_warned_about() -> None:
     command = [sys.executable, "main.py", "--model", MODEL, "--port", "0", "--host", "0.0.0.0"]
     with subprocess.Popen(

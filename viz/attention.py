@@ -177,7 +177,7 @@ def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str
     bar = compact_colour_bar(
         dark,
         pixels=scale.bar_pixels,
-        y=1 - 8 / geometry.height,
+        y=1 - 4 / geometry.height,  # its labels stay clear of the title's second line
         tickvals=scale.tickvals,
         ticktext=scale.ticktext,
     )

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -288,6 +289,27 @@ def test_text_of_several_tokens_cannot_be_watched(dash_page: Dash) -> None:
     watch = _callback(dash_page, f"{ids.WATCHED_TEXT}.value")
     *_, error = watch("several tokens here", "llama")
     assert "token" in error
+
+
+def test_what_a_view_will_show_is_computed_ahead(
+    services: Services, settled: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    done = threading.Event()
+    run = LanguageModel.run
+
+    def noted(self: LanguageModel, *args: Any, **options: Any) -> object:
+        calls.append(options)
+        answer = run(self, *args, **options)
+        done.set()
+        return answer
+
+    monkeypatch.setattr(LanguageModel, "run", noted)
+    services.begin(settled)
+    assert done.wait(30)
+    services.outcome(settled)
+    services.outcome(settled, maps=False)
+    assert len(calls) == 1
 
 
 def test_adding_a_head_sends_only_its_map(dash_page: Dash, settled: View) -> None:
