@@ -20,10 +20,10 @@ the same pass with the heads chosen so far common to all sets. No padding, no ap
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,15 @@ from models.edits import HeadEditor, RowPlan, rows_by_layer
 from models.placement import execution_device
 from models.types import Head
 
-LogitsOf = Callable[[Sequence[Sequence[int]], TapRequest, int | None], Tensor]
-"""Runs the model on rows of token ids: logits [batch, 1, n_vocab] at a position, or everywhere."""
+
+class LogitsOf(Protocol):
+    """Runs the model on rows of token ids of equal length, serving a request."""
+
+    def __call__(
+        self, ids: Sequence[Sequence[int]], request: TapRequest, position: int | None = None
+    ) -> Tensor:
+        """Return logits [batch, 1, n_vocab] at a position; [batch, position, n_vocab] for None."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
