@@ -209,7 +209,8 @@ class Necessity:
 
 STRATEGIES = {
     "exact": "every remaining head is evaluated in each step",
-    "screened": "a gradient ranks the remaining heads, the best few are evaluated; faster",
+    "screened": "a gradient ranks the remaining heads, the best few are evaluated; faster, "
+    "but it may miss a head",
 }
 """How a search can choose, and the words for a person."""
 
