@@ -1,11 +1,14 @@
-"""Which heads a screened search evaluates: those that a gradient ranks highest.
+"""Which heads a screened search evaluates: the most promising ones, by two signs.
 
 One backward pass at the set of heads chosen so far estimates, for every remaining head at once,
-what ablating it too would do to the score (`models.head_gradients`). The estimate only ranks; what
-the search chooses among is evaluated exactly.
+what ablating it too would do to the score (`models.head_gradients`). That is a slope: it misses
+heads whose effect sets in only when they are switched off altogether. So half of the places go to
+the steepest slopes, and half to the heads that gained most when they were last evaluated, in an
+earlier step (as lazy greedy search does: Minoux 1978). Both only rank; what the search chooses
+among is evaluated exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -39,10 +42,17 @@ def screens(strategy: str, aims: Sequence[Aim], kept: Sequence[Head]) -> bool:
     return strategy == "screened" and not flat
 
 
-def best_estimates(
-    aims: Sequence[Aim], kept: Sequence[Head], remaining: Sequence[Head], count: int
+def most_promising(
+    aims: Sequence[Aim],
+    kept: Sequence[Head],
+    remaining: Sequence[Head],
+    last_gains: Mapping[Head, float],
+    count: int,
 ) -> list[Head]:
-    """Return the `count` remaining heads with the best estimates, in (layer, head) order.
+    """Return the `count` remaining heads to evaluate, in (layer, head) order.
+
+    Args:
+        last_gains: what a head added to the score when it was last evaluated, by head.
 
     Raises:
         Cancelled: the work was cancelled.
@@ -51,9 +61,16 @@ def best_estimates(
     if len(remaining) <= count:
         return list(remaining)
     mean = np.mean([_estimates(aim, kept) for aim in aims], axis=0)
-    values = np.array([mean[head.layer, head.head] for head in remaining])
-    order = np.argsort(-values, kind="stable")[:count]
-    return sorted(remaining[i] for i in order)
+    by_slope = sorted(remaining, key=lambda head: -mean[head.layer, head.head])
+    known = [head for head in remaining if head in last_gains]
+    by_gain = sorted(known, key=lambda head: -last_gains[head])
+    chosen = dict.fromkeys(by_slope[: count - min(count // 2, len(by_gain))])
+    # Then the other sign's leaders, and the slope's again if these run out.
+    for head in (*by_gain, *by_slope):
+        if len(chosen) == count:
+            break
+        chosen[head] = None
+    return sorted(chosen)
 
 
 def _estimates(aim: Aim, kept: Sequence[Head]) -> FloatArray:

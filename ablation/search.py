@@ -1,14 +1,14 @@
 """The search for heads that matter together: generic (greatest KL) and targeted (a chosen token).
 
 Both are greedy: each step evaluates remaining heads together with those already chosen, exactly,
-and takes the best. The exact strategy evaluates all of them; the screened one those that a
-gradient ranks highest (`ablation.screening`). A targeted search that reaches its target then drops
+and takes the best. The exact strategy evaluates all of them; the screened one the most promising
+ones (`ablation.screening`). A targeted search that reaches its target then drops
 heads that the target does not need, until none of those left can be taken away.
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -17,11 +17,11 @@ from ablation.evaluation import Cancelled, Prompts, pose_all, targets_of
 from ablation.interventions import Intervention, Zero
 from ablation.metrics import kl_divergence, top_token
 from ablation.objectives import Aim, aim_at
-from ablation.screening import SCREENED, best_estimates, check_strategy, screens
+from ablation.screening import SCREENED, check_strategy, most_promising, screens
 from ablation.types import Necessity, Progress, SearchResult, SearchStep
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
-from models.types import Head, Prediction, TokenProbability
+from models.types import FloatArray, Head, Prediction, TokenProbability
 
 
 def search_heads(
@@ -57,7 +57,7 @@ def search_heads(
         positions: the positions acted on; None for all.
         candidates: the heads considered; None for all.
         strategy: "exact" evaluates every remaining head in each step. "screened" evaluates only
-            the `screen` heads that one backward pass ranks highest; the result says so. The first
+            the `screen` most promising ones (`ablation.screening`); the result says so. The first
             step of a generic search is exact all the same: there the gradient of KL vanishes.
         screen: how many heads a screened step evaluates exactly.
         progress: called after each batch with the result so far (`stopped` being "running").
@@ -124,6 +124,8 @@ class Found:
     stopped: str = "running"
     rows: int = 0
     """Head sets evaluated so far, each prompt counting."""
+    last_gains: Mapping[Head, float] = field(default_factory=dict)
+    """What each head added to the score when it was last evaluated."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,15 +143,19 @@ def _with_best_head(search: Search, found: Found) -> Found:
     """Take the best of the remaining heads, or stop because none helps."""
     remaining = [head for head in search.heads if head not in found.kept]
     if screens(search.strategy, search.aims, found.kept):
-        remaining = best_estimates(search.aims, found.kept, remaining, search.screen)
-    best = _best_addition(search, found, remaining)
+        remaining = most_promising(
+            search.aims, found.kept, remaining, found.last_gains, search.screen
+        )
+    best, scores = _best_addition(search, found, remaining)
     rows = found.rows + len(remaining) * len(search.aims)
     if not search.aims[0].objective.is_gain(best.score, found.score):
         return replace(found, stopped="no_improvement", rows=rows)
     kept = (*found.kept, best.head)
     finals = _predictions(search, best.log_probs)
+    gains = dict(zip(remaining, (scores - found.score).tolist(), strict=True))
     return replace(
         found,
+        last_gains={**found.last_gains, **gains},
         score=best.score,
         steps=(*found.steps, _step(search, best, finals, len(remaining))),
         kept=kept,
@@ -159,8 +165,14 @@ def _with_best_head(search: Search, found: Found) -> Found:
     )
 
 
-def _best_addition(search: Search, found: Found, remaining: Sequence[Head]) -> _Best:
-    """Evaluate each remaining head together with those kept; return the best one."""
+def _best_addition(
+    search: Search, found: Found, remaining: Sequence[Head]
+) -> tuple[_Best, FloatArray]:
+    """Evaluate each remaining head together with those kept.
+
+    Returns:
+        The best one, and the score of each, float64 [n_remaining], mean over the prompts.
+    """
     head_sets = [(*found.kept, head) for head in remaining]
     scores = np.full((len(search.aims), len(head_sets)), -np.inf)
     leading: Tensor | None = None  # the row of the best set so far, where there is one prompt
@@ -178,9 +190,9 @@ def _best_addition(search: Search, found: Found, remaining: Sequence[Head]) -> _
     best = int(mean.argmax())  # of equals the first, so the lowest (layer, head)
     if len(search.aims) == 1:
         assert leading is not None  # a search that stands at "running" has heads left
-        return _Best(remaining[best], float(mean[best]), [leading])
+        return _Best(remaining[best], float(mean[best]), [leading]), mean
     rows = [_rows(aim, [head_sets[best]])[0] for aim in search.aims]
-    return _Best(remaining[best], float(mean[best]), rows)
+    return _Best(remaining[best], float(mean[best]), rows), mean
 
 
 def _rows(aim: Aim, head_sets: Sequence[Sequence[Head]]) -> list[Tensor]:

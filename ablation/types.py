@@ -209,8 +209,7 @@ class Necessity:
 
 STRATEGIES = {
     "exact": "every remaining head is evaluated in each step",
-    "screened": "a gradient ranks the remaining heads, the best few are evaluated; faster, "
-    "but it may miss a head",
+    "screened": "only the most promising heads are evaluated in each step; faster, may miss some",
 }
 """How a search can choose, and the words for a person."""
 
@@ -247,8 +246,7 @@ class SearchResult:
     necessity: tuple[Necessity, ...] = ()
     """One entry a head of the final set, when a target was reached."""
     strategy: str = "exact"
-    """"exact": every remaining head was evaluated in each step; "screened": those that a gradient
-    ranked highest."""
+    """A key of `STRATEGIES`."""
     evaluated: int = 0
     """How many head sets were evaluated exactly, all steps together (a prompt each counts)."""
     baselines: tuple[Prediction, ...] = ()

@@ -21,6 +21,10 @@ SWEEP = "sweep"
 SEARCH = "search"
 BY_POSITION = "by-position"
 DRAWN = "drawn"
+MAPS = "maps"
+ZOOM_REQUEST = "zoom-request"
+ZOOMED = "zoomed"
+DROP_HEAD = "drop-head"
 SHOWN = "shown"
 DARK = "dark"
 
@@ -48,6 +52,7 @@ PROMPT_REQUEST = "prompt-request"
 BOS = "bos"
 TOKEN_COUNT = "token-count"
 TOKEN_STRIP = "token-strip"
+TOKENS = "tokens"
 
 # Heads
 HEADS = "heads"
@@ -77,6 +82,7 @@ SHOW_MORE = "show-more"
 SHOW_MORE_PLACE = "show-more-place"
 
 # Prediction
+PREDICTED = "predicted"
 PREDICTION_CAPTION = "prediction-caption"
 PREDICTION_FIGURE = "prediction-figure"
 PREDICTION_NUMBERS = "prediction-numbers"
@@ -128,21 +134,6 @@ SEARCH_TRACE = "search-trace"
 SEARCH_TABLE = "search-table"
 SEARCH_SENTENCES = "search-sentences"
 USE_HEADS = "use-heads"
-
-
-def token(index: object) -> dict[str, object]:
-    """Return the id of one token of the strip, named by its position."""
-    return {"type": "token", "index": index}
-
-
-def attention_map(head: object) -> dict[str, object]:
-    """Return the id of the heat map of one head, named as people type it: "5.3"."""
-    return {"type": "map", "head": head}
-
-
-def drop_head(head: object) -> dict[str, object]:
-    """Return the id of the button that takes a head out of the choice."""
-    return {"type": "drop-head", "head": head}
 
 
 def parameter(intervention: object, name: object) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 A run is known by its content: model, tokens, and what was ablated. Of each run the page keeps
 predictions by position and attention by head, within a budget of memory; what is missing is
-asked of the model in one forward pass. Nothing here belongs to a browser tab.
+asked of the model in one forward pass. The maps of a pass stay in the one array that it wrote
+them to: they can be long, so they are never copied. Nothing here belongs to a browser tab.
 """
 
 import threading
@@ -10,7 +11,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from cachetools import LRUCache
 
 from ablation.metrics import compare
@@ -26,6 +26,10 @@ Value = TypeVar("Value")
 TOP_TOKENS = 20
 """How many of the likeliest tokens a kept prediction lists."""
 
+READ_ALL_BYTES = 32 * 2**20
+"""Up to this much a pass reads the maps of all heads: that takes a small part of its time, and
+whichever head is chosen next is known already."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
@@ -36,8 +40,8 @@ class Outcome:
     after: Prediction | None
     """None while nothing is ablated."""
     comparison: Comparison | None
-    maps: AttentionMaps
-    """Of the ablated run when something is ablated."""
+    maps: tuple[AttentionMaps, ...]
+    """One for each head asked for; of the ablated run when something is ablated."""
     problem: UserError | None = None
     """Why the ablation asked for could not be done; the rest is the clean run then."""
 
@@ -66,8 +70,9 @@ class Memory:
 class Runs:
     """Asks models what is not known yet."""
 
-    def __init__(self, memory: Memory | None = None) -> None:
+    def __init__(self, memory: Memory | None = None, read_all_bytes: int = READ_ALL_BYTES) -> None:
         self._memory = memory or Memory()
+        self._read_all_bytes = read_all_bytes
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
@@ -78,11 +83,14 @@ class Runs:
         position: int | None,
         heads: Sequence[Head],
         ablation: Ablation | None,
+        foreseen: Sequence[Head] = (),
     ) -> Outcome:
         """Return what a view shows: the clean run, and the ablated one if there is an ablation.
 
         Args:
             heads: those whose attention is shown.
+            foreseen: those that will be asked for next: if there must be a pass for what is shown
+                of the run that they are of, it reads them too.
             ablation: None, or one without heads, for the clean run alone.
 
         Raises:
@@ -91,11 +99,11 @@ class Runs:
         read = model.resolve_position(prompt, position)
         asked = model.check_heads(heads)
         if ablation is None or not ablation.heads:
-            before, maps = self._measure(model, prompt, read, asked, None)
+            before, maps = self._measure(model, prompt, read, asked, None, foreseen)
             return Outcome(prompt, before, None, None, maps)
         before, _ = self._measure(model, prompt, read, (), None)
         try:
-            after, maps = self._measure(model, prompt, read, asked, ablation)
+            after, maps = self._measure(model, prompt, read, asked, ablation, foreseen)
         except UserError as problem:
             _, maps = self._measure(model, prompt, read, asked, None)
             return Outcome(prompt, before, None, None, maps, problem)
@@ -108,29 +116,64 @@ class Runs:
         position: int,
         heads: Sequence[Head],
         ablation: Ablation | None,
-    ) -> tuple[Prediction, AttentionMaps]:
+        foreseen: Sequence[Head] = (),
+    ) -> tuple[Prediction, tuple[AttentionMaps, ...]]:
         run = (model.name, prompt.ids, _content(ablation))
         # Two panels ask for the same run at the same moment: the second finds it done.
         with self._lock_of(model.name):
             prediction: Prediction | None = self._memory.get((run, position))
-            known = {head: self._memory.get((run, head)) for head in heads}
-            missing = tuple(head for head, value in known.items() if value is None)
-            if missing or prediction is None:
+            known = {head: self._known_map(run, head) for head in heads}
+            if prediction is None or None in known.values():
                 answer = model.run(
-                    prompt, position=position, heads=missing, ablation=ablation, top_k=TOP_TOKENS
+                    prompt,
+                    position=position,
+                    heads=self._to_read(model, prompt, run, (*heads, *foreseen)),
+                    ablation=ablation,
+                    top_k=TOP_TOKENS,
                 )
                 prediction = answer.prediction
                 self._memory.put((run, position), prediction, prediction.log_probs.nbytes)
-                for head, value in zip(missing, answer.attention.values, strict=True):
-                    known[head] = value.copy()  # a view would keep the maps of all heads alive
-                    self._memory.put((run, head), known[head], value.nbytes)
-        n = len(prompt)
-        values = np.stack([known[h] for h in heads]) if heads else np.zeros((0, n, n), np.float32)
-        return prediction, AttentionMaps(tuple(heads), values, prompt, ablation is not None)
+                self._keep_maps(run, answer.attention)
+                read = {maps.heads[0]: maps for maps in _one_by_one(answer.attention)}
+                known = {head: known[head] or read[head] for head in heads}
+        return prediction, tuple(maps for head in heads if (maps := known[head]) is not None)
+
+    def _to_read(
+        self,
+        model: "LanguageModel",
+        prompt: TokenizedPrompt,
+        run: Hashable,
+        wanted: Sequence[Head],
+    ) -> tuple[Head, ...]:
+        """Return the heads that a pass reads: of those wanted, or of all, the unknown ones."""
+        everything = model.all_heads()
+        if len(everything) * len(prompt) ** 2 * 4 <= self._read_all_bytes:
+            wanted = everything
+        return tuple(h for h in dict.fromkeys(wanted) if self._known_map(run, h) is None)
+
+    def _keep_maps(self, run: Hashable, maps: AttentionMaps) -> None:
+        """Keep the maps of one pass, which come and go together as they share their memory."""
+        if maps.heads:
+            self._memory.put((run, maps.heads), maps, maps.values.nbytes)
+        for head in maps.heads:
+            self._memory.put((run, head), maps.heads, 1)
+
+    def _known_map(self, run: Hashable, head: Head) -> AttentionMaps | None:
+        together = self._memory.get((run, head))
+        maps: AttentionMaps | None = together and self._memory.get((run, together))
+        return None if maps is None else _one_by_one(maps)[maps.heads.index(head)]
 
     def _lock_of(self, model_name: str) -> threading.Lock:
         with self._locks_lock:
             return self._locks.setdefault(model_name, threading.Lock())
+
+
+def _one_by_one(maps: AttentionMaps) -> list[AttentionMaps]:
+    """Return the map of each head by itself, as views of the same memory."""
+    return [
+        AttentionMaps((head,), maps.values[i : i + 1], maps.prompt, maps.ablated)
+        for i, head in enumerate(maps.heads)
+    ]
 
 
 def _content(ablation: Ablation | None) -> Hashable:

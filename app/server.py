@@ -15,6 +15,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from models.errors import ErrorKind, UserError
@@ -117,6 +118,7 @@ def serve(
     *,
     listening: socket.socket | None = None,
     announce: Callable[[], None] | None = None,
+    needed: Future[None] | None = None,
 ) -> None:
     """Serve until Ctrl-C (or SIGTERM). To be called from the main thread.
 
@@ -124,6 +126,8 @@ def serve(
         asgi_app: what `guarded` returned.
         listening: what `bind` returned; None to bind here.
         announce: called when everything is ready and Ctrl-C ends the server, at any moment.
+        needed: what goes on meanwhile and must succeed; should it fail, serving ends with its
+            error.
 
     Raises:
         UserError: see `bind`.
@@ -153,9 +157,15 @@ def serve(
         # place of these while it runs, and repeats the signal to these at its end.
         for ending in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ending, stop)
+        if needed is not None:
+            if needed.done():
+                needed.result()
+            needed.add_done_callback(lambda ended: stop() if ended.exception() else None)
         if announce is not None:
             announce()
         server.run(sockets=[taken])
+        if needed is not None and needed.done():
+            needed.result()
 
 
 def guarded(asgi_app: AsgiApp, host: str, script_hashes: Sequence[str] = ()) -> AsgiApp:

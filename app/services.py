@@ -4,8 +4,10 @@ There is one of these for a page server. Nothing in it belongs to one browser ta
 tab's running job and the results it holds a key to.
 """
 
+import threading
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +25,20 @@ if TYPE_CHECKING:
 
 MAX_FIRST_LOOK_BYTES = 256 * 2**20
 """Attention of every head is measured to choose the first ones only up to this much memory."""
+
+
+MAPS_AT_ONCE = 24
+"""More maps are drawn on demand, fewer of long prompts: each costs the browser time for its cells
+and this process memory for its weights."""
+_MAX_CELLS_AT_ONCE = 6 * 1024**2
+_MAX_BYTES_AT_ONCE = 6 * 4 * 4096**2
+
+
+def drawable(chosen: Sequence[Head], pages: int, n_tokens: int) -> tuple[Head, ...]:
+    """Return the chosen heads whose maps are drawn, in pages as long as may be drawn at once."""
+    by_cells = _MAX_CELLS_AT_ONCE // min(n_tokens, 1024) ** 2
+    by_bytes = _MAX_BYTES_AT_ONCE // (4 * n_tokens**2)
+    return tuple(chosen[: pages * max(1, min(MAPS_AT_ONCE, by_cells, by_bytes))])
 
 
 class Registry(Protocol):
@@ -62,8 +78,12 @@ class Services:
         """Return a model, loading it if need be; raise `UserError` if it cannot be loaded."""
         return self.registry.get(name, progress=progress)
 
-    def outcome(self, view: View, heads: Sequence[Head]) -> Outcome:
-        """Return what a view shows, with the attention of `heads`.
+    def outcome(self, view: View, pages: int = 1, maps: bool = True) -> Outcome:
+        """Return what a view shows, with the attention of the heads that are drawn.
+
+        Args:
+            pages: see `drawable`.
+            maps: False leaves the attention out.
 
         An ablation that cannot be done leaves the clean run and says why in `problem`.
 
@@ -78,8 +98,24 @@ class Services:
                 ablation = Ablation(view.heads, *intervention_of(view, prompt))
             except UserError as error:
                 problem = error
-        outcome = self.runs.outcome(model, prompt, view.position, heads, ablation)
+        heads = drawable(view.heads or (), pages, len(prompt))
+        outcome = self.runs.outcome(
+            model, prompt, view.position, heads if maps else (), ablation, foreseen=heads
+        )
         return replace(outcome, problem=problem or outcome.problem)
+
+    def begin(self, view: View) -> None:
+        """Begin to compute what a view will show, so that it is there when the panels ask.
+
+        The browser is yet busy with the prompt and its tokens. What goes wrong is said when a
+        panel asks.
+        """
+
+        def work() -> None:
+            with suppress(UserError):
+                self.outcome(view)
+
+        threading.Thread(target=work, daemon=True).start()
 
     def settled(self, view: View, model: "LanguageModel") -> View:
         """Return the view with everything left open decided for this model.

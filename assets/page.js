@@ -137,50 +137,6 @@
       return [{ text, bos, at: Date.now() }, skip(), null, skip()];
     },
 
-    chooseToken() {
-      const cause = triggeredId();
-      if (!cause || !triggered()[0].value) {
-        return [skip(), skip()];
-      }
-      return [cause.index, { position: cause.index, at: Date.now() }];
-    },
-
-    markToken(position, ids, classes) {
-      ids.forEach((id, i) => {
-        const read = id.index === position;
-        const bare = classes[i].replace(" read", "");
-        const wanted = read ? bare + " read" : bare;
-        if (wanted !== classes[i]) {
-          window.dash_clientside.set_props(id, {
-            className: wanted,
-            tabIndex: read ? 0 : -1,
-            "aria-pressed": read ? "true" : "false",
-          });
-        }
-      });
-      return skip();
-    },
-
-    // A long prompt scrolls inside its strip: keep the token that is read in sight.
-    showReadToken() {
-      window.requestAnimationFrame(() => {
-        const strip = document.getElementById("token-strip");
-        const read = strip && strip.querySelector(".token.read");
-        if (!read) return;
-        const top = read.offsetTop - strip.offsetTop;
-        const hidden = top < strip.scrollTop ||
-          top + read.offsetHeight > strip.scrollTop + strip.clientHeight;
-        if (hidden) strip.scrollTop = top - (strip.clientHeight - read.offsetHeight) / 2;
-      });
-      return skip();
-    },
-
-    openQuery() {
-      const click = triggered()[0];
-      const point = click && click.value && click.value.points && click.value.points[0];
-      return point ? { position: Number(point.y), at: Date.now() } : skip();
-    },
-
     closeToken() {
       return true;
     },
@@ -205,14 +161,6 @@
         return "";
       }
       return chosen.length + " of " + shape.n_layers * shape.n_heads;
-    },
-
-    dropHead(clicks, chosen) {
-      const cause = triggeredId();
-      if (!cause || !triggered()[0].value) {
-        return skip();
-      }
-      return chosen.filter((head) => head !== cause.head);
     },
 
     addRow(sweepCell, sweepKey, searchCell, searchKey, chosen) {
@@ -328,32 +276,11 @@
     }
   }
 
-  // The tokens are one stop of the Tab key; arrows move among them.
-  function onTokenKey(event, token) {
-    const moves = { ArrowRight: "next", ArrowLeft: "previous", Home: "first", End: "last" };
-    const move = moves[event.key];
-    if (!move) {
-      return;
-    }
-    event.preventDefault();
-    const goal = {
-      next: token.nextElementSibling,
-      previous: token.previousElementSibling,
-      first: token.parentElement.firstElementChild,
-      last: token.parentElement.lastElementChild,
-    }[move];
-    if (goal) {
-      goal.focus();
-    }
-  }
-
   document.addEventListener(
     "keydown",
     (event) => {
       if (event.target.id === "prompt-text") {
         onPromptKey(event);
-      } else if (event.target.classList && event.target.classList.contains("token")) {
-        onTokenKey(event, event.target);
       }
     },
     true

@@ -17,7 +17,10 @@ import argparse
 import os
 import statistics
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
+from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: nothing is fetched
 
@@ -40,8 +43,9 @@ from benchmarks.subjects import (
     prompt_of_length,
     subject_named,
 )
-from models import LanguageModel
+from models import LanguageModel, TokenizedPrompt
 from models.attention_tap import ATTENTION_NAME
+from models.branching import BranchEngine
 
 QUESTIONS = ("large", "gpt2", "parity")
 
@@ -88,6 +92,27 @@ def random_llama(
     return LanguageModel(model, tokenizer, "Llama 3 8B's shape"), ModelShape.of(model)
 
 
+def waiting_blocks(model: LanguageModel, prompt: TokenizedPrompt) -> int:
+    """Count the block runs of a sweep in which the host waits for the GPU; there should be none."""
+    run_block, waits = BranchEngine._run_block, 0
+
+    def watched(*given: Any) -> torch.Tensor:
+        nonlocal waits
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                hidden = run_block(*given)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        waits += any("synchroniz" in str(warning.message) for warning in said)
+        return hidden
+
+    with mock.patch.object(BranchEngine, "_run_block", watched):
+        sweep_heads(model, prompt)
+    return waits
+
+
 def large_table(device: str, rounds: int, n_tokens: int, tiny: bool) -> Table:
     """Sweep the large model; show seconds, operations, and the card's rate and ours."""
     model, shape = random_llama(TINY if tiny else LARGE, device)
@@ -106,6 +131,9 @@ def large_table(device: str, rounds: int, n_tokens: int, tiny: bool) -> Table:
     made = table(
         f"{model.info.n_layers} x {model.n_heads} heads, bfloat16, {n_tokens} tokens", ("", "")
     )
+    made.add_row("heads branch off one shared run", "yes" if model.branches else "NO: plain rows")
+    if device.startswith("cuda"):
+        made.add_row("blocks that wait for the host", str(waiting_blocks(model, prompt)))
     made.add_row("parameters", f"{model.info.n_parameters:,}")
     made.add_row("vocabulary", f"{shape.n_vocab:,}")
     made.add_row("operations of the growing batch, TFLOP", f"{limit_flops / GIGA / 1000:,.1f}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.attention_tap import (
     Call,
+    EmptyQueries,
     TapRequest,
     active_request,
     allowed_with_plan,
@@ -75,7 +76,7 @@ def install_hooks(site: AttentionSite, layer: int) -> None:
         if request.plan is not None and request.plan.touches(layer):
             _check_knockout(request, request.plan, layer, output)
         if layer in request.read:
-            request.attention[layer] = _chosen(request, layer, output)
+            _write_chosen(request, layer, output)
 
     site.module.register_forward_pre_hook(edit_mask, with_kwargs=True)
     site.projection.register_forward_pre_hook(edit_projection_input)
@@ -102,9 +103,13 @@ def _pattern(layer: int, output: Any) -> Tensor:
     return pattern
 
 
-def _chosen(request: TapRequest, layer: int, output: Any) -> Any:
-    pattern = _pattern(layer, output)
-    return pattern[0, list(request.read[layer])].detach().float().cpu().numpy()
+def _write_chosen(request: TapRequest, layer: int, output: Any) -> None:
+    """Write the rows asked for, of the heads asked for, to where the request wants them."""
+    pattern = _pattern(layer, output)[0]  # [n_heads, n_query, n_key]
+    places = request.maps_of(layer, pattern.shape[1], pattern.shape[2])
+    rows = slice(None) if request.queries is None else list(request.queries)
+    for head, place in zip(request.read[layer], places, strict=True):
+        torch.from_numpy(place).copy_(pattern[head, rows])
 
 
 def _check_knockout(request: TapRequest, plan: RowPlan, layer: int, output: Any) -> None:
@@ -119,7 +124,7 @@ def _check_knockout(request: TapRequest, plan: RowPlan, layer: int, output: Any)
     rows, heads = plan.pairs(layer, whole.device)
     pattern = whole[rows, heads]  # [n, n_query, n_key]
     empty = ((pattern > 0) & plan.editor.blocked.to(whole.device)).any(dim=-1)
-    request.left_alone.append((layer, empty))
+    request.left_alone.append(EmptyQueries(layer, 0, empty))
 
 
 def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor) -> int:

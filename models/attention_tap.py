@@ -52,6 +52,20 @@ EAGER_KEYWORDS = frozenset({"softcap", "s_aux"})
 HONOURED_KEYWORDS = frozenset({"scaling", "dropout", "is_causal", "position_bias"})
 """Keywords that fused attention honours."""
 
+BLOCK_SCORES = 2**19
+"""How many scores (2 MB in float32) are worked on at a time when probabilities are read."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmptyQueries:
+    """Queries that a knockout leaves no key, in one layer of one pass."""
+
+    layer: int
+    first: int
+    """The prompt's position that the queries begin with."""
+    empty: Tensor
+    """bool [n, n_query], True where none is left."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -97,6 +111,8 @@ class TapRequest:
 
     read: Mapping[int, Sequence[int]] = field(default_factory=dict)
     """layer -> heads whose probabilities are kept, in that order, for row 0 of the batch."""
+    queries: Sequence[int] | None = None
+    """The positions whose rows are read, counted from 0; None for all."""
     plan: RowPlan | None = None
     keep_z: frozenset[int] = frozenset()
     """Layers whose (edited) z is kept."""
@@ -104,16 +120,16 @@ class TapRequest:
     """Called with (layer, call) after each attention layer; what it returns, if anything, takes
     the place of z."""
 
-    attention: dict[int, np.ndarray] = field(default_factory=dict)
-    """layer -> float32 [n_read, n_query, n_key], filled while running."""
+    attention: dict[int, Any] = field(default_factory=dict)
+    """layer -> float32 [n_read, n_query, n_key], filled while running: an array, or a list of
+    arrays [n_query, n_key] that whoever asks put there beforehand to have them written into."""
     z: dict[int, Tensor] = field(default_factory=dict)
     """layer -> [batch, position, n_heads, d_head], filled while running."""
     n_calls: int = 0
     """Attention layers run so far."""
 
-    left_alone: list[tuple[int, Tensor]] = field(default_factory=list)
-    """(layer, bool [n, n_query]): queries that a knockout leaves no key. Looked at after the pass
-    (`refuse_empty_queries`), so that nothing waits for a GPU inside it."""
+    left_alone: list[EmptyQueries] = field(default_factory=list)
+    """Looked at after the pass (`refuse_empty_queries`), so that nothing waits inside it."""
 
     def next_layer(self) -> int:
         self.n_calls += 1
@@ -125,17 +141,35 @@ class TapRequest:
         raw_z = run_attention(planned)
         z = edit_outputs(raw_z, layer, self.plan)
         if layer in self.read:
-            self.attention[layer] = attention_probabilities(
-                planned.query,
-                planned.key,
-                self.read[layer],
-                allowed_keys(planned),
-                scaling=planned.options.get("scaling"),
-                softcap=planned.options.get("softcap"),
-                sinks=planned.options.get("s_aux"),
-                bias=_score_bias(planned.mask, planned.options),
-            )
+            self._read(layer, planned)
         return self.passed_on(layer, Call(planned, raw_z, z))
+
+    def _read(self, layer: int, inputs: Inputs) -> None:
+        """Write the probabilities of the wanted heads of a layer where they go."""
+        # A missing mask is not made: it would take as much room as a map of bytes.
+        causal = inputs.mask is None and masks_the_future(inputs)
+        attention_probabilities(
+            inputs.query,
+            inputs.key,
+            self.read[layer],
+            self.maps_of(layer, inputs.query.shape[2], inputs.key.shape[2]),
+            queries=self.queries,
+            causal=causal,
+            allowed=None if causal else allowed_keys(inputs),
+            scaling=inputs.options.get("scaling"),
+            softcap=inputs.options.get("softcap"),
+            sinks=inputs.options.get("s_aux"),
+            bias=_score_bias(inputs.mask, inputs.options),
+        )
+
+    def maps_of(self, layer: int, n_query: int, n_key: int) -> Sequence[np.ndarray]:
+        """Return the arrays that this layer's maps go to, one for each head that is read."""
+        if layer not in self.attention:
+            n_rows = n_query if self.queries is None else len(self.queries)
+            shape = (len(self.read[layer]), n_rows, n_key)
+            self.attention[layer] = np.empty(shape, dtype=np.float32)
+        maps: Sequence[np.ndarray] = self.attention[layer]
+        return maps
 
     def passed_on(self, layer: int, call: Call) -> Tensor:
         """Keep z and tell the callback, as wanted; return what goes on."""
@@ -210,14 +244,14 @@ def allowed_with_plan(
     plan: RowPlan | None,
     batch: int,
     n_heads: int,
-    left_alone: list[tuple[int, Tensor]],
+    left_alone: list[EmptyQueries],
     first: int = 0,
 ) -> Tensor:
     """Return the mask with the planned queries kept from the planned keys.
 
     Args:
         allowed: bool [batch or 1, n_heads or 1, n_query, n_key], True where attention may go.
-        left_alone: gets (layer, bool [n, n_query]): the queries that are left no key.
+        left_alone: gets the queries that are left no key.
         first: the prompt's position that the queries begin with.
 
     Returns:
@@ -231,24 +265,19 @@ def allowed_with_plan(
     blocked = plan.editor.blocked[first : first + n_query, :n_key].to(allowed.device)
     allowed = allowed.expand(batch, n_heads, n_query, n_key).clone()
     allowed[rows, heads] &= ~blocked
-    left_alone.append((layer, ~allowed[rows, heads].any(dim=-1)))
+    left_alone.append(EmptyQueries(layer, first, ~allowed[rows, heads].any(dim=-1)))
     return allowed
 
 
-def refuse_empty_queries(left_alone: Sequence[tuple[int, Tensor]], first: int = 0) -> None:
-    """Raise `UserError` if a knockout left a query no key.
-
-    Args:
-        left_alone: (layer, bool [n, n_query]), True where it did.
-        first: the prompt's position that the queries begin with.
-    """
-    for layer, empty in left_alone:
-        if bool(empty.any()):
-            position = first + int(empty.any(dim=0).nonzero()[0])
+def refuse_empty_queries(left_alone: Sequence[EmptyQueries]) -> None:
+    """Raise `UserError` if a knockout left a query no key."""
+    for found in left_alone:
+        if bool(found.empty.any()):
+            position = found.first + int(found.empty.any(dim=0).nonzero()[0])
             raise UserError(
                 ErrorKind.INTERVENTION,
-                f"The knockout leaves position {position} nothing to attend to in layer {layer}; "
-                "leave it at least one key (its own position, for example).",
+                f"The knockout leaves position {position} nothing to attend to in layer "
+                f"{found.layer}; leave it at least one key (its own position, for example).",
             )
 
 
@@ -256,49 +285,66 @@ def attention_probabilities(
     query: Tensor,
     key: Tensor,
     heads: Sequence[int],
-    allowed: Tensor | None,
+    out: Sequence[np.ndarray],
+    *,
+    queries: Sequence[int] | None = None,
+    causal: bool = False,
+    allowed: Tensor | None = None,
     scaling: float | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
     bias: Tensor | None = None,
-) -> np.ndarray:
-    """Compute attention probabilities of some heads of row 0, one head at a time, in float32.
+) -> None:
+    """Compute attention probabilities of some heads of row 0, in float32, and write them out.
+
+    One head at a time and a block of queries at a time, so that the working space stays a small
+    part of one map, however long the prompt.
 
     Args:
         query: [batch, n_heads, n_query, d].
         key: [batch, n_kv_heads, n_key, d]; head h uses key head h // (n_heads / n_kv_heads).
+        out: for each head, the float32 [n_rows, n_key] that is filled; rows sum to 1, or to
+            less with sinks.
+        queries: the positions that the rows are of; None for all.
+        causal: whether query i sees the keys 0 to i only.
         allowed: bool, broadcastable to [batch, n_heads, n_query, n_key]; None allows all.
         scaling: multiplies q.k; 1/sqrt(d) if None.
         softcap: c in c * tanh(score / c) (Gemma 2).
         sinks: [n_heads], a logit a head that takes probability and gives nothing (gpt-oss).
         bias: added to the scores, broadcastable to [batch, n_heads, n_query, n_key] (T5).
-
-    Returns:
-        float32 [n, n_query, n_key]; rows sum to 1, or to less with sinks.
     """
     n_query, n_key = query.shape[2], key.shape[2]
     group = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = np.empty((len(heads), n_query, n_key), dtype=np.float32)
-    for i, head in enumerate(heads):
-        scores = (query[0, head] @ key[0, head // group].T).float() * scale
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        if bias is not None:
-            scores = scores + _of_head(bias, head).float()
-        if allowed is not None:
-            scores = scores.masked_fill(~_of_head(allowed, head), -torch.inf)
-        if sinks is not None:
-            column = sinks.reshape(-1)[head].float().expand(n_query, 1)
-            scores = torch.cat([scores, column], dim=-1)
-        out[i] = scores.softmax(dim=-1)[:, :n_key].cpu().numpy()
-    return out
+    rows = torch.as_tensor(range(n_query) if queries is None else queries, device=query.device)
+    keys = torch.arange(n_key, device=query.device)
+    size = max(1, BLOCK_SCORES // max(1, n_key))
+    for head, place in zip(heads, out, strict=True):
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            scores = (query[0, head, block] @ key[0, head // group].T).float() * scale
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            if bias is not None:
+                scores += _of_head(bias, head, block).float()
+            if allowed is not None:
+                scores.masked_fill_(~_of_head(allowed, head, block), -torch.inf)
+            if causal:
+                scores.masked_fill_(keys > block[:, None], -torch.inf)
+            if sinks is not None:
+                column = sinks.reshape(-1)[head].float().expand(len(block), 1)
+                scores = torch.cat([scores, column], dim=-1)
+            torch.from_numpy(place[start : start + size]).copy_(scores.softmax(dim=-1)[:, :n_key])
 
 
-def _of_head(tensor: Tensor, head: int) -> Tensor:
-    """Return row 0's slice for one head of a [batch or 1, n_heads or 1, n_query, n_key] tensor."""
+def _of_head(tensor: Tensor, head: int, rows: Tensor) -> Tensor:
+    """Return row 0's [n_rows, n_key] for one head of [batch or 1, n_heads or 1, n_query, n_key].
+
+    The query axis may be 1 as well.
+    """
     row = tensor[0]
-    return row[head if row.shape[0] > 1 else 0]
+    of_head = row[head if row.shape[0] > 1 else 0]
+    return of_head[rows] if of_head.shape[0] > 1 else of_head
 
 
 def head_tap(
@@ -366,7 +412,7 @@ def planned_inputs(
     inputs: Inputs,
     layer: int,
     plan: RowPlan | None,
-    left_alone: list[tuple[int, Tensor]],
+    left_alone: list[EmptyQueries],
     first: int = 0,
 ) -> Inputs:
     """Return the inputs with the knocked-out (query, key) pairs taken out of the mask.
@@ -407,11 +453,16 @@ def allowed_keys(inputs: Inputs) -> Tensor | None:
             return mask
         # Additive masks write "never" as -inf or as the smallest number of their dtype.
         return mask > torch.finfo(mask.dtype).min / 2
-    n_query, n_key = inputs.query.shape[2], inputs.key.shape[2]
-    if not is_causal(inputs) or n_query == 1:
+    if not masks_the_future(inputs):
         return None
+    n_query, n_key = inputs.query.shape[2], inputs.key.shape[2]
     ones = torch.ones(n_query, n_key, dtype=torch.bool, device=inputs.query.device)
     return ones.tril()[None, None]
+
+
+def masks_the_future(inputs: Inputs) -> bool:
+    """Whether a missing mask keeps these queries from later keys; a lone query sees all keys."""
+    return is_causal(inputs) and inputs.query.shape[2] > 1
 
 
 def _score_bias(mask: Tensor | None, options: Mapping[str, Any]) -> Tensor | None:

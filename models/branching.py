@@ -28,9 +28,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models import shared_prefix
 from models.attention_hooks import AttentionSite
 from models.attention_tap import (
     Call,
+    EmptyQueries,
     Inputs,
     TapRequest,
     active,
@@ -51,6 +53,7 @@ from models.blocks import (
     watching,
 )
 from models.edits import HeadEditor, RowPlan, rows_by_layer
+from models.placement import execution_device
 from models.types import Head
 
 LogitsOf = Callable[[Sequence[Sequence[int]], TapRequest, int | None], Tensor]
@@ -130,10 +133,17 @@ class Group:
         """Return how many rows have branched off before a layer."""
         return bisect_left(self.layers, layer)
 
-    def born_in(self, layer: int) -> list[list[int]]:
-        """Return, for each row that branches off in a layer, its own heads there."""
-        rows = slice(self.n_before(layer), self.n_before(layer + 1))
-        return [[h.head for h in heads if h.layer == layer] for heads in self.head_sets[rows]]
+    def births(self, device: torch.device) -> dict[int, "Births"]:
+        """Return layer -> the rows that branch off there."""
+        own = [
+            [h for h in heads if h.layer == layer]
+            for layer, heads in zip(self.layers, self.head_sets, strict=True)
+        ]
+        births = {}
+        for layer, (rows, heads) in rows_by_layer(own, device).items():
+            first = self.n_before(layer)
+            births[layer] = Births(self.n_before(layer + 1) - first, rows - first, heads)
+        return births
 
     def later_edits(self, device: torch.device) -> dict[int, tuple[Tensor, Tensor]]:
         """Return layer -> (rows, heads) edited in the layers after a row has branched off."""
@@ -142,6 +152,17 @@ class Group:
             for layer, heads in zip(self.layers, self.head_sets, strict=True)
         ]
         return rows_by_layer(later, device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Births:
+    """Rows that branch off in one layer, and their own heads there."""
+
+    n_rows: int
+    rows: Tensor
+    """int64 [n]: for each own head, its row among these."""
+    heads: Tensor
+    """int64 [n]"""
 
 
 class BranchEngine:
@@ -196,7 +217,7 @@ class BranchEngine:
         # Of what comes behind the window nothing matters.
         ids = ids[: window.end]
         branching = {branch_layer(heads, common) for heads in head_sets if heads != common}
-        device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
+        device = execution_device(self._model.get_input_embeddings())  # type: ignore[operator]
         plan = editing.plan(rows_by_layer([sorted(common)], device))
         memory = _BaseMemory(editing, frozenset(branching), keep_keys or window.first > 0)
         request = TapRequest(plan=plan, on_call=memory.remember, left_alone=memory.left_alone)
@@ -263,9 +284,11 @@ class BranchEngine:
         """Run one pass; return logits [n_rows, n_vocab]."""
         layers = range(group.layers[0], len(self._blocks))
         device = base.calls[0].hidden.device
+        # All that goes to the device goes before the first block: inside the pass nothing waits.
         plan = base.editing.plan(group.later_edits(device))
+        births = group.births(device)
         hidden: Tensor | None = None  # [n_rows_so_far, window.count, d_model]
-        left_alone: list[tuple[int, Tensor]] = []
+        left_alone: list[EmptyQueries] = []
         window = base.window
         for layer in layers:
             block_pass = BlockPass(
@@ -273,7 +296,7 @@ class BranchEngine:
                 base=base,
                 window=window,
                 n_old=group.n_before(layer),
-                born=group.born_in(layer),
+                births=births.get(layer),
                 plan=plan,
                 left_alone=left_alone,
             )
@@ -283,7 +306,7 @@ class BranchEngine:
                     hidden = _at(block_pass.window, window, hidden)
             hidden = self._run_block(block_pass, hidden)
             window = block_pass.window
-        refuse_empty_queries(left_alone, base.window.first)
+        refuse_empty_queries(left_alone)
         assert hidden is not None
         return self._finish(base, hidden[:, base.editing.read - window.first].unsqueeze(1))
 
@@ -292,9 +315,8 @@ class BranchEngine:
         layer, window = block_pass.layer, block_pass.window
         call = block_pass.base.calls[layer]
         parts = [] if hidden is None else [hidden]
-        if block_pass.born:
-            own = window.of(call.hidden, 1)
-            parts.append(own.expand(len(block_pass.born), -1, -1))
+        if block_pass.births is not None:
+            parts.append(window.of(call.hidden, 1).expand(block_pass.births.n_rows, -1, -1))
         stacked = parts[0] if len(parts) == 1 else torch.cat(parts)
         with active(block_pass):
             return call.run(self._blocks[layer], stacked, window)
@@ -339,7 +361,7 @@ class _BaseMemory:
     edited_z: dict[int, Tensor] = field(default_factory=dict)
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
-    left_alone: list[tuple[int, Tensor]] = field(default_factory=list)
+    left_alone: list[EmptyQueries] = field(default_factory=list)
 
     def remember(self, layer: int, call: Call) -> None:
         assert call.inputs is not None  # branches are for models that dispatch
@@ -353,7 +375,7 @@ class _BaseMemory:
 
 
 def every_head_edited(
-    layer: int, call: Call, editing: Editing, left_alone: list[tuple[int, Tensor]]
+    layer: int, call: Call, editing: Editing, left_alone: list[EmptyQueries]
 ) -> Tensor:
     """Return what each head of row 0 would put out if it was ablated everywhere.
 
@@ -397,11 +419,11 @@ class BlockPass:
     window: Window
     n_old: int
     """Rows that branched off before this block; they come first in the batch."""
-    born: list[list[int]]
-    """The own heads, in this layer, of each row that branches off here."""
+    births: Births | None
+    """The rows that branch off here."""
     plan: RowPlan
     """The edits of the older rows."""
-    left_alone: list[tuple[int, Tensor]]
+    left_alone: list[EmptyQueries]
     keys_and_values: tuple[Tensor, Tensor] | None = None
     """Keys and values of the base run's whole window, where the block runs on a part of it."""
 
@@ -410,40 +432,47 @@ class BlockPass:
         if self.n_old == 0:
             # Nobody looks at it: the newborn rows take their z from the base run.
             return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
-        first = self.window.first
-        placed = self._with_all_keys(inputs)
-        planned = planned_inputs(placed, self.layer, self.plan, self.left_alone, first)
-        return self._edited(run_attention(planned))
+        own = self._with_own_keys(inputs)
+        planned = planned_inputs(own, self.layer, self.plan, self.left_alone, self.window.first)
+        return self._edited(self._run_attention(planned))
 
-    def newborn_z(self) -> Tensor:
+    def newborn_z(self, births: Births) -> Tensor:
         """Return the head outputs of the rows that branch off here, [n, position, n_heads, d]."""
         base, window = self.base, self.window
         z = window.of(base.z[self.layer], 0)
         edited = base.editing.where_acted_on(z, window.of(base.edited_z[self.layer], 0), window)
-        pairs = [(row, head) for row, heads in enumerate(self.born) for head in heads]
-        rows, heads = torch.tensor(pairs, device=z.device).T
-        newborn = z.repeat(len(self.born), 1, 1, 1)
+        rows, heads = births.rows.to(z.device), births.heads.to(z.device)
+        newborn = z.repeat(births.n_rows, 1, 1, 1)
         newborn[rows, :, heads] = edited[:, heads].transpose(0, 1)
         return newborn
 
-    def _with_all_keys(self, inputs: Inputs) -> Inputs:
-        """Give the window's queries the keys and values of all positions, and their mask."""
+    def _with_own_keys(self, inputs: Inputs) -> Inputs:
+        """Give the window's queries the rows' own keys and values, and the mask over all keys."""
         key, value = self.keys_and_values or (inputs.key, inputs.value)
-        before = self.base.window.first
-        if before > 0:
-            key = _behind(self.base.keys[self.layer][:, :, :before], key)
-            value = _behind(self.base.values[self.layer][:, :, :before], value)
         mask = inputs.mask
         n, window = self.base.n_positions, self.window
         if mask is not None and mask.shape[-2] == n:
             mask = window.of(mask, -2)
-        placed = replace(inputs, key=key, value=value, mask=mask)
+        own = replace(inputs, key=key, value=value, mask=mask)
         whole = window.count == n
-        at_the_end = window.count == 1 and window.end == n  # such a query sees all keys
-        if mask is None and is_causal(placed) and not whole and not at_the_end:
+        # One query at the end sees all keys, unless a knockout takes some of them.
+        sees_all = window.count == 1 and window.end == n and self.plan.editor.blocked is None
+        if mask is None and is_causal(own) and not whole and not sees_all:
             ones = torch.ones(window.count, n, dtype=torch.bool, device=key.device)
-            placed = replace(placed, mask=ones.tril(diagonal=window.first)[None, None])
-        return placed
+            own = replace(own, mask=ones.tril(diagonal=window.first)[None, None])
+        return own
+
+    def _run_attention(self, inputs: Inputs) -> Tensor:
+        """Let the queries attend to the base run's keys and to the rows' own behind them."""
+        n_shared = self.base.window.first
+        if n_shared == 0:
+            return run_attention(inputs)
+        keys = self.base.keys[self.layer][:, :, :n_shared]
+        values = self.base.values[self.layer][:, :, :n_shared]
+        if shared_prefix.can_share(inputs, n_shared):
+            return shared_prefix.attend(inputs, keys, values)
+        key, value = _behind(keys, inputs.key), _behind(values, inputs.value)
+        return run_attention(replace(inputs, key=key, value=value))
 
     def _edited(self, z: Tensor) -> Tensor:
         """Carry out the older rows' edits on z [n_old, window.count, n_heads, d_head]."""
@@ -464,7 +493,7 @@ def _only_older_rows(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Keep newborn rows out of the attention; if there are no others, one runs idle."""
     request = active_request()
-    if not isinstance(request, BlockPass) or not request.born:
+    if not isinstance(request, BlockPass) or request.births is None:
         return None
     n = max(request.n_old, 1)
     if args:
@@ -475,10 +504,10 @@ def _only_older_rows(
 def _with_newborn_rows(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """Hand the newborn rows' head outputs to the output projection, behind those of the others."""
     request = active_request()
-    if not isinstance(request, BlockPass) or not request.born:
+    if not isinstance(request, BlockPass) or request.births is None:
         return None
     given = args[0]  # [n_old, position, n_heads * d_head]
-    newborn = request.newborn_z().reshape(-1, *given.shape[1:])
+    newborn = request.newborn_z(request.births).reshape(-1, *given.shape[1:])
     if request.n_old == 0:
         return (newborn, *args[1:])
     return (torch.cat([given, newborn]), *args[1:])

@@ -13,9 +13,13 @@ GIGABYTE = 1e9
 FREE_SHARE = 0.5
 """Share of the memory free at the time that one pass may take, if nothing else is asked for."""
 
-CPU_POSITIONS_PER_PASS = 2048
-"""Rows times positions of one pass on a CPU. Larger passes are no faster (measured: their hidden
-states outgrow the caches), and a pass is also the grain of progress and of cancelling."""
+CPU_WIDEST_BYTES = 12 * 2**20
+"""About how large the widest tensor of a pass gets on a CPU. Larger passes are no faster (beyond
+the caches, each fresh tensor costs page faults too), and a pass is also the grain of progress and
+of cancelling."""
+
+CPU_LEAST_POSITIONS = 256
+"""Rows times positions below which matrix products run out of work to share among cores."""
 
 LIVE_HIDDEN = 10
 """About how many tensors of a block's hidden size live at once, the query, key and value among
@@ -76,7 +80,8 @@ class MemoryBudget:
             return 1
         fit = int(self._bytes() / self._bytes_per_row(window.count, n_keys))
         if self.device.type == "cpu":
-            fit = min(fit, CPU_POSITIONS_PER_PASS // window.count)
+            positions = CPU_WIDEST_BYTES // (self.item_bytes * self.d_inner)
+            fit = min(fit, max(positions, CPU_LEAST_POSITIONS) // window.count)
         return max(1, fit)
 
     def _bytes_per_row(self, n_positions: int, n_keys: int) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.attention_tap import TapRequest, active, refuse_empty_queries
 from models.errors import ErrorKind, UserError
+from models.placement import execution_device
 
 
 class ForwardPass:
@@ -19,7 +20,7 @@ class ForwardPass:
     def __init__(self, model: Any, name: str, lock: threading.RLock) -> None:
         """Args: name: what the user called the model, for messages."""
         self.name = name
-        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.device = execution_device(model.get_input_embeddings())
         self._model = model
         self._lock = lock
         self._options = _options(model)

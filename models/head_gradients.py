@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.attention_tap import Call
+from models.attention_tap import Call, EmptyQueries
 from models.blocks import Window
 from models.branching import Editing, every_head_edited
 
@@ -24,8 +24,7 @@ class Gates:
     editing: Editing
     by_layer: list[Tensor] = field(default_factory=list)
     """[n_heads] each, in the order in which the layers run; all ones."""
-    left_alone: list[tuple[int, Tensor]] = field(default_factory=list)
-    """Queries that a knockout leaves no key."""
+    left_alone: list[EmptyQueries] = field(default_factory=list)
 
     def apply(self, layer: int, call: Call) -> Tensor:
         edited = every_head_edited(layer, call, self.editing, self.left_alone)[0]

@@ -18,7 +18,9 @@ from models.discovery import find_dispatching_sites, find_returning_sites
 from models.edits import AblationLike, Intervention, RowPlan, acted_on_mask
 from models.errors import ErrorKind, UserError
 from models.forward_pass import ForwardPass, log_softmax64
+from models.fused import fuse
 from models.head_sets import HeadSets
+from models.placement import execution_device, weights_at_hand
 from models.self_check import branches_rightly, run_self_check
 from models.types import (
     AttentionMaps,
@@ -68,8 +70,10 @@ class LanguageModel:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         self._reader = tokens.TokenReader.of(tokenizer)
-        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
+        if self.dtype == torch.float32:
+            fuse(model)
         self.kind = "masked" if _predicts_at_mask(model, tokenizer) else "causal"
         self.max_positions = _max_positions(model, tokenizer)
         self._pass = ForwardPass(model, name, self.lock)
@@ -151,6 +155,9 @@ class LanguageModel:
             )
         return position % n
 
+    def _resolve_queries(self, prompt: TokenizedPrompt, queries: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self.resolve_position(prompt, query) for query in queries)
+
     def _mask_position(self, prompt: TokenizedPrompt) -> int:
         mask_id = self._reader.tokenizer.mask_token_id
         if mask_id in prompt.ids:
@@ -227,10 +234,18 @@ class LanguageModel:
         prompt: TokenizedPrompt,
         heads: Sequence[Head],
         ablation: AblationLike | None = None,
+        queries: Sequence[int] | None = None,
     ) -> AttentionMaps:
-        """Return attention probabilities of the given heads, in the given order."""
+        """Return attention probabilities of the given heads, in the given order.
+
+        Args:
+            queries: the positions whose rows are wanted, in that order; negative ones count from
+                the end, None stands for all.
+        """
         # A prompt without a mask token can be looked at, if not predicted from.
-        return self.run(prompt, position=-1, heads=heads, ablation=ablation, top_k=1).attention
+        return self.run(
+            prompt, position=-1, heads=heads, ablation=ablation, queries=queries, top_k=1
+        ).attention
 
     def run(
         self,
@@ -239,9 +254,15 @@ class LanguageModel:
         position: int | None = None,
         heads: Sequence[Head] = (),
         ablation: AblationLike | None = None,
+        queries: Sequence[int] | None = None,
         top_k: int = 10,
     ) -> Run:
         """Predict and read attention in one forward pass.
+
+        Args:
+            position: where the prediction is read; see `resolve_position`.
+            heads: those whose attention is read.
+            queries: the positions whose rows of attention are read; None for all.
 
         Raises:
             UserError: a head or position does not exist, the intervention does not fit, or the
@@ -249,31 +270,38 @@ class LanguageModel:
         """
         position = self.resolve_position(prompt, position)
         wanted = self.check_heads(heads)
-        request = TapRequest(read=_by_layer(wanted))
+        rows = None if queries is None else self._resolve_queries(prompt, queries)
+        n = len(prompt)
+        values = np.empty((len(wanted), n if rows is None else len(rows), n), dtype=np.float32)
+        read = _by_layer(wanted)
+        # The pass writes straight into the result: a second copy of long maps is not affordable.
+        places = {layer: [values[i] for i in members] for layer, members in read.items()}
+        request = TapRequest(
+            read={layer: [wanted[i].head for i in members] for layer, members in read.items()},
+            queries=rows,
+            attention=places,
+        )
         if ablation is not None and ablation.heads:
             request.plan = self._plan_row(prompt, ablation)
         logits = self._pass.logits_at([prompt.ids], request, position)
         prediction = self.prediction_from(log_softmax64(logits)[0], position, top_k)
-        n = len(prompt)
-        values = np.empty((len(wanted), n, n), dtype=np.float32)
-        index = {layer: list(members) for layer, members in request.read.items()}
-        for i, head in enumerate(wanted):
-            values[i] = request.attention[head.layer][index[head.layer].index(head.head)]
-        maps = AttentionMaps(wanted, values, prompt, ablated=request.plan is not None)
+        maps = AttentionMaps(wanted, values, prompt, request.plan is not None, rows)
         return Run(prediction, maps)
 
     def token_detail(self, prompt: TokenizedPrompt, position: int, top_k: int = 5) -> TokenDetail:
         """Return what is known of one position: its token, its embedding, its prediction."""
         position = self.resolve_position(prompt, position)
         token_id = prompt.ids[position]
-        row = self._model.get_input_embeddings().weight[token_id]
+        embedding = self._model.get_input_embeddings()
+        with weights_at_hand(embedding):
+            norm = float(embedding.weight[token_id].float().norm())
         return TokenDetail(
             position=position,
             id=token_id,
             text=prompt.texts[position],
             label=prompt.labels[position],
             kind=prompt.kinds[position],
-            embedding_norm=float(row.float().norm()),
+            embedding_norm=norm,
             prediction=self.predict(prompt, position, top_k=top_k),
         )
 
@@ -424,11 +452,10 @@ class LanguageModel:
 
 
 def _by_layer(heads: Sequence[Head]) -> Mapping[int, Sequence[int]]:
+    """Return for each layer which of the heads, by index, are its own."""
     by_layer: dict[int, list[int]] = {}
-    for head in heads:
-        members = by_layer.setdefault(head.layer, [])
-        if head.head not in members:
-            members.append(head.head)
+    for i, head in enumerate(heads):
+        by_layer.setdefault(head.layer, []).append(i)
     return by_layer
 
 

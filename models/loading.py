@@ -5,10 +5,13 @@ a local directory, and the network and code of others have no part in it. Code t
 with a model is never run, and pickled weights go through torch's weights-only loader.
 """
 
+import atexit
 import json
 import logging
 import os
 import pickle
+import shutil
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -45,6 +48,9 @@ builds a model; one at a time therefore."""
 
 Notify = Callable[[str], None]
 
+DeviceMap = str | dict[str, int | str | torch.device]
+"""Where a model's modules go, in accelerate's words: "auto", or module names and devices."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -63,6 +69,7 @@ def load_pretrained(
     label: str | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
     progress: Notify | None = None,
 ) -> tuple[Any, Any]:
     """Load a model and its tokenizer, ready to be wrapped in a `LanguageModel`.
@@ -72,6 +79,9 @@ def load_pretrained(
         label: what messages call the model; its name if None.
         device: "auto" (cuda, else mps, else cpu) or a torch device.
         dtype: "float32" (also for None), "bfloat16" or "float16".
+        device_map: "auto" spreads the model over all devices, and what does not fit over main
+            memory and disk; or accelerate's map of module names to devices. Takes the place of
+            `device`.
         progress: called with sentences that say what is going on.
 
     Returns:
@@ -88,8 +98,10 @@ def load_pretrained(
         config = _read_config(checkpoint)
         model_class = _model_class(checkpoint, config)
         tokenizer = _load_tokenizer(checkpoint)
-        model = _load_weights(checkpoint, config, model_class, torch_dtype)
-        return _move(model, torch_device, checkpoint.name), tokenizer
+        model = _load_weights(checkpoint, config, model_class, torch_dtype, device_map)
+        if device_map is None:
+            model = _move(model, torch_device, checkpoint.name)
+        return model, tokenizer
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -397,9 +409,18 @@ def correct_gguf_tokenizer(tokenizer: Any, gguf_path: Path) -> None:
         )
 
 
-def _load_weights(checkpoint: Checkpoint, config: Any, model_class: Any, dtype: torch.dtype) -> Any:
+def _load_weights(
+    checkpoint: Checkpoint,
+    config: Any,
+    model_class: Any,
+    dtype: torch.dtype,
+    device_map: DeviceMap | None,
+) -> Any:
     from models.attention_tap import ATTENTION_NAME, dispatches
 
+    spread: dict[str, Any] = {}
+    if device_map is not None:
+        spread = {"device_map": device_map, "offload_folder": _offload_folder()}
     with _failing_as(checkpoint.name, "its weights cannot be loaded"):
         model, report = model_class.from_pretrained(
             checkpoint.directory,
@@ -411,6 +432,7 @@ def _load_weights(checkpoint: Checkpoint, config: Any, model_class: Any, dtype: 
             weights_only=True,
             ignore_mismatched_sizes=True,  # refused below, with the name of one
             output_loading_info=True,
+            **spread,
         )
     _check_report(checkpoint, model_class, report)
     return model.eval()
@@ -433,6 +455,13 @@ def _check_report(checkpoint: Checkpoint, model_class: Any, report: dict[str, An
             f"{checkpoint.name}: the checkpoint lacks weights that {model_class.__name__} needs "
             f"({missing[0]}{more}); it is incomplete or made for another task.",
         )
+
+
+def _offload_folder() -> str:
+    """Return a new directory for weights that fit nowhere else; it goes when the program ends."""
+    directory = tempfile.mkdtemp(prefix="attention-visualizer-offload-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
 
 
 def _move(model: Any, device: torch.device, name: str) -> Any:

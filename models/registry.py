@@ -13,7 +13,7 @@ import torch
 from models.builtin import BUILTIN_NAME, ensure_builtin
 from models.hub import hub_models
 from models.language_model import LanguageModel
-from models.loading import load_pretrained, resolve_device, resolve_dtype
+from models.loading import DeviceMap, load_pretrained, resolve_device, resolve_dtype
 
 MEMORY_SHARE = 0.6
 """Share of the memory free at the start that loaded models may take together."""
@@ -28,6 +28,7 @@ def load_model(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
+    device_map: DeviceMap | None = None,
     pass_memory_gb: float | None = None,
     progress: Notify | None = None,
 ) -> LanguageModel:
@@ -37,6 +38,8 @@ def load_model(
         name: "builtin", a hub id such as "gpt2", a directory, or a `.gguf` file.
         device: "auto" (cuda, else mps, else cpu) or a torch device.
         dtype: "float32" (also for None), "bfloat16" or "float16".
+        device_map: "auto" spreads a large model over all devices, and what does not fit over main
+            memory and disk (accelerate); takes the place of `device`.
         pass_memory_gb: gigabytes (10^9 bytes) that one pass over many sets of heads may take,
             beside the weights; None for half of what is free then.
         progress: called with sentences that say what is going on.
@@ -49,7 +52,12 @@ def load_model(
     if label == BUILTIN_NAME:
         place, label = ensure_builtin(progress), "the built-in model"
     model, tokenizer = load_pretrained(
-        place, label=label, device=torch_device, dtype=torch_dtype, progress=progress
+        place,
+        label=label,
+        device=torch_device,
+        dtype=torch_dtype,
+        device_map=device_map,
+        progress=progress,
     )
     return LanguageModel(model, tokenizer, name=str(name), memory_gb=pass_memory_gb)
 
@@ -63,19 +71,21 @@ class Registry:
         dtype: str | torch.dtype | None = None,
         memory_gb: float | None = None,
         pass_memory_gb: float | None = None,
+        device_map: DeviceMap | None = None,
     ) -> None:
         """Make a registry whose models all go to one device, in one dtype.
 
         Args:
             memory_gb: gigabytes (10^9 bytes) that the weights of all loaded models may take;
                 None for a share of what is free now. The model asked for last is always kept.
-            pass_memory_gb: what one pass of each of them may take, see `load_model`.
+            pass_memory_gb, device_map: for each of them, see `load_model`.
 
         Raises:
             UserError: no such device or dtype.
         """
         self._device, self._dtype = resolve_device(device), resolve_dtype(dtype)
         self._pass_memory_gb = pass_memory_gb
+        self._device_map = device_map
         self._budget = memory_gb * GIGABYTE if memory_gb is not None else self._free_share()
         self._lock = threading.Lock()
         self._models: OrderedDict[str, LanguageModel] = OrderedDict()  # least recently used first
@@ -120,6 +130,7 @@ class Registry:
                 device=self._device,
                 dtype=self._dtype,
                 pass_memory_gb=self._pass_memory_gb,
+                device_map=self._device_map,
                 progress=progress,
             )
         except BaseException as error:

@@ -26,6 +26,7 @@ from models.branching import BranchEngine, Editing, LogitsOf
 from models.discovery import projection_weight
 from models.edits import RowPlan, acted_on_mask
 from models.errors import ErrorKind, UserError
+from models.placement import execution_device, weights_at_hand
 from models.types import Check, Head, SelfCheck
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -78,9 +79,10 @@ def run_self_check(
         UserError: a check failed; it says which, and by how much.
     """
     start = time.perf_counter()
-    versions = [p._version for p in model.parameters()]
+    versions = _versions(model)
     with torch.inference_mode():
-        plain = model(input_ids=torch.tensor(ids, device=_device(model)), use_cache=False).logits
+        device = execution_device(model.get_input_embeddings())  # type: ignore[operator]
+        plain = model(input_ids=torch.tensor(ids, device=device), use_cache=False).logits
         tolerance = TOLERANCE.get(plain.dtype, 1e-4)
         patterns, checks = _watch(model, sites, dispatches, ids, logits_of, tolerance)
         checks = [
@@ -91,7 +93,7 @@ def run_self_check(
             _check_ablation(sites, ids, plain, logits_of),
         ]
         after = logits_of(ids, TapRequest())
-    unchanged = torch.equal(plain, after) and versions == [p._version for p in model.parameters()]
+    unchanged = torch.equal(plain, after) and versions == _versions(model)
     checks.append(
         Check(
             "unchanged",
@@ -105,6 +107,11 @@ def run_self_check(
     if failed is not None:
         raise _refusal(model, failed)
     return SelfCheck(tuple(checks), time.perf_counter() - start)
+
+
+def _versions(model: nn.Module) -> list[int]:
+    """Return how often each weight was written to; offloaded ones come and go unwritten."""
+    return [p._version for p in model.parameters() if p.device.type != "meta"]
 
 
 def branches_rightly(
@@ -128,7 +135,7 @@ def branches_rightly(
     common = Head(len(sites) // 2, 0)
     singles = [Head(layer, (layer + 1) % sites[layer].n_heads) for layer in layers]
     sets = [frozenset({common, head}) for head in singles if head != common]
-    device = _device_of(sites[0].projection)
+    device = execution_device(sites[0].projection)
     middle = len(ids) // 2
     for positions in (None, [middle]) if causal else (None,):
         acted_on = acted_on_mask(positions, len(ids), device)
@@ -244,14 +251,16 @@ def _pattern_times_values_error(pattern: Tensor, call: Call) -> float:
 
 
 def _head_sum_error(site: AttentionSite, z: Tensor, output: Tensor) -> float:
-    weight = projection_weight(site.projection).float()  # [d_model, n_heads * d_head]
-    bias = getattr(site.projection, "bias", None)
+    with weights_at_hand(site.projection):
+        weight = projection_weight(site.projection).float()  # [d_model, n_heads * d_head]
+        bias = getattr(site.projection, "bias", None)
+        bias = None if bias is None else bias.float()
     total = torch.zeros_like(output[0], dtype=torch.float32)
     for head in range(site.n_heads):
         part = slice(head * site.d_head, (head + 1) * site.d_head)
         total += z[0, :, head].float() @ weight[:, part].T
     if bias is not None:
-        total += bias.float()
+        total += bias
     return _relative_error(total, output[0].float())
 
 
@@ -294,7 +303,7 @@ def _check_slices(
     blocked[-1, 0] = True
     # Row r keeps head r from the key; the last row is clean.
     heads = [*([Head(0, head)] for head in range(n_heads)), []]
-    device = _device_of(sites[0].projection)
+    device = execution_device(sites[0].projection)
     plan = RowPlan.for_rows(_Blocked(blocked.to(device)), heads, None, device)
     request = TapRequest(plan=plan, keep_z=frozenset({0}))
     try:
@@ -353,11 +362,3 @@ def _check_ablation(
         None,
         f"Zeroing one head changed the logits in {int(changed.sum())} of {len(heads)} layers.",
     )
-
-
-def _device(model: Any) -> torch.device:
-    return model.get_input_embeddings().weight.device
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device

@@ -5,6 +5,7 @@ NumPy arrays on the CPU, float32 unless a docstring says otherwise.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,19 +139,28 @@ class AttentionMaps:
     prompt: TokenizedPrompt
     ablated: bool = False
     """Whether the run they come from had heads ablated."""
+    queries: tuple[int, ...] | None = None
+    """The positions that the rows are of, counted from 0; None for all of them, in order."""
 
     def __post_init__(self) -> None:
         n = len(self.prompt)
-        if self.values.shape != (len(self.heads), n, n):
-            raise ValueError(
-                f"values must be [{len(self.heads)}, {n}, {n}], got {self.values.shape}"
-            )
+        if self.queries is not None and not all(0 <= query < n for query in self.queries):
+            raise ValueError(f"queries must be positions from 0 to {n - 1}, got {self.queries}")
+        shape = (len(self.heads), len(self.rows), n)
+        if self.values.shape != shape:
+            raise ValueError(f"values must be {list(shape)}, got {list(self.values.shape)}")
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """The position of each row."""
+        return range(len(self.prompt)) if self.queries is None else self.queries
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row for each (head, query, key): indices, labels and the weight."""
         n = len(self.prompt)
         labels = np.array(self.prompt.labels, dtype=object)
-        head_index, query, key = np.indices(self.values.shape).reshape(3, -1)
+        head_index, row, key = np.indices(self.values.shape).reshape(3, -1)
+        query = np.array(self.rows, dtype=int)[row]
         return pd.DataFrame(
             {
                 "layer": np.array([h.layer for h in self.heads], dtype=int)[head_index],
@@ -164,8 +174,11 @@ class AttentionMaps:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Return plain data; `queries` is left out where the rows are all positions."""
+        rows = {} if self.queries is None else {"queries": list(self.queries)}
         return {
             "heads": [head.to_json() for head in self.heads],
+            **rows,
             "values": self.values.astype(float).tolist(),
         }
 

@@ -706,7 +706,9 @@ def test_serve_is_the_default_command() -> None:
 
 def test_as_a_program() -> None:
     shown = in_a_process(*asked("predict", "--json", "-"))
-    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.returncode == 0
+    # On a busy machine it says that it is loading; quick work goes without a word.
+    assert all(line.startswith("Loading") for line in shown.stderr.splitlines())
     assert json.loads(shown.stdout)["model"] == MODEL
     wrong = in_a_process(*asked("predict", "--ablate", "nonsense"))
     assert (wrong.returncode, wrong.stdout) == (2, "")

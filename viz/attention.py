@@ -1,4 +1,8 @@
-"""One head's attention as a heat map: queries down, keys across."""
+"""One head's attention as a heat map: queries down, keys across.
+
+A map with more weights than pixels is drawn in cells that stand for several (`viz.cells`), and
+says so; a region of it is drawn in finer ones.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +11,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from models.types import AttentionMaps, FloatArray
+from models.types import AttentionMaps, FloatArray, TokenizedPrompt
+from viz import coding
+from viz.cells import Cells, Region, cells_of, fitting_step, is_causal, sent_step
 from viz.labels import clipped, literal
 from viz.theme import (
     MONO,
@@ -33,14 +39,39 @@ _MIN_WIDTH = 250  # px: the header needs them
 _GAP_FROM = 8  # px: cells of this size have a hairline between them
 _SMALL_PLOT, _LARGE_PLOT, _LARGEST_CELL = 240, 420, 32  # px, where no size is asked for
 _LARGEST_SIZED_CELL = 64  # px, where one is
+NOTE = "{note}"
+"""Where in a map's title it is said how its cells stand for weights."""
+WEIGHT = "<b>%{z:.3g}</b>"
+"""A weight in a hover box: three digits, which coded weights hold (`viz.coding`)."""
 
 
-def shared_maximum(maps: AttentionMaps) -> float:
+def shared_maximum(*maps: AttentionMaps) -> float:
     """Return the largest weight of all maps: the `zmax` with which they can be compared.
 
     Under causal attention the first position, which can only attend to itself, does not count.
     """
-    return max((_largest(weights) for weights in maps.values), default=0.0) or 1.0
+    largest = (
+        _largest(weights, is_causal(weights)) for several in maps for weights in several.values
+    )
+    return max(largest, default=0.0) or 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a map is drawn. Weights below `threshold` stay blank, as does what causal attention
+    can't reach."""
+
+    position: int | None = None
+    """The query whose row is marked: where the prediction is read."""
+    threshold: float = 0.0
+    zmax: float | None = None
+    """The weight that gets the strongest colour; by default the map's own largest, not counting
+    the first position under causal attention (it can only attend to itself)."""
+    log: bool = False
+    """Whether the colour follows log10(weight), down to `LOG_FLOOR`."""
+    dark: bool = False
+    size: int | None = None
+    """Width of the figure in px; by default what the prompt's length asks for."""
 
 
 def attention_figure(
@@ -53,36 +84,96 @@ def attention_figure(
     log: bool = False,
     dark: bool = False,
     size: int | None = None,
+    region: Region | None = None,
 ) -> go.Figure:
     """Draw the map of one head.
 
-    Cells below `threshold`, and those that causal attention can't reach, stay blank. A click is
-    read with `clicked_cell`; its `z` is the weight, also when `log` is set.
+    A click is read with `clicked_cell`; its `z` is the weight, also when `log` is set, or the
+    largest weight of a cell that stands for several.
 
     Args:
         index: which of `maps.heads`.
-        position: the query whose row is marked: where the prediction is read.
-        zmax: the weight that gets the strongest colour; by default the map's own largest, not
-            counting the first position under causal attention (it can only attend to itself).
-        log: whether the colour follows log10(weight), down to `LOG_FLOOR`.
-        size: width of the figure in px; by default what the prompt's length asks for.
+        region: what is drawn of the map; None for all. The axes show all of it either way.
+
+    The other arguments are those of `Look`.
     """
-    weights = maps.values[index]
-    largest, causal = _largest(weights), _is_causal(weights)
-    geometry = _geometry(maps.prompt.unique_labels, size)
-    scale = _colour_range(zmax or largest or 1.0, log, dark)
-    figure = go.Figure(
-        data=[_map_trace(weights, threshold, causal, scale, geometry, dark), _bar_trace(scale)],
-        layout={
-            **base_layout(dark),
-            **_frame(geometry),
-            "title": _title(str(maps.heads[index]), largest, maps.ablated, geometry, dark),
-            "xaxis": _token_axis(maps, None, geometry, dark) | {"tickangle": -90},
-            "yaxis": _token_axis(maps, position, geometry, dark)
-            | {"range": [len(weights) - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
-            "shapes": _row_mark(position, len(weights), causal, dark),
-        },
+    look = Look(position, threshold, zmax, log, dark, size)
+    region = region or Region.whole(len(maps.prompt))
+    step = fitting_step(region.side, dots_across(maps.prompt, size))
+    cells = _cells(maps, index, look, region, step)
+    names = token_names(maps.prompt)
+    plot = _plot(maps, index, look, cells)
+    title = plot["layout"]["title"]
+    title["text"] = title["text"].replace(NOTE, _resolution(cells, len(names)))
+    figure = go.Figure(plot)
+    trace = figure.data[0]
+    trace.hovertemplate = _hover(cells.pooled, dark)
+    if cells.pooled:
+        trace.customdata = _ranges(cells, names)
+    return figure.update_layout(
+        xaxis={"labelalias": _aliases(names, None)}, yaxis={"labelalias": _aliases(names, position)}
     )
+
+
+def attention_message(
+    maps: AttentionMaps, index: int, look: Look, region: Region | None = None
+) -> dict[str, Any]:
+    """Return what `assets/maps.js` needs to draw the same figure: small.
+
+    What the browser can make by itself is left out: weights are coded (`viz.coding`), and become
+    cells as coarse as its pixels there; the names of the tokens, alike for all maps, travel apart
+    (`token_names`). So does what depends on how coarse the cells are: `hover` has the templates
+    for cells of one weight and of several, and the title has a place, `NOTE`, to say it.
+    """
+    region = region or Region.whole(len(maps.prompt))
+    dots = dots_across(maps.prompt, look.size)
+    step = sent_step(region, is_causal(maps.values[index]), dots)
+    cells = _cells(maps, index, look, region, step)
+    plot = _plot(maps, index, look, cells)
+    for name in ("z", "x0", "dx", "y0", "dy"):
+        del plot["data"][0][name]
+    for axis in ("xaxis", "yaxis"):
+        del plot["layout"][axis]["categoryarray"]
+    plot["layout"]["template"] = {}
+    sent = {"query": region.query, "key": region.key, "step": cells.step}
+    return {
+        **plot,
+        "cells": {**sent, "coded": coding.encode(cells.values)},
+        "hover": [_hover(False, look.dark), _hover(True, look.dark)],
+    }
+
+
+def dots_across(prompt: TokenizedPrompt, size: int | None) -> int:
+    """Return how many pixels a figure `size` px wide has for a prompt's positions."""
+    return int(_geometry(prompt.unique_labels, size).plot)
+
+
+def token_names(prompt: TokenizedPrompt) -> list[str]:
+    """Return what the positions are called beside the axes, escaped for Plotly."""
+    return [literal(clipped(label)) for label in prompt.unique_labels]
+
+
+def _cells(maps: AttentionMaps, index: int, look: Look, region: Region, step: int) -> Cells:
+    if maps.queries is not None:
+        raise ValueError("only maps with all their rows can be drawn")
+    weights = maps.values[index]
+    cells = cells_of(weights, is_causal(weights), region, step)
+    cells.values[cells.values < look.threshold] = np.nan
+    return cells
+
+
+def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str, Any]:
+    """Return the figure as Plotly's JSON has it, without names, hover boxes and `NOTE`.
+
+    Made by hand, as checking each attribute takes Plotly's Python side longer than everything
+    else about a map.
+    """
+    weights, dark = maps.values[index], look.dark
+    n = len(weights)
+    largest = _largest(weights, cells.causal)
+    geometry = _geometry(maps.prompt.unique_labels, look.size)
+    scale = _colour_range(look.zmax or largest or 1.0, look.log, dark)
+    axis = _token_axis(n, geometry, dark)
     bar = compact_colour_bar(
         dark,
         pixels=scale.bar_pixels,
@@ -92,24 +183,52 @@ def attention_figure(
     )
     # The bar ends where the figure ends, not where a map narrower than its header does.
     bar["x"] = 1 + (geometry.right - _BAR_EDGE) / geometry.plot
-    return figure.update_traces(marker={"colorbar": bar}, selector={"type": "scatter"})
+    return {
+        "data": [_map_trace(cells, scale, geometry), _bar_trace(scale, bar)],
+        "layout": {
+            **base_layout(dark),
+            **_frame(geometry),
+            "title": _title(str(maps.heads[index]), largest, maps.ablated, geometry, dark),
+            "xaxis": axis | {"range": [-0.5, n - 0.5], "tickangle": -90},
+            "yaxis": axis | {"range": [n - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
+            "shapes": _row_mark(look.position, n, cells.causal, dark),
+        },
+    }
+
+
+def _resolution(cells: Cells, n: int) -> str:
+    """Say how cells stand for weights where that is not one for one, or not all of the map."""
+    if cells.pooled:
+        return f" · each dot: max of {cells.step}×{cells.step}"
+    return "" if cells.region == Region.whole(n) else " · every weight"
+
+
+def _ranges(cells: Cells, names: list[str]) -> np.ndarray:
+    """Return for each cell the queries and the keys that it stands for, in words."""
+    rows, columns = cells.values.shape
+    region, step = cells.region, cells.step
+    queries = [_range(region.query + i * step, step, names) for i in range(rows)]
+    keys = [_range(region.key + j * step, step, names) for j in range(columns)]
+    return np.array([[(query, key) for key in keys] for query in queries], dtype=object)
+
+
+def _range(first: int, step: int, names: list[str]) -> str:
+    last = min(first + step, len(names)) - 1
+    return f"{first}–{last} <b>{names[first]} … {names[last]}</b>"
 
 
 def clicked_cell(point: Mapping[str, Any]) -> tuple[int, int]:
     """Return the indices (query, key) of a clicked or hovered point of `attention_figure`.
 
-    Plotly names the values of a category axis by text: here the digits of the index.
+    Plotly names the values of a category axis: here the digits of the index. Of a cell that
+    stands for several, the one in its middle is returned.
     """
     return int(point["y"]), int(point["x"])
 
 
-def _is_causal(weights: FloatArray) -> bool:
-    return not np.triu(weights, k=1).any()
-
-
-def _largest(weights: FloatArray) -> float:
+def _largest(weights: FloatArray, causal: bool) -> float:
     """Return the largest weight [query, key], without the trivial 1 of a causal map's first row."""
-    counted = weights[1:] if len(weights) > 1 and _is_causal(weights) else weights
+    counted = weights[1:] if causal and len(weights) > 1 else weights
     return float(counted.max(initial=0.0))
 
 
@@ -210,55 +329,54 @@ def _short(value: float) -> str:
     return f"{value:.3g}".removeprefix("0") if value < 1 else f"{value:g}"
 
 
-def _map_trace(
-    weights: FloatArray,
-    threshold: float,
-    causal: bool,
-    scale: _ColourRange,
-    geometry: _Geometry,
-    dark: bool,
-) -> go.Heatmap:
-    shown = np.array(weights, dtype=np.float32)  # query, key; a copy
-    if causal:
-        shown[np.triu_indices(len(shown), k=1)] = np.nan
-    shown[shown < threshold] = np.nan
-    indices = list(range(len(shown)))
-    gap = 1 if geometry.cell >= _GAP_FROM else 0
+def _map_trace(cells: Cells, scale: _ColourRange, geometry: _Geometry) -> dict[str, Any]:
+    gap = 1 if geometry.cell >= _GAP_FROM and not cells.pooled else 0
+    centre = (cells.step - 1) / 2
+    return {
+        "type": "heatmap",
+        "z": cells.values,
+        "x0": cells.region.key + centre,
+        "dx": cells.step,
+        "y0": cells.region.query + centre,
+        "dy": cells.step,
+        "zmin": 0.0,
+        "zmax": scale.zmax,
+        "colorscale": scale.map_colours,
+        "showscale": False,
+        "xgap": gap,
+        "ygap": gap,
+        "hoverongaps": False,
+    }
+
+
+def _hover(pooled: bool, dark: bool) -> str:
     muted = palette(dark).muted
-    return go.Heatmap(
-        z=shown,
-        x=indices,
-        y=indices,
-        zmin=0.0,
-        zmax=scale.zmax,
-        colorscale=scale.map_colours,
-        showscale=False,
-        xgap=gap,
-        ygap=gap,
-        hoverongaps=False,
-        hovertemplate=(
-            f"<span style='color:{muted}'>query %{{y:d}}</span> <b>%{{y}}</b><br>"
-            f"<span style='color:{muted}'>key   %{{x:d}}</span> <b>%{{x}}</b><br>"
-            f"<span style='color:{muted}'>weight</span> <b>%{{z:.4g}}</b><extra></extra>"
-        ),
+    lines = (
+        (("queries", "%{customdata[0]}"), ("keys   ", "%{customdata[1]}"), ("largest", WEIGHT))
+        if pooled
+        else (("query %{y:d}", "<b>%{y}</b>"), ("key   %{x:d}", "<b>%{x}</b>"), ("weight", WEIGHT))
     )
+    said = (f"<span style='color:{muted}'>{name}</span> {value}" for name, value in lines)
+    return "<br>".join(said) + "<extra></extra>"
 
 
-def _bar_trace(scale: _ColourRange) -> go.Scatter:
+def _bar_trace(scale: _ColourRange, bar: dict[str, Any]) -> dict[str, Any]:
     """Return a trace that draws nothing and owns the colour bar, which may be logarithmic."""
-    return go.Scatter(
-        x=[None],
-        y=[None],
-        mode="markers",
-        hoverinfo="skip",
-        marker={
+    return {
+        "type": "scatter",
+        "x": [None],
+        "y": [None],
+        "mode": "markers",
+        "hoverinfo": "skip",
+        "marker": {
             "color": [scale.bar_low],
             "cmin": scale.bar_low,
             "cmax": scale.bar_high,
             "colorscale": scale.bar_colours,
             "showscale": True,
+            "colorbar": bar,
         },
-    )
+    }
 
 
 def _frame(geometry: _Geometry) -> dict[str, Any]:
@@ -277,7 +395,7 @@ def _title(
     head: str, largest: float, ablated: bool, geometry: _Geometry, dark: bool
 ) -> dict[str, Any]:
     colours = palette(dark)
-    note = f"max {_short(largest)}"
+    note = f"max {_short(largest)}{NOTE}"
     if ablated:
         note += f" · <span style='color:{colours.accent}'>ablated run</span>"
     small = f"<span style='font-size:11px;color:{colours.muted}'>{note}</span>"
@@ -294,25 +412,24 @@ def _title(
     }
 
 
-def _token_axis(
-    maps: AttentionMaps, marked: int | None, geometry: _Geometry, dark: bool
-) -> dict[str, Any]:
+def _token_axis(n: int, geometry: _Geometry, dark: bool) -> dict[str, Any]:
     """Return an axis whose values are the positions, shown under the tokens' names.
 
     Positions are categories, so that Plotly never puts a tick between two of them and shows more
     labels where a zoom gives room; the names are aliases, for ticks and hovering alike.
     """
-    names = {str(i): literal(clipped(name)) for i, name in enumerate(maps.prompt.unique_labels)}
-    if marked is not None:
-        names[str(marked)] = f"<b>{names[str(marked)]}</b>"
-    n = len(maps.prompt)
     return plain_axis(dark) | {
         "type": "category",
-        "range": [-0.5, n - 0.5],
+        "categoryorder": "array",
+        "categoryarray": list(range(n)),
         "nticks": geometry.n_labels,
-        "labelalias": names,
         "tickfont": {"family": MONO, "size": _LABEL_SIZE, "color": palette(dark).muted},
     }
+
+
+def _aliases(names: list[str], marked: int | None) -> dict[str, str]:
+    """Return the names by the categories that they stand for, the marked one in bold."""
+    return {str(i): f"<b>{name}</b>" if i == marked else name for i, name in enumerate(names)}
 
 
 def _row_mark(position: int | None, n: int, causal: bool, dark: bool) -> list[dict[str, Any]]:

@@ -196,6 +196,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", metavar="D", help="auto, cpu, cuda or mps (default: auto)"
     )
     group.add_argument(
+        "--device-map",
+        choices=["auto"],
+        help="spread a large model over all devices, and what does not fit over main memory and "
+        "disk (takes the place of --device)",
+    )
+    group.add_argument(
         "--dtype", default=None, metavar="T", help="float32, bfloat16, float16 (default: float32)"
     )
     group.add_argument(

@@ -128,6 +128,7 @@ def pose(options: Namespace, terminal: Terminal) -> Question:
             device=options.device,
             dtype=options.dtype,
             pass_memory_gb=options.memory_gb,
+            device_map=options.device_map,
             progress=say,
         )
     texts = [options.prompt] if isinstance(options.prompt, str) else options.prompt

@@ -2,22 +2,39 @@
 
 import os
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 
 from app.cli.terminal import Terminal
 from app.server import bind, guarded, is_loopback, links, serve
 
+WAITING = "OMP_WAIT_POLICY"
+"""Environment variable of OpenMP, which torch computes with."""
+
 
 def run(options: Namespace, terminal: Terminal) -> int:
+    # Threads that wait for each other would keep their cores busy meanwhile, and the browser, which
+    # draws on the same cores, would slow each of many small steps down: the start takes ten times
+    # as long beside a busy program. Read when torch is imported.
+    os.environ.setdefault(WAITING, "passive")
     listening = bind(options.host, options.port)
     with listening:
-        with terminal.sentences(pause=0) as say:  # a log should tell what takes so long
+        with terminal.sentences():
             from app import create_app
             from models.registry import Registry
 
             registry = Registry(
-                device=options.device, dtype=options.dtype, pass_memory_gb=options.memory_gb
+                device=options.device,
+                dtype=options.dtype,
+                pass_memory_gb=options.memory_gb,
+                device_map=options.device_map,
             )
-            registry.get(options.model, progress=say)
+
+        def load() -> None:
+            with terminal.sentences(pause=0) as say:  # a log should tell what takes so long
+                registry.get(options.model, progress=say)
+
+        # The page opens meanwhile: a browser needs some seconds as well.
+        loading = ThreadPoolExecutor(1).submit(load)
         page = create_app(registry, options.model)
         port = listening.getsockname()[1]
         if not is_loopback(options.host):
@@ -33,6 +50,7 @@ def run(options: Namespace, terminal: Terminal) -> int:
             options.open,
             listening=listening,
             announce=lambda: terminal.print(link),
+            needed=loading,
         )
     try:
         terminal.print("Stopped.")

@@ -100,8 +100,12 @@ class Terminal:
         if not self._err.is_terminal:
             yield _Rarely(self.warn, pause)
             return
-        with self._err.status("Starting") as status:
-            yield lambda sentence: status.update(Text(sentence))
+        self._drawing = True
+        try:
+            with self._err.status("Starting") as status:
+                yield lambda sentence: status.update(Text(sentence))
+        finally:
+            self._drawing = False
 
     @contextmanager
     def bar(self) -> Iterator[Callable[[Progress], None]]:

@@ -1,23 +1,22 @@
 """The attention tab: a heat map for each chosen head, as many as are chosen."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import ALL, Dash, Input, Output, Patch, State, dcc, html, no_update
+from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import ids, words
-from app.panels.pieces import GRAPH_CONFIG, browser, empty, segmented, switch
+from app.panels.pieces import browser, empty, segmented, switch
 from app.runs import Outcome
 from app.services import Services, build_intervention
 from app.view import MAX_SIZE, MIN_SIZE, View
-from models.types import Head
-from viz.attention import attention_figure, shared_maximum
+from viz.attention import Look, attention_message, dots_across, shared_maximum, token_names
+from viz.cells import Region
 
-MAPS_AT_ONCE = 24
-"""More maps are drawn on demand: each costs the browser time and the connection n^2 numbers."""
-_MAX_CELLS_AT_ONCE = 400_000
+STORES = (ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD)
 
 
 def layout() -> html.Div:
@@ -32,14 +31,14 @@ def layout() -> html.Div:
                 id=ids.ATTENTION_EMPTY,
                 hidden=True,
             ),
-            html.Div(id=ids.ATTENTION_GRID, className="map-grid", children=[]),
+            html.Div(id=ids.ATTENTION_GRID, className="map-grid"),  # filled by assets/maps.js
             html.Div(
                 dmc.Button("Show more", id=ids.SHOW_MORE, size="xs", variant="default"),
                 className="show-more",
                 id=ids.SHOW_MORE_PLACE,
                 hidden=True,
             ),
-            dcc.Store(id=ids.DRAWN),
+            *(dcc.Store(id=store) for store in STORES),
             dcc.Store(id=ids.SHOWN, data=1),
         ],
         className="tab-body",
@@ -104,74 +103,47 @@ def _toolbar() -> html.Div:
     )
 
 
-def drawable(chosen: Sequence[Head], pages: int, n_tokens: int) -> tuple[Head, ...]:
-    """Return the chosen heads whose maps are drawn after "Show more" was pressed so often."""
-    at_once = max(4, min(MAPS_AT_ONCE, _MAX_CELLS_AT_ONCE // max(1, n_tokens**2)))
-    return tuple(chosen[: pages * at_once])
-
-
-def card(outcome: Outcome, index: int, view: View, zmax: float | None, dark: bool) -> html.Div:
-    """Return the map of one head with the button that takes the head out of the choice."""
-    head = outcome.maps.heads[index]
-    figure = attention_figure(
-        outcome.maps,
-        index,
+def look(view: View, outcome: Outcome, dark: bool) -> Look:
+    """Return how all maps of a view are drawn."""
+    return Look(
         position=outcome.before.position,
         threshold=view.threshold,
-        zmax=zmax,
+        zmax=shared_maximum(*outcome.maps) if view.scale == "shared" else None,
         log=view.log,
         dark=dark,
         size=view.size,
     )
-    return html.Div(
-        [
-            html.Div(
-                dcc.Graph(id=ids.attention_map(head.short), figure=figure, config=GRAPH_CONFIG),
-                role="img",
-                **{"aria-label": f"Attention of head {head}"},
-            ),
-            html.Button(
-                "×",
-                id=ids.drop_head(head.short),
-                type="button",
-                className="drop-head",
-                title=f"Take {head} out of the choice",
-                **{"aria-label": f"Take {head} out of the choice"},
-            ),
-        ],
-        className="map-card",
-        key=head.short,
-    )
 
 
-def signature(view: View, zmax: float | None, dark: bool) -> str:
+def signature(view: View, how: Look) -> str:
     """Return what all maps that are drawn have in common: if it changes, all change."""
     data = view.to_json()
-    kept = ("model", "prompt", "bos", "position", "threshold", "log", "size", "ablate")
-    same = {name: data[name] for name in kept}
+    same = {name: data[name] for name in ("model", "prompt", "bos", "ablate")}
     if view.ablate:
         same |= {name: data[name] for name in ("heads", "intervention", "acted")}
-    return json.dumps([same, zmax, dark], sort_keys=True)
+    return hashlib.sha256(json.dumps([same, repr(how)], sort_keys=True).encode()).hexdigest()
 
 
-def changes(drawn: Sequence[str], wanted: Sequence[str], cards: Sequence[html.Div]) -> Patch | None:
-    """Return how to get from the cards that stand to the wanted ones without drawing any again.
+def message(
+    outcome: Outcome, how: Look, serial: str, drawn: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return what `assets/maps.js` needs to draw the maps, or None if they stand as they should.
 
     Args:
-        cards: of the heads in `wanted` that are not in `drawn`, in that order.
-
-    Returns:
-        None if the order of those that stay changes: then all are drawn anew.
+        serial: the signature of how they are drawn.
+        drawn: `heads` and `serial` of the maps that stand; those are not sent again.
     """
-    staying = [head for head in drawn if head in set(wanted)]
-    if list(wanted[: len(staying)]) != staying:
+    order = [maps.heads[0].short for maps in outcome.maps]
+    standing = set(drawn["heads"]) if drawn is not None and drawn["serial"] == serial else set()
+    if drawn is not None and standing and list(drawn["heads"]) == order:
         return None
-    patch = Patch()
-    for index in reversed([i for i, head in enumerate(drawn) if head not in set(wanted)]):
-        del patch[index]
-    for new in cards:
-        patch.append(new)
-    return patch
+    new = {
+        head: {"name": str(maps.heads[0]), "figure": attention_message(maps, 0, how)}
+        for head, maps in zip(order, outcome.maps, strict=True)
+        if head not in standing
+    }
+    names = token_names(outcome.prompt)
+    return {"serial": serial, "order": order, "names": names, "marked": how.position, "maps": new}
 
 
 def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
@@ -188,18 +160,26 @@ def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
             html.Span("Attention of the ablated run", className="tag ablated"),
             f" {words.count(n_chosen, 'head')}: {label}{where}",
         ]
-    return [
-        html.Span("Attention of the clean run", className="tag"),
-        " rows are queries, columns are keys; click a cell for its query token",
-    ]
+    return [html.Span("Attention of the clean run", className="tag"), f" {_reading(view, outcome)}"]
+
+
+def _reading(view: View, outcome: Outcome) -> str:
+    """Say how to read the maps, and to see more of those that have more weights than pixels."""
+    axes = "rows are queries, columns are keys; "
+    if len(outcome.prompt) <= dots_across(outcome.prompt, view.size):
+        return axes + "click a cell for its query token"
+    return axes + (
+        "each dot is the largest of several weights: drag to see them all, double-click to go back"
+    )
 
 
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks that draw the maps."""
 
     @app.callback(
-        Output(ids.ATTENTION_GRID, "children"),
+        Output(ids.MAPS, "data"),
         Output(ids.DRAWN, "data"),
+        Output(ids.ATTENTION_GRID, "className"),  # so that the grid shows that it is awaited
         Output(ids.ATTENTION_NOTE, "children"),
         Output(ids.ATTENTION_EMPTY, "hidden"),
         Output(ids.SHOW_MORE_PLACE, "hidden"),
@@ -214,23 +194,53 @@ def register(app: Dash, services: Services) -> None:
         data: dict[str, Any] | None, dark: bool, pages: int, drawn: dict[str, Any] | None
     ) -> tuple[Any, ...]:
         if data is None:
-            return (no_update,) * 6
+            return (no_update,) * 7
         view = View.from_json(data)
-        chosen = view.heads or ()
-        n_tokens = len(services.model(view.model).tokenize(view.prompt, view.bos))
-        shown = drawable(chosen, pages, n_tokens)
-        outcome = services.outcome(view, shown)
-        grid, state = _grid(view, outcome, bool(dark), drawn)
-        hidden = len(chosen) - len(shown)
+        outcome = services.outcome(view, pages)
+        how = look(view, outcome, bool(dark))
+        serial = signature(view, how)
+        sent = message(outcome, how, serial, drawn)
+        n_chosen = len(view.heads or ())
+        hidden = n_chosen - len(outcome.maps)
         return (
-            grid,
-            state,
-            note(view, outcome, len(chosen)),
-            bool(chosen),
+            no_update if sent is None else sent,
+            no_update if sent is None else {"heads": sent["order"], "serial": serial},
+            "map-grid",
+            note(view, outcome, n_chosen),
+            bool(n_chosen),
             hidden == 0,
             f"Show more ({words.count(hidden, 'head')} left)",
         )
 
+    @app.callback(
+        Output(ids.ZOOMED, "data"),
+        Input(ids.ZOOM_REQUEST, "data"),
+        State(ids.VIEW, "data"),
+        State(ids.DARK, "data"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    def zoom(
+        request: dict[str, Any] | None, data: dict[str, Any] | None, dark: bool, pages: int
+    ) -> Any:
+        if request is None or data is None:
+            return no_update
+        view = View.from_json(data)
+        outcome = services.outcome(view, pages)
+        how = look(view, outcome, bool(dark))
+        shown = {maps.heads[0].short: maps for maps in outcome.maps}
+        if request["head"] not in shown or request["serial"] != signature(view, how):
+            return no_update
+        region = Region(**request["region"])
+        figure = attention_message(shown[request["head"]], 0, how, region)
+        return {**request, "figure": figure}
+
+    app.clientside_callback(
+        browser("draw", "maps"), Input(ids.MAPS, "data"), prevent_initial_call=True
+    )
+    app.clientside_callback(
+        browser("zoom", "maps"), Input(ids.ZOOMED, "data"), prevent_initial_call=True
+    )
     app.clientside_callback(
         browser("readThreshold"),
         Output(ids.THRESHOLD_READING, "children"),
@@ -246,32 +256,9 @@ def register(app: Dash, services: Services) -> None:
         prevent_initial_call=True,
     )
     app.clientside_callback(
-        browser("dropHead"),
+        browser("dropHead", "maps"),
         Output(ids.HEADS, "value", allow_duplicate=True),
-        Input(ids.drop_head(ALL), "n_clicks"),
+        Input(ids.DROP_HEAD, "data"),
         State(ids.HEADS, "value"),
         prevent_initial_call=True,
     )
-    app.clientside_callback(
-        browser("openQuery"),
-        Output(ids.TOKEN_OPEN, "data", allow_duplicate=True),
-        Input(ids.attention_map(ALL), "clickData"),
-        prevent_initial_call=True,
-    )
-
-
-def _grid(
-    view: View, outcome: Outcome, dark: bool, drawn: dict[str, Any] | None
-) -> tuple[Any, dict[str, Any]]:
-    """Return the cards, or the change to those that stand, and what stands then."""
-    zmax = shared_maximum(outcome.maps) if view.scale == "shared" else None
-    wanted = [head.short for head in outcome.maps.heads]
-    state = {"heads": wanted, "signature": signature(view, zmax, dark)}
-    if drawn is not None and drawn["signature"] == state["signature"]:
-        if drawn["heads"] == wanted:
-            return no_update, state
-        new = [i for i, head in enumerate(wanted) if head not in set(drawn["heads"])]
-        patch = changes(drawn["heads"], wanted, [card(outcome, i, view, zmax, dark) for i in new])
-        if patch is not None:
-            return patch, state
-    return [card(outcome, i, view, zmax, dark) for i in range(len(wanted))], state

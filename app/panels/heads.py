@@ -3,7 +3,7 @@
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, html, no_update
+from dash import Dash, Input, Output, State, ctx, html, no_update
 
 from ablation.heads import parse_heads
 from ablation.types import HeadScores
@@ -100,7 +100,8 @@ def register(app: Dash, services: Services) -> None:
         prompt: str,
         shape: dict[str, Any] | None,
     ) -> Any:
-        if shape is None:
+        about_sweep = set(ctx.triggered_prop_ids.values()) == {ids.PROMPT}
+        if shape is None or (about_sweep and sweep is None):
             return no_update
         scores = _scores(services, sweep, shape, prompt)
         figure = head_map_figure(

@@ -173,7 +173,7 @@ EXTRA_OUTPUTS = (
     (ids.PROMPT_TEXT, "value"),
     (ids.PROMPT_TEXT, "error"),
     (ids.BOS, "checked"),
-    (ids.TOKEN_STRIP, "children"),
+    (ids.TOKENS, "data"),
     (ids.TOKEN_COUNT, "children"),
     (ids.INTERVENTION_KIND, "value"),
     (ids.INTERVENTION_PARAMETERS, "children"),
@@ -200,7 +200,7 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         view.prompt,
         None,
         view.bos,
-        prompt.strip(tokens, view.position or 0),
+        prompt.strip(tokens),
         prompt.token_count(tokens),
         view.intervention.name,
         intervention.parameter_fields(view.intervention),
@@ -297,6 +297,7 @@ def _register_opening(app: Dash, services: Services) -> None:
             view, model, failure = open_first(services, wanted, default, _say_progress)
             for sentence in filter(None, (problem, failure)):
                 notices.tell(sentence, color="orange" if sentence == problem else "red")
+        services.begin(view)
         return [*filled(services, view, model), ""]
 
 
@@ -314,7 +315,7 @@ def _register_prompt(app: Dash, services: Services) -> None:
         Output(ids.PROMPT, "data", allow_duplicate=True),
         Output(ids.BOS_USED, "data", allow_duplicate=True),
         Output(ids.POSITION, "data", allow_duplicate=True),
-        Output(ids.TOKEN_STRIP, "children", allow_duplicate=True),
+        Output(ids.TOKENS, "data", allow_duplicate=True),
         Output(ids.TOKEN_COUNT, "children", allow_duplicate=True),
         Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
         Input(ids.PROMPT_REQUEST, "data"),
@@ -329,8 +330,10 @@ def _register_prompt(app: Dash, services: Services) -> None:
         model = services.model(data["model"])
         tokens = model.tokenize(text, request["bos"])
         position = model.resolve_position(tokens, None)
-        strip = prompt.strip(tokens, position)
-        return text, request["bos"], position, strip, prompt.token_count(tokens), None
+        asked = View.from_json(data)
+        services.begin(replace(asked, prompt=text, bos=request["bos"], position=position))
+        strip, count = prompt.strip(tokens), prompt.token_count(tokens)
+        return text, request["bos"], position, strip, count, None
 
 
 def _register_view(app: Dash) -> None:

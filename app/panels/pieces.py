@@ -9,9 +9,9 @@ from dash import ClientsideFunction, dcc, html
 GRAPH_CONFIG = {"displayModeBar": False, "displaylogo": False, "doubleClick": "reset"}
 
 
-def browser(name: str) -> ClientsideFunction:
-    """Return a function of `assets/page.js`, to be registered as a callback."""
-    return ClientsideFunction(namespace="page", function_name=name)
+def browser(name: str, file: str = "page") -> ClientsideFunction:
+    """Return a function of `assets/page.js`, or of another file, to be registered as a callback."""
+    return ClientsideFunction(namespace=file, function_name=name)
 
 
 def section(title: str, *content: Any, right: Any = None, **attributes: Any) -> html.Section:

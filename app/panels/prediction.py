@@ -3,7 +3,7 @@
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, html, no_update
+from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import ids
 from app.panels.pieces import browser, graph, section
@@ -48,6 +48,7 @@ def layout() -> html.Section:
             ],
             className="token-choice",
         ),
+        dcc.Store(id=ids.PREDICTED),
     )
 
 
@@ -103,6 +104,13 @@ def shown_tokens(before: Prediction, after: Prediction | None) -> int:
     return 1
 
 
+def asked(view: View, dark: bool) -> list[Any]:
+    """Return all that the panel shows depends on, as plain data: the same again, the same panel."""
+    data = view.to_json()
+    kept = ("model", "prompt", "bos", "position", "watched", "ablate", "intervention", "acted")
+    return [*(data[name] for name in kept), data["heads"] if view.ablate else None, dark]
+
+
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks that draw the prediction and choose the watched token."""
 
@@ -115,16 +123,20 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.TARGET_PICKER, "data"),
         Output(ids.INTERVENTION_ERROR, "children"),
         Output(ids.ACTED_TEXT, "error"),
+        Output(ids.PREDICTED, "data"),
         Input(ids.VIEW, "data"),
         Input(ids.DARK, "data"),
+        State(ids.PREDICTED, "data"),
         prevent_initial_call=True,
     )
-    def draw(data: dict[str, Any] | None, dark: bool) -> tuple[Any, ...]:
-        if data is None:
-            return (no_update,) * 8
-        view = View.from_json(data)
+    def draw(
+        data: dict[str, Any] | None, dark: bool, predicted: list[Any] | None
+    ) -> tuple[Any, ...]:
+        view = None if data is None else View.from_json(data)
+        if view is None or asked(view, bool(dark)) == predicted:
+            return (no_update,) * 9
         model = services.model(view.model)
-        outcome = services.outcome(view, ())
+        outcome = services.outcome(view, maps=False)
         watched = watched_token(outcome.before, model, view.watched)
         before, after = outcome.before, outcome.after
         rows = metric_rows(before, after, outcome.comparison, watched)
@@ -137,6 +149,7 @@ def register(app: Dash, services: Services) -> None:
             None if watched is None else str(watched.id),
             token_options(before.top),
             *_problem(view, outcome),
+            asked(view, bool(dark)),
         )
 
     @app.callback(

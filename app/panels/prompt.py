@@ -3,7 +3,7 @@
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import ALL, Dash, Input, Output, State, html
+from dash import Dash, Input, Output, State, dcc, html
 
 from app import ids, words
 from app.examples import EXAMPLES
@@ -35,11 +35,12 @@ def layout() -> html.Section:
             className="row",
         ),
         html.Div(
-            id=ids.TOKEN_STRIP,
+            id=ids.TOKEN_STRIP,  # filled by assets/tokens.js
             className="token-strip",
             role="toolbar",
             **{"aria-label": "Tokens. Choose the position at which predictions are read"},
         ),
+        dcc.Store(id=ids.TOKENS),
         right=html.Div(
             [
                 html.Span(id=ids.TOKEN_COUNT, className="muted"),
@@ -60,22 +61,12 @@ def layout() -> html.Section:
     )
 
 
-def strip(prompt: TokenizedPrompt, position: int) -> list[html.Button]:
-    """Return the tokens as buttons, each known by its index; the one at `position` is read."""
-    return [
-        html.Button(
-            label,
-            id=ids.token(i),
-            type="button",
-            className=f"token {kind}" + (" read" if i == position else ""),
-            title=f"position {i}, id {token_id}",
-            tabIndex=0 if i == position else -1,
-            **{"aria-pressed": "true" if i == position else "false"},
-        )
-        for i, (label, kind, token_id) in enumerate(
-            zip(prompt.labels, prompt.kinds, prompt.ids, strict=True)
-        )
-    ]
+def strip(prompt: TokenizedPrompt) -> dict[str, list[Any]]:
+    """Return the tokens as `assets/tokens.js` makes buttons of them.
+
+    Two thousand Dash components would slow everything that happens on the page.
+    """
+    return {"labels": list(prompt.labels), "kinds": list(prompt.kinds), "ids": list(prompt.ids)}
 
 
 def token_count(prompt: TokenizedPrompt) -> str:
@@ -107,21 +98,8 @@ def register(app: Dash, services: Services) -> None:
         prevent_initial_call=True,
     )
     app.clientside_callback(
-        browser("chooseToken"),
-        Output(ids.POSITION, "data", allow_duplicate=True),
-        Output(ids.TOKEN_OPEN, "data", allow_duplicate=True),
-        Input(ids.token(ALL), "n_clicks"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        browser("markToken"),
+        browser("show", "tokens"),
+        Input(ids.TOKENS, "data"),
         Input(ids.POSITION, "data"),
-        State(ids.token(ALL), "id"),
-        State(ids.token(ALL), "className"),
         prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        browser("showReadToken"),
-        Input(ids.POSITION, "data"),
-        Input(ids.TOKEN_STRIP, "children"),
     )

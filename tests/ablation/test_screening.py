@@ -5,8 +5,10 @@ import pytest
 from reference import kl, log_probs, zero
 from tiny import PROMPT, prompt_text, tiny_model
 
-from ablation import Permute, search_heads
-from ablation.screening import best_estimates
+from ablation import Permute, Zero, search_heads
+from ablation.evaluation import Question
+from ablation.objectives import aim_at
+from ablation.screening import most_promising
 from models.errors import UserError
 from models.types import Head
 
@@ -63,9 +65,29 @@ def test_the_best_estimates_are_taken() -> None:
     assert result.steps[0].head == Head(int(steepest[0]), int(steepest[1]))
 
 
+def test_half_of_the_places_go_to_the_last_gains() -> None:
+    model = tiny_model("llama")
+    prompt = model.tokenize(PROMPT)
+    target = model.predict(prompt).top[1].id
+    posed = model.head_sets.pose(prompt, Zero())
+    aims = (aim_at(Question(model, posed, model.predict(prompt), None), target),)
+    estimates = model.head_sets.estimate(posed, [], lambda row: row[target])
+    heads = list(model.all_heads())
+    by_slope = sorted(heads, key=lambda head: -estimates[head.layer, head.head])
+    # The flattest heads were last seen to gain, the very last one most.
+    gains = {by_slope[-1]: 3.0, by_slope[-2]: 2.0, by_slope[-3]: 1.0}
+    chosen = most_promising(aims, [], heads, gains, 4)
+    assert chosen == sorted([*by_slope[:2], by_slope[-1], by_slope[-2]])
+    assert most_promising(aims, [], heads, {}, 4) == sorted(by_slope[:4])
+    one_known = most_promising(aims, [], heads, {by_slope[-1]: 1.0}, 4)
+    assert one_known == sorted([*by_slope[:3], by_slope[-1]])
+    agreeing = most_promising(aims, [], heads, {by_slope[0]: 1.0, by_slope[1]: 1.0}, 4)
+    assert agreeing == sorted(by_slope[:4])
+
+
 def test_few_heads_are_not_screened() -> None:
     remaining = [Head(0, 1), Head(2, 2)]
-    assert best_estimates((), (), remaining, 2) == remaining
+    assert most_promising((), (), remaining, {}, 2) == remaining
 
 
 def test_unknown_strategies_are_refused() -> None:

@@ -14,18 +14,23 @@ from dash import Dash
 from tiny import byte_level_tokenizer, tiny_directory, tiny_torch_model
 
 from app import create_app
-from app.server import guarded
+from app.server import AsgiApp, Message, Receive, Scope, Send, guarded
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.registry import load_model
 
 START_SECONDS = 30
 
+DEEP_PASS_GB = 0.003
+"""Room for a few dozen head sets in a pass, so that a study of the deep model takes many."""
+
 
 @cache
 def _loaded(name: str) -> LanguageModel:
-    directory = _deep_directory() if name == "deep" else tiny_directory(name)
-    model = load_model(str(directory), device="cpu")
+    special = {"deep": _deep_directory, "long": _long_directory}
+    directory = special[name]() if name in special else tiny_directory(name)
+    room = DEEP_PASS_GB if name == "deep" else None
+    model = load_model(directory, device="cpu", pass_memory_gb=room)
     model.name = name
     return model
 
@@ -39,10 +44,20 @@ def _deep_directory() -> Path:
     return directory
 
 
+def _long_directory() -> Path:
+    """Write a model whose context holds more tokens than a map has room for."""
+    directory = Path(mkdtemp(prefix="tiny-long-"))
+    tiny_torch_model("llama", max_position_embeddings=4096).save_pretrained(directory)
+    tokenizer = byte_level_tokenizer()
+    tokenizer.model_max_length = 4096
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
 class Shelf:
     """A registry of tiny models under short names."""
 
-    names = ("llama", "gpt2", "bert", "deep")
+    names = ("llama", "gpt2", "bert", "deep", "long")
 
     def get(self, name: str, progress: Callable[[str], None] | None = None) -> LanguageModel:
         if name not in self.names:
@@ -59,12 +74,31 @@ def make_page(default_model: str = "llama") -> Dash:
     return create_app(Shelf(), default_model)
 
 
+def counting(asgi_app: AsgiApp, sizes: list[int]) -> AsgiApp:
+    """Note down the size in bytes of everything that is sent over a websocket, uncompressed."""
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "websocket.send":
+                sizes.append(len((message.get("text") or "").encode()))
+            await send(message)
+
+        await asgi_app(scope, receive, sending)
+
+    return counted
+
+
 @contextmanager
-def serving(app: Dash) -> Iterator[str]:
-    """Serve a page on a free port, guarded as in earnest; yield its address."""
+def serving(app: Dash, sizes: list[int] | None = None) -> Iterator[str]:
+    """Serve a page on a free port, guarded as in earnest; yield its address.
+
+    Args:
+        sizes: gets the size in bytes of every message that is sent over a websocket.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        guarded_app = guarded(app.server, "127.0.0.1", app.csp_hashes())
+        served = app.server if sizes is None else counting(app.server, sizes)
+        guarded_app = guarded(served, "127.0.0.1", app.csp_hashes())
         config = uvicorn.Config(guarded_app, log_level="warning", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -423,7 +423,7 @@ def test_a_screened_search_is_chosen_and_is_in_the_link(
     open_study(page, "Generic")
     expect(page.locator("#study-help")).to_contain_text("Exact: every remaining head")
     page.get_by_text("screened", exact=True).click()
-    expect(page.locator("#study-help")).to_contain_text("Screened: a gradient ranks")
+    expect(page.locator("#study-help")).to_contain_text("Screened: only the most promising heads")
     page.get_by_label("Heads, at most").fill("2")
     page.get_by_role("button", name="Run study").click()
     expect(page.get_by_role("button", name="Use these heads")).to_be_enabled()
@@ -431,7 +431,7 @@ def test_a_screened_search_is_chosen_and_is_in_the_link(
         "288 head sets were evaluated exactly"
     )
     again = open_page("#" + page.url.split("#")[1], drawn=False)
-    expect(again.locator("#study-help")).to_contain_text("Screened: a gradient ranks")
+    expect(again.locator("#study-help")).to_contain_text("Screened: only the most promising heads")
 
 
 def test_a_targeted_search_is_put_to_use(page_open: Page) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dash import Dash, Patch, html, no_update
+from dash import Dash, no_update
 from dash._callback_context import context_value
 from dash._utils import AttributeDict
 from page_fixtures import Shelf, make_page
@@ -24,13 +24,14 @@ from ablation.sweep import sweep_heads
 from ablation.types import STRATEGIES, PositionScores, Progress
 from app import controls, ids
 from app.notices import INTERNAL, show_error
-from app.panels import attention, by_position, page, prediction, study_run
+from app.panels import by_position, page, prediction, study_run
 from app.panels.intervention import STARTERS, parameter_fields, starter
-from app.services import Services, build_intervention, first_heads
+from app.services import MAPS_AT_ONCE, Services, build_intervention, drawable, first_heads
 from app.view import InterventionForm, View
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import Head
+from viz import coding
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,7 @@ def _view(settled: View, **changes: Any) -> dict[str, Any]:
 def test_the_prediction_is_the_models(
     services: Services, settled: View, llama: LanguageModel
 ) -> None:
-    outcome = services.outcome(settled, ())
+    outcome = services.outcome(settled)
     expected = llama.predict(llama.tokenize(settled.prompt))
     assert outcome.before.top[0].id == expected.top[0].id
     assert outcome.after is None
@@ -221,10 +222,25 @@ def test_the_prediction_is_the_models(
 
 def test_switching_the_intervention_on_shows_both_runs(dash_page: Dash, settled: View) -> None:
     draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
-    off = draw(_view(settled), False)
-    on = draw(_view(settled, ablate=True), False)
+    off = draw(_view(settled), False, None)
+    on = draw(_view(settled, ablate=True), False, None)
     assert [len(result[1].data) for result in (off, on)] == [1, 2]
-    assert on[6:] == ("", None)
+    assert on[6:8] == ("", None)
+
+
+def test_the_prediction_is_drawn_anew_only_if_it_can_be_another(
+    dash_page: Dash, settled: View
+) -> None:
+    draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
+    *_, asked = draw(_view(settled), False, None)
+    another_head = _view(settled, heads=(Head(2, 2),))
+    assert set(draw(another_head, False, asked)) == {no_update}
+    changes = ({"ablate": True}, {"position": 0}, {"watched": 3}, {"prompt": "A", "position": 0})
+    for change in changes:
+        assert draw(_view(settled, **change), False, asked)[1] is not no_update
+    assert draw(_view(settled), True, asked)[1] is not no_update
+    *_, asked = draw(_view(settled, ablate=True), False, None)
+    assert draw(_view(settled, ablate=True, heads=(Head(2, 2),)), False, asked)[1] is not no_update
 
 
 def test_an_ablation_that_cannot_be_done_says_why_and_leaves_the_clean_run(
@@ -232,11 +248,11 @@ def test_an_ablation_that_cannot_be_done_says_why_and_leaves_the_clean_run(
 ) -> None:
     draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
     form = InterventionForm("resample", (("source", "too short"),))
-    *_, problem, positions = draw(_view(settled, ablate=True, intervention=form), False)
+    *_, problem, positions, _ = draw(_view(settled, ablate=True, intervention=form), False, None)
     assert "equal length" in problem
     assert positions is None
-    grid = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
-    _, _, note, *_ = grid(_view(settled, ablate=True, intervention=form), False, 1, None)
+    grid = _callback(dash_page, f"{ids.MAPS}.data")
+    _, _, _, note, *_ = grid(_view(settled, ablate=True, intervention=form), False, 1, None)
     assert "Not ablated: attention of the clean run" in str(note)
     assert "equal length" in str(note)
 
@@ -245,7 +261,7 @@ def test_positions_outside_the_prompt_are_refused_at_their_field(
     dash_page: Dash, settled: View
 ) -> None:
     draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
-    *_, problem, positions = draw(_view(settled, ablate=True, acted="99"), False)
+    *_, problem, positions, _ = draw(_view(settled, ablate=True, acted="99"), False, None)
     assert problem == ""
     assert "outside the prompt" in positions
 
@@ -255,14 +271,14 @@ def test_positions_of_a_knockout_are_refused_at_the_knockout(
 ) -> None:
     draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
     form = InterventionForm("knockout", (("keys", "99"), ("queries", "*")))
-    *_, problem, positions = draw(_view(settled, ablate=True, intervention=form), False)
+    *_, problem, positions, _ = draw(_view(settled, ablate=True, intervention=form), False, None)
     assert "outside the prompt" in problem
     assert positions is None
 
 
 def test_rows_of_the_prediction_stay_ten(services: Services, settled: View) -> None:
     view = replace(settled, ablate=True, heads=tuple(services.model("llama").all_heads()))
-    outcome = services.outcome(view, ())
+    outcome = services.outcome(view)
     n = prediction.shown_tokens(outcome.before, outcome.after)
     assert outcome.after is not None
     shown = {t.id for t in (*outcome.before.top[:n], *outcome.after.top[:n])}
@@ -275,54 +291,80 @@ def test_text_of_several_tokens_cannot_be_watched(dash_page: Dash) -> None:
     assert "token" in error
 
 
-def test_adding_a_head_draws_only_its_map(dash_page: Dash, settled: View) -> None:
-    draw = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
+def test_adding_a_head_sends_only_its_map(dash_page: Dash, settled: View) -> None:
+    draw = _callback(dash_page, f"{ids.MAPS}.data")
     few = _view(settled, heads=(Head(0, 0), Head(1, 1)), scale="own")
-    _, drawn, *_ = draw(few, False, 1, None)
-    more = _view(settled, heads=(Head(0, 0), Head(1, 1), Head(2, 2)), scale="own")
-    grid, drawn, *_ = draw(more, False, 1, drawn)
-    assert isinstance(grid, Patch)
-    operations = grid.to_plotly_json()["operations"]
-    assert [operation["operation"] for operation in operations] == ["Append"]
-    assert drawn["heads"] == ["0.0", "1.1", "2.2"]
+    sent, drawn, *_ = draw(few, False, 1, None)
+    assert list(sent["maps"]) == sent["order"] == ["0.0", "1.1"]
+    more = _view(settled, heads=(Head(2, 2), Head(0, 0), Head(1, 1)), scale="own")
+    sent, drawn, *_ = draw(more, False, 1, drawn)
+    assert list(sent["maps"]) == ["2.2"]
+    assert sent["order"] == drawn["heads"] == ["2.2", "0.0", "1.1"]
+    again, drawn_again, *_ = draw(more, False, 1, drawn)
+    assert again is drawn_again is no_update
 
 
-def test_taking_a_head_away_draws_nothing(dash_page: Dash, settled: View) -> None:
-    draw = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
+def test_taking_a_head_away_sends_no_map(dash_page: Dash, settled: View) -> None:
+    draw = _callback(dash_page, f"{ids.MAPS}.data")
     three = _view(settled, heads=(Head(0, 0), Head(1, 1), Head(2, 2)), scale="own")
     _, drawn, *_ = draw(three, False, 1, None)
     two = _view(settled, heads=(Head(0, 0), Head(2, 2)), scale="own")
-    grid, *_ = draw(two, False, 1, drawn)
-    operations = grid.to_plotly_json()["operations"]
-    assert [(o["operation"], o["location"]) for o in operations] == [("Delete", [1])]
+    sent, *_ = draw(two, False, 1, drawn)
+    assert (sent["order"], sent["maps"]) == (["0.0", "2.2"], {})
 
 
-def test_another_order_draws_all_maps() -> None:
-    assert attention.changes(["0.0", "1.1"], ["1.1", "0.0"], []) is None
+@pytest.mark.parametrize(
+    "change",
+    [{"threshold": 0.3}, {"log": True}, {"size": 200}, {"position": 1}, {"ablate": True}],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_look_sends_all_maps(
+    change: dict[str, Any], dash_page: Dash, settled: View
+) -> None:
+    draw = _callback(dash_page, f"{ids.MAPS}.data")
+    _, drawn, *_ = draw(_view(settled), False, 1, None)
+    sent, *_ = draw(_view(settled, **change), False, 1, drawn)
+    assert list(sent["maps"]) == sent["order"]
+    assert sent["serial"] != drawn["serial"]
 
 
-def test_another_threshold_draws_all_maps(dash_page: Dash, settled: View) -> None:
-    draw = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
-    _, drawn, *_ = draw(_view(settled, heads=(Head(0, 0),)), False, 1, None)
-    grid, *_ = draw(_view(settled, heads=(Head(0, 0),), threshold=0.3), False, 1, drawn)
-    assert isinstance(grid, list)
-    assert isinstance(grid[0], html.Div)
+def test_what_is_sent_of_a_map_is_the_models_attention(
+    dash_page: Dash, services: Services, settled: View, llama: LanguageModel
+) -> None:
+    draw = _callback(dash_page, f"{ids.MAPS}.data")
+    sent, *_ = draw(_view(settled, heads=(Head(1, 2),)), False, 1, None)
+    prompt = llama.tokenize(settled.prompt)
+    expected = llama.attention(prompt, [Head(1, 2)]).values[0]
+    shown = coding.decode(sent["maps"]["1.2"]["figure"]["cells"]["coded"])
+    lower = np.tril_indices(len(prompt))
+    np.testing.assert_allclose(shown[lower], expected[lower], rtol=coding.RELATIVE_ERROR)
+    assert sent["names"] == list(prompt.unique_labels)
+    json.dumps(sent)  # plain data all through
 
 
 def test_many_maps_are_drawn_on_demand(dash_page: Dash, services: Services, settled: View) -> None:
     deep, _ = page.switched(services, settled, "deep")
-    draw = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
+    draw = _callback(dash_page, f"{ids.MAPS}.data")
     data = _view(deep, heads=tuple(services.model("deep").all_heads()))
-    grid, _, _, empty, no_more, label = draw(data, False, 1, None)
-    assert len(grid) == attention.MAPS_AT_ONCE
+    sent, _, _, _, empty, no_more, label = draw(data, False, 1, None)
+    assert len(sent["maps"]) == MAPS_AT_ONCE
     assert (empty, no_more) == (True, False)
-    assert label == f"Show more ({256 - attention.MAPS_AT_ONCE} heads left)"
+    assert label == f"Show more ({256 - MAPS_AT_ONCE} heads left)"
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "at_once"), [(14, 24), (512, 24), (1024, 6), (2000, 6), (4096, 6), (8192, 1)]
+)
+def test_fewer_maps_of_long_prompts_are_drawn_at_once(n_tokens: int, at_once: int) -> None:
+    heads = [Head(0, i) for i in range(100)]
+    assert drawable(heads, 1, n_tokens) == tuple(heads[:at_once])
+    assert drawable(heads, 2, n_tokens) == tuple(heads[: 2 * at_once])
 
 
 def test_no_heads_say_what_to_do(dash_page: Dash, settled: View) -> None:
-    draw = _callback(dash_page, f"{ids.ATTENTION_GRID}.children")
-    grid, _, _, empty_hidden, *_ = draw(_view(settled, heads=()), False, 1, None)
-    assert grid == []
+    draw = _callback(dash_page, f"{ids.MAPS}.data")
+    sent, _, _, _, empty_hidden, *_ = draw(_view(settled, heads=()), False, 1, None)
+    assert sent["order"] == []
     assert not empty_hidden
 
 

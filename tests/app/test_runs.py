@@ -34,7 +34,9 @@ def test_one_forward_serves_prediction_and_attention(
     outcome = runs.outcome(llama, prompt, None, heads, None)
     assert len(asked) == 1
     expected = llama.attention(prompt, heads)
-    np.testing.assert_array_equal(outcome.maps.values, expected.values)
+    assert [maps.heads for maps in outcome.maps] == [(head,) for head in heads]
+    for maps, values in zip(outcome.maps, expected.values, strict=True):
+        np.testing.assert_array_equal(maps.values[0], values)
 
 
 def test_what_is_known_is_not_computed_again(llama: LanguageModel, asked: list[dict]) -> None:
@@ -44,15 +46,70 @@ def test_what_is_known_is_not_computed_again(llama: LanguageModel, asked: list[d
     n_asked = len(asked)
     again = runs.outcome(llama, prompt, None, [Head(0, 1)], ablation)
     assert len(asked) == n_asked
-    np.testing.assert_array_equal(first.maps.values, again.maps.values)
+    np.testing.assert_array_equal(first.maps[0].values, again.maps[0].values)
     assert again.after is first.after
 
 
 def test_another_head_is_the_only_one_asked_for(llama: LanguageModel, asked: list[dict]) -> None:
-    runs, prompt = Runs(), llama.tokenize("The key to the cabinets")
+    runs, prompt = Runs(read_all_bytes=0), llama.tokenize("The key to the cabinets")
     runs.outcome(llama, prompt, None, [Head(0, 1)], None)
     runs.outcome(llama, prompt, None, [Head(0, 1), Head(1, 2)], None)
     assert [call["heads"] for call in asked] == [(Head(0, 1),), (Head(1, 2),)]
+
+
+def test_foreseen_heads_are_read_in_the_same_pass(llama: LanguageModel, asked: list[dict]) -> None:
+    runs, prompt = Runs(read_all_bytes=0), llama.tokenize("The key to the cabinets")
+    runs.outcome(llama, prompt, None, (), None, foreseen=[Head(0, 1)])
+    runs.outcome(llama, prompt, None, [Head(0, 1)], None)
+    assert [call["heads"] for call in asked] == [(Head(0, 1),)]
+
+
+def test_all_heads_of_a_short_prompt_are_known_after_one_pass(
+    llama: LanguageModel, asked: list[dict]
+) -> None:
+    runs, prompt = Runs(), llama.tokenize("The key to the cabinets")
+    for ablation in (None, Ablation((Head(1, 1),), Zero())):
+        runs.outcome(llama, prompt, None, [Head(0, 1)], ablation)
+        n_asked = len(asked)
+        outcome = runs.outcome(llama, prompt, None, llama.all_heads(), ablation)
+        assert len(asked) == n_asked
+        expected = llama.attention(prompt, llama.all_heads(), ablation).values
+        asked.pop()  # the line above
+        shown = np.concatenate([maps.values for maps in outcome.maps])
+        np.testing.assert_array_equal(shown, expected)
+
+
+def test_long_maps_are_never_copied(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = []
+    run = LanguageModel.run
+    monkeypatch.setattr(
+        LanguageModel, "run", lambda *args, **kw: answers.append(run(*args, **kw)) or answers[-1]
+    )
+    runs, prompt = Runs(), llama.tokenize("The key to the cabinets")
+    heads = [Head(0, 1), Head(2, 3)]
+    for outcome in (runs.outcome(llama, prompt, None, heads, None) for _ in range(2)):
+        for maps in outcome.maps:
+            assert np.shares_memory(maps.values, answers[0].attention.values)
+    assert len(answers) == 1
+
+
+def test_maps_that_had_to_make_room_are_asked_for_again(
+    llama: LanguageModel, asked: list[dict]
+) -> None:
+    prompt = llama.tokenize("The key to the cabinets")
+    one_map = 4 * len(prompt) ** 2
+    prediction = 8 * llama.n_vocab
+    runs = Runs(Memory(prediction + 2 * one_map + 100), read_all_bytes=0)
+    for heads in ([Head(0, 0), Head(0, 1)], [Head(1, 1)], [Head(0, 1), Head(1, 1)]):
+        outcome = runs.outcome(llama, prompt, None, heads, None)
+        expected = llama.attention(prompt, heads).values
+        for maps, values in zip(outcome.maps, expected, strict=True):
+            np.testing.assert_array_equal(maps.values[0], values)
+    assert [call["heads"] for call in asked if call["top_k"] > 1] == [
+        (Head(0, 0), Head(0, 1)),
+        (Head(1, 1),),
+        (Head(0, 1),),
+    ]
 
 
 def test_runs_with_other_content_are_kept_apart(llama: LanguageModel) -> None:
@@ -80,9 +137,9 @@ def test_the_ablated_run_is_compared_with_the_clean_one(llama: LanguageModel) ->
     kl = float(np.sum(np.exp(clean.log_probs) * (clean.log_probs - ablated.log_probs)))
     assert outcome.comparison is not None
     assert outcome.comparison.kl == pytest.approx(kl, rel=1e-9)
-    assert outcome.maps.ablated
+    assert outcome.maps[0].ablated
     expected = llama.attention(prompt, [Head(2, 0)], ablation)
-    np.testing.assert_array_equal(outcome.maps.values, expected.values)
+    np.testing.assert_array_equal(outcome.maps[0].values, expected.values)
 
 
 def test_memory_forgets_the_least_recently_used() -> None:

@@ -54,7 +54,7 @@ def test_branches_that_give_other_numbers_are_found_at_load(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     right = BlockPass.newborn_z
-    monkeypatch.setattr(BlockPass, "newborn_z", lambda block_pass: right(block_pass) * 1.01)
+    monkeypatch.setattr(BlockPass, "newborn_z", lambda *given: right(*given) * 1.01)
     model = load_model(str(tiny_directory("llama")), device="cpu")
     assert not model.branches
     rows = model.ablated_logprobs(model.tokenize(PROMPT), SETS, Zero())
@@ -63,7 +63,7 @@ def test_branches_that_give_other_numbers_are_found_at_load(
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What reached the attention of each layer: rows, queries and keys."""
+    """What reached the attention of each layer: rows, queries, and keys of their own."""
 
     seen: list[tuple[int, int, int, int]] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class Sizes:
 
         def watched(block_pass: BlockPass, inputs: Inputs) -> torch.Tensor:
             if block_pass.n_old:
-                keys = block_pass._with_all_keys(inputs).key.shape[2]
+                keys = block_pass._with_own_keys(inputs).key.shape[2]
                 size = (block_pass.layer, *inputs.query.shape[:3:2], keys)
                 self.seen.append(size)
             return attend(block_pass, inputs)
@@ -92,11 +92,11 @@ def test_only_what_differs_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes.seen == [(1, 4, n, n), (2, 8, 1, n)]
     sizes.seen.clear()
     model.ablated_logprobs(prompt, sets, Zero(), positions=[n - 3])
-    assert sizes.seen == [(1, 4, 3, n), (2, 8, 1, n)]
+    assert sizes.seen == [(1, 4, 3, 3), (2, 8, 1, 3)]
     sizes.seen.clear()
     # A reading further on does not see what comes behind it.
     model.ablated_logprobs(prompt, sets, Zero(), position=4, positions=[3])
-    assert sizes.seen == [(1, 4, 2, 5), (2, 8, 1, 5)]
+    assert sizes.seen == [(1, 4, 2, 2), (2, 8, 1, 2)]
     sizes.seen.clear()
     # A mean over the prompt needs every position, in the last block too.
     model.ablated_logprobs(prompt, sets, Mean(), position=4)
@@ -159,8 +159,10 @@ def test_a_group_edits_each_head_of_its_sets_once(sets: list[frozenset[Head]]) -
     own = sorted((s for s in sets if s != common), key=lambda s: branch_layer(s, common))
     group = Group(tuple(branch_layer(s, common) for s in own), tuple(tuple(sorted(s)) for s in own))
     later = group.later_edits(torch.device("cpu"))
+    births = group.births(torch.device("cpu"))
     for row, (layer, wanted) in enumerate(zip(group.layers, own, strict=True)):
-        here = group.born_in(layer)[row - group.n_before(layer)]
+        own_row = births[layer].rows == row - group.n_before(layer)
+        here = births[layer].heads[own_row].tolist()
         behind = [
             Head(at, head)
             for at, (rows, members) in later.items()

@@ -1,5 +1,6 @@
 """One head's heat map."""
 
+import json
 import re
 
 import numpy as np
@@ -8,7 +9,19 @@ import pytest
 from viz_samples import causal_maps, prompt
 
 from models.types import AttentionMaps, Head
-from viz.attention import LOG_FLOOR, attention_figure, clicked_cell, shared_maximum
+from viz import coding
+from viz.attention import (
+    LOG_FLOOR,
+    NOTE,
+    Look,
+    attention_figure,
+    attention_message,
+    clicked_cell,
+    dots_across,
+    shared_maximum,
+    token_names,
+)
+from viz.cells import Region, cells_of
 
 LABELS = ("When", "·John", "·and", "·John")
 
@@ -27,7 +40,7 @@ def test_the_trace_holds_the_weights_as_they_are() -> None:
     lower = np.tril_indices(4)
     np.testing.assert_array_equal(trace.z[lower], maps.values[0][lower])
     assert trace.z.dtype == np.float32
-    assert trace.x == trace.y == (0, 1, 2, 3)
+    assert (trace.x0, trace.dx, trace.y0, trace.dy) == (0, 1, 0, 1)
     # Row 1 is (2/3, 1/3, 0, 0); the first row, which can only be (1, 0, 0, 0), does not count.
     assert (trace.zmin, trace.zmax) == (0, pytest.approx(2 / 3))
 
@@ -106,7 +119,7 @@ def test_the_log_scale_colours_a_weight_by_its_logarithm(dark: bool) -> None:
 def test_hovering_names_query_key_and_weight() -> None:
     template = heat_map(attention_figure(causal_maps(*LABELS), 0)).hovertemplate
     assert all(part in template for part in ("query", "%{y:d}", "%{y}", "key", "%{x:d}", "%{x}"))
-    assert "%{z:.4g}" in template
+    assert "%{z:.3g}" in template
 
 
 def test_tokens_are_named_by_position_and_their_markup_is_escaped() -> None:
@@ -155,8 +168,93 @@ def test_cells_are_square_and_labels_have_room(n: int, size: int | None) -> None
 def test_figures_stay_small() -> None:
     small = attention_figure(causal_maps(*["·word"] * 14), 0)
     assert len(small.to_json()) < 6_000
-    n = 1024
-    large = attention_figure(causal_maps(*["·word"] * n), 0, position=n - 1)
-    # float32 in base64 takes 5.6 MB; as a list of lists it would be near 20.
-    assert isinstance(large.to_plotly_json()["data"][0]["z"], dict)
-    assert len(large.to_json()) < 7_500_000
+
+
+def test_a_map_of_1024_tokens_takes_at_most_a_megabyte_and_a_half() -> None:
+    # The longest labels there are, each of them four bytes a character.
+    maps = causal_maps(*["𝄞" * 16] * 1024)
+    message = attention_message(maps, 0, Look(position=1023, size=300))
+    sent = json.dumps([message, token_names(maps.prompt)], ensure_ascii=False)
+    assert len(sent.encode()) < 1_500_000
+    shown = coding.decode(message["cells"]["coded"])
+    lower = np.tril_indices(1024)
+    np.testing.assert_allclose(
+        shown[lower], maps.values[0][lower], rtol=coding.RELATIVE_ERROR, atol=0
+    )
+    assert np.isnan(shown[np.triu_indices(1024, k=1)]).all()
+
+
+@pytest.mark.parametrize("n", [1500, 3000])
+def test_longer_maps_are_sent_pooled_and_regions_of_them_whole(n: int) -> None:
+    maps = causal_maps(*["·word"] * n)
+    look = Look(size=400)
+    cells = attention_message(maps, 0, look)["cells"]
+    step = -(-n // dots_across(maps.prompt, 400))
+    assert (cells["query"], cells["key"], cells["step"]) == (0, 0, step)
+    expected = cells_of(maps.values[0], causal=True, step=step).values
+    np.testing.assert_allclose(coding.decode(cells["coded"]), expected, rtol=coding.RELATIVE_ERROR)
+
+    message = attention_message(maps, 0, look, Region(700, 1000, 600, 900))
+    cells = message["cells"]
+    assert (cells["query"], cells["key"], cells["step"]) == (700, 600, 1)
+    expected = np.where(np.tri(300, k=100, dtype=bool), maps.values[0, 700:1000, 600:900], np.nan)
+    np.testing.assert_allclose(coding.decode(cells["coded"]), expected, rtol=coding.RELATIVE_ERROR)
+
+
+def test_the_message_has_the_figure_but_for_what_the_browser_makes() -> None:
+    maps = causal_maps(*LABELS)
+    message = attention_message(maps, 0, Look(position=2, threshold=0.3, zmax=0.9, log=True))
+    figure = attention_figure(maps, 0, position=2, threshold=0.3, zmax=0.9, log=True)
+    whole = json.loads(figure.to_json())
+    coded = coding.decode(message["cells"]["coded"])
+    np.testing.assert_allclose(coded, heat_map(figure).z, rtol=coding.RELATIVE_ERROR)
+    for name in ("z", "x0", "dx", "y0", "dy"):
+        del whole["data"][0][name]
+    assert whole["data"][0].pop("hovertemplate") == message["hover"][0]
+    for axis in ("xaxis", "yaxis"):
+        del whole["layout"][axis]["categoryarray"], whole["layout"][axis]["labelalias"]
+    assert message["layout"].pop("template") == {}
+    del whole["layout"]["template"]
+    title = message["layout"]["title"]
+    assert title["text"].count(NOTE) == 1
+    title["text"] = title["text"].replace(NOTE, "")
+    sent = json.loads(json.dumps({"data": message["data"], "layout": message["layout"]}))
+    assert sent == {"data": whole["data"], "layout": whole["layout"]}
+
+
+def test_a_dot_of_several_weights_is_their_largest_and_says_so() -> None:
+    n = 900
+    maps = causal_maps(*[f"·{i}" for i in range(n)])
+    figure = attention_figure(maps, 0, size=300)
+    step = -(-n // dots_across(maps.prompt, 300))
+    assert step > 1
+    trace = heat_map(figure)
+    np.testing.assert_array_equal(trace.z, cells_of(maps.values[0], causal=True, step=step).values)
+    assert (trace.x0, trace.dx, trace.y0, trace.dy) == ((step - 1) / 2, step, (step - 1) / 2, step)
+    assert f"each dot: max of {step}×{step}" in figure.layout.title.text
+    assert "largest" in trace.hovertemplate
+    query, key = trace.customdata[5][2]
+    assert query == f"{5 * step}–{6 * step - 1} <b>·{5 * step} … ·{6 * step - 1}</b>"
+    assert key == f"{2 * step}–{3 * step - 1} <b>·{2 * step} … ·{3 * step - 1}</b>"
+    last, _ = trace.customdata[-1][0]
+    assert f"–{n - 1} <b>" in last
+    assert "each dot" not in attention_figure(causal_maps(*LABELS), 0).layout.title.text
+
+
+def test_a_region_is_drawn_in_its_place_weight_by_weight() -> None:
+    maps = causal_maps(*[f"·{i}" for i in range(900)])
+    figure = attention_figure(maps, 0, size=300, region=Region(500, 600, 450, 550))
+    trace = heat_map(figure)
+    expected = np.where(np.tri(100, k=50, dtype=bool), maps.values[0, 500:600, 450:550], np.nan)
+    np.testing.assert_array_equal(trace.z, expected)
+    assert (trace.x0, trace.dx, trace.y0, trace.dy) == (450, 1, 500, 1)
+    assert "every weight" in figure.layout.title.text
+    assert trace.customdata is None
+
+
+def test_maps_of_some_rows_only_are_refused() -> None:
+    maps = AttentionMaps(
+        (Head(0, 0),), np.array([[[0.5, 0.5]]], np.float32), prompt("a", "b"), queries=(1,)
+    )
+    with pytest.raises(ValueError, match="all their rows"):
+        attention_figure(maps, 0)

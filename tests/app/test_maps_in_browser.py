@@ -1,0 +1,223 @@
+"""Long maps in Chromium: what Plotly holds against the model's weights, zooming, and bytes."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from page_fixtures import Shelf, make_page, serving
+from playwright.sync_api import Browser, Page, expect
+
+from app import permalink
+from app.view import View
+from models.language_model import LanguageModel
+from models.types import Head, TokenizedPrompt
+from viz.cells import Region, cells_of
+from viz.coding import RELATIVE_ERROR
+
+TIMEOUT = 60_000  # ms
+HEAD = Head(1, 2)
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def sizes() -> list[int]:
+    """Bytes of each message that the server sent over the websocket."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def address(sizes: list[int]) -> Iterator[str]:
+    with serving(make_page("long"), sizes) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return Shelf().get("long")
+
+
+@pytest.fixture
+def quiet(browser: Browser) -> Iterator[Page]:
+    """A page of its own whose console stays empty."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(TIMEOUT)
+    said: list[str] = []
+    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    yield page
+    page.close()
+    assert said == []
+
+
+def text_of(model: LanguageModel, n_tokens: int) -> str:
+    """Return a prompt of exactly so many tokens, no two stretches of it alike."""
+    chance = np.random.default_rng(0)
+    words = ("Mary", "John", "store", "drink", "key", "cat", "mat", "school", "the", "to")
+    text = " ".join(chance.choice(words, n_tokens // 3))
+    while len(model.tokenize(text)) < n_tokens - 4:
+        text += " " + str(chance.choice(words))
+    while len(model.tokenize(text)) < n_tokens:
+        text += " a"
+    assert len(model.tokenize(text)) == n_tokens
+    return text
+
+
+def open_map(page: Page, address: str, model: LanguageModel, n_tokens: int) -> TokenizedPrompt:
+    """Open the page at one head's map of a prompt of so many tokens."""
+    text = text_of(model, n_tokens)
+    page.goto(address + "#" + str(permalink.encode(View("long", text, heads=(HEAD,)))))
+    expect(page.locator(".map-card .hm image")).to_be_visible(timeout=TIMEOUT)
+    return model.tokenize(text)
+
+
+def held(page: Page) -> tuple[np.ndarray, Region, int]:
+    """Return the cells that Plotly holds, float32 with NaN for blank, their region and step."""
+    data = page.evaluate(
+        """() => {
+            const plot = document.querySelector(".map-card .js-plotly-plot");
+            const { z, x0, dx, y0 } = plot._fullData[0];
+            const numbers = (row) => Array.from(row, (value) => (value === value ? value : null));
+            return { z: Array.from(z, numbers), x0, dx, y0 };
+        }"""
+    )
+    values = np.array(data["z"], dtype=np.float64).astype(np.float32)
+    step, centre = data["dx"], (data["dx"] - 1) / 2
+    key, query = int(data["x0"] - centre), int(data["y0"] - centre)
+    rows, columns = values.shape
+    return values, Region(query, query + rows * step, key, key + columns * step), step
+
+
+def title(page: Page) -> str:
+    return page.locator(".map-card .gtitle").text_content() or ""
+
+
+def zoom(page: Page, top: float, left: float, share: float) -> None:
+    """Drag over a square of the map, given as shares of it."""
+    box = page.locator(".map-card .nsewdrag").bounding_box()
+    assert box is not None
+    x, y = box["x"] + left * box["width"], box["y"] + top * box["height"]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + share * box["width"] / 2, y + share * box["height"] / 2)
+    page.mouse.move(x + share * box["width"], y + share * box["height"])
+    page.mouse.up()
+
+
+def expect_cells(page: Page, weights: np.ndarray, step: int) -> Region:
+    """Check that what Plotly holds are the cells of the weights, and return their region."""
+    values, region, held_step = held(page)
+    n = len(weights)
+    assert held_step == step
+    clipped = Region(region.query, min(region.query_end, n), region.key, min(region.key_end, n))
+    expected = cells_of(weights, True, clipped, step).values
+    np.testing.assert_array_equal(np.isnan(values), np.isnan(expected))
+    np.testing.assert_allclose(values, expected, rtol=RELATIVE_ERROR, atol=1e-12)
+    return clipped
+
+
+def test_a_map_of_1024_tokens_holds_the_models_weights_and_costs_1_5_megabytes(
+    quiet: Page, address: str, model: LanguageModel, sizes: list[int]
+) -> None:
+    sizes.clear()
+    prompt = open_map(quiet, address, model, 1024)
+    weights = model.attention(prompt, [HEAD]).values[0]
+    assert 1_000_000 < max(sizes) <= 1_500_000
+    n_messages = len(sizes)
+    overview = held(quiet)[2]
+    assert overview > 1
+    assert f"each dot: max of {overview}×{overview}" in title(quiet)
+    assert expect_cells(quiet, weights, overview) == Region.whole(1024)
+
+    zoom(quiet, top=0.5, left=0.3, share=0.15)
+    expect(quiet.locator(".map-card .gtitle")).to_contain_text("every weight")
+    region = expect_cells(quiet, weights, 1)
+    assert 100 < region.side < 200
+    assert abs(region.query - 512) < 12
+    assert abs(region.key - 307) < 12
+    assert len(sizes) == n_messages  # the weights were there
+
+
+def test_a_longer_map_is_pooled_and_a_region_of_it_is_fetched(
+    quiet: Page, address: str, model: LanguageModel, sizes: list[int]
+) -> None:
+    prompt = open_map(quiet, address, model, 2000)
+    weights = model.attention(prompt, [HEAD]).values[0]
+    overview = held(quiet)[2]
+    assert overview >= 4
+    assert max(sizes[-20:]) < 1_500_000
+    assert expect_cells(quiet, weights, overview) == Region.whole(2000)
+    assert f"each dot: max of {overview}×{overview}" in title(quiet)
+    expect(quiet.locator("#attention-note")).to_contain_text("largest of several weights")
+
+    zoom(quiet, top=0.6, left=0.2, share=0.1)
+    expect(quiet.locator(".map-card .gtitle")).to_contain_text("every weight")
+    region = expect_cells(quiet, weights, 1)
+    assert abs(region.query - 1200) < 20
+    assert abs(region.key - 400) < 20
+    # The tokens beside the axes are those of the region.
+    first = quiet.locator(".map-card .ytick text").first.text_content()
+    assert first in prompt.unique_labels[region.query : region.query_end]
+
+    box = quiet.locator(".map-card .nsewdrag").bounding_box()
+    assert box is not None
+    quiet.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(quiet.locator(".map-card .gtitle")).to_contain_text("each dot")
+    assert expect_cells(quiet, weights, overview) == Region.whole(2000)
+
+
+def test_hovering_says_what_a_dot_stands_for(
+    quiet: Page, address: str, model: LanguageModel
+) -> None:
+    prompt = open_map(quiet, address, model, 2000)
+    weights = model.attention(prompt, [HEAD]).values[0]
+    step = held(quiet)[2]
+    box = quiet.locator(".map-card .nsewdrag").bounding_box()
+    assert box is not None
+    quiet.mouse.move(box["x"] + 0.15 * box["width"], box["y"] + 0.75 * box["height"])
+    hover = quiet.locator(".map-card .hoverlayer")
+    expect(hover).to_contain_text("largest")
+    said = re.fullmatch(
+        r"queries (\d+)–(\d+) (\S+) … (\S+)keys +(\d+)–(\d+) \S+ … \S+largest (\S+)",
+        hover.text_content() or "",
+    )
+    assert said is not None, hover.text_content()
+    query, last_query, key, last_key = (int(said[i]) for i in (1, 2, 5, 6))
+    assert query % step == key % step == 0
+    assert abs(query - 1500) <= step
+    assert abs(key - 300) <= step
+    assert (last_query, last_key) == (query + step - 1, key + step - 1)
+    assert (said[3], said[4]) == (prompt.unique_labels[query], prompt.unique_labels[last_query])
+    largest = weights[query : query + step, key : key + step].max()
+    assert float(said[7]) == pytest.approx(largest, rel=5e-3 + RELATIVE_ERROR)  # three digits
+
+
+def test_a_theme_or_a_head_may_change_while_a_map_is_zoomed(
+    quiet: Page, address: str, model: LanguageModel
+) -> None:
+    prompt = open_map(quiet, address, model, 2000)
+    weights = model.attention(prompt, [HEAD]).values[0]
+    overview = held(quiet)[2]
+    zoom(quiet, top=0.6, left=0.2, share=0.1)
+    expect(quiet.locator(".map-card .gtitle")).to_contain_text("every weight")
+    quiet.get_by_role("button", name="Switch between light and dark").click()
+    expect(quiet.locator(".map-card .gtitle")).to_contain_text("each dot")
+    assert expect_cells(quiet, weights, overview) == Region.whole(2000)
+    quiet.get_by_role("textbox", name="Add heads").fill("0.0")
+    quiet.keyboard.press("Enter")
+    expect(quiet.locator(".map-card .hm image")).to_have_count(2)
+
+
+def test_a_short_map_is_not_asked_for_again(
+    quiet: Page, address: str, model: LanguageModel, sizes: list[int]
+) -> None:
+    prompt = open_map(quiet, address, model, 40)
+    weights = model.attention(prompt, [HEAD]).values[0]
+    assert expect_cells(quiet, weights, 1) == Region.whole(40)
+    n_messages = len(sizes)
+    zoom(quiet, top=0.5, left=0.2, share=0.2)
+    assert quiet.locator(".map-card .ytick").count() < 20
+    assert expect_cells(quiet, weights, 1) == Region.whole(40)
+    assert "weight" not in title(quiet)
+    assert len(sizes) == n_messages

@@ -1,0 +1,61 @@
+"""Fused kernels stand in only for functions that they equal."""
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny_torch_model
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from models.fused import fuse
+
+
+def norm(kind: type[nn.Module]) -> nn.Module:
+    module = kind(16, eps=1e-5)
+    with torch.no_grad():
+        module.weight.copy_(torch.linspace(0.5, 1.5, 16))
+    return module
+
+
+@pytest.mark.parametrize("module", [ACT2FN["gelu_new"], ACT2FN["gelu_fast"], norm(LlamaRMSNorm)])
+def test_the_same_function_is_fused(module: nn.Module) -> None:
+    x = torch.randn(4, 3, 16, generator=torch.Generator().manual_seed(1))
+    before = module(x)
+    own = module.forward
+    assert fuse(nn.Sequential(module)) == 1
+    assert module.forward is not own
+    torch.testing.assert_close(module(x), before, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        ACT2FN["gelu"],
+        ACT2FN["quick_gelu"],
+        ACT2FN["silu"],
+        norm(GemmaRMSNorm),  # its gain is 1 + weight
+        nn.LayerNorm(16),
+        nn.Linear(16, 16, bias=False),
+        nn.Dropout(),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_another_function_is_left_alone(module: nn.Module) -> None:
+    own = module.forward
+    assert fuse(nn.Sequential(module.eval())) == 0
+    assert module.forward == own
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_with_fused_kernels_gives_the_same_logits(family: str) -> None:
+    model = tiny_torch_model(family)
+    ids = torch.randint(0, 320, (2, 9), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        n_fused = fuse(model)
+        after = model(input_ids=ids).logits
+    if family in ("llama", "gpt2"):
+        assert n_fused >= 3
+    # Float32 rounding; the families' logits are of order 1 to 10.
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
