@@ -42,6 +42,7 @@ CONTROLS = (
     Control("study", ids.STUDY, "value"),
     Control("target", ids.TARGET, "data"),
     Control("max_heads", ids.MAX_HEADS, "value"),
+    Control("strategy", ids.STRATEGY, "value"),
 )
 
 

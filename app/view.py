@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ablation.types import STRATEGIES
 from app.examples import EXAMPLES
 from models.types import Head
 
 TABS = ("attention", "study")
-STUDIES = ("sweep", "generic", "targeted")
+STUDIES = ("sweep", "positions", "generic", "targeted")
 SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000
 """A longer prompt is refused before it is tokenised: no model here could show its attention."""
@@ -68,6 +69,8 @@ class View:
     target: int | None = None
     """The vocabulary id that a targeted study works towards."""
     max_heads: int = 10
+    strategy: str = "exact"
+    """How a search chooses: a key of `STRATEGIES`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data from which `from_json` makes the same view."""
@@ -202,5 +205,6 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "study": _one_of(STUDIES),
     "target": _TOKEN,
     "max_heads": _whole(1, MAX_CHOSEN_HEADS),
+    "strategy": _one_of(tuple(STRATEGIES)),
 }
 """How each field is read and checked."""

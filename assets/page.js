@@ -194,8 +194,8 @@
 
     // --- study ---
 
-    sayOutdated(kind, sweep, search, prompt) {
-      const kept = kind === "sweep" ? sweep : search;
+    sayOutdated(kind, sweep, search, byPosition, prompt) {
+      const kept = { sweep, positions: byPosition }[kind] || search;
       if (!kept || kept.prompt === prompt) {
         return "";
       }
@@ -211,10 +211,25 @@
       return clicks ? new Promise(settle) : skip();
     },
 
-    showStudy(kind, metric, limits) {
+    showStudy(kind, metric, strategy, limits) {
       const sweep = kind === "sweep";
-      const aboutTarget = kind === "targeted" || (sweep && limits.targetMetrics.includes(metric));
-      return [limits.studyHelp[kind], !sweep, sweep, !aboutTarget, !sweep, sweep];
+      const byPosition = kind === "positions";
+      const search = !sweep && !byPosition;
+      const aboutTarget = search ? kind === "targeted" : limits.targetMetrics.includes(metric);
+      const help = limits.studyHelp[kind] + (search ? " " + limits.strategyHelp[strategy] : "");
+      return [help, search, !search, !aboutTarget, !sweep, !search, !byPosition];
+    },
+
+    // What was wrong with the heads is so no more once others are chosen.
+    hintByPosition(heads, limits) {
+      return [heads.length ? limits.byPosition.ready : limits.byPosition.noHeads, null];
+    },
+
+    // The tokens of an earlier prompt are not there any more.
+    openColumn(click, kept, prompt) {
+      const point = click && click.points && click.points[0];
+      const current = kept && kept.prompt === prompt;
+      return point && current ? { position: Number(point.x), at: Date.now() } : skip();
     },
   };
 

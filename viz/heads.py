@@ -8,15 +8,13 @@ import plotly.graph_objects as go
 
 from ablation.types import HeadScores
 from models.types import FloatArray, Head
-from viz.labels import clipped, literal
+from viz.scores import score_colours, score_hover, score_title
 from viz.theme import (
     base_layout,
     compact_colour_bar,
-    diverging_scale,
     label_step,
     palette,
     plain_axis,
-    sequential_scale,
 )
 
 _LEFT, _RIGHT, _BOTTOM = 40, 6, 34  # px
@@ -116,30 +114,22 @@ def _empty_cells(values: FloatArray, scored: bool, gap: int, dark: bool) -> go.H
 
 
 def _score_cells(scores: HeadScores, gap: int, width: int, height: int, dark: bool) -> go.Heatmap:
-    metric = scores.metric
-    finite = np.abs(scores.values[~np.isnan(scores.values)])
-    largest = float(finite.max(initial=0.0)) or 1.0
-    lowest = -largest if metric.diverging else 0.0
-    shown = f"{largest:.2g}"
-    ticks = ([-largest, 0.0, largest], [f"−{shown}", "0", f"+{shown}"])
-    if not metric.diverging:
-        ticks = ([0.0, largest], ["0", shown])
-    sign = "+" if metric.diverging else ""
-    unit = f" {literal(metric.unit)}" if metric.unit else ""
+    colours = score_colours(scores.metric, scores.values, dark)
     return go.Heatmap(
         z=scores.values.astype(np.float32, copy=False),
-        zmin=lowest,
-        zmax=largest,
-        colorscale=diverging_scale(dark) if metric.diverging else sequential_scale(dark),
+        zmin=colours.low,
+        zmax=colours.high,
+        colorscale=colours.scale,
         xgap=gap,
         ygap=gap,
         hoverongaps=False,
-        hovertemplate=(
-            f"<b>L%{{y:d}}H%{{x:d}}</b><br>{literal(metric.label)} %{{z:{sign}.3g}}{unit}"
-            "<extra></extra>"
-        ),
+        hovertemplate=f"<b>L%{{y:d}}H%{{x:d}}</b><br>{score_hover(scores.metric)}<extra></extra>",
         colorbar=compact_colour_bar(
-            dark, pixels=_BAR, y=1 - 24 / height, tickvals=ticks[0], ticktext=ticks[1]
+            dark,
+            pixels=_BAR,
+            y=1 - 24 / height,
+            tickvals=colours.tickvals,
+            ticktext=colours.ticktext,
         )
         # Its last label is centred on its end.
         | {"x": 1 - 12 / (width - _LEFT - _RIGHT)},
@@ -151,7 +141,7 @@ def _title(
 ) -> dict[str, Any]:
     colours = palette(dark)
     chosen = f"{n_chosen} of {n_cells} heads chosen"
-    text = chosen if scores is None else _scores_title(scores, dark)
+    text = chosen if scores is None else score_title(scores.metric, scores.target, dark)
     return {
         "text": text,
         "font": {"size": 12, "color": colours.muted if scores is None else colours.text},
@@ -163,19 +153,6 @@ def _title(
         "yanchor": "top",
         "yref": "container",
     }
-
-
-def _scores_title(scores: HeadScores, dark: bool) -> str:
-    """Return the metric's name, with its target, over its unit and what an effect is."""
-    metric = scores.metric
-    name = literal(metric.label)
-    if metric.needs_target and scores.target is not None:
-        name += f": {literal(clipped(scores.target.label))}"
-    notes = [literal(metric.unit)] if metric.unit else []
-    if metric.diverging:
-        notes.append("ablated − clean")
-    small = f"font-size:10px;color:{palette(dark).muted}"
-    return f"{name}<br><span style='{small}'>{' · '.join(notes)}</span>"
 
 
 def _index_axis(name: str, n: int, cell: float, room: float, dark: bool) -> dict[str, Any]:

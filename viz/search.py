@@ -69,13 +69,14 @@ def steps_table(result: SearchResult) -> list[dict[str, Any]]:
 def summary_sentences(result: SearchResult) -> list[str]:
     """Tell the result, finished or not, in plain sentences; token texts in them are not escaped.
 
-    They say what was found, what was dropped, why the search stopped, and for a target that was
-    reached what each head is needed for.
+    They say what was found, what was dropped, whether heads were passed over unevaluated, why the
+    search stopped, and for a target that was reached what each head is needed for.
     """
     if not result.steps:
-        return [*_opening(result), _reason(result)]
+        return [*_opening(result), *_screened(result), _reason(result)]
     found = _targeted(result) if result.target is not None else _generic(result)
-    return [*found, *_dropped(result), _reason(result), *_minimality(result)]
+    told = [*found, *_dropped(result), *_screened(result), _reason(result)]
+    return [*told, *_minimality(result)]
 
 
 def _probability_traces(result: SearchResult, dark: bool) -> list[go.Scatter]:
@@ -285,6 +286,17 @@ def _dropped(result: SearchResult) -> list[str]:
     if result.necessity and len(result.steps) > 1:
         return ["No head that was chosen on the way could be dropped."]
     return []
+
+
+def _screened(result: SearchResult) -> list[str]:
+    if result.strategy != "screened":
+        return []
+    first = "" if result.target is not None else " after the first"
+    sets = "head set was" if result.evaluated == 1 else "head sets were"
+    return [
+        f"The search was screened: each step{first} evaluated only the heads that a gradient "
+        f"ranked highest; {result.evaluated:,} {sets} evaluated exactly."
+    ]
 
 
 def _minimality(result: SearchResult) -> list[str]:

@@ -11,6 +11,7 @@ from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_prop
 from app import controls, ids, notices, permalink
 from app.panels import (
     attention,
+    by_position,
     header,
     heads,
     intervention,
@@ -116,12 +117,14 @@ def _stores() -> list[dcc.Store]:
         "fields": [control.field for control in controls.CONTROLS],
         "maxPrompt": MAX_PROMPT_CHARACTERS,
         "studyHelp": study.HELP,
+        "strategyHelp": study.STRATEGY_HELP,
+        "byPosition": {"noHeads": by_position.NO_HEADS, "ready": by_position.READY},
         "targetMetrics": study.target_metrics(),
     }
     empty_stores = (
         ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
         ids.BOS_USED, ids.POSITION, ids.INTERVENTION, ids.WATCHED, ids.SWEEP, ids.SEARCH,
-        ids.TOKEN_OPEN, ids.PROMPT_REQUEST,
+        ids.BY_POSITION, ids.TOKEN_OPEN, ids.PROMPT_REQUEST,
     )  # fmt: skip
     return [
         dcc.Store(id=ids.TAB_ID, data=uuid.uuid4().hex),
@@ -177,6 +180,7 @@ EXTRA_OUTPUTS = (
     (ids.TARGET_PICKER, "value"),
     (ids.SWEEP, "data"),
     (ids.SEARCH, "data"),
+    (ids.BY_POSITION, "data"),
 )
 """What opening a view fills in beside the controls."""
 
@@ -202,6 +206,7 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         intervention.parameter_fields(view.intervention),
         None if view.target is None else str(view.target),
         None,  # studies of what was open before
+        None,
         None,
     ]
 
@@ -245,7 +250,17 @@ def _say_progress(text: str) -> None:
 
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks of all panels and of the page itself."""
-    panels = (header, prompt, heads, intervention, attention, prediction, study_run, token)
+    panels = (
+        header,
+        prompt,
+        heads,
+        intervention,
+        attention,
+        prediction,
+        study_run,
+        by_position,
+        token,
+    )
     for panel in panels:
         panel.register(app, services)
     _register_opening(app, services)

@@ -7,17 +7,26 @@ import dash_mantine_components as dmc
 from dash import dcc, html
 
 from ablation.metrics import METRICS
-from ablation.types import MetricInfo
+from ablation.types import STRATEGIES, MetricInfo
 from app import ids
+from app.panels import by_position
 from app.panels.pieces import empty, graph, segmented
 
-STUDIES = (("sweep", "Every head"), ("generic", "Generic"), ("targeted", "Targeted"))
+STUDIES = (
+    ("sweep", "Every head"),
+    ("positions", "By position"),
+    ("generic", "Generic"),
+    ("targeted", "Targeted"),
+)
 HELP = {
     "sweep": "Ablates every head alone and maps how much the prediction answers.",
+    "positions": "Ablates each chosen head at one position at a time and maps where in the prompt "
+    "it matters.",
     "generic": "Adds one head at a time, always the one that moves the whole prediction most.",
     "targeted": "Looks for the smallest set of heads whose ablation makes a token of your choice "
     "the most likely one.",
 }
+STRATEGY_HELP = {name: f"{name.capitalize()}: {words}." for name, words in STRATEGIES.items()}
 SWEEP_MAP_HEIGHT = 400
 
 
@@ -69,6 +78,7 @@ def layout() -> html.Div:
             ),
             html.P(id=ids.STUDY_OUTDATED, className="note", role="status"),
             _sweep_result(),
+            by_position.layout(),
             _search_result(),
             dcc.Store(id=ids.TARGET),
             dcc.Store(id=ids.STUDY_REQUEST),
@@ -94,20 +104,35 @@ def _sweep_options() -> html.Div:
 
 def _search_options() -> html.Div:
     return html.Div(
-        dmc.NumberInput(
-            id=ids.MAX_HEADS,
-            label="Heads, at most",
-            value=10,
-            min=1,
-            max=4096,
-            allowDecimal=False,
-            clampBehavior="strict",
-            debounce=True,
-            size="xs",
-            w=110,
-        ),
+        [
+            dmc.NumberInput(
+                id=ids.MAX_HEADS,
+                label="Heads, at most",
+                value=10,
+                min=1,
+                max=4096,
+                allowDecimal=False,
+                clampBehavior="strict",
+                debounce=True,
+                size="xs",
+                w=96,
+            ),
+            html.Div(
+                [
+                    html.Span("Strategy", className="field-label"),
+                    segmented(
+                        ids.STRATEGY,
+                        [(name, name) for name in STRATEGIES],
+                        "exact",
+                        "Strategy of the search",
+                    ),
+                ],
+                className="labelled",
+            ),
+        ],
         id=ids.SEARCH_OPTIONS,
         hidden=True,
+        className="pair",
     )
 
 

@@ -1,4 +1,7 @@
-"""The ablation study, what it does: run, report, cancel, draw, use what was found."""
+"""The ablation study, what it does: run, report, cancel, draw, use what was found.
+
+The study by position has a module of its own, `by_position`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +15,7 @@ from ablation.sweep import sweep_heads
 from ablation.types import HeadScores, PositionScores, Progress, SearchResult
 from app import ids, words
 from app.jobs import Job, Pace, duration
+from app.panels import by_position
 from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
 from app.panels.pieces import browser
 from app.panels.study import SWEEP_MAP_HEIGHT, search_columns, sweep_columns
@@ -23,6 +27,15 @@ from viz.search import steps_table, summary_sentences, trace_figure
 
 REPORT_SECONDS = 0.25
 SWEEP_MAP_WIDTH = 330
+
+STORES = {
+    "sweep": ids.SWEEP,
+    "positions": ids.BY_POSITION,
+    "generic": ids.SEARCH,
+    "targeted": ids.SEARCH,
+}
+"""Where the page keeps a finished study of each kind."""
+KEPT_IN = tuple(dict.fromkeys(STORES.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,8 @@ class Live:
             show_sweep(partial, self.view, self.dark)
         elif isinstance(partial, SearchResult):
             show_search(partial, self.dark)
+        else:
+            by_position.show(partial, self.dark)
 
 
 def time_left(seconds: float) -> str:
@@ -100,13 +115,15 @@ def sentences(result: SearchResult) -> list[html.P]:
 
 def run_study(
     services: Services, view: View, report: Callable[[Progress], None], job: Job
-) -> HeadScores | SearchResult:
+) -> HeadScores | PositionScores | SearchResult:
     """Do what the study tab of a view asks for.
 
     Raises:
         UserError: a choice that does not fit the model or the prompt.
     """
     model = services.model(view.model)
+    if view.study == "positions":
+        return by_position.run(model, view, report, job.cancel)
     prompt = model.tokenize(view.prompt, view.bos)
     intervention, positions = intervention_of(view, prompt)
     if view.study == "sweep":
@@ -134,18 +151,22 @@ def run_study(
         view.max_heads,
         position=view.position,
         positions=positions,
+        strategy=view.strategy,
         progress=report,
         cancel=job.cancel,
     )
 
 
-def finished(view: View, key: str, result: HeadScores | SearchResult) -> dict[str, Any]:
+def finished(
+    view: View, key: str, result: HeadScores | PositionScores | SearchResult
+) -> dict[str, Any]:
     """Return what the page keeps of a finished study."""
     kept: dict[str, Any] = {
         "key": key,
         "model": view.model,
         "prompt": view.prompt,
         "intervention": build_intervention(view.intervention).label,
+        "acted": view.acted,
     }
     if isinstance(result, SearchResult):
         kept["heads"] = [head.short for head in result.heads]
@@ -156,9 +177,9 @@ def register(app: Dash, services: Services) -> None:
     """Add the callbacks that run, cancel and show studies."""
 
     @app.callback(
-        Output(ids.SWEEP, "data"),
-        Output(ids.SEARCH, "data"),
+        *(Output(store, "data") for store in KEPT_IN),
         Output(ids.TARGET_TEXT, "error", allow_duplicate=True),
+        Output(ids.HEADS_TEXT, "error", allow_duplicate=True),
         Input(ids.STUDY_REQUEST, "data"),
         State(ids.VIEW, "data"),
         State(ids.TAB_ID, "data"),
@@ -167,6 +188,8 @@ def register(app: Dash, services: Services) -> None:
             (Output(ids.STUDY_RUN, "disabled"), True, False),
             (Output(ids.STUDY_CANCEL, "disabled"), False, True),
             (Output(ids.STUDY_PROGRESS, "hidden"), False, True),
+            # What is drawn then is of the prompt that stands.
+            (Output(ids.STUDY_OUTDATED, "hidden"), True, False),
         ],
         prevent_initial_call=True,
     )
@@ -180,7 +203,8 @@ def register(app: Dash, services: Services) -> None:
             result = run_study(services, view, live, job)
         key = services.results.keep(result, 2**20)
         kept = finished(view, key, result)
-        return (kept, no_update, None) if view.study == "sweep" else (no_update, kept, None)
+        place = STORES[view.study]
+        return *(kept if store == place else no_update for store in KEPT_IN), None, None
 
     @app.callback(
         Output(ids.STUDY_STATUS, "children", allow_duplicate=True),
@@ -294,8 +318,10 @@ def _register_clientside(app: Dash) -> None:
         Output(ids.TARGET_OPTIONS, "hidden"),
         Output(ids.SWEEP_RESULT, "hidden"),
         Output(ids.SEARCH_RESULT, "hidden"),
+        Output(ids.BY_POSITION_RESULT, "hidden"),
         Input(ids.STUDY, "value"),
         Input(ids.METRIC, "value"),
+        Input(ids.STRATEGY, "value"),
         State(ids.LIMITS, "data"),
     )
     app.clientside_callback(
@@ -304,6 +330,7 @@ def _register_clientside(app: Dash) -> None:
         Input(ids.STUDY, "value"),
         Input(ids.SWEEP, "data"),
         Input(ids.SEARCH, "data"),
+        Input(ids.BY_POSITION, "data"),
         Input(ids.PROMPT, "data"),
     )
     app.clientside_callback(

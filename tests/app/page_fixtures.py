@@ -21,12 +21,16 @@ from models.registry import load_model
 
 START_SECONDS = 30
 
+DEEP_PASS_GB = 0.003
+"""Room for a few dozen head sets in a pass, so that a study of the deep model takes many."""
+
 
 @cache
 def _loaded(name: str) -> LanguageModel:
     special = {"deep": _deep_directory, "long": _long_directory}
     directory = special[name]() if name in special else tiny_directory(name)
-    model = load_model(str(directory), device="cpu")
+    room = DEEP_PASS_GB if name == "deep" else None
+    model = load_model(directory, device="cpu", pass_memory_gb=room)
     model.name = name
     return model
 

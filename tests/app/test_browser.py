@@ -368,6 +368,72 @@ def test_a_search_shows_progress_and_is_cancelled_with_what_it_found(page_open: 
     expect(page_open.locator("#study-progress")).to_be_hidden()
 
 
+def test_heads_are_studied_by_position(page_open: Page) -> None:
+    open_study(page_open, "By position")
+    expect(page_open.locator("#by-position-hint")).to_contain_text("Run the study")
+    page_open.get_by_role("button", name="Run study").click()
+    expect(page_open.locator("#by-position-caption")).to_contain_text("3 heads × 18 positions")
+    expect(page_open.locator("#by-position-map .main-svg").first).to_be_visible()
+    expect(page_open.locator("#study-progress")).to_be_hidden()
+    # A figure drawn in a hidden place is fitted to it once that is shown.
+    page_open.wait_for_function(
+        """() => document.querySelector("#by-position-map .main-svg").clientWidth <=
+            document.getElementById("by-position-frame").clientWidth"""
+    )
+    plot = page_open.locator("#by-position-map .nsewdrag").bounding_box()
+    assert plot is not None
+    page_open.mouse.click(plot["x"] + plot["width"] * 4.5 / 18, plot["y"] + plot["height"] / 2)
+    expect(page_open.locator("#token-panel")).to_contain_text("position4")
+    run_prompt(page_open, "The key to the cabinets")
+    expect(page_open.locator("#study-outdated")).to_contain_text("earlier prompt: “When Mary")
+
+
+def test_a_study_by_position_without_heads_says_what_to_do(page_open: Page) -> None:
+    page_open.get_by_role("button", name="Clear").click()
+    open_study(page_open, "By position")
+    expect(page_open.locator("#by-position-hint")).to_contain_text("Choose heads on the left")
+    page_open.get_by_role("button", name="Run study").click()
+    expect(page_open.locator(".left")).to_contain_text("No heads are chosen")
+    page_open.get_by_role("textbox", name="Add heads").fill("0.1, 2.3")
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator(".left")).not_to_contain_text("No heads are chosen")
+    page_open.get_by_role("button", name="Run study").click()
+    expect(page_open.locator("#by-position-caption")).to_contain_text("2 heads × 18 positions")
+
+
+def test_a_study_by_position_is_cancelled_with_what_it_found(page_open: Page) -> None:
+    use_deep_model(page_open)
+    page_open.get_by_role("textbox", name="Add heads").fill("all")
+    page_open.keyboard.press("Enter")
+    expect(page_open.locator("#heads-count")).to_have_text("256 of 256")
+    open_study(page_open, "By position")
+    page_open.get_by_role("button", name="Run study").click()
+    expect(page_open.locator("#by-position-map .main-svg").first).to_be_visible()
+    expect(page_open.locator("#study-status")).to_contain_text("cells")
+    page_open.get_by_role("button", name="Cancel").click()
+    expect(page_open.locator("#by-position-caption")).to_contain_text("Cancelled after")
+    expect(page_open.get_by_role("button", name="Run study")).to_be_enabled()
+
+
+def test_a_screened_search_is_chosen_and_is_in_the_link(
+    open_page: Callable[..., Page],
+) -> None:
+    page = open_page()
+    use_deep_model(page)
+    open_study(page, "Generic")
+    expect(page.locator("#study-help")).to_contain_text("Exact: every remaining head")
+    page.get_by_text("screened", exact=True).click()
+    expect(page.locator("#study-help")).to_contain_text("Screened: only the most promising heads")
+    page.get_by_label("Heads, at most").fill("2")
+    page.get_by_role("button", name="Run study").click()
+    expect(page.get_by_role("button", name="Use these heads")).to_be_enabled()
+    expect(page.locator("#search-sentences")).to_contain_text(
+        "288 head sets were evaluated exactly"
+    )
+    again = open_page("#" + page.url.split("#")[1], drawn=False)
+    expect(again.locator("#study-help")).to_contain_text("Screened: only the most promising heads")
+
+
 def test_a_targeted_search_is_put_to_use(page_open: Page) -> None:
     open_study(page_open, "Targeted")
     page_open.get_by_role("textbox", name="or type any token").fill("more than one")

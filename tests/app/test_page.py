@@ -19,12 +19,13 @@ from dash._utils import AttributeDict
 from page_fixtures import Shelf, make_page
 from starlette.testclient import TestClient
 
+from ablation.grid import sweep_positions
 from ablation.interventions import INTERVENTIONS
 from ablation.sweep import sweep_heads
-from ablation.types import Progress
+from ablation.types import STRATEGIES, PositionScores, Progress
 from app import controls, ids
 from app.notices import INTERNAL, show_error
-from app.panels import page, prediction, study_run
+from app.panels import by_position, page, prediction, study_run
 from app.panels.intervention import STARTERS, parameter_fields, starter
 from app.services import MAPS_AT_ONCE, Services, build_intervention, drawable, first_heads
 from app.view import InterventionForm, View
@@ -437,7 +438,7 @@ def _finished_study(dash_page: Dash, data: dict[str, Any], tab: str = "tab") -> 
 def test_a_sweep_shows_progress_and_leaves_its_scores(
     dash_page: Dash, settled: View, llama: LanguageModel
 ) -> None:
-    (kept, _, _), socket = _finished_study(dash_page, _view(settled))
+    (kept, *_), socket = _finished_study(dash_page, _view(settled))
     assert socket.props[f"{ids.STUDY_BAR}.value"] > 0
     assert "heads" in socket.props[f"{ids.STUDY_STATUS}.children"]
     rows = socket.props[f"{ids.SWEEP_TABLE}.rowData"]
@@ -461,7 +462,7 @@ def test_a_targeted_search_can_be_used(
 ) -> None:
     target = llama.predict(llama.tokenize(settled.prompt)).top[2].id
     data = _view(settled, study="targeted", target=target, max_heads=4)
-    (_, kept, _), _ = _finished_study(dash_page, data)
+    (_, _, kept, *_), _ = _finished_study(dash_page, data)
     draw = _callback(dash_page, f"{ids.SEARCH_TRACE}.figure")
     figure, rows, columns, sentences, *states = draw(kept, False, data)
     assert "target_prob" in {column["field"] for column in columns}
@@ -470,6 +471,85 @@ def test_a_targeted_search_can_be_used(
     assert sentences
     assert states == [True, False, False]
     assert figure.data
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_search_uses_the_strategy_of_the_view_and_says_if_it_was_screened(
+    dash_page: Dash, settled: View, strategy: str
+) -> None:
+    deep, _ = page.switched(dash_page.server.state.services, settled, "deep")
+    data = _view(deep, study="generic", strategy=strategy, max_heads=2)
+    (_, _, kept, *_), _ = _finished_study(dash_page, data)
+    result = dash_page.server.state.services.results.get(kept["key"])
+    assert result.strategy == strategy
+    draw = _callback(dash_page, f"{ids.SEARCH_TRACE}.figure")
+    _, _, _, sentences, *_ = draw(kept, False, data)
+    told = " ".join(sentence.children for sentence in sentences)
+    assert ("288 head sets were evaluated exactly" in told) == (strategy == "screened")
+
+
+def test_a_study_by_position_maps_the_chosen_heads(
+    dash_page: Dash, settled: View, llama: LanguageModel
+) -> None:
+    heads = (Head(2, 1), Head(0, 3))
+    # Positions acted on are no part of it: every position has its turn.
+    data = _view(settled, study="positions", heads=heads, acted="2")
+    (sweep, kept, search, *errors), socket = _finished_study(dash_page, data)
+    assert sweep is search is no_update
+    assert errors == [None, None]
+    assert "cells" in socket.props[f"{ids.STUDY_STATUS}.children"]
+    assert socket.props[f"{ids.BY_POSITION_BODY}.hidden"] is False
+    draw = _callback(dash_page, f"{ids.BY_POSITION_MAP}.figure")
+    figure, frame, caption, empty_hidden, body_hidden = draw(kept, False, data)
+    expected = sweep_positions(llama, settled.prompt, heads)
+    np.testing.assert_allclose(figure.data[0].z, expected.values, atol=1e-6)
+    assert caption.startswith("2 heads × 18 positions, each head ablated at one position")
+    assert "read at position 17" in caption
+    assert "The positions on the left play no part here." in caption
+    assert frame["maxWidth"].endswith("px")
+    assert (empty_hidden, body_hidden) == (True, False)
+    *_, caption, empty_hidden, body_hidden = draw(kept, False, {**data, "model": "gpt2"})
+    assert (caption, empty_hidden, body_hidden) == ("", False, True)
+
+
+def test_a_study_by_position_about_a_target_needs_one(dash_page: Dash, settled: View) -> None:
+    data = _view(settled, study="positions", metric="target_prob")
+    with pytest.raises(UserError) as caught:
+        _finished_study(dash_page, data)
+    assert caught.value.kind == ErrorKind.TARGET
+
+
+def test_a_study_by_position_needs_heads(dash_page: Dash, settled: View) -> None:
+    with pytest.raises(UserError, match="choose some") as caught:
+        _finished_study(dash_page, _view(settled, study="positions", heads=()))
+    assert caught.value.kind == ErrorKind.HEADS
+
+
+def test_more_cells_than_a_map_can_show_are_refused_with_what_would_do(
+    services: Services, settled: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viz.positions.MAX_CELLS", 100)
+    heads = tuple(Head(layer, head) for layer in range(3) for head in range(4))
+    view = replace(settled, study="positions", heads=heads)
+    with (
+        services.jobs.start("tab") as job,
+        pytest.raises(UserError, match=r"12 heads at 18 positions .* at most 5 heads"),
+    ):
+        study_run.run_study(services, view, lambda _: None, job)
+
+
+def test_a_cancelled_study_by_position_keeps_what_was_found(
+    services: Services, settled: View
+) -> None:
+    view = replace(settled, study="positions")
+    with services.jobs.start("tab") as job:
+        scores = study_run.run_study(services, view, lambda _: job.cancel.set(), job)
+    assert isinstance(scores, PositionScores)
+    n_done = int((~np.isnan(scores.values)).sum())
+    assert 0 < n_done < scores.values.size
+    caption = by_position.caption(scores, {"intervention": "zero", "acted": ""})
+    assert caption.startswith(f"Cancelled after {n_done} of {scores.values.size} cells, ")
+    assert "play no part" not in caption
 
 
 def test_a_targeted_search_needs_a_target(dash_page: Dash, settled: View) -> None:

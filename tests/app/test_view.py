@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ablation.types import STRATEGIES
 from app.controls import CONTROLS, values
 from app.permalink import MAX_FRAGMENT, VERSION, DamagedLinkError, decode, encode
 from app.view import (
@@ -53,6 +54,7 @@ views = st.builds(
     study=st.sampled_from(STUDIES),
     target=st.none() | st.integers(0, 10**6),
     max_heads=st.integers(1, 4096),
+    strategy=st.sampled_from(list(STRATEGIES)),
 )
 
 
@@ -89,6 +91,20 @@ def test_a_link_that_lost_characters_opens_or_is_called_damaged(
 
 def test_a_link_says_only_what_differs_from_a_new_page() -> None:
     assert len(encode(View()) or "") < 40
+
+
+def test_a_link_from_before_there_were_strategies_opens() -> None:
+    fragment = (
+        "1.eNqrVspITUwpVrKKVjLUM1KK1VHKTayIh4qZA3n5Kak5SlZK6QUlRko6SsUlpSmVQG5JYlF6aklqClAIwlSy"
+        "Mq0FAIQFF-0"
+    )
+    assert decode(fragment) == View(
+        model="gpt2", study="targeted", target=5, max_heads=7, heads=(Head(1, 2),)
+    )
+
+
+def test_a_new_page_searches_exactly() -> None:
+    assert View().strategy == "exact"
 
 
 def test_a_long_prompt_makes_no_link() -> None:
@@ -129,6 +145,8 @@ def test_a_link_cannot_unpack_to_gigabytes() -> None:
         ("size", 10),
         ("study", None),
         ("max_heads", 0),
+        ("strategy", "lucky"),
+        ("strategy", None),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(field: str, value: object) -> None:

@@ -9,12 +9,13 @@ import plotly.graph_objects as go
 import pytest
 from playwright.sync_api import Page
 from plotly.offline import get_plotlyjs
-from viz_samples import CLEAN, KL, causal_maps
+from viz_samples import CLEAN, KL, causal_maps, prompt
 
-from ablation.types import HeadScores
-from models.types import Prediction, TokenProbability
+from ablation.types import HeadScores, PositionScores
+from models.types import Head, Prediction, TokenProbability
 from viz.attention import attention_figure, clicked_cell
 from viz.heads import head_map_figure
+from viz.positions import position_map_figure
 from viz.predictions import prediction_figure
 
 pytestmark = pytest.mark.browser
@@ -109,6 +110,21 @@ def test_cells_with_and_without_a_score_can_be_clicked(quiet_page: Page) -> None
     said, point = click(quiet_page, 1, 2)
     assert "L2H1not evaluated" in said
     assert (point["y"], point["x"]) == (2, 1)
+
+
+def test_tokens_under_a_map_by_position_appear_literally(quiet_page: Page) -> None:
+    values = np.arange(16, dtype=np.float32).reshape(2, 8)
+    scores = PositionScores(KL, (Head(9, 9), Head(0, 3)), values, prompt(*EVIL), CLEAN)
+    draw(quiet_page, position_map_figure(scores))
+    shown = quiet_page.locator(".xtick text").all_text_contents()
+    assert sorted(shown) == sorted((*EVIL[:6], "·John_2", "<br>"))
+    assert sorted(quiet_page.locator(".ytick text").all_text_contents()) == ["L0H3", "L9H9"]
+    assert quiet_page.locator("#plot .main-svg a").count() == 0
+    said, point = click(quiet_page, 3, 1)
+    assert "head L0H3" in said
+    assert "position 3 %{z}" in said
+    assert "KL divergence 11.0 nats" in said
+    assert (int(point["y"]), int(point["x"])) == (1, 3)
 
 
 def test_predicted_tokens_appear_literally(quiet_page: Page) -> None:
