@@ -79,5 +79,5 @@ def sweep_positions(
                 message = f"{done} of {values.size} cells"
                 progress(Progress(done, values.size, message, scores("running")))
     except Cancelled:
-        return scores("cancelled")
+        return scores("complete" if done == values.size else "cancelled")
     return scores("complete")

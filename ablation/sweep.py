@@ -67,7 +67,7 @@ def sweep_heads(
                     partial = _scores(questions[0], chosen, targets[0], values, "running")
                     progress(Progress(done, total, f"{done} of {total} heads", partial))
     except Cancelled:
-        stopped = "cancelled"
+        stopped = "complete" if done == total else "cancelled"
     return _scores(questions[0], chosen, targets[0], values, stopped)
 
 

@@ -117,7 +117,8 @@ class HeadSets:
         """Evaluate sets of heads with the intervention at one position at a time.
 
         Args:
-            where: the positions acted on, one after another; None for every one.
+            where: the positions acted on, one after another, from the one read backwards; None
+                for every one.
 
         Yields:
             (position acted on, pass): each set once for each position.
@@ -126,7 +127,9 @@ class HeadSets:
             UserError: as `pose` and `evaluate`.
         """
         read = self._model.resolve_position(prompt, position)
-        chosen = self._model.check_positions(prompt, where) or range(len(prompt))
+        chosen = list(self._model.check_positions(prompt, where) or range(len(prompt)))
+        # From the position read backwards: what is nearest is cheapest, and tells most.
+        chosen.sort(key=lambda at: (at > read, -at))
         everywhere = self.pose(prompt, intervention, position=read)
         if not self._same_base_everywhere(everywhere.editing):
             for at in chosen:

@@ -315,8 +315,8 @@ def test_the_table_of_a_screened_search_says_so(
     )
     assert status == 0
     assert (
-        "Screened: each step after the first evaluated only the 2 heads that a gradient ranked "
-        "highest; 14 head sets were evaluated exactly."
+        "Screened: each step after the first evaluated only the 2 most promising heads; "
+        "14 head sets were evaluated exactly."
     ) in _joined(out)
 
 

@@ -294,8 +294,8 @@ def _screened(result: SearchResult) -> list[str]:
     first = "" if result.target is not None else " after the first"
     sets = "head set was" if result.evaluated == 1 else "head sets were"
     return [
-        f"The search was screened: each step{first} evaluated only the heads that a gradient "
-        f"ranked highest; {result.evaluated:,} {sets} evaluated exactly."
+        f"The search was screened: each step{first} evaluated only the most promising heads; "
+        f"{result.evaluated:,} {sets} evaluated exactly."
     ]
 
 

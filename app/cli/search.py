@@ -92,8 +92,8 @@ def _print_outcome(terminal: Terminal, result: SearchResult, screen: int) -> Non
     if result.strategy == "screened":
         first = "" if result.target is not None else " after the first"
         terminal.print(
-            f"Screened: each step{first} evaluated only the {screen} heads that a gradient ranked "
-            f"highest; {result.evaluated:,} head sets were evaluated exactly."
+            f"Screened: each step{first} evaluated only the {screen} most promising heads; "
+            f"{result.evaluated:,} head sets were evaluated exactly."
         )
     if result.dropped:
         terminal.print(f"not needed after all: {', '.join(map(str, result.dropped))}")

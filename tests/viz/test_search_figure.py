@@ -163,14 +163,14 @@ def test_a_generic_search_is_told() -> None:
 def test_a_screened_search_says_so_and_how_many_sets_were_evaluated() -> None:
     generic = replace(GENERIC, strategy="screened", evaluated=1302)
     assert summary_sentences(generic)[2:] == [
-        "The search was screened: each step after the first evaluated only the heads that a "
-        "gradient ranked highest; 1,302 head sets were evaluated exactly.",
+        "The search was screened: each step after the first evaluated only the most "
+        "promising heads; 1,302 head sets were evaluated exactly.",
         "The limit of heads was reached.",
     ]
     targeted = summary_sentences(replace(TARGETED, strategy="screened", evaluated=1))
     assert (
-        "The search was screened: each step evaluated only the heads that a gradient ranked "
-        "highest; 1 head set was evaluated exactly."
+        "The search was screened: each step evaluated only the most promising heads; "
+        "1 head set was evaluated exactly."
     ) in targeted
     assert "screened" in " ".join(summary_sentences(replace(NOTHING_YET, strategy="screened")))
     assert "screened" not in " ".join(summary_sentences(replace(GENERIC, evaluated=1302)))
