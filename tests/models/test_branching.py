@@ -1,4 +1,4 @@
-"""The growing batch gives what one row a set from the bottom up gives, for any sets of heads."""
+"""Branches give what one row a set from the bottom up gives, for any sets of heads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
