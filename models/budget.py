@@ -28,6 +28,9 @@ them (measured on GPT-2 and Llama blocks, rounded up)."""
 LIVE_WIDE = 3
 """The same for tensors of the MLP's inner size."""
 
+USUAL_D_HEAD = 64
+"""To guess the number of heads from the width."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
@@ -86,15 +89,26 @@ class MemoryBudget:
 
     def _bytes_per_row(self, n_positions: int, n_keys: int) -> float:
         per_position = LIVE_HIDDEN * self.d_model + LIVE_WIDE * self.d_inner
-        # Keys and values of positions that are not computed anew are copied for each row.
-        copied = 2 * self.d_model * (n_keys - n_positions)
         # Logits in the model's dtype, log-probabilities and two temporaries in float64.
         distribution = self.n_vocab * (self.item_bytes + 3 * 8)
-        return (n_positions * per_position + copied) * self.item_bytes + distribution
+        earlier = self._bytes_for_earlier_keys(n_positions, n_keys - n_positions)
+        return n_positions * per_position * self.item_bytes + distribution + earlier
+
+    def _bytes_for_earlier_keys(self, n_positions: int, n_earlier: int) -> float:
+        """Return what attending to positions that are not computed anew takes, a row."""
+        if n_positions > n_earlier:  # their keys and values are copied
+            return 2 * self.d_model * n_earlier * self.item_bytes
+        # They are shared, and the scores written out (`shared_prefix`), twice in float32.
+        n_heads = max(1, self.d_model // USUAL_D_HEAD)
+        return 2 * n_heads * n_positions * n_earlier * 4
 
     def _bytes(self) -> float:
         if self.memory_gb is not None:
             return self.memory_gb * GIGABYTE
         if self.device.type == "cuda":
-            return FREE_SHARE * torch.cuda.mem_get_info(self.device)[0]
+            # What torch keeps for reuse is free for a pass, though not for others.
+            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(
+                self.device
+            )
+            return FREE_SHARE * (torch.cuda.mem_get_info(self.device)[0] + kept)
         return FREE_SHARE * psutil.virtual_memory().available

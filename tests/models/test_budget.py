@@ -1,0 +1,62 @@
+"""How many sets of heads go into one pass."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import PROMPT, tiny_directory, tiny_model
+
+from ablation import sweep_heads
+from models.blocks import Window
+from models.budget import CPU_LEAST_POSITIONS, CPU_WIDEST_BYTES, MemoryBudget
+from models.registry import load_model
+
+LLAMA_8B = MemoryBudget(
+    device=torch.device("meta"),  # no limit but memory
+    item_bytes=2,
+    d_model=4096,
+    d_inner=14_336,
+    n_vocab=128_256,
+    memory_gb=30.0,
+)
+
+
+def test_a_pass_fits_the_memory_it_is_given() -> None:
+    rows = LLAMA_8B.rows(Window(0, 256), 256)
+    # The residual stream's and the MLP's activations of one row alone, in bfloat16.
+    least = 256 * (4096 + 14_336) * 2
+    assert 100 < rows < 30e9 / least
+    assert replace(LLAMA_8B, memory_gb=15.0).rows(Window(0, 256), 256) == pytest.approx(
+        rows / 2, abs=1
+    )
+
+
+def test_fewer_positions_make_room_for_more_rows() -> None:
+    assert LLAMA_8B.rows(Window(255, 1), 256) > 10 * LLAMA_8B.rows(Window(0, 256), 256)
+
+
+def test_one_set_is_evaluated_whatever_the_memory() -> None:
+    assert replace(LLAMA_8B, memory_gb=1e-9).rows(Window(0, 4096), 4096) == 1
+    assert LLAMA_8B.rows(Window(5, 0), 5) == 1  # nothing to compute: any number does
+
+
+def test_passes_on_a_cpu_stay_small() -> None:
+    on_cpu = replace(LLAMA_8B, device=torch.device("cpu"), item_bytes=4, d_inner=1536)
+    rows = on_cpu.rows(Window(0, 64), 64)
+    assert rows == CPU_WIDEST_BYTES // (4 * 1536) // 64
+    wide = replace(on_cpu, d_inner=10**6)
+    assert wide.rows(Window(0, 16), 16) == CPU_LEAST_POSITIONS // 16
+
+
+def test_the_sizes_are_those_of_the_model() -> None:
+    budget = tiny_model("llama").head_sets.budget
+    assert (budget.d_model, budget.d_inner, budget.n_vocab) == (32, 48, 320)
+    # GPT-2's position embeddings are wider than its blocks, and no part of them.
+    assert tiny_model("gpt2").head_sets.budget.d_inner == 128
+
+
+def test_what_the_user_allows_reaches_the_pass() -> None:
+    reports: list[int] = []
+    model = load_model(tiny_directory("llama"), device="cpu", pass_memory_gb=1e-6)
+    sweep_heads(model, PROMPT, progress=lambda progress: reports.append(progress.done))
+    assert reports == list(range(1, 13))
