@@ -4,3 +4,7 @@
 `benchmarks.profile_sweep` ask narrower questions. Only `requirements.txt` here names the peers:
 nothing of the program needs them.
 """
+
+from models.threads import let_waiting_threads_sleep
+
+let_waiting_threads_sleep()  # as `main.py` does, before torch is imported; it holds for everybody

@@ -15,7 +15,6 @@ on the screen and that a frame has passed. Printed are medians over the rounds, 
 """
 
 import argparse
-import os
 import random
 import shutil
 import socket
@@ -29,8 +28,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `python main.py` does, see app.cli.serve
 
 import uvicorn
 from dash import Dash

@@ -9,6 +9,7 @@ from datetime import datetime
 from importlib import import_module
 
 from app.cli.parser import build_parser, with_command
+from models.threads import let_waiting_threads_sleep
 
 DEBUG_VARIABLE = "ATTENTION_VISUALIZER_DEBUG"
 """Environment variable: "1" shows the traceback of an internal error."""
@@ -23,6 +24,7 @@ READER_GONE = 141
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit status."""
     _prepare_streams()
+    let_waiting_threads_sleep()
     try:
         options = build_parser().parse_args(with_command(arguments))
     except SystemExit as stop:  # argparse has said why

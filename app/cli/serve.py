@@ -10,15 +10,8 @@ from contextlib import contextmanager
 from app.cli.terminal import Terminal
 from app.server import bind, guarded, is_loopback, links, serve
 
-WAITING = "OMP_WAIT_POLICY"
-"""Environment variable of OpenMP, which torch computes with."""
-
 
 def run(options: Namespace, terminal: Terminal) -> int:
-    # Threads that wait for each other would keep their cores busy meanwhile, and the browser, which
-    # draws on the same cores, would slow each of many small steps down: the start takes ten times
-    # as long beside a busy program. Read when torch is imported.
-    os.environ.setdefault(WAITING, "passive")
     listening = bind(options.host, options.port)
     with listening:
         with terminal.sentences(), _nothing_thrown_away():
