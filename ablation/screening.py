@@ -36,9 +36,9 @@ def check_strategy(strategy: str, screen: int) -> None:
         )
 
 
-def screens(strategy: str, aims: Sequence[Aim], kept: Sequence[Head]) -> bool:
-    """Whether a step from the heads `kept` is screened; at a flat start it has to be exact."""
-    flat = not kept and any(aim.objective.flat_at_clean for aim in aims)
+def screens(strategy: str, aims: Sequence[Aim], n_kept: int) -> bool:
+    """Whether a step is screened, with so many heads chosen; at a flat start it has to be exact."""
+    flat = n_kept == 0 and any(aim.objective.flat_at_clean for aim in aims)
     return strategy == "screened" and not flat
 
 

@@ -142,12 +142,12 @@ class _Best:
 def _with_best_head(search: Search, found: Found) -> Found:
     """Take the best of the remaining heads, or stop because none helps."""
     remaining = [head for head in search.heads if head not in found.kept]
-    if screens(search.strategy, search.aims, found.kept):
+    if screens(search.strategy, search.aims, len(found.kept)):
         remaining = most_promising(
             search.aims, found.kept, remaining, found.last_gains, search.screen
         )
     best, scores = _best_addition(search, found, remaining)
-    rows = found.rows + len(remaining) * len(search.aims)
+    rows = found.rows + _rows_of_step(search, len(remaining))
     if not search.aims[0].objective.is_gain(best.score, found.score):
         return replace(found, stopped="no_improvement", rows=rows)
     kept = (*found.kept, best.head)
@@ -321,10 +321,18 @@ def _most_rows_left(search: Search, found: Found) -> int:
     adding = 0
     for n_kept in range(len(found.kept), search.limit):
         n_remaining = len(search.heads) - n_kept
-        screened = screens(search.strategy, search.aims, search.heads[:n_kept])
-        adding += min(search.screen, n_remaining) if screened else n_remaining
+        if screens(search.strategy, search.aims, n_kept):
+            n_remaining = min(search.screen, n_remaining)
+        adding += _rows_of_step(search, n_remaining)
     targeted = search.aims[0].objective.target_id is not None
-    return n_prompts * (adding + (_triangle(search.limit) if targeted else 0))
+    return adding + (n_prompts * _triangle(search.limit) if targeted else 0)
+
+
+def _rows_of_step(search: Search, n_heads: int) -> int:
+    """Return how many head sets a step evaluates, each prompt counting: the best one of several
+    prompts is known, and evaluated again for its predictions, when all of them are done."""
+    n_prompts = len(search.aims)
+    return n_heads * n_prompts + (n_prompts if n_prompts > 1 else 0)
 
 
 def _triangle(n: int) -> int:

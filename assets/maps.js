@@ -6,7 +6,8 @@
 (function () {
   "use strict";
 
-  const CONFIG = { displayModeBar: false, displaylogo: false, doubleClick: "reset" };
+  // Going back is done here: Plotly would go back to the ranges that a card was first drawn with.
+  const CONFIG = { displayModeBar: false, displaylogo: false, doubleClick: false, showTips: false };
 
   // --- codes: see viz/coding.py ---
 
@@ -226,6 +227,7 @@
     if (first) {
       card.plot.on("plotly_click", openQuery);
       card.plot.on("plotly_relayout", (change) => look(card, change));
+      card.plot.on("plotly_doubleclick", () => showWhole(card));
     }
   }
 
@@ -241,6 +243,12 @@
     const n = drawn.names.length;
     const first = Math.min(Math.max(Math.round(a + 0.5), 0), n - 1);
     return [first, Math.min(Math.max(Math.round(b + 0.5), first + 1), n)];
+  }
+
+  function showWhole(card) {
+    const n = drawn.names.length;
+    const ranges = { "xaxis.range": [-0.5, n - 0.5], "yaxis.range": [n - 0.5, -0.5] };
+    window.Plotly.relayout(card.plot, ranges);
   }
 
   // Draw what is zoomed to by the finest cells there are, and ask for finer ones if they would show.

@@ -179,14 +179,15 @@ def _hidden_of(output: Any) -> Tensor:
 def _windowed(value: Any, n: int, window: Window) -> Any:
     """Cut what has one entry a position (position ids, rotary embeddings) to a window.
 
-    Tensors [..., position] of up to two axes and [batch, position, d] are cut; others, masks
-    among them, are handed on whole.
+    Tensors [position], [1, position] and [1, position, d] are cut; others, masks among them, are
+    handed on whole.
     """
     if window.count == n:
         return value
     if isinstance(value, Tensor):
-        axis = -1 if value.ndim <= 2 else -2
-        fits = 1 <= value.ndim <= 3 and value.shape[axis] == n
+        axis = min(value.ndim - 1, 1)
+        of_one_row = value.ndim == 1 or (value.ndim <= 3 and value.shape[0] == 1)
+        fits = axis >= 0 and of_one_row and value.shape[axis] == n
         return window.of(value, axis) if fits else value
     if isinstance(value, tuple | list):
         return type(value)(_windowed(v, n, window) for v in value)

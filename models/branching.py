@@ -39,6 +39,7 @@ from models.attention_tap import (
     active_request,
     edit_outputs,
     is_causal,
+    needs_eager,
     planned_inputs,
     refuse_empty_queries,
     run_attention,
@@ -110,6 +111,14 @@ class BaseRun:
     values: tuple[Tensor, ...]
     logits: Tensor
     """[1, n_vocab] at the position read."""
+    eager: bool
+    """Whether a layer asks for something that fused attention cannot honour."""
+
+    @property
+    def writes_scores(self) -> bool:
+        """Whether the branches' attention writes its scores, or a mask a head, out."""
+        few_queries = self.window.count**2 <= self.window.first  # `shared_prefix` serves them
+        return self.eager or few_queries or self.editing.editor.blocked is not None
 
     @property
     def n_positions(self) -> int:
@@ -242,6 +251,7 @@ class BranchEngine:
             keys=tuple(memory.keys),
             values=tuple(memory.values),
             logits=logits[:, 0],
+            eager=memory.eager,
         )
 
     def evaluate(
@@ -356,7 +366,7 @@ def _at(inner: Window, outer: Window, hidden: Tensor) -> Tensor:
     return hidden.narrow(1, inner.first - outer.first, inner.count)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _BaseMemory:
     """Collects what branches need of the base run while it runs."""
 
@@ -369,10 +379,12 @@ class _BaseMemory:
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     left_alone: list[EmptyQueries] = field(default_factory=list)
+    eager: bool = False
 
     def remember(self, layer: int, call: Call) -> None:
         assert call.inputs is not None  # branches are for models that dispatch
         self.z.append(call.z[0])
+        self.eager = self.eager or needs_eager(call.inputs.options)
         if layer in self.branching:
             edited = every_head_edited(layer, call, self.editing, self.left_alone)
             self.edited_z[layer] = edited[0]

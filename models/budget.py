@@ -28,8 +28,9 @@ them (measured on GPT-2 and Llama blocks, rounded up)."""
 LIVE_WIDE = 3
 """The same for tensors of the MLP's inner size."""
 
-USUAL_D_HEAD = 64
-"""To guess the number of heads from the width."""
+SCORE_COPIES = 5
+"""How many tensors [n_heads, n_query, n_key] in float32 live at once where attention writes its
+scores out: scores, masked, softmax and what these are made from (measured, rounded up)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class MemoryBudget:
     d_model: int
     d_inner: int
     """The widest linear map of a block."""
+    n_heads: int
     n_vocab: int
     memory_gb: float | None
     """Gigabytes (10^9 bytes) that a pass may take; None for a share of what is free."""
@@ -51,6 +53,7 @@ class MemoryBudget:
         model: nn.Module,
         device: torch.device,
         dtype: torch.dtype,
+        n_heads: int,
         n_vocab: int,
         memory_gb: float | None,
     ) -> "MemoryBudget":
@@ -68,39 +71,36 @@ class MemoryBudget:
             item_bytes=dtype.itemsize,
             d_model=int(embedding.weight.shape[1]),
             d_inner=int(max(widths, default=1)),
+            n_heads=n_heads,
             n_vocab=n_vocab,
             memory_gb=memory_gb,
         )
 
-    def rows(self, window: Window, n_keys: int) -> int:
+    def rows(self, window: Window, n_keys: int, writes_scores: bool) -> int:
         """Return how many sets of heads to evaluate in one pass, at least one.
 
         Args:
             window: the positions computed for each set.
             n_keys: how many positions its queries attend to.
+            writes_scores: whether attention writes its scores or a mask a head out, as fused
+                attention does not.
         """
         if window.count == 0:
             return 1
-        fit = int(self._bytes() / self._bytes_per_row(window.count, n_keys))
+        fit = int(self._bytes() / self._bytes_per_row(window.count, n_keys, writes_scores))
         if self.device.type == "cpu":
             positions = CPU_WIDEST_BYTES // (self.item_bytes * self.d_inner)
             fit = min(fit, max(positions, CPU_LEAST_POSITIONS) // window.count)
         return max(1, fit)
 
-    def _bytes_per_row(self, n_positions: int, n_keys: int) -> float:
+    def _bytes_per_row(self, n_positions: int, n_keys: int, writes_scores: bool) -> float:
         per_position = LIVE_HIDDEN * self.d_model + LIVE_WIDE * self.d_inner
+        # Keys and values of positions that are not computed anew are copied for each row.
+        copied = 2 * self.d_model * (n_keys - n_positions)
         # Logits in the model's dtype, log-probabilities and two temporaries in float64.
         distribution = self.n_vocab * (self.item_bytes + 3 * 8)
-        earlier = self._bytes_for_earlier_keys(n_positions, n_keys - n_positions)
-        return n_positions * per_position * self.item_bytes + distribution + earlier
-
-    def _bytes_for_earlier_keys(self, n_positions: int, n_earlier: int) -> float:
-        """Return what attending to positions that are not computed anew takes, a row."""
-        if n_positions > n_earlier:  # their keys and values are copied
-            return 2 * self.d_model * n_earlier * self.item_bytes
-        # They are shared, and the scores written out (`shared_prefix`), twice in float32.
-        n_heads = max(1, self.d_model // USUAL_D_HEAD)
-        return 2 * n_heads * n_positions * n_earlier * 4
+        scores = SCORE_COPIES * self.n_heads * n_positions * n_keys * 4 if writes_scores else 0
+        return (n_positions * per_position + copied) * self.item_bytes + distribution + scores
 
     def _bytes(self) -> float:
         if self.memory_gb is not None:

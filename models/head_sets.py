@@ -130,14 +130,14 @@ class HeadSets:
         chosen = list(self._model.check_positions(prompt, where) or range(len(prompt)))
         # From the position read backwards: what is nearest is cheapest, and tells most.
         chosen.sort(key=lambda at: (at > read, -at))
-        everywhere = self.pose(prompt, intervention, position=read)
+        heads = self._model.check_heads(sorted({head for heads in head_sets for head in heads}))
+        everywhere = self.pose(prompt, intervention, heads, read)
         if not self._same_base_everywhere(everywhere.editing):
             for at in chosen:
-                posed = self.pose(prompt, intervention, None, read, [at])
+                posed = self.pose(prompt, intervention, heads, read, [at])
                 yield from ((at, found) for found in self.evaluate(posed, head_sets))
             return
         assert self.engine is not None
-        self._model.check_heads(sorted({head for heads in head_sets for head in heads}))
         # The empty set keeps the shared run clean: what acts at one position is no part of it.
         sets = [*map(frozenset, head_sets), frozenset[Head]()]
         with self._forward.computing(1, len(prompt)):
@@ -197,7 +197,7 @@ class HeadSets:
     def _rows(self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]]) -> Iterator[Pass]:
         """Evaluate each set as a row from the bottom up."""
         editing, ids = posed.editing, posed.prompt.ids
-        rows = self.budget.rows(Window(0, len(ids)), len(ids))
+        rows = self.budget.rows(Window(0, len(ids)), len(ids), writes_scores=True)
         for start in range(0, len(head_sets), rows):
             batch = head_sets[start : start + rows]
             plan = RowPlan.for_rows(editing.editor, batch, editing.acted_on, self._forward.device)
@@ -209,7 +209,7 @@ class HeadSets:
     def _branches(self, base: BaseRun, sets: Sequence[frozenset[Head]]) -> Iterator[Pass]:
         """Evaluate the sets as branches of one shared run."""
         assert self.engine is not None
-        rows = self.budget.rows(base.window, base.n_positions)
+        rows = self.budget.rows(base.window, base.n_positions, base.writes_scores)
         passes = self.engine.evaluate(base, sets, rows)
         while True:
             # The lock is held for one pass at a time, so that long studies interleave.

@@ -84,7 +84,9 @@ class LanguageModel:
         self.n_kv_heads = max(site.n_kv_heads for site in self.sites)
         self.d_head = max(site.d_head for site in self.sites)
         self.n_vocab = int(self._pass.logits(self._probe_prompt(), TapRequest()).shape[-1])
-        budget = MemoryBudget.of(model, self.device, self.dtype, self.n_vocab, memory_gb)
+        budget = MemoryBudget.of(
+            model, self.device, self.dtype, self.n_heads, self.n_vocab, memory_gb
+        )
         self.head_sets = HeadSets(self, self._pass, self._find_engine(), budget)
         self.info = self._describe()
 

@@ -12,11 +12,16 @@ from models.attention_tap import Inputs, needs_eager
 
 
 def can_share(inputs: Inputs, n_shared: int) -> bool:
-    """Whether `attend` may serve: softmax attention as fused attention has it, few own keys."""
+    """Whether `attend` may serve: softmax attention as fused attention has it, few own positions.
+
+    Scores are written out, which fused attention does not do; few queries keep them smaller than
+    the copies of keys and values that they save.
+    """
     own = inputs.key.shape[2]
     plain = not needs_eager(inputs.options) and inputs.options.get("position_bias") is None
     mask = inputs.mask
-    return plain and own <= n_shared and (mask is None or mask.dtype == torch.bool)
+    few = inputs.query.shape[2] * own <= n_shared
+    return plain and few and (mask is None or mask.dtype == torch.bool)
 
 
 def attend(inputs: Inputs, keys: Tensor, values: Tensor) -> Tensor:
@@ -33,7 +38,9 @@ def attend(inputs: Inputs, keys: Tensor, values: Tensor) -> Tensor:
     n_kv_heads, n_shared = keys.shape[1], keys.shape[2]
     group = n_heads // n_kv_heads
     scaling = inputs.options.get("scaling")
-    query = query * (d**-0.5 if scaling is None else scaling)
+    # In float32, as fused attention accumulates.
+    query = query.float() * (d**-0.5 if scaling is None else scaling)
+    keys, own_keys = keys.float(), own_keys.float()
 
     by_kv_head = query.reshape(n_rows, n_kv_heads, group * n_query, d)
     stacked = by_kv_head.transpose(0, 1).reshape(n_kv_heads, -1, d)  # [kv, row * group * query, d]
@@ -43,8 +50,7 @@ def attend(inputs: Inputs, keys: Tensor, values: Tensor) -> Tensor:
     scores = torch.cat([shared, own], dim=-1).view(n_rows, n_heads, n_query, -1)
     if inputs.mask is not None:
         scores = scores.masked_fill(~inputs.mask, -torch.inf)
-    # In float32, as fused attention accumulates.
-    weights = scores.float().softmax(dim=-1).to(values.dtype)
+    weights = scores.softmax(dim=-1).to(values.dtype)
     weights = weights.view(n_rows, n_kv_heads, group * n_query, -1)
 
     on_shared = weights[..., :n_shared].transpose(0, 1).reshape(n_kv_heads, -1, n_shared)

@@ -112,7 +112,7 @@ class Terminal:
         """Give a callback that shows where long work stands."""
         if not self._err.is_terminal:
             say = _Rarely(self.warn, QUIET_SECONDS)
-            yield lambda at: say(f"{at.message} ({at.done} of {at.total})")
+            yield lambda at: say(_with_total(at))
             return
         columns = (TextColumn("{task.description}", markup=False), BarColumn())
         bars = Bars(
@@ -132,6 +132,12 @@ class Terminal:
                 )
         finally:
             self._drawing = False
+
+
+def _with_total(at: Progress) -> str:
+    """Return where work stands in words: of one step, and of all of it where that is more."""
+    total = f"{at.done} of {at.total}"
+    return at.message if at.message.startswith(total) else f"{at.message} ({total})"
 
 
 class _Rarely:

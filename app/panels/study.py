@@ -23,7 +23,7 @@ HELP = {
     "positions": "Ablates each chosen head at one position at a time and maps where in the prompt "
     "it matters.",
     "generic": "Adds one head at a time, always the one that moves the whole prediction most.",
-    "targeted": "Looks for the smallest set of heads whose ablation makes a token of your choice "
+    "targeted": "Looks for a small set of heads whose ablation makes a token of your choice "
     "the most likely one.",
 }
 STRATEGY_HELP = {name: f"{name.capitalize()}: {words}." for name, words in STRATEGIES.items()}

@@ -16,7 +16,7 @@ TOLERANCE = 1e-5  # rounding of float32 logits; see test_intervention_parity
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "bert"])
-def test_screening_everything_is_the_exact_search(family: str) -> None:
+def test_a_screen_as_wide_as_the_model_is_the_exact_search(family: str) -> None:
     model = tiny_model(family)
     exact = search_heads(model, prompt_text(family), max_heads=5)
     screened = search_heads(model, prompt_text(family), max_heads=5, strategy="screened", screen=12)

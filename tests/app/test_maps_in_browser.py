@@ -1,7 +1,7 @@
 """Long maps in Chromium: what Plotly holds against the model's weights, zooming, and bytes."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -89,6 +89,32 @@ def held(page: Page) -> tuple[np.ndarray, Region, int]:
     return values, Region(query, query + rows * step, key, key + columns * step), step
 
 
+def double_click(page: Page) -> None:
+    box = page.locator(".map-card .nsewdrag").bounding_box()
+    assert box is not None
+    page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def ranges(page: Page) -> list[list[float]]:
+    """Return what the axes of the map show, across and down."""
+    found: list[list[float]] = page.evaluate(
+        """() => {
+            const plot = document.querySelector(".map-card .js-plotly-plot");
+            const { xaxis, yaxis } = plot._fullLayout;
+            return [xaxis.range, yaxis.range];
+        }"""
+    )
+    return found
+
+
+def wait_until(page: Page, holds: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if holds():
+            return
+        page.wait_for_timeout(50)
+    assert holds()
+
+
 def title(page: Page) -> str:
     return page.locator(".map-card .gtitle").text_content() or ""
 
@@ -160,11 +186,27 @@ def test_a_longer_map_is_pooled_and_a_region_of_it_is_fetched(
     first = quiet.locator(".map-card .ytick text").first.text_content()
     assert first in prompt.unique_labels[region.query : region.query_end]
 
-    box = quiet.locator(".map-card .nsewdrag").bounding_box()
-    assert box is not None
-    quiet.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    double_click(quiet)
     expect(quiet.locator(".map-card .gtitle")).to_contain_text("each dot")
     assert expect_cells(quiet, weights, overview) == Region.whole(2000)
+
+
+@pytest.mark.parametrize(("before", "after"), [(40, 1024), (1024, 40)], ids=["longer", "shorter"])
+def test_a_double_click_goes_back_to_the_whole_of_another_prompt(
+    quiet: Page, address: str, model: LanguageModel, before: int, after: int
+) -> None:
+    open_map(quiet, address, model, before)
+    text = text_of(model, after)
+    quiet.get_by_role("textbox", name="Prompt").fill(text)
+    quiet.get_by_role("button", name="Run", exact=True).click()
+    expect(quiet.locator("#token-count")).to_contain_text(f"{after:,} tokens", timeout=TIMEOUT)
+    whole = [-0.5, after - 0.5]
+    wait_until(quiet, lambda: ranges(quiet)[0] == whole)
+    zoom(quiet, top=0.5, left=0.3, share=0.3)
+    wait_until(quiet, lambda: ranges(quiet)[0] != whole)
+    double_click(quiet)
+    wait_until(quiet, lambda: ranges(quiet)[0] == whole)
+    assert ranges(quiet)[1] == [after - 0.5, -0.5]
 
 
 def test_hovering_says_what_a_dot_stands_for(

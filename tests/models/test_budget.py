@@ -6,46 +6,72 @@ import pytest
 import torch
 from tiny import PROMPT, tiny_directory, tiny_model
 
-from ablation import sweep_heads
+from ablation import Knockout, Zero, sweep_heads
 from models.blocks import Window
+from models.branching import BaseRun
 from models.budget import CPU_LEAST_POSITIONS, CPU_WIDEST_BYTES, MemoryBudget
 from models.registry import load_model
+from models.types import Head
 
 LLAMA_8B = MemoryBudget(
     device=torch.device("meta"),  # no limit but memory
     item_bytes=2,
     d_model=4096,
     d_inner=14_336,
+    n_heads=32,
     n_vocab=128_256,
     memory_gb=30.0,
 )
 
 
 def test_a_pass_fits_the_memory_it_is_given() -> None:
-    rows = LLAMA_8B.rows(Window(0, 256), 256)
+    rows = LLAMA_8B.rows(Window(0, 256), 256, False)
     # The residual stream's and the MLP's activations of one row alone, in bfloat16.
     least = 256 * (4096 + 14_336) * 2
     assert 100 < rows < 30e9 / least
-    assert replace(LLAMA_8B, memory_gb=15.0).rows(Window(0, 256), 256) == pytest.approx(
+    assert replace(LLAMA_8B, memory_gb=15.0).rows(Window(0, 256), 256, False) == pytest.approx(
         rows / 2, abs=1
     )
 
 
 def test_fewer_positions_make_room_for_more_rows() -> None:
-    assert LLAMA_8B.rows(Window(255, 1), 256) > 10 * LLAMA_8B.rows(Window(0, 256), 256)
+    whole, last = (LLAMA_8B.rows(Window(*span), 256, False) for span in ((0, 256), (255, 1)))
+    assert last > 5 * whole
+
+
+def test_scores_that_are_written_out_take_room() -> None:
+    window = Window(0, 2048)
+    fused, written = (LLAMA_8B.rows(window, 2048, scores) for scores in (False, True))
+    # One float32 tensor of scores alone: 32 heads x 2,048 x 2,048.
+    assert 1 <= written < 30e9 / (32 * 2048 * 2048 * 4) < 2 * fused
+
+
+def test_eager_layers_few_queries_and_knockouts_write_scores() -> None:
+    def base(family: str, **posed: object) -> BaseRun:
+        model = tiny_model(family)
+        prompt = model.tokenize(PROMPT)
+        question = model.head_sets.pose(prompt, posed.pop("intervention", Zero()), **posed)
+        sets = [frozenset(), frozenset({Head(0, 1)})]
+        return model.head_sets.engine.base_run(prompt.ids, sets, question.editing)
+
+    assert not base("llama").writes_scores
+    assert base("gemma2").writes_scores  # a soft cap
+    assert base("llama", positions=[-1]).writes_scores
+    assert not base("llama", positions=[4]).writes_scores  # keys are copied for so many queries
+    assert base("llama", intervention=Knockout((9,), (3,))).writes_scores
 
 
 def test_one_set_is_evaluated_whatever_the_memory() -> None:
-    assert replace(LLAMA_8B, memory_gb=1e-9).rows(Window(0, 4096), 4096) == 1
-    assert LLAMA_8B.rows(Window(5, 0), 5) == 1  # nothing to compute: any number does
+    assert replace(LLAMA_8B, memory_gb=1e-9).rows(Window(0, 4096), 4096, False) == 1
+    assert LLAMA_8B.rows(Window(5, 0), 5, False) == 1  # nothing to compute: any number does
 
 
 def test_passes_on_a_cpu_stay_small() -> None:
     on_cpu = replace(LLAMA_8B, device=torch.device("cpu"), item_bytes=4, d_inner=1536)
-    rows = on_cpu.rows(Window(0, 64), 64)
+    rows = on_cpu.rows(Window(0, 64), 64, False)
     assert rows == CPU_WIDEST_BYTES // (4 * 1536) // 64
     wide = replace(on_cpu, d_inner=10**6)
-    assert wide.rows(Window(0, 16), 16) == CPU_LEAST_POSITIONS // 16
+    assert wide.rows(Window(0, 16), 16, False) == CPU_LEAST_POSITIONS // 16
 
 
 def test_the_sizes_are_those_of_the_model() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from tiny import FAMILIES, tiny_torch_model
 from torch import nn
 from transformers.activations import ACT2FN
@@ -45,6 +46,12 @@ def test_another_function_is_left_alone(module: nn.Module) -> None:
     own = module.forward
     assert fuse(nn.Sequential(module.eval())) == 0
     assert module.forward == own
+
+
+def test_modules_that_accelerate_serves_are_left_alone() -> None:
+    module = norm(LlamaRMSNorm)
+    add_hook_to_module(module, AlignDevicesHook(torch.device("cpu")))
+    assert fuse(nn.Sequential(module)) == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
