@@ -9,9 +9,11 @@ from torch import Tensor
 from ablation import Ablation, HeadScores, Zero
 from models import Head, LanguageModel, TokenizedPrompt
 
-LOGIT_TOLERANCE = 1e-3
-"""Largest difference of a log-probability, in nats. Fused and eager attention in float32 differ by
-some 1e-5 here; a head that is not ablated, or another one, by 0.01 to 1."""
+LOGIT_TOLERANCE = 3e-3
+"""Largest difference of a log-probability, in nats. Two float32 computations differ by some 1e-5 on
+the built-in model, and by 1.1e-3 on GPT-2's shape with random weights at 256 tokens, where both are
+1.4e-3 and 1.7e-3 from the same computation in float64; a head that is not ablated, or another one,
+is off by 0.2 or more (`SHARE_TOLERANCE`)."""
 
 SHARE_TOLERANCE = 0.05
 """The difference may also be no more than this share of what the ablation changes: a competitor
