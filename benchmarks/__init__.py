@@ -5,6 +5,6 @@
 nothing of the program needs them.
 """
 
-from models.threads import let_waiting_threads_sleep
+from app.cli.threads import let_waiting_threads_sleep
 
 let_waiting_threads_sleep()  # as `main.py` does, before torch is imported; it holds for everybody

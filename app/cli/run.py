@@ -9,7 +9,7 @@ from datetime import datetime
 from importlib import import_module
 
 from app.cli.parser import build_parser, with_command
-from models.threads import let_waiting_threads_sleep
+from app.cli.threads import let_waiting_threads_sleep
 
 DEBUG_VARIABLE = "ATTENTION_VISUALIZER_DEBUG"
 """Environment variable: "1" shows the traceback of an internal error."""

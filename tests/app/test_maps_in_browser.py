@@ -197,7 +197,7 @@ def test_a_double_click_goes_back_to_the_whole_of_another_prompt(
 ) -> None:
     open_map(quiet, address, model, before)
     text = text_of(model, after)
-    quiet.get_by_role("textbox", name="Prompt").fill(text)
+    quiet.locator("#prompt-text").fill(text)
     quiet.get_by_role("button", name="Run", exact=True).click()
     expect(quiet.locator("#token-count")).to_contain_text(f"{after:,} tokens", timeout=TIMEOUT)
     whole = [-0.5, after - 0.5]
