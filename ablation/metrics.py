@@ -1,18 +1,23 @@
 """What an ablation does to the model's output, in numbers.
 
 Every metric takes log-probabilities in float64. A difference is always ablated minus clean.
-`METRICS` is the one table of them: the page, the command line and the documentation read it.
+`METRICS` is the one table of them: the page, the command line and the documentation read it. They
+do so before torch is there, which is imported where it is used.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ablation.types import Comparison, MetricInfo
 from models.errors import ErrorKind, UserError
 from models.types import Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ def kl_divergence(clean: Tensor, ablated: Tensor) -> Tensor:
     ablated run finds impossible makes the divergence infinite.
     """
     p = clean.exp()
-    terms = torch.where(p > 0, p * (clean - ablated), torch.zeros_like(p))  # [n, n_vocab]
+    terms = (p * (clean - ablated)).where(p > 0, 0.0)  # [n, n_vocab]
     # Rounding may leave a divergence of -1e-17 where nothing changed.
     return terms.sum(dim=-1).clamp_min(0.0)
 
@@ -45,7 +50,7 @@ def total_variation(clean: Tensor, ablated: Tensor) -> Tensor:
 def entropy(log_probs: Tensor) -> Tensor:
     """Return the entropy in nats of distributions [..., n_vocab]; impossible tokens add 0."""
     p = log_probs.exp()
-    return -torch.where(p > 0, p * log_probs, torch.zeros_like(p)).sum(dim=-1)
+    return -(p * log_probs).where(p > 0, 0.0).sum(dim=-1)
 
 
 def top_token(log_probs: Tensor) -> int:
@@ -56,7 +61,7 @@ def top_token(log_probs: Tensor) -> int:
 
 def rank(log_probs: Tensor, token_id: int) -> Tensor:
     """Return one more than the number of tokens likelier than `token_id`, in float64."""
-    return 1 + (log_probs > log_probs[..., token_id, None]).sum(dim=-1).to(torch.float64)
+    return 1 + (log_probs > log_probs[..., token_id, None]).sum(dim=-1).double()
 
 
 def metric_named(name: str) -> Metric:
@@ -75,6 +80,8 @@ def metric_named(name: str) -> Metric:
 
 def compare(before: Prediction, after: Prediction) -> Comparison:
     """Describe how a prediction changed. Both must be over the same vocabulary."""
+    import torch
+
     clean = torch.as_tensor(before.log_probs, dtype=torch.float64)
     ablated = torch.as_tensor(after.log_probs, dtype=torch.float64)[None]  # [1, n_vocab]
     return Comparison(
@@ -130,7 +137,7 @@ def _logit_diff(clean: Tensor, ablated: Tensor, target: int | None) -> Tensor:
 def _rival(clean: Tensor, target: int) -> int:
     """Return the most likely token of the clean run other than the target."""
     others = clean.clone()
-    others[target] = -torch.inf
+    others[target] = -math.inf
     return top_token(others)
 
 

@@ -5,16 +5,18 @@ gives a `HeadEditor`. A `RowPlan` then says on which rows of the batch and on wh
 The attention tap carries the plan out; nothing here knows an architecture.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
-
 from models.types import Head, TokenizedPrompt
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from models.language_model import LanguageModel
 
 
@@ -54,7 +56,7 @@ class Intervention(Protocol):
 
     def prepare(
         self,
-        model: "LanguageModel",
+        model: LanguageModel,
         prompt: TokenizedPrompt,
         heads: Sequence[Head],
         positions: Sequence[int] | None,
@@ -94,7 +96,7 @@ class RowPlan:
         head_sets: Sequence[Sequence[Head]],
         acted_on: Tensor | None,
         device: torch.device,
-    ) -> "RowPlan":
+    ) -> RowPlan:
         """Plan a batch whose row r has the heads of `head_sets[r]` edited."""
         return RowPlan(editor, rows_by_layer(head_sets, device), acted_on)
 
@@ -111,6 +113,8 @@ def rows_by_layer(
     head_sets: Sequence[Sequence[Head]], device: torch.device
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Return layer -> (row int64 [n], head int64 [n]) of sets of heads, one set a row."""
+    import torch
+
     pairs: dict[int, list[tuple[int, int]]] = {}
     for row, heads in enumerate(head_sets):
         for head in heads:
@@ -128,6 +132,8 @@ def acted_on_mask(
     """Return chosen positions as bool [n_positions]; None for all of them."""
     if positions is None:
         return None
+    import torch
+
     mask = torch.zeros(n_positions, dtype=torch.bool)
     mask[list(positions)] = True
     return mask.to(device)

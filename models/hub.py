@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from models.builtin import BUILTIN_NAME
 from models.errors import ErrorKind, UserError
 
 HUB_TIMEOUT = 10.0
@@ -84,6 +85,11 @@ def is_complete(directory: Path) -> bool:
     return _weights_complete(directory) and any(
         file.name != "config.json" and _is_tokenizer_file(file.name) for file in directory.iterdir()
     )
+
+
+def models_to_offer() -> list[str]:
+    """Return the names of models that load without a network: the built-in one first."""
+    return [BUILTIN_NAME, *hub_models()]
 
 
 def hub_models() -> list[str]:

@@ -11,7 +11,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from models.builtin import BUILTIN_NAME, ensure_builtin
-from models.hub import hub_models
+from models.hub import models_to_offer
 from models.language_model import LanguageModel
 from models.loading import DeviceMap, load_pretrained, resolve_device, resolve_dtype
 
@@ -119,7 +119,7 @@ class Registry:
 
     def available(self) -> list[str]:
         """Return the names to offer: the embedded model, then those in the local hub cache."""
-        return [BUILTIN_NAME, *hub_models()]
+        return models_to_offer()
 
     def _load(
         self, key: str, name: str, outcome: "Future[LanguageModel]", progress: Notify | None

@@ -4,11 +4,14 @@ Each class carries out one kind of edit, as `models.edits.HeadEditor` asks. The 
 people choose are in `ablation.interventions.values`.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +28,7 @@ class ScaledZ:
 
     def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
         # Not z * 0: an infinite entry must become 0 too.
-        return torch.zeros_like(z) if self.factor == 0 else z * self.factor
+        return z.new_zeros(z.shape) if self.factor == 0 else z * self.factor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +98,7 @@ class LargeZ:
         return False
 
     def edit_z(self, z: Tensor, layer: int, heads: Tensor, first: int = 0) -> Tensor:
-        return torch.where(z.abs() < self.threshold, torch.zeros_like(z), z)
+        return z.masked_fill(z.abs() < self.threshold, 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,11 +1,13 @@
-"""The interventions themselves: frozen values that compare and hash by content."""
+"""The interventions themselves: frozen values that compare and hash by content.
+
+torch is imported where it is used: the page and its forms stand before it is there.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-import torch
-from torch import Tensor
 
 from ablation.interventions import editors
 from ablation.interventions.notation import (
@@ -24,6 +26,8 @@ from models.errors import ErrorKind, UserError
 from models.types import Head, TokenizedPrompt
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from models.language_model import LanguageModel
 
 MAX_SEED = 2**32 - 1
@@ -57,7 +61,7 @@ class Zero:
 
     def prepare(
         self,
-        model: "LanguageModel",
+        model: LanguageModel,
         prompt: TokenizedPrompt,
         heads: Sequence[Head],
         positions: Sequence[int] | None,
@@ -84,7 +88,7 @@ class Scale:
 
     def prepare(
         self,
-        model: "LanguageModel",
+        model: LanguageModel,
         prompt: TokenizedPrompt,
         heads: Sequence[Head],
         positions: Sequence[int] | None,
@@ -126,7 +130,7 @@ class Mean:
 
     def prepare(
         self,
-        model: "LanguageModel",
+        model: LanguageModel,
         prompt: TokenizedPrompt,
         heads: Sequence[Head],
         positions: Sequence[int] | None,
@@ -165,7 +169,7 @@ class Resample:
 
     def prepare(
         self,
-        model: "LanguageModel",
+        model: LanguageModel,
         prompt: TokenizedPrompt,
         heads: Sequence[Head],
         positions: Sequence[int] | None,
@@ -204,16 +208,20 @@ class Permute:
 
     def permutation(self, count: int) -> Tensor:
         """Return int64 [count]: place i receives what was at place `permutation[i]`."""
+        import torch
+
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randperm(count, generator=generator)
 
     def prepare(
         self,
-        model: "LanguageModel",
+        model: LanguageModel,
         prompt: TokenizedPrompt,
         heads: Sequence[Head],
         positions: Sequence[int] | None,
     ) -> HeadEditor:
+        import torch
+
         moved = torch.tensor(resolve_positions(positions, len(prompt)))
         source = torch.arange(len(prompt))
         source[moved] = moved[self.permutation(len(moved))]
@@ -265,13 +273,15 @@ class Sparsify:
 
     def prepare(
         self,
-        model: "LanguageModel",
+        model: LanguageModel,
         prompt: TokenizedPrompt,
         heads: Sequence[Head],
         positions: Sequence[int] | None,
     ) -> HeadEditor:
         if self.fraction is None:
             return editors.LargeZ(self._given)
+        import torch
+
         acted_on = torch.tensor(resolve_positions(positions, len(prompt)), device=model.device)
         return editors.LargestZ(self._given, acted_on)
 
@@ -307,11 +317,13 @@ class Knockout:
 
     def prepare(
         self,
-        model: "LanguageModel",
+        model: LanguageModel,
         prompt: TokenizedPrompt,
         heads: Sequence[Head],
         positions: Sequence[int] | None,
     ) -> HeadEditor:
+        import torch
+
         n = len(prompt)
         queries = resolve_positions(self.queries, n, "queries of knockout")
         blocked = torch.zeros(n, n, dtype=torch.bool)  # query, key
@@ -330,6 +342,8 @@ class Knockout:
 
     def _blocked_keys(self, n: int) -> Tensor:
         """Return bool [query, key] of a prompt of n tokens, as if every query was chosen."""
+        import torch
+
         if self.keys is None:
             return ~torch.eye(n, dtype=torch.bool)
         blocked = torch.zeros(n, n, dtype=torch.bool)
@@ -350,7 +364,7 @@ def _no_key_left(query: int) -> UserError:
 
 
 def _tokenize_like(
-    prompt: TokenizedPrompt, text: str, model: "LanguageModel", role: str
+    prompt: TokenizedPrompt, text: str, model: LanguageModel, role: str
 ) -> TokenizedPrompt:
     """Tokenise `text` with a beginning-of-sequence token exactly when `prompt` has one."""
     wanted = model.has_bos(prompt)
@@ -370,7 +384,7 @@ def _layers_of(heads: Iterable[Head]) -> list[int]:
 
 
 def _mean_outputs(
-    model: "LanguageModel", prompts: Sequence[TokenizedPrompt], layers: Sequence[int]
+    model: LanguageModel, prompts: Sequence[TokenizedPrompt], layers: Sequence[int]
 ) -> dict[int, Tensor]:
     """Return layer -> [1, n_heads, d_head]: the mean over all positions of all prompts."""
     sums: dict[int, Tensor] = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from dash import Dash, Input, Output, State, html, no_update, set_props
 
-from ablation.grid import sweep_positions
+import ablation
 from ablation.metrics import metric_named
 from ablation.types import PositionScores, Progress
 from app import ids, words
@@ -87,7 +87,7 @@ def run(
             f"{len(heads):,} heads at {len(prompt):,} positions are too many for one map; choose "
             f"at most {most:,} heads, or shorten the prompt.",
         )
-    return sweep_positions(
+    return ablation.sweep_positions(
         model,
         prompt,
         heads,

@@ -9,9 +9,8 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, ctx, html, no_update, set_props
 
+import ablation
 from ablation.metrics import metric_named
-from ablation.search import search_heads
-from ablation.sweep import sweep_heads
 from ablation.types import HeadScores, PositionScores, Progress, SearchResult
 from app import ids, words
 from app.jobs import Job, Pace, duration
@@ -128,7 +127,7 @@ def run_study(
     intervention, positions = intervention_of(view, prompt)
     if view.study == "sweep":
         needs_target = metric_named(view.metric).info.needs_target
-        return sweep_heads(
+        return ablation.sweep_heads(
             model,
             prompt,
             intervention,
@@ -143,7 +142,7 @@ def run_study(
         raise UserError(
             ErrorKind.TARGET, "Choose the token that should become the most likely one."
         )
-    return search_heads(
+    return ablation.search_heads(
         model,
         prompt,
         view.target if view.study == "targeted" else None,

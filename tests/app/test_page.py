@@ -142,6 +142,16 @@ def test_importing_the_page_is_cheap() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_page_stands_before_torch_is_there() -> None:
+    code = (
+        "import sys; from app import create_app; from types import SimpleNamespace; "
+        "create_app(SimpleNamespace(available=lambda: ['builtin'])); "
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 # --- opening a view ---
 
 
