@@ -49,8 +49,6 @@ from models.blocks import (
     Finished,
     Recorder,
     Window,
-    find_blocks,
-    install_watching,
     watching,
 )
 from models.edits import HeadEditor, RowPlan, rows_by_layer
@@ -200,13 +198,13 @@ class BranchEngine:
 
     @staticmethod
     def install(
-        model: nn.Module, sites: Sequence[AttentionSite], causal: bool, logits_of: LogitsOf
-    ) -> "BranchEngine | None":
-        """Make a model's blocks ready to be run one by one; None if it has no list of blocks."""
-        blocks = find_blocks(model, sites)
-        if blocks is None:
-            return None
-        install_watching(blocks)
+        model: nn.Module,
+        sites: Sequence[AttentionSite],
+        blocks: Sequence[nn.Module],
+        causal: bool,
+        logits_of: LogitsOf,
+    ) -> "BranchEngine":
+        """Make a model's watched blocks (`blocks.watched_blocks`) ready to be run one by one."""
         for site in sites:
             site.module.register_forward_pre_hook(_only_older_rows, with_kwargs=True)
             site.projection.register_forward_pre_hook(_with_newborn_rows)

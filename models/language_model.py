@@ -12,6 +12,7 @@ from torch import Tensor
 from models import tokens
 from models.attention_hooks import AttentionSite, install_hooks
 from models.attention_tap import TapRequest, dispatches
+from models.blocks import watched_blocks
 from models.branching import BranchEngine
 from models.budget import MemoryBudget
 from models.discovery import find_dispatching_sites, find_returning_sites
@@ -79,6 +80,7 @@ class LanguageModel:
         self._pass = ForwardPass(model, name, self.lock)
         self.dispatches = dispatches(type(model))
         self.sites = self._find_sites()
+        self._blocks = watched_blocks(model, self.sites)
         self.n_layers = len(self.sites)
         self.n_heads = max(site.n_heads for site in self.sites)
         self.n_kv_heads = max(site.n_kv_heads for site in self.sites)
@@ -412,12 +414,12 @@ class LanguageModel:
 
     def _find_engine(self) -> BranchEngine | None:
         """Return what evaluates sets of heads as branches, if that is right for this model."""
-        if not self.dispatches:
+        if not self.dispatches or self._blocks is None:
             return None
         causal = self.kind == "causal"
-        engine = BranchEngine.install(self._model, self.sites, causal, self._pass.logits)
-        if engine is None:
-            return None
+        engine = BranchEngine.install(
+            self._model, self.sites, self._blocks, causal, self._pass.logits
+        )
         ids = self._probe_prompt()[0]
         proven = branches_rightly(engine, self.sites, causal, ids, self._pass.logits)
         return engine if proven else None
