@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from models.forward_pass import ForwardPass, log_softmax64
 from models.fused import fuse
 from models.head_sets import HeadSets
 from models.placement import execution_device, weights_at_hand
+from models.residual_reader import ResidualReader
 from models.self_check import branches_rightly, run_self_check
 from models.types import (
     AttentionMaps,
@@ -316,8 +318,23 @@ class LanguageModel:
             layer -> [position, n_heads, d_head], on the model's device.
         """
         request = TapRequest(keep_z=frozenset(layers))
-        self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
+        self.watch(prompt, request)
         return {layer: z[0] for layer, z in request.z.items()}
+
+    def watch(self, prompt: TokenizedPrompt, request: TapRequest) -> None:
+        """Run the clean prompt for what a request reads on the way."""
+        self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
+
+    @cached_property
+    def residual(self) -> ResidualReader:
+        """What tells apart the parts of the residual stream; made when first asked for.
+
+        Raises:
+            UserError: this model's blocks do something else than add to the stream.
+        """
+        return ResidualReader(
+            self._model, self.sites, self._blocks, self._pass, self._probe_prompt()
+        )
 
     @property
     def branches(self) -> bool:

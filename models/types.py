@@ -38,6 +38,26 @@ class Head:
         return [self.layer, self.head]
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Component:
+    """A part of the model that adds to the residual stream: a node of its computation."""
+
+    kind: str
+    """"embed" (what goes into the first layer, positions included), "head", "bias" (the
+    attention output's, which belongs to no head), "mlp" (all else that a layer adds), or
+    "constant" (biases on the way from the residual stream to what is explained)."""
+    layer: int = -1
+    head: int = -1
+
+    @staticmethod
+    def of_head(head: Head) -> "Component":
+        return Component("head", head.layer, head.head)
+
+    def __str__(self) -> str:
+        names = {"head": f"L{self.layer}H{self.head}", "mlp": f"MLP{self.layer}"}
+        return names.get(self.kind, f"bias{self.layer}" if self.kind == "bias" else self.kind)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
     """A prompt as the model sees it: a sequence of positions with ids, labels and kinds.
