@@ -147,7 +147,7 @@ class TapRequest:
     def _read(self, layer: int, inputs: Inputs) -> None:
         """Write the probabilities of the wanted heads of a layer where they go."""
         places = self.maps_of(layer, inputs.query.shape[2], inputs.key.shape[2])
-        read_probabilities(inputs, self.read[layer], places, self.queries)
+        read_weights(inputs, self.read[layer], places, self.queries)
 
     def maps_of(self, layer: int, n_query: int, n_key: int) -> Sequence[np.ndarray]:
         """Return the arrays that this layer's maps go to, one for each head that is read."""
@@ -296,7 +296,7 @@ def refuse_empty_queries(left_alone: Sequence[EmptyQueries]) -> None:
             )
 
 
-def read_probabilities(
+def read_weights(
     inputs: Inputs,
     heads: Sequence[int],
     out: Sequence[np.ndarray],

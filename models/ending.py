@@ -86,9 +86,12 @@ class Ending:
         dtype = self._calls[-1].output.dtype
         ending = Finished(hidden[:, None].to(dtype), self._calls)
         n = len(hidden)
-        with self._forward.computing(n, 1, gradients=True), self._watched() as raw:
-            with watching(ending):
-                final = self._forward.logits([[0]] * n, TapRequest(), 0, gradients=True)
+        with (
+            self._forward.computing(n, 1, gradients=True),
+            self._watched() as raw,
+            watching(ending),
+        ):
+            final = self._forward.logits([[0]] * n, TapRequest(), 0, gradients=True)
         return raw[0].reshape(n, -1), final[:, 0]
 
     @contextmanager

@@ -97,6 +97,8 @@ def recognise(module: nn.Module, like: Tensor) -> Norm | None:
     """
     shapes = [tuple(p.shape) for p in module.parameters()]
     shape = max(shapes, key=len, default=tuple(like.shape[-1:]))
+    if any(tuple(like.shape[-len(of_one) :]) != of_one for of_one in shapes):
+        return None  # its weights are no gain along the last axes
     # A mean that is not 0, and another size in each row, so that these tell norms apart.
     x = random_input((6, *like.shape), like) + 0.5
     x = x * LARGE * torch.arange(1, 7, device=x.device).reshape(6, *[1] * like.ndim)
@@ -112,13 +114,11 @@ def recognise(module: nn.Module, like: Tensor) -> Norm | None:
 
 
 def _may_be_norm(module: nn.Module, args: tuple[Any, ...], output: Any) -> bool:
-    """Whether a module maps one tensor to one of the same shape, with weights along its end."""
+    """Whether a module maps one tensor to one of the same shape."""
     if len(args) != 1 or not isinstance(args[0], Tensor) or not isinstance(output, Tensor):
         return False
     x = args[0]
-    if not x.is_floating_point() or output.shape != x.shape or x.ndim < 2:
-        return False
-    return all(p.shape == x.shape[-p.ndim :] for p in module.parameters())
+    return x.is_floating_point() and output.shape == x.shape and x.ndim > 1
 
 
 def _first(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -160,4 +160,3 @@ class ResidualStream:
 def _rows(at: Sequence[int] | None, like: Tensor) -> Tensor:
     n = like.shape[0]
     return torch.as_tensor(range(n) if at is None else list(at), device=like.device)
-

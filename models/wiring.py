@@ -13,6 +13,7 @@ stream itself (BERT) fail that, and are refused.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -121,7 +122,7 @@ def find_wiring(
     Raises:
         UserError: a block does something else than add.
     """
-    for layer, (call, following) in enumerate(zip(calls, calls[1:], strict=False)):
+    for layer, (call, following) in enumerate(pairwise(calls)):
         if call.output.shape != following.hidden.shape or not torch.equal(
             call.output, following.hidden
         ):

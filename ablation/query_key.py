@@ -1,0 +1,163 @@
+"""Why a head looks from one position at another: its score, dimension by dimension and by source.
+
+A score is a product of query and key. Written out, it is a sum over their dimensions; and with the
+key held fixed it is linear in the query, which, with norm scales frozen, is linear in the residual
+stream that enters the layer: a sum over the parts of the model that wrote into it. The same holds
+for the key with the query fixed.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ablation.attribution_types import CONSTANT, QueryKeyDetail, ScoreSources
+from models.attention_tap import Call, Inputs, TapRequest, allowed_keys, read_weights, score_bias
+from models.errors import ErrorKind, UserError
+from models.language_model import LanguageModel
+from models.residual_stream import ResidualStream
+from models.types import Head, TokenizedPrompt
+
+
+def explain_attention(
+    model: LanguageModel,
+    prompt: TokenizedPrompt | str,
+    head: Head,
+    query: int,
+    key: int,
+    *,
+    stream: ResidualStream | None = None,
+) -> QueryKeyDetail:
+    """Tell apart what makes up one head's score of one key for one query.
+
+    Args:
+        query, key: positions; negative ones count from the end.
+        stream: the prompt's residual stream, where it has been read before.
+
+    Raises:
+        UserError: a head or position that does not exist, or a model that shows no queries and
+            keys.
+    """
+    model.check_heads([head])
+    tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
+    query, key = (model.resolve_position(tokenized, at) for at in (query, key))
+    if not model.dispatches:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{model.info.architecture} computes attention where its queries and keys cannot be "
+            "seen, so that a score cannot be told apart; its attention weights can.",
+        )
+    try:
+        stream = stream or model.residual.read(tokenized)
+    except UserError as error:
+        return _detail(tokenized, head, query, key, _inputs(model, tokenized, head), (), str(error))
+    inputs, entered, scales = model.residual.attention_inputs(stream, head.layer)
+    pair = _Pair(inputs, head.head, query, key)
+    empty = model.residual.constant_inputs(stream, head.layer, scales)
+    sources = tuple(_sources(side, pair, entered, empty, stream, head) for side in ("query", "key"))
+    return _detail(tokenized, head, query, key, inputs, sources)
+
+
+class _Pair:
+    """One query and one key of one head, as they are multiplied."""
+
+    def __init__(self, inputs: Inputs, head: int, query: int, key: int) -> None:
+        self.key_head = head // (inputs.query.shape[1] // inputs.key.shape[1])
+        self.head, self.at = head, {"query": query, "key": key}
+        scaling = inputs.options.get("scaling")
+        self.scaling = inputs.query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+        self.vectors = self.of(inputs)
+
+    def of(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Return the two vectors, [d] each."""
+        return {
+            "query": inputs.query[0, self.head, self.at["query"]].float(),
+            "key": inputs.key[0, self.key_head, self.at["key"]].float(),
+        }
+
+    def score_of(self, side: str, vector: Tensor) -> Tensor:
+        """Return the score of a vector on one side with the other side held fixed."""
+        other = self.vectors["key" if side == "query" else "query"].detach()
+        return (vector @ other) * self.scaling
+
+    def dimensions(self) -> Tensor:
+        return (self.vectors["query"] * self.vectors["key"]).detach() * self.scaling
+
+
+def _sources(
+    side: str,
+    pair: _Pair,
+    entered: Tensor,
+    empty: Inputs,
+    stream: ResidualStream,
+    head: Head,
+) -> ScoreSources:
+    """Return what the parts of the stream add to the score by way of one side.
+
+    Args:
+        entered: [1, position, d_model], the stream that entered the layer: the leaf that the
+            pair's vectors have gradients to.
+        empty: what the layer's attention is given by biases alone.
+    """
+    score = pair.score_of(side, pair.vectors[side])
+    gradient = torch.autograd.grad(score, entered, retain_graph=True)[0]
+    position = pair.at[side]
+    parts = stream.project(gradient[0, position], position, up_to=head.layer)
+    constant = float(pair.score_of(side, pair.of(empty)[side]).detach())
+    terms = (*parts, (CONSTANT, constant))
+    error = abs(sum(value for _, value in terms) - float(score.detach()))
+    return ScoreSources(side, position, terms, error)
+
+
+def _inputs(model: LanguageModel, prompt: TokenizedPrompt, head: Head) -> Inputs:
+    """Return what the head's layer is given in a clean run."""
+    found: list[Inputs] = []
+
+    def remember(layer: int, call: Call) -> None:
+        if layer == head.layer and call.inputs is not None:
+            found.append(call.inputs)
+
+    model.watch(prompt, TapRequest(on_call=remember))
+    return found[0]
+
+
+def _detail(
+    prompt: TokenizedPrompt,
+    head: Head,
+    query: int,
+    key: int,
+    inputs: Inputs,
+    sources: tuple[ScoreSources, ...],
+    problem: str = "",
+) -> QueryKeyDetail:
+    pair = _Pair(inputs, head.head, query, key)
+    dimensions = pair.dimensions()
+    cap = inputs.options.get("softcap")
+    sinks = inputs.options.get("s_aux")
+    allowed, bias = allowed_keys(inputs), score_bias(inputs)
+    visible = allowed is None or bool(_entry(allowed, head.head, query, key))
+    weights = np.empty((1, len(prompt)), dtype=np.float32)
+    with torch.no_grad():
+        read_weights(inputs, [head.head], [weights], [query])
+    return QueryKeyDetail(
+        prompt=prompt,
+        head=head,
+        key_head=pair.key_head,
+        query=query,
+        key=key,
+        weight=float(weights[0, key]),
+        visible=visible,
+        score=float(dimensions.sum()),
+        bias=float(_entry(bias, head.head, query, key)) if visible and bias is not None else 0.0,
+        softcap=None if cap is None else float(cap),
+        sink=None if sinks is None else float(sinks.reshape(-1)[head.head]),
+        dimensions=dimensions.cpu().numpy(),
+        sources=sources,
+        problem=problem,
+    )
+
+
+def _entry(tensor: Tensor, head: int, query: int, key: int) -> Tensor:
+    """Return one entry of [batch or 1, n_heads or 1, n_query or 1, n_key]."""
+    row = tensor[0]
+    of_head = row[head if row.shape[0] > 1 else 0]
+    return of_head[query if of_head.shape[0] > 1 else 0, key]
