@@ -94,6 +94,12 @@ class ResidualStream:
     """Of every layer, in order."""
 
     @property
+    def n_bytes(self) -> int:
+        """About how much memory it takes: stream, attention and z of each layer."""
+        kept = (t for terms in self.layers for t in (terms.call.output, terms.attention, terms.z))
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+    @property
     def embedding(self) -> Tensor:
         """What goes into the first layer, float32 [position, d_model]."""
         return self.layers[0].input()
