@@ -54,7 +54,7 @@ def attribute_logits(
         )
     constants, logits = readout.constant(), readout.logits
     constant = sum(weight * float(constants[token]) for token, weight in weights.items())
-    parts = stream.project(readout.direction(weights), position)
+    parts = stream.project(readout.direction(weights)[None], [position])
     return LogitAttribution(
         prompt=stream.prompt,
         target=_token(model, baseline, target_id),

@@ -94,15 +94,15 @@ class LogitAttribution:
         for component, value in self.terms:
             if component.kind == "head":
                 values[component.layer, component.head] = value
-        sign = "adds" if self.versus is None else f"adds, less what for {self.versus.label}"
+        less = "" if self.versus is None else f" less {self.versus.label}"
         metric = MetricInfo(
             "logit_attribution",
             "Direct logit attribution",
             "logits",
             diverging=True,
-            needs_target=True,
+            needs_target=False,
             description="What the head itself adds to the target's logit, final norm frozen.",
-            sign=sign,
+            sign=f"for {self.target.label}{less}",
         )
         return HeadScores(metric, values, self.baseline, self.target)
 
@@ -226,8 +226,11 @@ class QueryKeyDetail:
     """The attention probability."""
     visible: bool
     """Whether the mask lets this query attend to this key."""
+    relative: bool
+    """Whether what is explained is by how much the score is above the mean score of all keys
+    that the query can see, rather than the score itself."""
     score: float
-    """The scaled product of query and key, without mask, cap and bias."""
+    """What is explained: the scaled product of query and key, without mask, cap and bias."""
     bias: float
     """What is added to the score by position (ALiBi and its like)."""
     softcap: float | None
@@ -264,6 +267,7 @@ class QueryKeyDetail:
             "key": self.key,
             "weight": self.weight,
             "visible": self.visible,
+            "relative": self.relative,
             "score": self.score,
             "bias": self.bias,
             "softcap": self.softcap,

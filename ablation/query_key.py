@@ -25,12 +25,15 @@ def explain_attention(
     query: int,
     key: int,
     *,
+    relative: bool = False,
     stream: ResidualStream | None = None,
 ) -> QueryKeyDetail:
     """Tell apart what makes up one head's score of one key for one query.
 
     Args:
         query, key: positions; negative ones count from the end.
+        relative: tell apart by how much the score is above the mean score of all keys that the
+            query can see: what all keys share does not matter to where a head looks.
         stream: the prompt's residual stream, where it has been read before.
 
     Raises:
@@ -49,30 +52,50 @@ def explain_attention(
     try:
         stream = stream or model.residual.read(tokenized)
     except UserError as error:
-        return _detail(tokenized, head, query, key, _inputs(model, tokenized, head), (), str(error))
+        pair = _Pair(_inputs(model, tokenized, head), head.head, query, key, relative)
+        return _detail(tokenized, head, pair, (), str(error))
     inputs, entered, scales = model.residual.attention_inputs(stream, head.layer)
-    pair = _Pair(inputs, head.head, query, key)
+    pair = _Pair(inputs, head.head, query, key, relative)
     empty = model.residual.constant_inputs(stream, head.layer, scales)
-    sources = tuple(_sources(side, pair, entered, empty, stream, head) for side in ("query", "key"))
-    return _detail(tokenized, head, query, key, inputs, sources)
+    sources = tuple(_sources(side, pair, entered, empty, stream, head) for side in SIDES)
+    return _detail(tokenized, head, pair, sources)
+
+
+SIDES = ("query", "key")
 
 
 class _Pair:
-    """One query and one key of one head, as they are multiplied."""
+    """One query and one key of one head, as they are multiplied.
 
-    def __init__(self, inputs: Inputs, head: int, query: int, key: int) -> None:
+    Relative to other keys, the key is the one asked for less the mean of all that are seen.
+    """
+
+    def __init__(self, inputs: Inputs, head: int, query: int, key: int, relative: bool) -> None:
+        self.inputs, self.head, self.query, self.key = inputs, head, query, key
+        self.relative = relative
         self.key_head = head // (inputs.query.shape[1] // inputs.key.shape[1])
-        self.head, self.at = head, {"query": query, "key": key}
         scaling = inputs.options.get("scaling")
         self.scaling = inputs.query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+        self.seen = self._seen()
+        self.shares = torch.zeros(len(self.seen), device=self.seen.device)
+        self.shares[key] = 1.0
+        if relative:
+            self.shares -= self.seen / self.seen.sum()
         self.vectors = self.of(inputs)
 
     def of(self, inputs: Inputs) -> dict[str, Tensor]:
         """Return the two vectors, [d] each."""
+        keys = inputs.key[0, self.key_head].float()  # [n_key, d]
         return {
-            "query": inputs.query[0, self.head, self.at["query"]].float(),
-            "key": inputs.key[0, self.key_head, self.at["key"]].float(),
+            "query": inputs.query[0, self.head, self.query].float(),
+            "key": self.shares @ keys,
         }
+
+    def positions(self, side: str) -> list[int]:
+        """Return where the residual stream makes up a side's vector."""
+        if side == "query":
+            return [self.query]
+        return [int(at) for at in self.shares.nonzero()[:, 0]]
 
     def score_of(self, side: str, vector: Tensor) -> Tensor:
         """Return the score of a vector on one side with the other side held fixed."""
@@ -81,6 +104,13 @@ class _Pair:
 
     def dimensions(self) -> Tensor:
         return (self.vectors["query"] * self.vectors["key"]).detach() * self.scaling
+
+    def _seen(self) -> Tensor:
+        """Return which keys the query can see, bool [n_key]."""
+        allowed, n = allowed_keys(self.inputs), self.inputs.key.shape[2]
+        if allowed is None:
+            return torch.ones(n, dtype=torch.bool, device=self.inputs.key.device)
+        return _row(allowed, self.head, self.query)
 
 
 def _sources(
@@ -99,13 +129,13 @@ def _sources(
         empty: what the layer's attention is given by biases alone.
     """
     score = pair.score_of(side, pair.vectors[side])
-    gradient = torch.autograd.grad(score, entered, retain_graph=True)[0]
-    position = pair.at[side]
-    parts = stream.project(gradient[0, position], position, up_to=head.layer)
+    gradient = torch.autograd.grad(score, entered, retain_graph=True)[0][0]
+    at = pair.positions(side)
+    parts = stream.project(gradient[at], at, up_to=head.layer)
     constant = float(pair.score_of(side, pair.of(empty)[side]).detach())
     terms = (*parts, (CONSTANT, constant))
     error = abs(sum(value for _, value in terms) - float(score.detach()))
-    return ScoreSources(side, position, terms, error)
+    return ScoreSources(side, pair.query if side == "query" else pair.key, terms, error)
 
 
 def _inputs(model: LanguageModel, prompt: TokenizedPrompt, head: Head) -> Inputs:
@@ -123,18 +153,15 @@ def _inputs(model: LanguageModel, prompt: TokenizedPrompt, head: Head) -> Inputs
 def _detail(
     prompt: TokenizedPrompt,
     head: Head,
-    query: int,
-    key: int,
-    inputs: Inputs,
+    pair: _Pair,
     sources: tuple[ScoreSources, ...],
     problem: str = "",
 ) -> QueryKeyDetail:
-    pair = _Pair(inputs, head.head, query, key)
+    inputs, query, key = pair.inputs, pair.query, pair.key
     dimensions = pair.dimensions()
     cap = inputs.options.get("softcap")
     sinks = inputs.options.get("s_aux")
-    allowed, bias = allowed_keys(inputs), score_bias(inputs)
-    visible = allowed is None or bool(_entry(allowed, head.head, query, key))
+    bias, visible = score_bias(inputs), bool(pair.seen[key])
     weights = np.empty((1, len(prompt)), dtype=np.float32)
     with torch.no_grad():
         read_weights(inputs, [head.head], [weights], [query])
@@ -146,8 +173,9 @@ def _detail(
         key=key,
         weight=float(weights[0, key]),
         visible=visible,
+        relative=pair.relative,
         score=float(dimensions.sum()),
-        bias=float(_entry(bias, head.head, query, key)) if visible and bias is not None else 0.0,
+        bias=float(_row(bias, head.head, query)[key]) if visible and bias is not None else 0.0,
         softcap=None if cap is None else float(cap),
         sink=None if sinks is None else float(sinks.reshape(-1)[head.head]),
         dimensions=dimensions.cpu().numpy(),
@@ -156,8 +184,8 @@ def _detail(
     )
 
 
-def _entry(tensor: Tensor, head: int, query: int, key: int) -> Tensor:
-    """Return one entry of [batch or 1, n_heads or 1, n_query or 1, n_key]."""
+def _row(tensor: Tensor, head: int, query: int) -> Tensor:
+    """Return one query's [n_key] of [batch or 1, n_heads or 1, n_query or 1, n_key]."""
     row = tensor[0]
     of_head = row[head if row.shape[0] > 1 else 0]
-    return of_head[query if of_head.shape[0] > 1 else 0, key]
+    return of_head[query if of_head.shape[0] > 1 else 0]

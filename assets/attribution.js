@@ -4,13 +4,13 @@
   "use strict";
 
   document.addEventListener("click", (event) => {
-    const element = event.target.closest("[data-head], [data-position]");
+    const element = event.target.closest("[data-head], [data-token]");
     if (!element) {
       return;
     }
-    const { head, position } = element.dataset;
+    const { head, token } = element.dataset;
     const [store, said] =
-      head === undefined ? ["token-open", { position: Number(position) }] : ["add-head", { head }];
+      head === undefined ? ["token-open", { position: Number(token) }] : ["add-head", { head }];
     window.dash_clientside.set_props(store, { data: { ...said, at: Date.now() } });
   });
 

@@ -147,18 +147,19 @@ class ResidualStream:
         return errors
 
     def project(
-        self, direction: Tensor, position: int, up_to: int | None = None
+        self, directions: Tensor, at: Sequence[int], up_to: int | None = None
     ) -> list[tuple[Component, float]]:
-        """Return every part's scalar product with a direction, at one position.
+        """Return the scalar product of every part with one direction a position, summed up.
 
         Args:
-            direction: [d_model].
+            directions: [n_at, d_model], one for each position.
+            at: the positions.
             up_to: how many layers count; None for all.
         """
-        towards = direction.float()
+        towards = directions.float()
         found: list[tuple[Component, float]] = []
-        for components, terms in self.terms(up_to, [position]):
-            values = (terms[:, 0] @ towards.to(terms.device)).tolist()
+        for components, terms in self.terms(up_to, at):
+            values = (terms * towards.to(terms.device)).sum(dim=(1, 2)).tolist()
             found += zip(components, values, strict=True)
         return found
 

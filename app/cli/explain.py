@@ -23,7 +23,12 @@ def run(options: Namespace, terminal: Terminal) -> int:
             f"--head names {len(heads)} heads, and one score belongs to one; name one head.",
         )
     detail = explain_attention(
-        question.model, question.prompt, heads[0], options.query, options.key
+        question.model,
+        question.prompt,
+        heads[0],
+        options.query,
+        options.key,
+        relative=options.relative,
     )
     for line in score_lines(detail):
         terminal.print(line)
@@ -40,9 +45,12 @@ def score_lines(detail: QueryKeyDetail) -> list[str]:
     """Say in sentences what the head does with this query and key."""
     labels = detail.prompt.unique_labels
     query, key = (visible(labels[at]) for at in (detail.query, detail.key))
+    score = f"the score q.k is {detail.score:.4f}"
+    if detail.relative:
+        score = f"the score q.k is {detail.score:+.4f} from the mean of all keys it can see"
     lines = [
         f"{detail.head} looks from {query} (position {detail.query}) at {key} (position "
-        f"{detail.key}) with weight {detail.weight:.4f}; the score q.k is {detail.score:.4f}"
+        f"{detail.key}) with weight {detail.weight:.4f}; {score}"
     ]
     if detail.key_head != detail.head.head:
         lines.append(f"it shares key head {detail.key_head} with other heads")

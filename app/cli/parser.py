@@ -231,6 +231,12 @@ def _add_explain(commands: Any) -> None:
             metavar="I",
             help=f"position of the {side}, from 0; negative counts from the end",
         )
+    parser.add_argument(
+        "--relative",
+        action="store_true",
+        help="explain by how much the score is above the mean of all keys that the query can see: "
+        "what all keys share does not matter to where a head looks",
+    )
     _add_top(parser, "how many terms of each list to show")
     _add_json(parser)
     parser.set_defaults(intervention="zero", positions=None)

@@ -62,7 +62,7 @@ def _token(prompt: TokenizedPrompt, position: int) -> html.Button:
         type="button",
         className="token",
         title=f"Position {position}: show what is known of this token",
-        **{"data-position": str(position)},
+        **{"data-token": str(position)},
     )
 
 

@@ -137,6 +137,38 @@ def test_sources_and_dimensions_equal_the_hand_computation(family: str) -> None:
         assert found[Component("constant")] == pytest.approx(float(constant), abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "gemma3", "bert"])
+def test_a_relative_score_is_above_the_mean_of_the_keys_that_are_seen(family: str) -> None:
+    model = tiny_model(family)
+    prompt = model.tokenize(prompt_text(family))
+    seen = torch.nonzero(attentions(family, prompt.ids)[HEAD.layer, HEAD.head, QUERY])[:, 0]
+    assert len(seen) > 3
+    scores = {
+        int(key): explain_attention(model, prompt, HEAD, QUERY, int(key)).score for key in seen
+    }
+    detail = explain_attention(model, prompt, HEAD, QUERY, NEAR, relative=True)
+    mean = sum(scores.values()) / len(scores)
+    assert detail.score == pytest.approx(scores[NEAR] - mean, abs=TOLERANCE)
+    assert detail.relative
+    assert detail.dimensions.sum() == pytest.approx(detail.score, abs=TOLERANCE)
+    assert bool(detail.sources) is (family != "bert")
+    for side in detail.sources:
+        assert side.error < TOLERANCE
+
+
+def test_relative_sources_of_a_key_are_its_own_less_the_mean_of_the_others() -> None:
+    model = tiny_model("llama")
+    prompt = model.tokenize(prompt_text("llama"))
+    absolute = []
+    for key in range(QUERY + 1):
+        sides = explain_attention(model, prompt, HEAD, QUERY, key).sources
+        absolute.append(dict(sides[1].terms))
+    relative = explain_attention(model, prompt, HEAD, QUERY, NEAR, relative=True).sources[1]
+    for component, value in relative.terms:
+        mean = sum(terms[component] for terms in absolute) / len(absolute)
+        assert value == pytest.approx(absolute[NEAR][component] - mean, abs=TOLERANCE)
+
+
 def test_a_key_behind_the_query_is_not_visible() -> None:
     model = tiny_model("llama")
     detail = explain_attention(model, prompt_text("llama"), HEAD, 3, 7)

@@ -83,7 +83,7 @@ def test_the_parts_add_up_to_the_stream(family: str) -> None:
 def test_a_projection_is_the_scalar_product_with_every_part(family: str) -> None:
     stream, expected = read(family)
     direction = torch.linspace(-1, 1, stream.embedding.shape[1])
-    found = dict(stream.project(direction, 4, up_to=2))
+    found = dict(stream.project(direction[None], [4], up_to=2))
     assert Component("mlp", 2) not in found
     assert found[Component("embed")] == pytest.approx(
         float(expected.hidden[0][4] @ direction), abs=1e-4
@@ -92,6 +92,9 @@ def test_a_projection_is_the_scalar_product_with_every_part(family: str) -> None
     assert found[Component("head", 1, 2)] == pytest.approx(float(head), abs=1e-4)
     total = float(expected.hidden[2][4] @ direction)
     assert sum(found.values()) == pytest.approx(total, abs=1e-4)
+    two = dict(stream.project(torch.stack([direction, -2 * direction]), [4, 6], up_to=2))
+    both = head_term(family, expected, 1, 2)[4] - 2 * head_term(family, expected, 1, 2)[6]
+    assert two[Component("head", 1, 2)] == pytest.approx(float(both @ direction), abs=1e-4)
 
 
 def test_a_multiplier_is_found() -> None:
