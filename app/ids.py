@@ -98,6 +98,7 @@ EXPLAIN_OPEN = "explain-open"
 EXPLAIN_PANEL = "explain-panel"
 EXPLAIN_NAME = "explain-name"
 EXPLAIN_BODY = "explain-body"
+EXPLAIN_RELATIVE = "explain-relative"
 EXPLAIN_CLOSE = "explain-close"
 
 # Prediction

@@ -1,5 +1,6 @@
 """Why does this head look there? Opened by a click on a cell of a heat map."""
 
+from contextlib import suppress
 from typing import Any
 
 from dash import Dash, Input, Output, State, html
@@ -7,13 +8,13 @@ from dash import Dash, Input, Output, State, html
 from ablation.attribution_types import QueryKeyDetail, ScoreSources
 from ablation.query_key import explain_attention
 from app import ids, words
-from app.panels.pieces import browser
+from app.panels.pieces import browser, switch
 from app.panels.term_list import term_list
 from app.services import Services
 from app.view import View, head_from_text
 from models.errors import UserError
 from models.types import Head, TokenizedPrompt
-from viz.terms import dimension_bars, term_bars
+from viz.terms import dimension_bars, signed, term_bars
 
 SHOWN_SOURCES, SHOWN_DIMENSIONS = 7, 3
 
@@ -35,6 +36,7 @@ def layout() -> html.Section:
                 ],
                 className="section-head",
             ),
+            switch(ids.EXPLAIN_RELATIVE, "against the other keys it can see", True),
             html.Div(id=ids.EXPLAIN_BODY, **{"aria-live": "polite"}),
         ],
         id=ids.EXPLAIN_PANEL,
@@ -75,7 +77,10 @@ def body(detail: QueryKeyDetail) -> list[Any]:
 
 
 def _score(detail: QueryKeyDetail) -> html.P:
-    parts = [f"score {words.number(detail.score, 2)}", f"weight {detail.weight:.3g}"]
+    score = f"score {words.number(detail.score, 2)}"
+    if detail.relative:
+        score = f"score {signed(detail.score)} from the mean of all keys it can see"
+    parts = [f"weight {detail.weight:.3g}", score]
     if not detail.visible:
         parts.append("masked: the query cannot see this key")
     if detail.bias:
@@ -115,10 +120,13 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.EXPLAIN_PANEL, "hidden"),
         Output(ids.TOKEN_PANEL, "hidden", allow_duplicate=True),
         Input(ids.EXPLAIN_OPEN, "data"),
+        Input(ids.EXPLAIN_RELATIVE, "checked"),
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
-    def show(opened: dict[str, Any] | None, data: dict[str, Any]) -> tuple[Any, ...]:
+    def show(
+        opened: dict[str, Any] | None, relative: bool, data: dict[str, Any]
+    ) -> tuple[Any, ...]:
         if opened is None:
             return "", [], True, True
         view, head = View.from_json(data), head_from_text(opened["head"])
@@ -126,9 +134,13 @@ def register(app: Dash, services: Services) -> None:
         prompt = model.tokenize(view.prompt, view.bos)
         query, key = int(opened["query"]), int(opened["key"])
         tokens = pair(prompt, query, key)
-        try:
+        stream = None
+        with suppress(UserError):  # said below, beside what can be told without it
             stream = services.streams.get(model, prompt)
-            detail = explain_attention(model, prompt, head, query, key, stream=stream)
+        try:
+            detail = explain_attention(
+                model, prompt, head, query, key, relative=relative, stream=stream
+            )
         except UserError as error:
             return title(head), [tokens, html.P(str(error), className="help")], False, True
         return title(head), [tokens, *body(detail)], False, True
