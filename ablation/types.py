@@ -83,6 +83,8 @@ class MetricInfo:
     """Whether values lie on both sides of zero (an effect), or start at zero (a distance)."""
     needs_target: bool
     description: str
+    sign: str = "ablated − clean"
+    """What a diverging value is above zero for, in a few words."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -81,6 +81,26 @@ SIZE = "size"
 SHOW_MORE = "show-more"
 SHOW_MORE_PLACE = "show-more-place"
 
+# Attribution
+ATTRIBUTION_SHOW = "attribution-show"
+ATTRIBUTION_TARGET = "attribution-target"
+ATTRIBUTION_VERSUS = "attribution-versus"
+ATTRIBUTION_NOTE = "attribution-note"
+ATTRIBUTION_BODY = "attribution-body"
+ATTRIBUTION_TERMS = "attribution-terms"
+ATTRIBUTION_MAP = "attribution-map"
+ATTRIBUTED = "attributed"
+LENS_BODY = "lens-body"
+ADD_HEAD = "add-head"
+
+# Why a head looks where it looks
+EXPLAIN_OPEN = "explain-open"
+EXPLAIN_PANEL = "explain-panel"
+EXPLAIN_NAME = "explain-name"
+EXPLAIN_BODY = "explain-body"
+EXPLAIN_RELATIVE = "explain-relative"
+EXPLAIN_CLOSE = "explain-close"
+
 # Prediction
 PREDICTED = "predicted"
 PREDICTION_CAPTION = "prediction-caption"

@@ -8,7 +8,7 @@ them to: they can be long, so they are never copied. Nothing here belongs to a b
 
 import threading
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachetools import LRUCache
@@ -171,7 +171,7 @@ class Runs:
 def _one_by_one(maps: AttentionMaps) -> list[AttentionMaps]:
     """Return the map of each head by itself, as views of the same memory."""
     return [
-        AttentionMaps((head,), maps.values[i : i + 1], maps.prompt, maps.ablated)
+        replace(maps, heads=(head,), values=maps.values[i : i + 1])
         for i, head in enumerate(maps.heads)
     ]
 

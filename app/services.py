@@ -16,6 +16,7 @@ from ablation.types import Ablation
 from app.examples import BUILTIN_HEADS, interesting_heads, spread_heads
 from app.jobs import Jobs
 from app.runs import Memory, Outcome, Runs, parse_positions
+from app.streams import Streams
 from app.view import InterventionForm, View
 from models.errors import ErrorKind, UserError
 from models.types import Head, TokenizedPrompt
@@ -73,6 +74,7 @@ class Services:
     runs: Runs = field(default_factory=Runs)
     jobs: Jobs = field(default_factory=Jobs)
     results: Results = field(default_factory=Results)
+    streams: Streams = field(default_factory=Streams)
 
     def model(self, name: str, progress: Callable[[str], None] | None = None) -> "LanguageModel":
         """Return a model, loading it if need be; raise `UserError` if it cannot be loaded."""

@@ -225,15 +225,21 @@
     layout.title.text = title;
     window.Plotly.react(card.plot, data, layout, CONFIG);
     if (first) {
-      card.plot.on("plotly_click", openQuery);
+      card.plot.on("plotly_click", (event) => openCell(card, event));
       card.plot.on("plotly_relayout", (change) => look(card, change));
       card.plot.on("plotly_doubleclick", () => showWhole(card));
     }
   }
 
-  function openQuery(event) {
-    const position = Number(event.points[0].y);
-    window.dash_clientside.set_props("token-open", { data: { position, at: Date.now() } });
+  // A cell of one weight is explained; one that stands for several says which query it is of.
+  function openCell(card, event) {
+    const { x, y, data } = event.points[0];
+    const [query, key, at] = [Number(y), Number(x), Date.now()];
+    const asked =
+      data.dx === 1
+        ? ["explain-open", { head: card.head, query, key, at }]
+        : ["token-open", { position: Math.round(query), at }];
+    window.dash_clientside.set_props(asked[0], { data: asked[1] });
   }
 
   // --- zooming ---

@@ -10,7 +10,7 @@ out the same `TapRequest`. A request lives in a ContextVar, so threads cannot se
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -146,21 +146,8 @@ class TapRequest:
 
     def _read(self, layer: int, inputs: Inputs) -> None:
         """Write the probabilities of the wanted heads of a layer where they go."""
-        # A missing mask is not made: it would take as much room as a map of bytes.
-        causal = inputs.mask is None and masks_the_future(inputs)
-        attention_probabilities(
-            inputs.query,
-            inputs.key,
-            self.read[layer],
-            self.maps_of(layer, inputs.query.shape[2], inputs.key.shape[2]),
-            queries=self.queries,
-            causal=causal,
-            allowed=None if causal else allowed_keys(inputs),
-            scaling=inputs.options.get("scaling"),
-            softcap=inputs.options.get("softcap"),
-            sinks=inputs.options.get("s_aux"),
-            bias=_score_bias(inputs.mask, inputs.options),
-        )
+        places = self.maps_of(layer, inputs.query.shape[2], inputs.key.shape[2])
+        read_weights(inputs, self.read[layer], places, self.queries)
 
     def maps_of(self, layer: int, n_query: int, n_key: int) -> Sequence[np.ndarray]:
         """Return the arrays that this layer's maps go to, one for each head that is read."""
@@ -185,6 +172,34 @@ class TapRequest:
 _ACTIVE: ContextVar[AttentionRequest | None] = ContextVar("active_tap_request", default=None)
 
 AnyRequest = TypeVar("AnyRequest", bound=AttentionRequest)
+
+
+class _Caught(Exception):  # noqa: N818 - not an error: what was wanted is there
+    """Ends a run as soon as the inputs of its attention are known."""
+
+
+class _InputsCatcher:
+    """Takes what an attention layer is given, and ends the run there."""
+
+    def __init__(self) -> None:
+        self.found: Inputs | None = None
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        self.found = inputs
+        raise _Caught
+
+
+def first_attention_inputs(run: Callable[[], Any]) -> Inputs:
+    """Return what the first attention layer in a run of a dispatching model is given.
+
+    What comes behind it is not computed.
+    """
+    caught = _InputsCatcher()
+    with active(caught), suppress(_Caught):
+        run()
+    if caught.found is None:
+        raise RuntimeError("no attention layer ran")
+    return caught.found
 
 
 @contextmanager
@@ -279,6 +294,30 @@ def refuse_empty_queries(left_alone: Sequence[EmptyQueries]) -> None:
                 f"The knockout leaves position {position} nothing to attend to in layer "
                 f"{found.layer}; leave it at least one key (its own position, for example).",
             )
+
+
+def read_weights(
+    inputs: Inputs,
+    heads: Sequence[int],
+    out: Sequence[np.ndarray],
+    queries: Sequence[int] | None = None,
+) -> None:
+    """Write the probabilities of some heads of one layer out; see `attention_probabilities`."""
+    # A missing mask is not made: it would take as much room as a map of bytes.
+    causal = inputs.mask is None and masks_the_future(inputs)
+    attention_probabilities(
+        inputs.query,
+        inputs.key,
+        heads,
+        out,
+        queries=queries,
+        causal=causal,
+        allowed=None if causal else allowed_keys(inputs),
+        scaling=inputs.options.get("scaling"),
+        softcap=inputs.options.get("softcap"),
+        sinks=inputs.options.get("s_aux"),
+        bias=score_bias(inputs),
+    )
 
 
 def attention_probabilities(
@@ -465,9 +504,9 @@ def masks_the_future(inputs: Inputs) -> bool:
     return is_causal(inputs) and inputs.query.shape[2] > 1
 
 
-def _score_bias(mask: Tensor | None, options: Mapping[str, Any]) -> Tensor | None:
+def score_bias(inputs: Inputs) -> Tensor | None:
     """Return what is added to the scores beside "never": a position bias, a float mask."""
-    bias = options.get("position_bias")
+    bias, mask = inputs.options.get("position_bias"), inputs.mask
     if mask is None or mask.dtype == torch.bool:
         return bias
     return mask if bias is None else mask + bias

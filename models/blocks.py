@@ -47,6 +47,8 @@ class BlockCall:
     """Keyword arguments other than the hidden states."""
     by_keyword: bool
     """Whether the hidden states were given as a keyword."""
+    output: Tensor
+    """[batch, position, d_model], what came out."""
     output_rest: tuple[Any, ...] | None
     """What the block returned beside the hidden states; None if it returned a plain tensor."""
 
@@ -114,6 +116,7 @@ class Recorder:
                 args=args[1:],
                 kwargs=rest,
                 by_keyword=by_keyword,
+                output=_hidden_of(output),
                 output_rest=None if isinstance(output, Tensor) else tuple(output[1:]),
             )
         )
@@ -137,6 +140,17 @@ class Finished:
     ) -> Any:
         rest = self.calls[layer].output_rest
         return self.hidden if rest is None else (self.hidden, *rest)
+
+
+def watched_blocks(model: nn.Module, sites: Sequence[AttentionSite]) -> list[nn.Module] | None:
+    """Return a model's blocks, each made to ask the active watcher before it runs.
+
+    To be called once a model. None if it has no list of blocks.
+    """
+    blocks = find_blocks(model, sites)
+    if blocks is not None:
+        install_watching(blocks)
+    return blocks
 
 
 def find_blocks(model: nn.Module, sites: Sequence[AttentionSite]) -> list[nn.Module] | None:

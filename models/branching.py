@@ -21,7 +21,6 @@ the same pass with the heads chosen so far common to all sets. No padding, no ap
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -38,6 +37,7 @@ from models.attention_tap import (
     active,
     active_request,
     edit_outputs,
+    first_attention_inputs,
     is_causal,
     needs_eager,
     planned_inputs,
@@ -49,8 +49,6 @@ from models.blocks import (
     Finished,
     Recorder,
     Window,
-    find_blocks,
-    install_watching,
     watching,
 )
 from models.edits import HeadEditor, RowPlan, rows_by_layer
@@ -200,13 +198,13 @@ class BranchEngine:
 
     @staticmethod
     def install(
-        model: nn.Module, sites: Sequence[AttentionSite], causal: bool, logits_of: LogitsOf
-    ) -> "BranchEngine | None":
-        """Make a model's blocks ready to be run one by one; None if it has no list of blocks."""
-        blocks = find_blocks(model, sites)
-        if blocks is None:
-            return None
-        install_watching(blocks)
+        model: nn.Module,
+        sites: Sequence[AttentionSite],
+        blocks: Sequence[nn.Module],
+        causal: bool,
+        logits_of: LogitsOf,
+    ) -> "BranchEngine":
+        """Make a model's watched blocks (`blocks.watched_blocks`) ready to be run one by one."""
         for site in sites:
             site.module.register_forward_pre_hook(_only_older_rows, with_kwargs=True)
             site.projection.register_forward_pre_hook(_with_newborn_rows)
@@ -344,10 +342,9 @@ class BranchEngine:
         window = Window(base.editing.read, 1)
         if hidden is None or block_pass.window == window:
             return replace(block_pass, window=window)
-        caught = KeysAndValues()
-        with active(caught), suppress(_Caught):
-            base.calls[layer].run(self._blocks[layer], hidden, block_pass.window)
-        return replace(block_pass, window=window, keys_and_values=caught.found)
+        call, block = base.calls[layer], self._blocks[layer]
+        inputs = first_attention_inputs(lambda: call.run(block, hidden, block_pass.window))
+        return replace(block_pass, window=window, keys_and_values=(inputs.key, inputs.value))
 
     def _finish(self, base: BaseRun, hidden: Tensor) -> Tensor:
         """Let the model go on from the last block's output [n_rows, 1, d_model]."""
@@ -412,21 +409,6 @@ def every_head_edited(
         return run_attention(planned_inputs(call.inputs, layer, plan, left_alone))
     z = call.raw_z[0].transpose(0, 1)  # [n_heads, position, d_head]
     return editing.editor.edit_z(z, layer, heads).transpose(0, 1)[None]
-
-
-class _Caught(Exception):  # noqa: N818 - not an error: what was wanted is there
-    """Ends a block's run as soon as its keys and values are known."""
-
-
-class KeysAndValues:
-    """Takes a block's keys and values, and ends its run there."""
-
-    def __init__(self) -> None:
-        self.found: tuple[Tensor, Tensor] | None = None
-
-    def attend(self, inputs: Inputs) -> Tensor:
-        self.found = (inputs.key, inputs.value)
-        raise _Caught
 
 
 @dataclass(frozen=True, slots=True, eq=False)

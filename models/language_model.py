@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from models import tokens
 from models.attention_hooks import AttentionSite, install_hooks
 from models.attention_tap import TapRequest, dispatches
+from models.blocks import watched_blocks
 from models.branching import BranchEngine
 from models.budget import MemoryBudget
 from models.discovery import find_dispatching_sites, find_returning_sites
@@ -21,6 +23,7 @@ from models.forward_pass import ForwardPass, log_softmax64
 from models.fused import fuse
 from models.head_sets import HeadSets
 from models.placement import execution_device, weights_at_hand
+from models.residual_reader import ResidualReader
 from models.self_check import branches_rightly, run_self_check
 from models.types import (
     AttentionMaps,
@@ -79,6 +82,7 @@ class LanguageModel:
         self._pass = ForwardPass(model, name, self.lock)
         self.dispatches = dispatches(type(model))
         self.sites = self._find_sites()
+        self._blocks = watched_blocks(model, self.sites)
         self.n_layers = len(self.sites)
         self.n_heads = max(site.n_heads for site in self.sites)
         self.n_kv_heads = max(site.n_kv_heads for site in self.sites)
@@ -314,8 +318,23 @@ class LanguageModel:
             layer -> [position, n_heads, d_head], on the model's device.
         """
         request = TapRequest(keep_z=frozenset(layers))
-        self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
+        self.watch(prompt, request)
         return {layer: z[0] for layer, z in request.z.items()}
+
+    def watch(self, prompt: TokenizedPrompt, request: TapRequest) -> None:
+        """Run the clean prompt for what a request reads on the way."""
+        self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
+
+    @cached_property
+    def residual(self) -> ResidualReader:
+        """What tells apart the parts of the residual stream; made when first asked for.
+
+        Raises:
+            UserError: this model's blocks do something else than add to the stream.
+        """
+        return ResidualReader(
+            self._model, self.sites, self._blocks, self._pass, self._probe_prompt()
+        )
 
     @property
     def branches(self) -> bool:
@@ -412,12 +431,12 @@ class LanguageModel:
 
     def _find_engine(self) -> BranchEngine | None:
         """Return what evaluates sets of heads as branches, if that is right for this model."""
-        if not self.dispatches:
+        if not self.dispatches or self._blocks is None:
             return None
         causal = self.kind == "causal"
-        engine = BranchEngine.install(self._model, self.sites, causal, self._pass.logits)
-        if engine is None:
-            return None
+        engine = BranchEngine.install(
+            self._model, self.sites, self._blocks, causal, self._pass.logits
+        )
         ids = self._probe_prompt()[0]
         proven = branches_rightly(engine, self.sites, causal, ids, self._pass.logits)
         return engine if proven else None

@@ -38,6 +38,26 @@ class Head:
         return [self.layer, self.head]
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Component:
+    """A part of the model that adds to the residual stream: a node of its computation."""
+
+    kind: str
+    """"embed" (what goes into the first layer, positions included), "head", "bias" (the
+    attention output's, which belongs to no head), "mlp" (all else that a layer adds), or
+    "constant" (biases on the way from the residual stream to what is explained)."""
+    layer: int = -1
+    head: int = -1
+
+    @staticmethod
+    def of_head(head: Head) -> "Component":
+        return Component("head", head.layer, head.head)
+
+    def __str__(self) -> str:
+        names = {"head": f"L{self.layer}H{self.head}", "mlp": f"MLP{self.layer}"}
+        return names.get(self.kind, f"bias{self.layer}" if self.kind == "bias" else self.kind)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
     """A prompt as the model sees it: a sequence of positions with ids, labels and kinds.
@@ -128,9 +148,17 @@ class Prediction:
         return {"top": [token.to_json() for token in self.top], "entropy": self.entropy}
 
 
+MAP_KINDS = {
+    "attention": "attention",
+    "moved": "attention × norm of what is moved",
+    "rollout": "attention rollout",
+}
+"""What the values of `AttentionMaps` can be, and the words for a person."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionMaps:
-    """Attention probabilities of chosen heads on one prompt."""
+    """Attention probabilities of chosen heads on one prompt, or values that are drawn like them."""
 
     heads: tuple[Head, ...]
     values: FloatArray
@@ -141,14 +169,26 @@ class AttentionMaps:
     """Whether the run they come from had heads ablated."""
     queries: tuple[int, ...] | None = None
     """The positions that the rows are of, counted from 0; None for all of them, in order."""
+    kind: str = "attention"
+    """A key of `MAP_KINDS`; see `models.attention_flow` for those that are not probabilities. In
+    a "rollout" a head stands for all of its layer."""
 
     def __post_init__(self) -> None:
         n = len(self.prompt)
+        if self.kind not in MAP_KINDS:
+            raise ValueError(f"there are no maps of kind {self.kind!r}")
         if self.queries is not None and not all(0 <= query < n for query in self.queries):
             raise ValueError(f"queries must be positions from 0 to {n - 1}, got {self.queries}")
         shape = (len(self.heads), len(self.rows), n)
         if self.values.shape != shape:
             raise ValueError(f"values must be {list(shape)}, got {list(self.values.shape)}")
+
+    def title(self, index: int) -> str:
+        """Return what one of the maps is of: "L5H3", "L5H3 moved", "rollout to L5"."""
+        head = self.heads[index]
+        if self.kind == "rollout":
+            return f"rollout to L{head.layer}"
+        return str(head) if self.kind == "attention" else f"{head} {self.kind}"
 
     @property
     def rows(self) -> Sequence[int]:
@@ -176,8 +216,10 @@ class AttentionMaps:
     def to_json(self) -> dict[str, Any]:
         """Return plain data; `queries` is left out where the rows are all positions."""
         rows = {} if self.queries is None else {"queries": list(self.queries)}
+        kind = {} if self.kind == "attention" else {"kind": self.kind}
         return {
             "heads": [head.to_json() for head in self.heads],
+            **kind,
             **rows,
             "values": self.values.astype(float).tolist(),
         }

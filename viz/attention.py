@@ -188,7 +188,7 @@ def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str
         "layout": {
             **base_layout(dark),
             **_frame(geometry),
-            "title": _title(str(maps.heads[index]), largest, maps.ablated, geometry, dark),
+            "title": _title(maps.title(index), largest, maps.ablated, geometry, dark),
             "xaxis": axis | {"range": [-0.5, n - 0.5], "tickangle": -90},
             "yaxis": axis | {"range": [n - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
             "shapes": _row_mark(look.position, n, cells.causal, dark),

@@ -51,6 +51,6 @@ def score_title(metric: MetricInfo, target: TokenProbability | None, dark: bool)
         name += f": {literal(clipped(target.label))}"
     notes = [literal(metric.unit)] if metric.unit else []
     if metric.diverging:
-        notes.append("ablated − clean")
+        notes.append(literal(metric.sign))
     small = f"font-size:10px;color:{palette(dark).muted}"
     return f"{name}<br><span style='{small}'>{' · '.join(notes)}</span>"

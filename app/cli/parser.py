@@ -26,6 +26,8 @@ examples:
   python main.py sweep --prompt "The capital of France is" --json sweep.json
   python main.py sweep --prompt "The capital of France is" --by-position --heads "16.0, 8.*"
   python main.py search --prompt "The capital of France is" --target " London"
+  python main.py attribute --prompt "The capital of France is" --versus " London" --lens
+  python main.py explain --prompt "The cat sat. The cat" --head 17.4 --query -1 --key 1
 
 `python main.py COMMAND --help` tells more. Exit status: 0; 2 for wrong input, with one line on
 standard error; 130 when stopped by Ctrl-C.
@@ -60,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_attention(commands)
     _add_sweep(commands)
     _add_search(commands)
+    _add_attribute(commands)
+    _add_explain(commands)
     return parser
 
 
@@ -181,6 +185,61 @@ def _add_search(commands: Any) -> None:
     )
     _add_intervention(parser)
     _add_json(parser)
+
+
+def _add_attribute(commands: Any) -> None:
+    parser = commands.add_parser(
+        "attribute",
+        help="what each head and MLP itself adds to a token's logit",
+        description="Tell apart what every part of the model adds to a token's logit, or to one "
+        "token's less another's, with the final norm's scale frozen (direct logit attribution). "
+        "The terms add up; by how little they fail to is printed.",
+    )
+    _add_prompt(parser)
+    parser.add_argument("--target", metavar="TEXT", help="the token (default: the most likely one)")
+    parser.add_argument("--versus", metavar="TEXT", help="a token whose logit is subtracted")
+    parser.add_argument(
+        "--lens",
+        action="store_true",
+        help="also the prediction read off after each layer (logit lens), following the target",
+    )
+    parser.add_argument(
+        "--heads",
+        metavar="HEADS",
+        help=f"also the tokens that these heads raise and lower most: {HEADS_HELP}",
+    )
+    _add_top(parser, "how many terms to list", default=20)
+    _add_json(parser)
+    parser.set_defaults(intervention="zero", positions=None)
+
+
+def _add_explain(commands: Any) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="why a head looks from one position at another",
+        description="Tell a head's score for one query and one key apart: by the dimensions of "
+        "query and key, and by the parts of the model that the query, and the key, came from, each "
+        "with the other side held fixed.",
+    )
+    _add_prompt(parser)
+    parser.add_argument("--head", required=True, metavar="HEAD", help="one head: 5.3 or L5H3")
+    for side in ("query", "key"):
+        parser.add_argument(
+            f"--{side}",
+            required=True,
+            type=int,
+            metavar="I",
+            help=f"position of the {side}, from 0; negative counts from the end",
+        )
+    parser.add_argument(
+        "--relative",
+        action="store_true",
+        help="explain by how much the score is above the mean of all keys that the query can see: "
+        "what all keys share does not matter to where a head looks",
+    )
+    _add_top(parser, "how many terms of each list to show")
+    _add_json(parser)
+    parser.set_defaults(intervention="zero", positions=None)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

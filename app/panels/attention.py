@@ -167,7 +167,7 @@ def _reading(view: View, outcome: Outcome) -> str:
     """Say how to read the maps, and to see more of those that have more weights than pixels."""
     axes = "rows are queries, columns are keys; "
     if len(outcome.prompt) <= dots_across(outcome.prompt, view.size):
-        return axes + "click a cell for its query token"
+        return axes + "click a cell to see why the head looks there"
     return axes + (
         "each dot is the largest of several weights: drag to see them all, double-click to go back"
     )

@@ -11,7 +11,9 @@ from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_prop
 from app import controls, ids, notices, permalink
 from app.panels import (
     attention,
+    attribution,
     by_position,
+    explain,
     header,
     heads,
     intervention,
@@ -76,7 +78,8 @@ def layout(services: Services) -> dmc.MantineProvider:
                     ),
                     dmc.AppShellMain(_tabs(), className="middle"),
                     dmc.AppShellAside(
-                        [prediction.layout(), token.layout()], className="column right"
+                        [prediction.layout(), explain.layout(), token.layout()],
+                        className="column right",
                     ),
                 ],
                 id=ids.SHELL,
@@ -99,10 +102,12 @@ def _tabs() -> dmc.Tabs:
             dmc.TabsList(
                 [
                     dmc.TabsTab("Attention", value="attention"),
+                    dmc.TabsTab("Attribution", value="attribution"),
                     dmc.TabsTab("Ablation study", value="study"),
                 ]
             ),
             dmc.TabsPanel(attention.layout(), value="attention"),
+            dmc.TabsPanel(attribution.layout(), value="attribution"),
             dmc.TabsPanel(study.layout(), value="study"),
         ],
         id=ids.TABS,
@@ -256,10 +261,12 @@ def register(app: Dash, services: Services) -> None:
         heads,
         intervention,
         attention,
+        attribution,
         prediction,
         study_run,
         by_position,
         token,
+        explain,
     )
     for panel in panels:
         panel.register(app, services)

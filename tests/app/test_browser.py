@@ -13,6 +13,9 @@ from dash import Dash
 from page_fixtures import make_page, serving
 from playwright.sync_api import Browser, Page, Playwright, expect
 
+from app.permalink import encode
+from app.view import View
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 TIMEOUT = 30_000  # ms; two busy cores draw a first figure in a few seconds
@@ -259,12 +262,77 @@ def test_notation_that_cannot_be_read_is_refused_beside_it(page_open: Page) -> N
     assert len(maps(page_open)) == 3
 
 
-def test_a_cell_opens_its_query_token(page_open: Page) -> None:
-    plot = page_open.locator(".map-card .nsewdrag").first.bounding_box()
+def test_a_cell_says_why_the_head_looks_there(page_open: Page) -> None:
+    n = page_open.locator(".token-strip .token").count()
+    plot = page_open.locator(".map-card .nsewdrag").nth(1).bounding_box()
     assert plot is not None
-    n = page_open.locator(".token").count()
-    page_open.mouse.click(plot["x"] + plot["width"] * 0.5 / n, plot["y"] + plot["height"] * 2.5 / n)
-    expect(page_open.locator("#token-panel")).to_contain_text("position2")
+    page_open.mouse.click(plot["x"] + plot["width"] * 1.5 / n, plot["y"] + plot["height"] * 4.5 / n)
+    panel = page_open.locator("#explain-panel")
+    expect(panel).to_contain_text(f"Why does {maps(page_open)[1]} look there?")
+    pair = panel.locator(".pair-line .token")
+    labels = page_open.locator(".token-strip .token").all_inner_texts()
+    assert pair.all_inner_texts() == [labels[4], labels[1]]
+    expect(panel).to_contain_text("from the mean of all keys it can see")
+    for name in ("query", "key"):
+        expect(panel.get_by_role("list", name=f"Sources of the {name}")).to_contain_text("MLP")
+    switch(page_open, "against the other keys it can see")
+    expect(panel).not_to_contain_text("from the mean")
+    pair.first.click()
+    expect(page_open.locator("#token-panel")).to_contain_text("position4")
+    expect(panel).to_be_hidden()
+
+
+def test_a_head_among_the_sources_joins_the_choice(page_open: Page) -> None:
+    before = maps(page_open)
+    later = next(i for i, name in enumerate(before) if not name.startswith("L0"))
+    plot = page_open.locator(".map-card .nsewdrag").nth(later).bounding_box()
+    assert plot is not None
+    page_open.mouse.click(plot["x"] + plot["width"] * 0.02, plot["y"] + plot["height"] * 0.98)
+    sources = page_open.locator("#explain-panel button.term-label")
+    expect(sources.first).to_be_visible()
+    names = [name for name in sources.all_inner_texts() if name not in before]
+    sources.filter(has_text=names[0]).first.click()
+    expect_maps(page_open, len(before) + 1)
+    assert maps(page_open) == [*before, names[0]]
+    page_open.get_by_role("button", name="Close the explanation").click()
+    expect(page_open.locator("#explain-panel")).to_be_hidden()
+
+
+def test_attribution_follows_target_and_prompt(page_open: Page) -> None:
+    page_open.get_by_role("tab", name="Attribution").click()
+    note = page_open.locator("#attribution-note")
+    top = page_open.locator("#prediction-figure .ytick text").first.text_content()
+    expect(note).to_contain_text(f"logit of {top} =")
+    expect(page_open.locator("#attribution-map .main-svg").first).to_be_visible()
+    page_open.get_by_label("Target: one token").fill(" Mary")
+    page_open.get_by_label("less: one token").fill(" John")
+    page_open.keyboard.press("Enter")
+    expect(note).to_contain_text("logit of ·Mary less ·John =")
+    expect(page_open.locator("#attribution-map")).to_contain_text("for ·Mary less ·John")
+    page_open.get_by_text("Logit lens").click()
+    rows = page_open.locator(".lens tbody tr")
+    expect(rows).to_have_count(4)
+    expect(rows.last).to_contain_text("embedding")
+    run_prompt(page_open, "The key to the cabinets")
+    expect(note).to_contain_text("·Mary is followed")
+    page_open.get_by_label("Target: one token").fill("no such token")
+    page_open.keyboard.press("Enter")
+    expect(note).to_contain_text("Not shown")
+    expect(rows).to_have_count(4)
+    expect(page_open.locator(".lens")).to_be_hidden()
+
+
+def test_a_model_whose_parts_cannot_be_told_apart_says_so(open_page: Callable[..., Page]) -> None:
+    page = open_page(f"#{encode(View(model='bert', tab='attribution'))}", drawn=False)
+    expect(page.locator("#attribution-note")).to_contain_text("cannot be told apart")
+    page.get_by_role("tab", name="Attention").click()
+    wait_until_drawn(page)
+    plot = page.locator(".map-card .nsewdrag").first.bounding_box()
+    assert plot is not None
+    page.mouse.click(plot["x"] + plot["width"] * 0.5, plot["y"] + plot["height"] * 0.5)
+    panel = page.locator("#explain-panel")
+    expect(panel).to_contain_text("cannot be told apart")
+    expect(panel.get_by_role("list", name="Dimensions")).to_contain_text("dim")
 
 
 def test_many_heads_are_drawn_on_demand(page_open: Page) -> None:

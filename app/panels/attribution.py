@@ -1,0 +1,207 @@
+"""The attribution tab: what each part of the model adds to a logit, and the logit lens."""
+
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, dcc, html, no_update
+
+from ablation.attribution import attribute_logits, logit_lens
+from ablation.attribution_types import LogitAttribution, LogitLens
+from app import ids
+from app.panels.pieces import browser, graph, segmented
+from app.panels.term_list import term_list
+from app.services import Services
+from app.view import View
+from models.errors import UserError
+from viz.heads import head_map_figure
+from viz.terms import LensRow, lens_rows, term_bars
+
+SHOWN_TERMS = 22
+MAP_WIDTH, MAP_HEIGHT = 316, 470
+SHOWS = (("direct", "Direct"), ("lens", "Logit lens"))
+
+
+def layout() -> html.Div:
+    """Return the contents of the tab."""
+    return html.Div(
+        [
+            html.Div(
+                [
+                    segmented(ids.ATTRIBUTION_SHOW, SHOWS, "direct", "What is shown"),
+                    _token_field(ids.ATTRIBUTION_TARGET, "Target", "most likely token"),
+                    _token_field(ids.ATTRIBUTION_VERSUS, "less", "nothing"),
+                ],
+                className="toolbar",
+            ),
+            html.Div(id=ids.ATTRIBUTION_NOTE, className="note", role="status"),
+            html.Div(
+                [
+                    html.Div(id=ids.ATTRIBUTION_TERMS, className="card"),
+                    graph(ids.ATTRIBUTION_MAP, "What each head adds, layers by heads", MAP_HEIGHT),
+                ],
+                id=ids.ATTRIBUTION_BODY,
+                className="attribution-columns",
+                hidden=True,
+            ),
+            html.Div(id=ids.LENS_BODY, className="card", hidden=True),
+            dcc.Store(id=ids.ATTRIBUTED),
+            dcc.Store(id=ids.ADD_HEAD),
+            dcc.Store(id=ids.EXPLAIN_OPEN),
+        ],
+        className="tab-body",
+    )
+
+
+def _token_field(component_id: str, label: str, placeholder: str) -> html.Div:
+    return html.Div(
+        [
+            html.Span(label, className="field-label"),
+            dmc.TextInput(
+                id=component_id,
+                size="xs",
+                w=132,
+                debounce=True,
+                placeholder=placeholder,
+                spellCheck=False,
+                **{"aria-label": f"{label}: one token as typed, with its leading space"},
+            ),
+        ],
+        className="tool",
+    )
+
+
+def summary(found: LogitAttribution) -> list[Any]:
+    """Say in a line what the terms add up to."""
+    capped = ", before the soft cap" if found.capped else ""
+    logit = [html.Span("logit of "), html.Span(found.target.label, className="token-inline")]
+    if found.versus is not None:
+        logit += [" less ", html.Span(found.versus.label, className="token-inline")]
+    return [
+        *logit,
+        f" = {found.logit:.2f}{capped}; {len(found.terms)} parts add up to it "
+        f"(error {found.error:.0e}). Final norm frozen; what a part does by way of later parts "
+        "is theirs.",
+    ]
+
+
+def lens_summary(lens: LogitLens) -> list[Any]:
+    return [
+        "What would be predicted if the model stopped after each layer; ",
+        html.Span(lens.watched.label, className="token-inline"),
+        " is followed.",
+    ]
+
+
+def lens_table(lens: LogitLens) -> html.Table:
+    """Return the lens, a row a layer, the last layer at the top."""
+    names = ("after", "most likely", "", "log p of target", "rank")
+    return html.Table(
+        [
+            html.Thead(html.Tr([html.Th(name) for name in names])),
+            html.Tbody([_lens_row(row) for row in lens_rows(lens)]),
+        ],
+        className="numbers lens",
+    )
+
+
+def _lens_row(row: LensRow) -> html.Tr:
+    bar = html.Span(className="bar", style={"width": f"{100 * row.share:.2f}%"})
+    top = html.Span(row.top, className="token-inline")
+    return html.Tr(
+        [
+            html.Th(row.after, scope="row"),
+            html.Td(top),
+            html.Td([bar, html.Span(row.prob)], className="figure lens-bar"),
+            html.Td(row.log_prob, className="figure"),
+            html.Td(row.rank, className="figure"),
+        ],
+        className="watched" if row.is_watched else None,
+    )
+
+
+def asked(view: View, dark: bool, *options: str | None) -> list[Any]:
+    """Return all that the tab shows depends on: the same again, the same tab."""
+    data = view.to_json()
+    kept = ("model", "prompt", "bos", "position", "heads")
+    return [*(data[name] for name in kept), dark, *options]
+
+
+def register(app: Dash, services: Services) -> None:
+    """Add the callbacks that fill the tab."""
+
+    @app.callback(
+        Output(ids.ATTRIBUTION_NOTE, "children"),
+        Output(ids.ATTRIBUTION_TERMS, "children"),
+        Output(ids.ATTRIBUTION_MAP, "figure"),
+        Output(ids.LENS_BODY, "children"),
+        Output(ids.ATTRIBUTION_BODY, "hidden"),
+        Output(ids.LENS_BODY, "hidden"),
+        Output(ids.ATTRIBUTED, "data"),
+        Input(ids.VIEW, "data"),
+        Input(ids.DARK, "data"),
+        Input(ids.ATTRIBUTION_SHOW, "value"),
+        Input(ids.ATTRIBUTION_TARGET, "value"),
+        Input(ids.ATTRIBUTION_VERSUS, "value"),
+        State(ids.ATTRIBUTED, "data"),
+        prevent_initial_call=True,
+    )
+    def draw(
+        data: dict[str, Any] | None,
+        dark: bool,
+        show: str,
+        target: str | None,
+        versus: str | None,
+        shown: list[Any] | None,
+    ) -> tuple[Any, ...]:
+        view = None if data is None else View.from_json(data)
+        if view is None or view.tab != "attribution":
+            return (no_update,) * 7
+        now = asked(view, bool(dark), show, target, versus)
+        if now == shown:
+            return (no_update,) * 7
+        try:
+            return (*_shown(services, view, bool(dark), show, target, versus), now)
+        except UserError as error:
+            problem = [html.Span("Not shown", className="tag failed"), f" {error}"]
+            return (problem, no_update, no_update, no_update, True, True, now)
+
+    app.clientside_callback(
+        browser("addHead", "attribution"),
+        Output(ids.HEADS, "value", allow_duplicate=True),
+        Input(ids.ADD_HEAD, "data"),
+        State(ids.HEADS, "value"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("toggleHeadOnMap"),
+        Output(ids.HEADS, "value", allow_duplicate=True),
+        Output(ids.ATTRIBUTION_MAP, "clickData"),
+        Input(ids.ATTRIBUTION_MAP, "clickData"),
+        State(ids.HEADS, "value"),
+        prevent_initial_call=True,
+    )
+
+
+def _shown(
+    services: Services, view: View, dark: bool, show: str, target: str | None, versus: str | None
+) -> tuple[Any, ...]:
+    """Return what goes into the note, the terms, the map and the lens, and which are hidden."""
+    model = services.model(view.model)
+    prompt = model.tokenize(view.prompt, view.bos)
+    stream = services.streams.get(model, prompt)
+    if show == "lens":
+        lens = logit_lens(model, prompt, view.position, target or None, 1, stream=stream)
+        return lens_summary(lens), no_update, no_update, lens_table(lens), True, False
+    found = attribute_logits(
+        model, prompt, target or None, versus or None, view.position, stream=stream
+    )
+    terms = term_list(term_bars(found.terms, SHOWN_TERMS), "Largest terms")
+    figure = head_map_figure(
+        *found.shape,
+        found.head_scores,
+        view.heads or (),
+        dark=dark,
+        width=MAP_WIDTH,
+        height=MAP_HEIGHT,
+    )
+    return summary(found), terms, figure, no_update, False, True

@@ -1,0 +1,156 @@
+"""Why does this head look there? Opened by a click on a cell of a heat map."""
+
+from contextlib import suppress
+from typing import Any
+
+from dash import Dash, Input, Output, State, html
+
+from ablation.attribution_types import QueryKeyDetail, ScoreSources
+from ablation.query_key import explain_attention
+from app import ids, words
+from app.panels.pieces import browser, switch
+from app.panels.term_list import term_list
+from app.services import Services
+from app.view import View, head_from_text
+from models.errors import UserError
+from models.types import Head, TokenizedPrompt
+from viz.terms import dimension_bars, signed, term_bars
+
+SHOWN_SOURCES, SHOWN_DIMENSIONS = 7, 3
+
+
+def layout() -> html.Section:
+    """Return the panel."""
+    return html.Section(
+        [
+            html.Div(
+                [
+                    html.H2("Why there?", id=ids.EXPLAIN_NAME, className="section-title"),
+                    html.Button(
+                        "×",
+                        id=ids.EXPLAIN_CLOSE,
+                        type="button",
+                        className="close",
+                        **{"aria-label": "Close the explanation"},
+                    ),
+                ],
+                className="section-head",
+            ),
+            switch(ids.EXPLAIN_RELATIVE, "against the other keys it can see", True),
+            html.Div(id=ids.EXPLAIN_BODY, **{"aria-live": "polite"}),
+        ],
+        id=ids.EXPLAIN_PANEL,
+        className="section token-panel",
+        hidden=True,
+    )
+
+
+def title(head: Head) -> str:
+    """Return the panel's heading for a head."""
+    return f"Why does {head} look there?"
+
+
+def pair(prompt: TokenizedPrompt, query: int, key: int) -> html.P:
+    """Return the two tokens of a cell; a click on one opens the token panel."""
+    return html.P(
+        [_token(prompt, query), html.Span(" → ", className="muted"), _token(prompt, key)],
+        className="pair-line",
+    )
+
+
+def _token(prompt: TokenizedPrompt, position: int) -> html.Button:
+    return html.Button(
+        prompt.unique_labels[position],
+        type="button",
+        className="token",
+        title=f"Position {position}: show what is known of this token",
+        **{"data-token": str(position)},
+    )
+
+
+def body(detail: QueryKeyDetail) -> list[Any]:
+    """Return what the panel says of one cell."""
+    if not detail.sources:
+        return [_score(detail), html.P(detail.problem, className="help"), _dimensions(detail)]
+    sides = [_side(side, detail) for side in detail.sources]
+    return [_score(detail), html.Div(sides, className="two-lists"), _dimensions(detail)]
+
+
+def _score(detail: QueryKeyDetail) -> html.P:
+    score = f"score {words.number(detail.score, 2)}"
+    if detail.relative:
+        score = f"score {signed(detail.score)} from the mean of all keys it can see"
+    parts = [f"weight {detail.weight:.3g}", score]
+    if not detail.visible:
+        parts.append("masked: the query cannot see this key")
+    if detail.bias:
+        parts.append(f"position bias {detail.bias:+.2f}")
+    if detail.softcap is not None:
+        parts.append(f"soft cap {detail.softcap:g}")
+    if detail.sink is not None:
+        parts.append(f"sink {detail.sink:.2f}")
+    return html.P(" · ".join(parts), className="muted")
+
+
+def _side(side: ScoreSources, detail: QueryKeyDetail) -> html.Div:
+    label = detail.prompt.unique_labels[side.position]
+    heading = html.H3(
+        [f"{side.side} ", html.Span(label, className="token-inline")],
+        className="small-title clipped",
+        title=f"What each part of the model put into the {side.side}, the other side held fixed; "
+        f"adds up to the score within {side.error:.1g}",
+    )
+    bars = term_bars(side.terms, SHOWN_SOURCES)
+    return html.Div([heading, term_list(bars, f"Sources of the {side.side}")])
+
+
+def _dimensions(detail: QueryKeyDetail) -> html.Div:
+    bars = dimension_bars(detail.ranked_dimensions(), SHOWN_DIMENSIONS)
+    key_head = "" if detail.key_head == detail.head.head else f" (key head {detail.key_head})"
+    heading = html.H3(f"q·k by dimension{key_head}", className="small-title")
+    return html.Div([heading, term_list(bars, "Dimensions of query and key")])
+
+
+def register(app: Dash, services: Services) -> None:
+    """Add the callbacks that open, fill and close the panel."""
+
+    @app.callback(
+        Output(ids.EXPLAIN_NAME, "children"),
+        Output(ids.EXPLAIN_BODY, "children"),
+        Output(ids.EXPLAIN_PANEL, "hidden"),
+        Output(ids.TOKEN_PANEL, "hidden", allow_duplicate=True),
+        Input(ids.EXPLAIN_OPEN, "data"),
+        Input(ids.EXPLAIN_RELATIVE, "checked"),
+        State(ids.VIEW, "data"),
+        prevent_initial_call=True,
+    )
+    def show(
+        opened: dict[str, Any] | None, relative: bool, data: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        if opened is None:
+            return "", [], True, True
+        view, head = View.from_json(data), head_from_text(opened["head"])
+        model = services.model(view.model)
+        prompt = model.tokenize(view.prompt, view.bos)
+        query, key = int(opened["query"]), int(opened["key"])
+        tokens = pair(prompt, query, key)
+        stream = None
+        with suppress(UserError):  # said below, beside what can be told without it
+            stream = services.streams.get(model, prompt)
+        try:
+            detail = explain_attention(
+                model, prompt, head, query, key, relative=relative, stream=stream
+            )
+        except UserError as error:
+            return title(head), [tokens, html.P(str(error), className="help")], False, True
+        return title(head), [tokens, *body(detail)], False, True
+
+    app.clientside_callback(
+        browser("close", "attribution"),
+        Output(ids.EXPLAIN_PANEL, "hidden", allow_duplicate=True),
+        Input(ids.EXPLAIN_CLOSE, "n_clicks"),
+        Input(ids.TOKEN_OPEN, "data"),
+        Input(ids.PROMPT, "data"),
+        Input(ids.MODEL, "data"),
+        prevent_initial_call=True,
+    )

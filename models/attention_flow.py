@@ -1,0 +1,120 @@
+"""Attention as it moves things: weighted by the norm of what is moved, and rolled out over layers.
+
+Both come from one clean pass and are `AttentionMaps` of their own kind, so that they are drawn as
+attention is.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from models.attention_tap import Call, TapRequest, read_weights
+from models.discovery import projection_weight
+from models.errors import ErrorKind, UserError
+from models.placement import weights_at_hand
+from models.types import AttentionMaps, Head, TokenizedPrompt
+
+if TYPE_CHECKING:
+    from models.language_model import LanguageModel
+
+
+def moved_attention(
+    model: "LanguageModel", prompt: TokenizedPrompt, heads: Sequence[Head]
+) -> AttentionMaps:
+    """Return |a_ij W_O v_j|: how large what each query gets from each key is.
+
+    Kobayashi et al. 2020, "Attention is Not Only a Weight". v_j is what the head's value
+    projection makes of key j, biases included; W_O its slice of the output projection. A norm
+    behind the attention (Gemma 2, OLMo 2) is not applied.
+
+    Raises:
+        UserError: a head that does not exist, or a model that shows no values.
+    """
+    wanted = model.check_heads(heads)
+    if not model.dispatches:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{model.info.architecture} computes attention where its values cannot be seen, so "
+            "that what is moved cannot be weighed; its attention weights can be shown.",
+        )
+    n = len(prompt)
+    values = np.empty((len(wanted), n, n), dtype=np.float32)
+
+    def weigh(layer: int, call: Call) -> None:
+        members = [i for i, head in enumerate(wanted) if head.layer == layer]
+        if not members:
+            return
+        assert call.inputs is not None  # it dispatches
+        chosen = [wanted[i].head for i in members]
+        read_weights(call.inputs, chosen, [values[i] for i in members])
+        norms = _moved_norms(model, layer, call, chosen)  # [n_chosen, key]
+        for i, norm in zip(members, norms, strict=True):
+            values[i] *= norm
+
+    model.watch(prompt, TapRequest(on_call=weigh))
+    return AttentionMaps(wanted, values, prompt, kind="moved")
+
+
+def attention_rollout(
+    model: "LanguageModel", prompt: TokenizedPrompt, up_to: int | None = None
+) -> AttentionMaps:
+    """Return attention rolled out: from where in the prompt each position has got what it holds.
+
+    Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers": each layer's mean over
+    heads, half of it with the identity as the other half (the residual stream), multiplied over
+    layers. Rows sum to 1.
+
+    Args:
+        up_to: the last layer counted; None: the model's last.
+
+    Returns:
+        Maps of kind "rollout" with one entry, whose head stands for its whole layer.
+
+    Raises:
+        UserError: a layer that does not exist.
+    """
+    last = model.n_layers - 1 if up_to is None else up_to
+    if not 0 <= last < model.n_layers:
+        raise UserError(
+            ErrorKind.HEADS,
+            f"There is no layer {last} in {model.name}; layers run from 0 to {model.n_layers - 1}.",
+        )
+    n = len(prompt)
+    rolled = torch.eye(n, dtype=torch.float32)
+    eye = torch.eye(n, dtype=torch.float32)
+    request = TapRequest(
+        read={layer: range(model.sites[layer].n_heads) for layer in range(last + 1)}
+    )
+
+    def roll() -> None:
+        # One layer's maps at a time: all of them may not fit.
+        nonlocal rolled
+        for layer in sorted(request.attention):
+            mixed = torch.from_numpy(request.attention.pop(layer).mean(axis=0)) + eye
+            rolled = (mixed / mixed.sum(-1, keepdim=True)) @ rolled
+
+    def absorb(_layer: int, _call: Call) -> None:
+        roll()
+
+    request.on_call = absorb
+    model.watch(prompt, request)
+    roll()  # where hooks read, a layer's maps come after its call
+    return AttentionMaps((Head(last, 0),), rolled.numpy()[None], prompt, kind="rollout")
+
+
+def _moved_norms(
+    model: "LanguageModel", layer: int, call: Call, heads: Sequence[int]
+) -> np.ndarray:
+    """Return |W_O v_j|, float32 [n_heads, key], of one layer's heads."""
+    assert call.inputs is not None
+    site, value = model.sites[layer], call.inputs.value[0].float()  # [n_kv_heads, key, d_head]
+    group = site.n_heads // value.shape[0]
+    rows = []
+    with weights_at_hand(site.projection):
+        weight = projection_weight(site.projection).float()  # [d_model, n_heads * d_head]
+        for head in heads:
+            part = weight[:, head * site.d_head : (head + 1) * site.d_head]
+            rows.append((value[head // group] @ part.T).norm(dim=-1))
+    return torch.stack(rows).cpu().numpy()
