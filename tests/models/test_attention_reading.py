@@ -8,7 +8,7 @@ from tiny import FAMILIES, prompt_text, tiny_model
 from torch import Tensor
 
 from models import attention_reading
-from models.attention_reading import MapWriter, read_probabilities
+from models.attention_reading import AttentionBlock, MapWriter, read_probabilities
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import AttentionMaps, Head
@@ -109,6 +109,44 @@ def test_rows_of_every_family_equal_eager_output_attentions(
     theirs = attentions(family, prompt.ids).numpy()  # [n_layers, n_heads, query, key]
     expected = [theirs[head.layer, head.head, list(maps.queries)] for head in heads]
     np.testing.assert_allclose(maps.values, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gptj"])
+def test_blocks_stay_small_and_hold_each_row_of_each_head_once(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_reading, "BLOCK_SCORES", 40)
+    model = tiny_model(family)
+    prompt = model.tokenize(prompt_text(family))
+    seen = np.zeros((model.n_layers, model.n_heads, len(prompt)), int)
+
+    class Counter:
+        def take(self, block: AttentionBlock) -> None:
+            assert block.probabilities.numel() <= 40
+            assert block.n_key == len(prompt)
+            assert block.queries.tolist() == list(range(len(prompt)))[block.rows]
+            seen[block.layer, block.heads, block.rows] += 1
+
+    model.read_attention(prompt, Counter())
+    np.testing.assert_array_equal(seen, 1)
+
+
+def test_a_reader_that_raises_ends_the_pass_and_leaves_the_model_as_it_was(
+    llama: LanguageModel,
+) -> None:
+    prompt = llama.tokenize("The key to the cabinets")
+    before = llama.predict(prompt).log_probs
+    layers = []
+
+    class Stopping:
+        def take(self, block: AttentionBlock) -> None:
+            layers.append(block.layer)
+            raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        llama.read_attention(prompt, Stopping())
+    assert layers == [0]
+    np.testing.assert_array_equal(llama.predict(prompt).log_probs, before)
 
 
 def test_a_head_asked_for_twice_is_there_twice(llama: LanguageModel) -> None:
