@@ -14,7 +14,7 @@
   const LARGEST = 96; // px
   const BOTTOM = 14; // px that stay free under the grid
   const LABEL_ROOM = 11; // px
-  const ENLARGED = 192; // px
+  const ENLARGED = 216; // px
 
   // --- codes: see viz/overview.py ---
 
@@ -243,22 +243,41 @@
     return { layer, head };
   }
 
+  // The grid without marks: hovering changes nothing of it.
+  const ground = document.createElement("canvas");
+
+  function sized(canvas) {
+    canvas.width = Math.round(grid.width * grid.dots);
+    canvas.height = Math.round(grid.height * grid.dots);
+    const context = canvas.getContext("2d");
+    context.scale(grid.dots, grid.dots);
+    return context;
+  }
+
   function paint() {
     const place = frame();
     if (!shown || !drawn.sent || !place || !place.clientWidth) {
       return;
     }
-    const canvas = canvasIn(place);
     const height = window.innerHeight - place.getBoundingClientRect().top - BOTTOM;
     grid = arranged(place.clientWidth, height);
-    canvas.width = Math.round(grid.width * grid.dots);
-    canvas.height = Math.round(grid.height * grid.dots);
-    canvas.style.width = grid.width + "px";
-    canvas.style.height = grid.height + "px";
-    const context = canvas.getContext("2d");
-    context.scale(grid.dots, grid.dots);
+    const context = sized(ground);
     paintTiles(context);
     paintLabels(context);
+    paintMarks();
+    paintLegend();
+    showTools();
+  }
+
+  function paintMarks() {
+    const canvas = canvasIn(frame());
+    const context = sized(canvas);
+    canvas.style.width = grid.width + "px";
+    canvas.style.height = grid.height + "px";
+    context.drawImage(ground, 0, 0, grid.width, grid.height);
+    if (pointed) {
+      outline(context, pointed, css("text"), 1);
+    }
     const { n_layers, n_heads } = drawn.sent;
     for (const head of drawn.chosen.map(parsed)) {
       if (head.layer < n_layers && head.head < n_heads) {
@@ -266,10 +285,12 @@
         outline(context, head, css("accent"), 2);
       }
     }
-    if (pointed) {
-      outline(context, pointed, css("text"), 1);
-    }
-    paintLegend();
+  }
+
+  // How the weights of thumbnails are coloured means nothing for numbers.
+  function showTools() {
+    const numbers = shown && drawn.sent !== null && metric() !== undefined;
+    frame().closest(".tab-body").classList.toggle("numbers", numbers);
   }
 
   function paintLegend() {
@@ -277,7 +298,7 @@
     const name = (value) => String(Number(value.toPrecision(2)));
     let [low, high] = ["0", ""];
     if (number) {
-      high = name(largestValue(number)) + " " + number.unit;
+      high = (name(largestValue(number)) + " " + number.unit).trim();
     } else {
       const { n_layers, n_heads, floor } = drawn.sent;
       const most = weightOf(largestCode(0, n_layers * n_heads), floor);
@@ -338,7 +359,7 @@
     numbers.replaceChildren(
       ...drawn.sent.metrics.flatMap(({ name, label, unit, values }) => {
         const value = values[head.layer][head.head];
-        const said = value === null ? "–" : Number(value.toPrecision(3)) + " " + unit;
+        const said = value === null ? "–" : (Number(value.toPrecision(3)) + " " + unit).trim();
         const marked = name === drawn.cells ? "marked" : "";
         return [element("dt", marked, label), element("dd", marked, said)];
       })
@@ -365,7 +386,7 @@
       return;
     }
     pointed = head;
-    paint();
+    paintMarks();
     if (head) {
       enlarge(head);
     } else if (card) {
@@ -403,8 +424,6 @@
     event.preventDefault();
   }
 
-  let observed = null;
-
   function canvasIn(place) {
     let canvas = place.querySelector("canvas.overview-grid");
     if (canvas) {
@@ -429,8 +448,7 @@
       }
     });
     place.append(canvas);
-    observed = new window.ResizeObserver(schedule);
-    observed.observe(place);
+    new window.ResizeObserver(schedule).observe(place);
     window.addEventListener("resize", schedule);
     return canvas;
   }
@@ -457,6 +475,7 @@
       for (const part of document.querySelectorAll("[data-pictures]")) {
         part.hidden = !part.getAttribute("data-pictures").split(" ").includes(picture);
       }
+      showTools();
       schedule();
     },
 

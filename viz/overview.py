@@ -85,7 +85,7 @@ def _metric(info: MetricInfo, values: FloatArray) -> dict[str, Any]:
     return {
         "name": info.name,
         "label": info.label,
-        "unit": info.unit,
+        "unit": "" if info.unit == "probability" else info.unit,  # as everywhere with weights
         "description": info.description,
         "values": [[None if np.isnan(v) else float(f"{v:.4g}") for v in row] for row in values],
     }

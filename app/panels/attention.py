@@ -116,6 +116,7 @@ def _toolbar() -> html.Div:
                 className="tool",
                 **_for("matrix"),
             ),
+            html.Div(overview.legend(), className="tool", **_for("overview")),
         ],
         className="toolbar",
     )

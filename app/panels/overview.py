@@ -30,7 +30,7 @@ FRAME = "overview-frame"
 
 
 def tools() -> list[Any]:
-    """Return what stands in the toolbar: what the cells show, and the scale of their colours."""
+    """Return what stands in the toolbar: what is shown of each head."""
     choices = [{"value": "thumbnail", "label": "Thumbnails"}]
     choices += [{"value": name, "label": m.info.label} for name, m in HEAD_METRICS.items()]
     return [
@@ -44,8 +44,12 @@ def tools() -> list[Any]:
             w=146,
             **{"aria-label": "What the overview shows of each head"},
         ),
-        html.Div(id=ids.OVERVIEW_LEGEND, className="overview-legend"),  # by assets/overview.js
     ]
+
+
+def legend() -> html.Div:
+    """Return the place of the colours' scale, which assets/overview.js fills."""
+    return html.Div(id=ids.OVERVIEW_LEGEND, className="overview-legend")
 
 
 def layout() -> list[Any]:
@@ -172,10 +176,9 @@ def note(summaries: HeadSummaries, problem: UserError | None) -> list[Any]:
     """Say which run the heads are of, and what their thumbnails show."""
     n_read = int((~np.isnan(summaries.thumbnails[..., 0, 0])).sum())
     heads = words.count(n_read, "head")
-    cells = "thumbnails are whole maps, rows queries and columns keys"
-    if summaries.step > 1:
-        cells += f", each cell the largest of {summaries.step}×{summaries.step} weights"
-    said = f" {heads}; {cells}. Hover for numbers, click to choose."
+    cells = f", each cell the largest of {summaries.step}×{summaries.step} weights"
+    shown = f"rows are queries, columns keys{cells if summaries.step > 1 else ''}"
+    said = f" {heads}; {shown}. Hover for numbers, click to choose."
     if summaries.stopped == "cancelled":
         n_all = words.count(summaries.values[0].size, "head")
         said = f" Cancelled after {n_read} of {n_all}. "
