@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ablation.grid import sweep_positions
+    from ablation.head_metrics import HEAD_METRICS
     from ablation.heads import format_heads, parse_heads
     from ablation.interventions import (
         INTERVENTIONS,
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     )
     from ablation.metrics import METRICS, compare
     from ablation.search import search_heads
+    from ablation.summaries import summarise_heads
     from ablation.sweep import sweep_heads
     from ablation.types import (
         Ablation,
         Comparison,
         HeadScores,
+        HeadSummaries,
         PositionScores,
         Progress,
         SearchResult,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ablation.grid": ("sweep_positions",),
+    "ablation.head_metrics": ("HEAD_METRICS",),
     "ablation.heads": ("format_heads", "parse_heads"),
     "ablation.interventions": (
         "INTERVENTIONS",
@@ -53,11 +57,13 @@ _HOMES = {
     ),
     "ablation.metrics": ("METRICS", "compare"),
     "ablation.search": ("search_heads",),
+    "ablation.summaries": ("summarise_heads",),
     "ablation.sweep": ("sweep_heads",),
     "ablation.types": (
         "Ablation",
         "Comparison",
         "HeadScores",
+        "HeadSummaries",
         "PositionScores",
         "Progress",
         "SearchResult",
@@ -70,12 +76,14 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "HEAD_METRICS",
     "INTERVENTIONS",
     "METRICS",
     "Ablation",
     "Comparison",
     "Head",
     "HeadScores",
+    "HeadSummaries",
     "Intervention",
     "Knockout",
     "Mean",
@@ -93,6 +101,7 @@ __all__ = [
     "parse_heads",
     "parse_intervention",
     "search_heads",
+    "summarise_heads",
     "sweep_heads",
     "sweep_positions",
 ]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ablation.attribution_types import CONSTANT, QueryKeyDetail, ScoreSources
-from models.attention_tap import Call, Inputs, TapRequest, allowed_keys, read_weights, score_bias
+from models.attention_reading import MapWriter
+from models.attention_tap import Call, Inputs, TapRequest, allowed_keys, read_inputs, score_bias
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.residual_stream import ResidualStream
@@ -164,7 +165,8 @@ def _detail(
     bias, visible = score_bias(inputs), bool(pair.seen[key])
     weights = np.empty((1, len(prompt)), dtype=np.float32)
     with torch.no_grad():
-        read_weights(inputs, [head.head], [weights], [query])
+        writer = MapWriter({head.layer: [weights]})
+        read_inputs(inputs, head.layer, [head.head], writer, [query])
     return QueryKeyDetail(
         prompt=prompt,
         head=head,

@@ -74,7 +74,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class MetricInfo:
-    """A metric of the model's output, in words and units."""
+    """A metric of the model's output, or of a head's attention, in words and units."""
 
     name: str
     label: str
@@ -116,8 +116,68 @@ class HeadScores:
         return pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
 
     def to_json(self) -> dict[str, Any]:
-        scores = [[None if np.isnan(v) else float(v) for v in row] for row in self.values]
-        return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}
+        return {
+            "metric": self.metric.name,
+            "scores": _numbers(self.values),
+            "stopped": self.stopped,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadSummaries:
+    """Every head's attention on one prompt: each as a thumbnail, and as a few numbers."""
+
+    prompt: TokenizedPrompt
+    metrics: tuple[MetricInfo, ...]
+    values: FloatArray
+    """float32 [n_metrics, n_layers, n_heads], means over queries (`ablation.head_metrics` says over
+    which); NaN where a head was not read (cancelled, or absent) or no query counts."""
+    thumbnails: FloatArray
+    """float32 [n_layers, n_heads, row, column]; cell (i, j) is the largest weight of the queries
+    from `i * step` on and the keys from `j * step` on. NaN where a head was not read."""
+    step: int
+    """How many queries, and how many keys, share a cell of a thumbnail."""
+    causal: bool
+    """Whether no query looks ahead; what is above the diagonal is 0 then."""
+    ablated: bool = False
+    """Whether the run they come from had heads ablated."""
+    stopped: str = "complete"
+    """"complete"; "cancelled" when not every head was read."""
+
+    def __post_init__(self) -> None:
+        n_cells = -(-len(self.prompt) // self.step)
+        grid = self.values.shape[1:]
+        if self.values.shape != (len(self.metrics), *grid) or len(grid) != 2:
+            raise ValueError(f"values must be [n_metrics, n_layers, n_heads], got {grid}")
+        if self.thumbnails.shape != (*grid, n_cells, n_cells):
+            raise ValueError(f"thumbnails have shape {self.thumbnails.shape}, not {n_cells} cells")
+
+    def values_of(self, metric: str) -> FloatArray:
+        """Return one metric of all heads, float32 [n_layers, n_heads]."""
+        return self.values[[info.name for info in self.metrics].index(metric)]
+
+    def ranked(self, metric: str) -> list[tuple[Head, float]]:
+        """Return heads that have a value, largest first, ties by lowest (layer, head)."""
+        values = self.values_of(metric)
+        flat = values.reshape(-1).astype(float)
+        order = sorted(np.flatnonzero(~np.isnan(flat)), key=lambda i: (-flat[i], i))
+        return [(Head(*divmod(int(i), values.shape[1])), float(flat[i])) for i in order]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a head: layer, head, and each metric by its name."""
+        layer, head = np.indices(self.values.shape[1:]).reshape(2, -1)
+        named = {info.name: self.values_of(info.name).reshape(-1) for info in self.metrics}
+        return pd.DataFrame({"layer": layer, "head": head, **named})
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "metrics": {
+                info.name: {"label": info.label, "unit": info.unit, "values": _numbers(values)}
+                for info, values in zip(self.metrics, self.values, strict=True)
+            },
+            "ablated": self.ablated,
+            "stopped": self.stopped,
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,7 +218,7 @@ class PositionScores:
         return {
             "metric": self.metric.name,
             "heads": [head.to_json() for head in self.heads],
-            "scores": [[None if np.isnan(v) else float(v) for v in row] for row in self.values],
+            "scores": _numbers(self.values),
             "stopped": self.stopped,
         }
 
@@ -293,6 +353,12 @@ class Progress:
 
     done: int
     total: int
-    """In forward rows (one head set evaluated); an upper bound for a search that may stop early."""
+    """In forward rows (one head set evaluated), or in layers where all heads are read; an upper
+    bound for a search that may stop early."""
     message: str
     partial: HeadScores | PositionScores | SearchResult | None = None
+
+
+def _numbers(values: FloatArray) -> list[list[float | None]]:
+    """Return a grid as JSON has it, None standing for NaN."""
+    return [[None if np.isnan(value) else float(value) for value in row] for row in values]

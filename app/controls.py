@@ -33,6 +33,8 @@ CONTROLS = (
     Control("ablate", ids.ABLATE, "checked"),
     Control("acted", ids.ACTED_TEXT, "value"),
     Control("tab", ids.TABS, "value"),
+    Control("picture", ids.PICTURE, "value"),
+    Control("cells", ids.CELLS, "value"),
     Control("threshold", ids.THRESHOLD, "value"),
     Control("scale", ids.SCALE, "value"),
     Control("log", ids.LOG, "checked"),

@@ -72,6 +72,7 @@ ACTED_TEXT = "acted-text"
 # Attention
 ATTENTION_NOTE = "attention-note"
 ATTENTION_GRID = "attention-grid"
+PICTURE = "picture"
 ATTENTION_EMPTY = "attention-empty"
 THRESHOLD = "threshold"
 THRESHOLD_READING = "threshold-reading"
@@ -100,6 +101,19 @@ EXPLAIN_NAME = "explain-name"
 EXPLAIN_BODY = "explain-body"
 EXPLAIN_RELATIVE = "explain-relative"
 EXPLAIN_CLOSE = "explain-close"
+
+# Overview
+CELLS = "cells"
+OVERVIEW_LEGEND = "overview-legend"
+OVERVIEW_NOTE = "overview-note"
+OVERVIEW_PROGRESS = "overview-progress"
+OVERVIEW_BAR = "overview-bar"
+OVERVIEW_STATUS = "overview-status"
+OVERVIEW_CANCEL = "overview-cancel"
+OVERVIEW_AGAIN = "overview-again"
+OVERVIEW_FRAME = "overview-frame"
+OVERVIEW_SENT = "overview-sent"
+OVERVIEW_DRAWN = "overview-drawn"
 
 # Prediction
 PREDICTED = "predicted"

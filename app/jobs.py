@@ -1,4 +1,4 @@
-"""Long work: at most one job a browser tab, each of which can be cancelled.
+"""Long work: at most one job of a kind a browser tab, each of which can be cancelled.
 
 A job is known by the tab that started it. The work looks at its event between batches, so a
 cancelled job ends by itself and keeps what it found.
@@ -6,11 +6,15 @@ cancelled job ends by itself and keeps what it found.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ablation.types import Progress
 from models.errors import ErrorKind, UserError
+
+STUDY = "study"
+"""The kind of a job that a person starts and waits for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,6 +22,9 @@ class Job:
     """One piece of long work while it runs."""
 
     tab: str
+    kind: str = STUDY
+    about: Hashable = None
+    """What is worked on, for kinds that are replaced by the next."""
     cancel: threading.Event = field(default_factory=threading.Event)
     started: float = field(default_factory=time.monotonic)
 
@@ -28,41 +35,81 @@ class Job:
         elapsed = (time.monotonic() if now is None else now) - self.started
         return max(0.0, elapsed * (total - done) / done)
 
+    @property
+    def seconds(self) -> float:
+        """For how long it has been running."""
+        return time.monotonic() - self.started
+
+    def status(self, progress: Progress) -> str:
+        """Say where the work stands, and how long it will go on."""
+        left = self.seconds_left(progress.done, progress.total)
+        return progress.message if left is None else f"{progress.message}, {time_left(left)}"
+
 
 class Jobs:
-    """The jobs that run now, by tab."""
+    """The jobs that run now, by tab and kind."""
 
     def __init__(self) -> None:
-        self._running: dict[str, Job] = {}
+        self._running: dict[tuple[str, str], Job] = {}
         self._lock = threading.Lock()
 
     @contextmanager
-    def start(self, tab: str) -> Iterator[Job]:
+    def start(self, tab: str, kind: str = STUDY) -> Iterator[Job]:
         """Run the body of the `with` as the job of a tab.
 
         Raises:
-            UserError: a job of this tab runs already.
+            UserError: a job of this tab and kind runs already.
         """
         with self._lock:
-            if tab in self._running:
+            if (tab, kind) in self._running:
                 raise UserError(
                     ErrorKind.BUSY,
                     "A study is running in this page already; wait for it or cancel it first.",
                 )
-            job = self._running[tab] = Job(tab)
-        try:
+            job = self._running[tab, kind] = Job(tab, kind)
+        with self._until_its_end(job):
             yield job
+
+    @contextmanager
+    def replace(self, tab: str, kind: str, about: Hashable) -> Iterator[Job]:
+        """Run the body of the `with` as the job of a tab, in the place of one that runs."""
+        job = Job(tab, kind, about)
+        with self._lock:
+            replaced = self._running.get((tab, kind))
+            self._running[tab, kind] = job
+        if replaced is not None:
+            replaced.cancel.set()
+        with self._until_its_end(job):
+            yield job
+
+    @contextmanager
+    def _until_its_end(self, job: Job) -> Iterator[None]:
+        try:
+            yield
         finally:
             with self._lock:
-                del self._running[tab]
+                if self._running.get((job.tab, job.kind)) is job:
+                    del self._running[job.tab, job.kind]
 
-    def cancel(self, tab: str) -> bool:
-        """Ask the job of a tab to stop soon. Return whether there was one."""
+    def current(self, tab: str, kind: str) -> Job | None:
+        """Return the job of a tab that runs and was neither replaced nor dropped."""
         with self._lock:
-            job = self._running.get(tab)
+            return self._running.get((tab, kind))
+
+    def drop(self, tab: str, kind: str) -> None:
+        """Cancel the job of a tab, if there is one, and forget it: nobody waits for it."""
+        with self._lock:
+            job = self._running.pop((tab, kind), None)
         if job is not None:
             job.cancel.set()
-        return job is not None
+
+    def cancel(self, tab: str, kind: str | None = None) -> bool:
+        """Ask a tab's job of one kind, or of any, to stop soon. Return whether there was one."""
+        with self._lock:
+            jobs = [j for j in self._running.values() if j.tab == tab and kind in (None, j.kind)]
+        for job in jobs:
+            job.cancel.set()
+        return bool(jobs)
 
     @property
     def n_running(self) -> int:
@@ -85,6 +132,10 @@ class Pace:
             return False
         self._next = now + self._seconds
         return True
+
+
+def time_left(seconds: float) -> str:
+    return f"about {duration(seconds)} left" if seconds >= 1 else "nearly done"
 
 
 def duration(seconds: float) -> str:

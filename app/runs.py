@@ -118,7 +118,7 @@ class Runs:
         ablation: Ablation | None,
         foreseen: Sequence[Head] = (),
     ) -> tuple[Prediction, tuple[AttentionMaps, ...]]:
-        run = (model.name, prompt.ids, _content(ablation))
+        run = (model.name, prompt.ids, content(ablation))
         # Two panels ask for the same run at the same moment: the second finds it done.
         with self._lock_of(model.name):
             prediction: Prediction | None = self._memory.get((run, position))
@@ -176,7 +176,8 @@ def _one_by_one(maps: AttentionMaps) -> list[AttentionMaps]:
     ]
 
 
-def _content(ablation: Ablation | None) -> Hashable:
+def content(ablation: Ablation | None) -> Hashable:
+    """Return what tells one ablation from another."""
     if ablation is None:
         return None
     return (ablation.heads, ablation.intervention.spec, ablation.positions)

@@ -15,6 +15,7 @@ from ablation.interventions import INTERVENTIONS, Intervention
 from ablation.types import Ablation
 from app.examples import BUILTIN_HEADS, interesting_heads, spread_heads
 from app.jobs import Jobs
+from app.overviews import Overviews
 from app.runs import Memory, Outcome, Runs, parse_positions
 from app.streams import Streams
 from app.view import InterventionForm, View
@@ -75,6 +76,7 @@ class Services:
     jobs: Jobs = field(default_factory=Jobs)
     results: Results = field(default_factory=Results)
     streams: Streams = field(default_factory=Streams)
+    overviews: Overviews = field(default_factory=Overviews)
 
     def model(self, name: str, progress: Callable[[str], None] | None = None) -> "LanguageModel":
         """Return a model, loading it if need be; raise `UserError` if it cannot be loaded."""
@@ -94,12 +96,7 @@ class Services:
         """
         model = self.model(view.model)
         prompt = model.tokenize(view.prompt, view.bos)
-        ablation, problem = None, None
-        if view.ablate and view.heads:
-            try:
-                ablation = Ablation(view.heads, *intervention_of(view, prompt))
-            except UserError as error:
-                problem = error
+        ablation, problem = ablation_of(view, prompt)
         heads = drawable(view.heads or (), pages, len(prompt))
         outcome = self.runs.outcome(
             model, prompt, view.position, heads if maps else (), ablation, foreseen=heads
@@ -141,6 +138,16 @@ class Services:
             position=model.resolve_position(prompt, position),
             heads=heads,
         )
+
+
+def ablation_of(view: View, prompt: TokenizedPrompt) -> tuple[Ablation | None, UserError | None]:
+    """Return the ablation that a view asks for, if it does, or why there can be none."""
+    if not view.ablate or not view.heads:
+        return None, None
+    try:
+        return Ablation(view.heads, *intervention_of(view, prompt)), None
+    except UserError as problem:
+        return None, problem
 
 
 def intervention_of(

@@ -14,6 +14,8 @@ from app.examples import EXAMPLES
 from models.types import Head
 
 TABS = ("attention", "attribution", "study")
+PICTURES = {"matrix": "Matrix", "overview": "Overview"}
+"""How attention is drawn, and what the choice is called; the first by default."""
 STUDIES = ("sweep", "positions", "generic", "targeted")
 SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000
@@ -56,6 +58,10 @@ class View:
     acted: str = ""
     """The positions that the intervention acts on, as typed: "3, 5-7"; empty: all of them."""
     tab: str = "attention"
+    picture: str = "matrix"
+    """How attention is drawn: a key of `PICTURES`."""
+    cells: str = "thumbnail"
+    """What the overview shows of each head: its "thumbnail", or a metric of heads by its name."""
     threshold: float = 0.0
     """Weights below it are not drawn."""
     scale: str = "shared"
@@ -196,6 +202,8 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "ablate": _flag,
     "acted": _typed,
     "tab": _one_of(TABS),
+    "picture": _one_of(tuple(PICTURES)),
+    "cells": _text(100),
     "threshold": _fraction,
     "scale": _one_of(SCALES),
     "log": _flag,

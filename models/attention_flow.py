@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from models.attention_tap import Call, TapRequest, read_weights
+from models.attention_reading import MapWriter
+from models.attention_tap import Call, TapRequest, read_inputs
 from models.discovery import projection_weight
 from models.errors import ErrorKind, UserError
 from models.placement import weights_at_hand
@@ -48,7 +49,8 @@ def moved_attention(
             return
         assert call.inputs is not None  # it dispatches
         chosen = [wanted[i].head for i in members]
-        read_weights(call.inputs, chosen, [values[i] for i in members])
+        writer = MapWriter({layer: [values[i] for i in members]})
+        read_inputs(call.inputs, layer, chosen, writer)
         norms = _moved_norms(model, layer, call, chosen)  # [n_chosen, key]
         for i, norm in zip(members, norms, strict=True):
             values[i] *= norm

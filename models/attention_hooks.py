@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.attention_reading import read_pattern
 from models.attention_tap import (
     Call,
     EmptyQueries,
@@ -76,7 +77,9 @@ def install_hooks(site: AttentionSite, layer: int) -> None:
         if request.plan is not None and request.plan.touches(layer):
             _check_knockout(request, request.plan, layer, output)
         if layer in request.read:
-            _write_chosen(request, layer, output)
+            pattern = _pattern(layer, output)[0]  # [n_heads, n_query, n_key]
+            reader = request.reader_of(layer, *pattern.shape[1:])
+            read_pattern(pattern, layer, request.read[layer], reader, request.queries)
 
     site.module.register_forward_pre_hook(edit_mask, with_kwargs=True)
     site.projection.register_forward_pre_hook(edit_projection_input)
@@ -101,15 +104,6 @@ def _pattern(layer: int, output: Any) -> Tensor:
     if pattern is None:
         raise RuntimeError(f"attention layer {layer} returned no weights")
     return pattern
-
-
-def _write_chosen(request: TapRequest, layer: int, output: Any) -> None:
-    """Write the rows asked for, of the heads asked for, to where the request wants them."""
-    pattern = _pattern(layer, output)[0]  # [n_heads, n_query, n_key]
-    places = request.maps_of(layer, pattern.shape[1], pattern.shape[2])
-    rows = slice(None) if request.queries is None else list(request.queries)
-    for head, place in zip(request.read[layer], places, strict=True):
-        torch.from_numpy(place).copy_(pattern[head, rows])
 
 
 def _check_knockout(request: TapRequest, plan: RowPlan, layer: int, output: Any) -> None:

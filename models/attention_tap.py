@@ -22,6 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from models.attention_reading import AttentionReader, MapWriter, read_probabilities
 from models.edits import RowPlan
 from models.errors import ErrorKind, UserError
 
@@ -51,9 +52,6 @@ EAGER_KEYWORDS = frozenset({"softcap", "s_aux"})
 
 HONOURED_KEYWORDS = frozenset({"scaling", "dropout", "is_causal", "position_bias"})
 """Keywords that fused attention honours."""
-
-BLOCK_SCORES = 2**19
-"""How many scores (2 MB in float32) are worked on at a time when probabilities are read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +108,9 @@ class TapRequest:
     """What one forward pass reads and changes. Layers are counted in the order they run."""
 
     read: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    """layer -> heads whose probabilities are kept, in that order, for row 0 of the batch."""
+    """layer -> heads whose probabilities are read, in that order, for row 0 of the batch."""
+    reader: AttentionReader | None = None
+    """What takes the probabilities in; None: they are kept in `attention`."""
     queries: Sequence[int] | None = None
     """The positions whose rows are read, counted from 0; None for all."""
     plan: RowPlan | None = None
@@ -120,9 +120,8 @@ class TapRequest:
     """Called with (layer, call) after each attention layer; what it returns, if anything, takes
     the place of z."""
 
-    attention: dict[int, Any] = field(default_factory=dict)
-    """layer -> float32 [n_read, n_query, n_key], filled while running: an array, or a list of
-    arrays [n_query, n_key] that whoever asks put there beforehand to have them written into."""
+    attention: dict[int, np.ndarray] = field(default_factory=dict)
+    """layer -> float32 [n_read, n_query, n_key], filled while running if there is no reader."""
     z: dict[int, Tensor] = field(default_factory=dict)
     """layer -> [batch, position, n_heads, d_head], filled while running."""
     n_calls: int = 0
@@ -145,18 +144,18 @@ class TapRequest:
         return self.passed_on(layer, Call(planned, raw_z, z))
 
     def _read(self, layer: int, inputs: Inputs) -> None:
-        """Write the probabilities of the wanted heads of a layer where they go."""
-        places = self.maps_of(layer, inputs.query.shape[2], inputs.key.shape[2])
-        read_weights(inputs, self.read[layer], places, self.queries)
+        """Have the probabilities of the wanted heads of a layer read."""
+        reader = self.reader_of(layer, inputs.query.shape[2], inputs.key.shape[2])
+        read_inputs(inputs, layer, self.read[layer], reader, self.queries)
 
-    def maps_of(self, layer: int, n_query: int, n_key: int) -> Sequence[np.ndarray]:
-        """Return the arrays that this layer's maps go to, one for each head that is read."""
-        if layer not in self.attention:
-            n_rows = n_query if self.queries is None else len(self.queries)
-            shape = (len(self.read[layer]), n_rows, n_key)
-            self.attention[layer] = np.empty(shape, dtype=np.float32)
-        maps: Sequence[np.ndarray] = self.attention[layer]
-        return maps
+    def reader_of(self, layer: int, n_query: int, n_key: int) -> AttentionReader:
+        """Return what takes a layer's probabilities in."""
+        if self.reader is not None:
+            return self.reader
+        n_rows = n_query if self.queries is None else len(self.queries)
+        maps = np.empty((len(self.read[layer]), n_rows, n_key), dtype=np.float32)
+        self.attention[layer] = maps
+        return MapWriter({layer: list(maps)})
 
     def passed_on(self, layer: int, call: Call) -> Tensor:
         """Keep z and tell the callback, as wanted; return what goes on."""
@@ -296,20 +295,22 @@ def refuse_empty_queries(left_alone: Sequence[EmptyQueries]) -> None:
             )
 
 
-def read_weights(
+def read_inputs(
     inputs: Inputs,
+    layer: int,
     heads: Sequence[int],
-    out: Sequence[np.ndarray],
+    reader: AttentionReader,
     queries: Sequence[int] | None = None,
 ) -> None:
-    """Write the probabilities of some heads of one layer out; see `attention_probabilities`."""
+    """Have the probabilities of some heads of one layer read; see `read_probabilities`."""
     # A missing mask is not made: it would take as much room as a map of bytes.
     causal = inputs.mask is None and masks_the_future(inputs)
-    attention_probabilities(
+    read_probabilities(
         inputs.query,
         inputs.key,
+        layer,
         heads,
-        out,
+        reader,
         queries=queries,
         causal=causal,
         allowed=None if causal else allowed_keys(inputs),
@@ -318,72 +319,6 @@ def read_weights(
         sinks=inputs.options.get("s_aux"),
         bias=score_bias(inputs),
     )
-
-
-def attention_probabilities(
-    query: Tensor,
-    key: Tensor,
-    heads: Sequence[int],
-    out: Sequence[np.ndarray],
-    *,
-    queries: Sequence[int] | None = None,
-    causal: bool = False,
-    allowed: Tensor | None = None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> None:
-    """Compute attention probabilities of some heads of row 0, in float32, and write them out.
-
-    One head at a time and a block of queries at a time, so that the working space stays a small
-    part of one map, however long the prompt.
-
-    Args:
-        query: [batch, n_heads, n_query, d].
-        key: [batch, n_kv_heads, n_key, d]; head h uses key head h // (n_heads / n_kv_heads).
-        out: for each head, the float32 [n_rows, n_key] that is filled; rows sum to 1, or to
-            less with sinks.
-        queries: the positions that the rows are of; None for all.
-        causal: whether query i sees the keys 0 to i only.
-        allowed: bool, broadcastable to [batch, n_heads, n_query, n_key]; None allows all.
-        scaling: multiplies q.k; 1/sqrt(d) if None.
-        softcap: c in c * tanh(score / c) (Gemma 2).
-        sinks: [n_heads], a logit a head that takes probability and gives nothing (gpt-oss).
-        bias: added to the scores, broadcastable to [batch, n_heads, n_query, n_key] (T5).
-    """
-    n_query, n_key = query.shape[2], key.shape[2]
-    group = query.shape[1] // key.shape[1]
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rows = torch.as_tensor(range(n_query) if queries is None else queries, device=query.device)
-    keys = torch.arange(n_key, device=query.device)
-    size = max(1, BLOCK_SCORES // max(1, n_key))
-    for head, place in zip(heads, out, strict=True):
-        for start in range(0, len(rows), size):
-            block = rows[start : start + size]
-            scores = (query[0, head, block] @ key[0, head // group].T).float() * scale
-            if softcap is not None:
-                scores = torch.tanh(scores / softcap) * softcap
-            if bias is not None:
-                scores += _of_head(bias, head, block).float()
-            if allowed is not None:
-                scores.masked_fill_(~_of_head(allowed, head, block), -torch.inf)
-            if causal:
-                scores.masked_fill_(keys > block[:, None], -torch.inf)
-            if sinks is not None:
-                column = sinks.reshape(-1)[head].float().expand(len(block), 1)
-                scores = torch.cat([scores, column], dim=-1)
-            torch.from_numpy(place[start : start + size]).copy_(scores.softmax(dim=-1)[:, :n_key])
-
-
-def _of_head(tensor: Tensor, head: int, rows: Tensor) -> Tensor:
-    """Return row 0's [n_rows, n_key] for one head of [batch or 1, n_heads or 1, n_query, n_key].
-
-    The query axis may be 1 as well.
-    """
-    row = tensor[0]
-    of_head = row[head if row.shape[0] > 1 else 0]
-    return of_head[rows] if of_head.shape[0] > 1 else of_head
 
 
 def head_tap(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models import tokens
 from models.attention_hooks import AttentionSite, install_hooks
+from models.attention_reading import AttentionReader, MapWriter
 from models.attention_tap import TapRequest, dispatches
 from models.blocks import watched_blocks
 from models.branching import BranchEngine
@@ -285,7 +286,7 @@ class LanguageModel:
         request = TapRequest(
             read={layer: [wanted[i].head for i in members] for layer, members in read.items()},
             queries=rows,
-            attention=places,
+            reader=MapWriter(places),
         )
         if ablation is not None and ablation.heads:
             request.plan = self._plan_row(prompt, ablation)
@@ -293,6 +294,26 @@ class LanguageModel:
         prediction = self.prediction_from(log_softmax64(logits)[0], position, top_k)
         maps = AttentionMaps(wanted, values, prompt, request.plan is not None, rows)
         return Run(prediction, maps)
+
+    def read_attention(
+        self,
+        prompt: TokenizedPrompt,
+        reader: AttentionReader,
+        ablation: AblationLike | None = None,
+    ) -> None:
+        """Hand the attention of every head to a reader, block by block, in one forward pass.
+
+        Layer by layer, the heads of a layer in their order. Nothing is kept, so that memory stays
+        bounded however long the prompt. What the reader raises ends the pass.
+
+        Raises:
+            UserError: the intervention does not fit, or the model's numbers are not finite.
+        """
+        read = {layer: range(site.n_heads) for layer, site in enumerate(self.sites)}
+        request = TapRequest(read=read, reader=reader)
+        if ablation is not None and ablation.heads:
+            request.plan = self._plan_row(prompt, ablation)
+        self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
 
     def token_detail(self, prompt: TokenizedPrompt, position: int, top_k: int = 5) -> TokenDetail:
         """Return what is known of one position: its token, its embedding, its prediction."""

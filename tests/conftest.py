@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny import tiny_model
 
 from models.language_model import LanguageModel
@@ -18,6 +19,10 @@ from models.registry import load_model
 
 # Tiny models are faster on one thread, by far when something else runs on the machine.
 torch.set_num_threads(1)
+
+# How long an example takes says more about what else the machine does than about the program.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -19,12 +19,14 @@ import pytest
 from tiny import MASKED_PROMPT, PROMPT, tiny_directory, tiny_model
 
 from ablation import (
+    HEAD_METRICS,
     INTERVENTIONS,
     METRICS,
     Ablation,
     Zero,
     parse_heads,
     search_heads,
+    summarise_heads,
     sweep_heads,
     sweep_positions,
 )
@@ -134,6 +136,27 @@ def test_attention(result: Callable[..., dict[str, Any]]) -> None:
     ablated = result(*asked("attention", "--heads", "2.3", "--ablate", "0.*"))
     assert ablated["intervention"] == "zero"
     assert np.abs(np.array(ablated["values"][0]) - expected.values[0]).max() > 0.01
+
+
+def test_heads(result: Callable[..., dict[str, Any]]) -> None:
+    found = result(*asked("heads"))
+    model = tiny_model("llama")
+    summaries = summarise_heads(model, PROMPT)
+    assert list(found["metrics"]) == list(HEAD_METRICS)
+    for name, metric in found["metrics"].items():
+        np.testing.assert_allclose(metric["values"], summaries.values_of(name), atol=ROUNDING)
+    assert found["stopped"] == "complete"
+    assert found["tokens"] == list(model.tokenize(PROMPT).labels)
+    ablated = result(*asked("heads", "--ablate", "0.*"))
+    assert ablated["ablated"]
+    assert ablated["ablated_heads"] == [[0, head] for head in range(4)]
+    assert ablated["metrics"]["entropy"]["values"][0] == found["metrics"]["entropy"]["values"][0]
+    assert ablated["metrics"]["entropy"]["values"][2] != found["metrics"]["entropy"]["values"][2]
+
+
+def test_heads_of_a_prompt_without_a_mask_token(result: Callable[..., dict[str, Any]]) -> None:
+    found = result(*asked("heads", prompt=OTHER_PROMPT, model=str(tiny_directory("bert"))))
+    assert len(found["metrics"]["entropy"]["values"]) == 3
 
 
 def test_sweep(result: Callable[..., dict[str, Any]]) -> None:
@@ -291,6 +314,21 @@ def test_tables(output: Callable[..., tuple[int, str, str]]) -> None:
     assert (status, err) == (0, "")
     assert "  2. L" in out
     assert "The limit of heads was reached." in out
+
+
+@pytest.mark.parametrize("smallest", [(), ("--smallest",)], ids=["largest", "smallest"])
+def test_heads_are_listed_by_a_metric(
+    smallest: tuple[str, ...], output: Callable[..., tuple[int, str, str]]
+) -> None:
+    more = ("--sort", "first_weight", "--top-k", "3", *smallest)
+    status, out, err = output(*asked("heads", *more))
+    assert (status, err) == (0, "")
+    listed = re.findall(r"^\d +(L\dH\d) ", out, re.MULTILINE)
+    ranked = summarise_heads(tiny_model("llama"), PROMPT).ranked("first_weight")
+    names = [str(head) for head, _ in (reversed(ranked) if smallest else ranked)]
+    assert listed == names[:3]
+    assert "all heads on 18 tokens" in out
+    assert "…" not in out
 
 
 def test_tables_of_several_prompts(output: Callable[..., tuple[int, str, str]]) -> None:
@@ -459,6 +497,7 @@ WRONG = {
         asked("sweep", "--by-position", "--heads", "0.0", "--target", "a", "--target", "b"),
         "give --target once",
     ),
+    "metric of heads unknown": (asked("heads", "--sort", "kl"), "'kl'"),
     "heads of a whole sweep": (asked("sweep", "--heads", "0.0"), "--by-position"),
     "strategy unknown": (asked("search", "--strategy", "lucky"), "'lucky'"),
     "screen of an exact search": (asked("search", "--screen", "4"), "--strategy screened"),
@@ -633,6 +672,20 @@ def test_ctrl_c_in_a_sweep_keeps_what_was_found(
 
 
 @pytest.mark.usefixtures("ctrl_c_after_first_report")
+def test_ctrl_c_while_heads_are_read(
+    output: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "part.json"
+    status, out, err = output(*asked("heads", "--json", str(path)))
+    assert status == 130
+    assert "Stopped by Ctrl-C; the layers read" in err
+    assert "L0H0" in out
+    entropy = json.loads(path.read_text())["metrics"]["entropy"]["values"]
+    assert None not in entropy[0]
+    assert entropy[2] == [None] * 4
+
+
+@pytest.mark.usefixtures("ctrl_c_after_first_report")
 def test_ctrl_c_in_a_sweep_by_position(
     output: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -690,9 +743,13 @@ def test_help_lists_every_metric_and_intervention(
     for name, words in STRATEGIES.items():
         assert f"  {name}\n      {words}" in search
     assert f"{SCREENED} by default" in search
-    for command in ("serve", "predict", "attention", "sweep", "search"):
+    heads = output("heads", "--help")[1]
+    for name, metric in HEAD_METRICS.items():
+        assert f"  {name} ({metric.info.unit})" in heads
+        assert metric.info.description in heads
+    for command in ("serve", "predict", "attention", "heads", "sweep", "search"):
         assert "--memory-gb" in output(command, "--help")[1]
-    for command in ("predict", "attention", "search"):
+    for command in ("predict", "attention", "heads", "search"):
         assert INTERVENTIONS["knockout"].usage in output(command, "--help")[1]
 
 

@@ -1,1 +1,1 @@
-"""The command line: `predict`, `attention`, `sweep`, `search`, and `serve` for the page."""
+"""The command line: `predict`, `attention`, `heads`, `sweep`, `search`; `serve` for the page."""

@@ -23,6 +23,7 @@ examples:
   python main.py predict --prompt "The capital of France is"
   python main.py predict --prompt "The capital of France is" --ablate "5.3, 9.*"
   python main.py attention --prompt "The key to the cabinets" --heads "5.3, L9H6"
+  python main.py heads --prompt "The key to the cabinets" --sort previous_weight
   python main.py sweep --prompt "The capital of France is" --json sweep.json
   python main.py sweep --prompt "The capital of France is" --by-position --heads "16.0, 8.*"
   python main.py search --prompt "The capital of France is" --target " London"
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_predict(commands)
     _add_attention(commands)
+    _add_heads(commands)
     _add_sweep(commands)
     _add_search(commands)
     _add_attribute(commands)
@@ -121,6 +123,30 @@ def _add_attention(commands: Any) -> None:
     parser.add_argument("--heads", required=True, metavar="HEADS", help=HEADS_HELP)
     _add_ablation(parser)
     _add_top(parser, "how many keys to show for a query", default=3)
+    _add_json(parser)
+
+
+def _add_heads(commands: Any) -> None:
+    parser = commands.add_parser(
+        "heads",
+        help="what every head attends to, in numbers",
+        description="Run the prompt once and summarise the attention of every head: entropy, "
+        "distance, weight on self, previous and first token. Thousands of tokens will do. The JSON "
+        "holds every metric of every head, [layer][head].",
+        tables=_head_tables,
+    )
+    _add_prompt(parser, position=False)
+    parser.add_argument(
+        "--sort",
+        default="largest_weight",
+        metavar="NAME",
+        help="the metric whose leading heads are listed (default: %(default)s); see below",
+    )
+    parser.add_argument(
+        "--smallest", action="store_true", help="list those with the smallest values"
+    )
+    _add_ablation(parser)
+    _add_top(parser, "how many heads to list")
     _add_json(parser)
 
 
@@ -272,7 +298,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_prompt(parser: argparse.ArgumentParser, several: bool = False) -> None:
+def _add_prompt(
+    parser: argparse.ArgumentParser, several: bool = False, position: bool = True
+) -> None:
     _add_model(parser)
     group = parser.add_argument_group("prompt")
     if several:
@@ -285,13 +313,14 @@ def _add_prompt(parser: argparse.ArgumentParser, several: bool = False) -> None:
         )
     else:
         group.add_argument("--prompt", required=True, metavar="TEXT", help="the text to run")
-    group.add_argument(
-        "--position",
-        type=int,
-        metavar="I",
-        help="read the prediction after this position, from 0; negative counts from the end "
-        "(default: the last one, or the first mask token)",
-    )
+    if position:
+        group.add_argument(
+            "--position",
+            type=int,
+            metavar="I",
+            help="read the prediction after this position, from 0; negative counts from the end "
+            "(default: the last one, or the first mask token)",
+        )
     group.add_argument(
         "--bos",
         action=argparse.BooleanOptionalAction,
@@ -374,6 +403,14 @@ def _intervention_table() -> str:
 
     lines = (f"  {e.usage}\n      {e.description}" for e in INTERVENTIONS.values())
     return "interventions:\n" + "\n".join(lines) + "\n"
+
+
+def _head_tables() -> str:
+    from ablation import HEAD_METRICS
+
+    infos = (metric.info for metric in HEAD_METRICS.values())
+    lines = (f"  {info.name} ({info.unit})\n      {info.description}" for info in infos)
+    return "metrics:\n" + "\n".join(lines) + "\n\n" + _intervention_table()
 
 
 def _search_tables() -> str:

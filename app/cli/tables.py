@@ -8,6 +8,7 @@ from rich.table import Table
 from ablation.types import (
     Comparison,
     HeadScores,
+    HeadSummaries,
     MetricInfo,
     PositionScores,
     SearchResult,
@@ -81,6 +82,25 @@ def ranking_table(scores: HeadScores, top: int) -> Table:
     table = Table("rank", "head", _heading(scores), box=None)
     for rank, (head, value) in enumerate(scores.ranked()[:top], 1):
         table.add_row(str(rank), str(head), _figure(value, scores.metric))
+    return table
+
+
+def summaries_table(summaries: HeadSummaries, sort: str, top: int, smallest: bool) -> Table:
+    """List the heads with the largest values of a metric, or the smallest, and all metrics."""
+    order = "smallest" if smallest else "largest"
+    labels = {info.name: info.label for info in summaries.metrics}
+    table = Table(
+        "rank", "head", box=None, padding=(0, 1, 0, 0), title=f"{labels[sort]}, {order} first"
+    )
+    table.title_justify = "left"
+    for info in summaries.metrics:
+        unit = "" if info.unit == "probability" else f"\n{info.unit}"
+        table.add_column(f"{info.label}{unit}", justify="right")
+    ranked = summaries.ranked(sort)
+    heads = [head for head, _ in (reversed(ranked) if smallest else ranked)][:top]
+    for rank, head in enumerate(heads, 1):
+        values = summaries.values[:, head.layer, head.head].tolist()
+        table.add_row(str(rank), str(head), *(f"{value:.3f}" for value in values))
     return table
 
 

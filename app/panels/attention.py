@@ -9,10 +9,11 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import ids, words
+from app.panels import overview
 from app.panels.pieces import browser, empty, segmented, switch
 from app.runs import Outcome
 from app.services import Services, build_intervention
-from app.view import MAX_SIZE, MIN_SIZE, View
+from app.view import MAX_SIZE, MIN_SIZE, PICTURES, View
 from viz.attention import Look, attention_message, dots_across, shared_maximum, token_names
 from viz.cells import Region
 
@@ -24,20 +25,8 @@ def layout() -> html.Div:
     return html.Div(
         [
             _toolbar(),
-            html.Div(id=ids.ATTENTION_NOTE, className="note", role="status"),
-            empty(
-                "Choose heads to see what they attend to: search the list on the left, type "
-                "5.3 or L2, or click cells of the map.",
-                id=ids.ATTENTION_EMPTY,
-                hidden=True,
-            ),
-            html.Div(id=ids.ATTENTION_GRID, className="map-grid"),  # filled by assets/maps.js
-            html.Div(
-                dmc.Button("Show more", id=ids.SHOW_MORE, size="xs", variant="default"),
-                className="show-more",
-                id=ids.SHOW_MORE_PLACE,
-                hidden=True,
-            ),
+            html.Div(_chosen_heads(), **_for("matrix")),
+            html.Div(overview.layout(), **_for("overview")),
             *(dcc.Store(id=store) for store in STORES),
             dcc.Store(id=ids.SHOWN, data=1),
         ],
@@ -45,9 +34,35 @@ def layout() -> html.Div:
     )
 
 
+def _chosen_heads() -> list[Any]:
+    return [
+        html.Div(id=ids.ATTENTION_NOTE, className="note", role="status"),
+        empty(
+            "Choose heads to see what they attend to: search the list on the left, type "
+            "5.3 or L2, or click cells of the map.",
+            id=ids.ATTENTION_EMPTY,
+            hidden=True,
+        ),
+        html.Div(id=ids.ATTENTION_GRID, className="map-grid"),  # filled by assets/maps.js
+        html.Div(
+            dmc.Button("Show more", id=ids.SHOW_MORE, size="xs", variant="default"),
+            className="show-more",
+            id=ids.SHOW_MORE_PLACE,
+            hidden=True,
+        ),
+    ]
+
+
+def _for(*pictures: str) -> dict[str, str]:
+    """Return what hides a component while none of these pictures is shown."""
+    return {"data-pictures": " ".join(pictures)}
+
+
 def _toolbar() -> html.Div:
     return html.Div(
         [
+            segmented(ids.PICTURE, tuple(PICTURES.items()), "matrix", "How attention is drawn"),
+            html.Div(overview.tools(), className="tool", **_for("overview")),
             html.Div(
                 [
                     html.Span("Weights ≥", className="field-label"),
@@ -66,6 +81,7 @@ def _toolbar() -> html.Div:
                     html.Span("0", id=ids.THRESHOLD_READING, className="reading"),
                 ],
                 className="tool",
+                **_for("matrix"),
             ),
             html.Div(
                 [
@@ -79,6 +95,7 @@ def _toolbar() -> html.Div:
                     switch(ids.LOG, "log"),
                 ],
                 className="tool",
+                **_for("matrix", "overview"),
             ),
             html.Div(
                 [
@@ -97,7 +114,9 @@ def _toolbar() -> html.Div:
                     ),
                 ],
                 className="tool",
+                **_for("matrix"),
             ),
+            html.Div(overview.legend(), className="tool", **_for("overview")),
         ],
         className="toolbar",
     )

@@ -13,7 +13,7 @@ import ablation
 from ablation.metrics import metric_named
 from ablation.types import HeadScores, PositionScores, Progress, SearchResult
 from app import ids, words
-from app.jobs import Job, Pace, duration
+from app.jobs import STUDY, Job, Pace
 from app.panels import by_position
 from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
 from app.panels.pieces import browser
@@ -54,10 +54,8 @@ class Live:
             return
         if not self.bar.ready():
             return
-        left = self.job.seconds_left(progress.done, progress.total)
-        status = progress.message if left is None else f"{progress.message}, {time_left(left)}"
         set_props(ids.STUDY_BAR, {"value": 100 * progress.done / max(1, progress.total)})
-        set_props(ids.STUDY_STATUS, {"children": status})
+        set_props(ids.STUDY_STATUS, {"children": self.job.status(progress)})
         if progress.partial is not None and self.picture.ready():
             self._draw(progress.partial)
 
@@ -68,10 +66,6 @@ class Live:
             show_search(partial, self.dark)
         else:
             by_position.show(partial, self.dark)
-
-
-def time_left(seconds: float) -> str:
-    return f"about {duration(seconds)} left" if seconds >= 1 else "nearly done"
 
 
 def show_sweep(scores: HeadScores, view: View, dark: bool) -> None:
@@ -212,7 +206,7 @@ def register(app: Dash, services: Services) -> None:
         prevent_initial_call=True,
     )
     def cancel(n_clicks: int | None, tab: str) -> str:
-        return "Cancelling" if services.jobs.cancel(tab) else ""
+        return "Cancelling" if services.jobs.cancel(tab, STUDY) else ""
 
     @app.callback(
         Output(ids.SWEEP_MAP, "figure"),

@@ -35,6 +35,37 @@ def test_a_failed_job_makes_room_for_the_next() -> None:
         assert jobs.n_running == 1
 
 
+def test_a_job_takes_the_place_of_one_of_its_kind() -> None:
+    jobs = Jobs()
+    with jobs.start("tab") as study, jobs.replace("tab", "overview", "first") as first:
+        with jobs.replace("tab", "overview", "second") as second:
+            assert first.cancel.is_set()
+            assert jobs.current("tab", "overview") is second
+        assert jobs.current("tab", "overview") is None
+        assert not study.cancel.is_set()
+        assert not second.cancel.is_set()
+    assert jobs.n_running == 0
+
+
+def test_a_dropped_job_is_cancelled_and_forgotten() -> None:
+    jobs = Jobs()
+    with jobs.replace("tab", "overview", "about") as job:
+        jobs.drop("tab", "overview")
+        assert job.cancel.is_set()
+        assert jobs.current("tab", "overview") is None
+    jobs.drop("tab", "overview")
+
+
+def test_one_kind_is_cancelled_or_all_of_a_tab() -> None:
+    jobs = Jobs()
+    with jobs.start("tab") as study, jobs.replace("tab", "overview", "about") as overview:
+        assert jobs.cancel("tab", "overview")
+        assert (study.cancel.is_set(), overview.cancel.is_set()) == (False, True)
+        assert jobs.cancel("tab")
+        assert study.cancel.is_set()
+    assert not jobs.cancel("tab")
+
+
 def test_cancelling_reaches_the_job_in_its_thread() -> None:
     jobs, started, seen = Jobs(), threading.Event(), []
 

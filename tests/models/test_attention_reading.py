@@ -7,8 +7,8 @@ from reference import attentions
 from tiny import FAMILIES, prompt_text, tiny_model
 from torch import Tensor
 
-from models import attention_tap
-from models.attention_tap import attention_probabilities
+from models import attention_reading
+from models.attention_reading import AttentionBlock, MapWriter, read_probabilities
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import AttentionMaps, Head
@@ -76,12 +76,13 @@ def test_blocks_of_rows_equal_the_unblocked_formula(
     queries: tuple[int, ...] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention_tap, "BLOCK_SCORES", block_scores)
+    monkeypatch.setattr(attention_reading, "BLOCK_SCORES", block_scores)
     query, key = random_heads()
     heads = (3, 0, 2)
     rows = list(range(13) if queries is None else queries)
     out = np.full((3, len(rows), 13), np.nan, np.float32)
-    attention_probabilities(query, key, heads, out, queries=queries, scaling=0.7, **options)
+    writer = MapWriter({7: list(out)})
+    read_probabilities(query, key, 7, heads, writer, queries=queries, scaling=0.7, **options)
     expected = unblocked(query, key, scaling=0.7, **options)[list(heads)][:, rows]
     np.testing.assert_allclose(out, expected, atol=TOLERANCE, rtol=0)
 
@@ -89,8 +90,9 @@ def test_blocks_of_rows_equal_the_unblocked_formula(
 def test_looking_back_only_needs_no_mask() -> None:
     query, key = random_heads()
     with_mask, without = np.empty((2, 4, 13, 13), np.float32)
-    attention_probabilities(query, key, range(4), with_mask, allowed=CAUSAL)
-    attention_probabilities(query, key, range(4), without, causal=True)
+    writers = [MapWriter({0: list(maps)}) for maps in (with_mask, without)]
+    read_probabilities(query, key, 0, range(4), writers[0], allowed=CAUSAL)
+    read_probabilities(query, key, 0, range(4), writers[1], causal=True)
     np.testing.assert_array_equal(with_mask, without)
 
 
@@ -98,7 +100,7 @@ def test_looking_back_only_needs_no_mask() -> None:
 def test_rows_of_every_family_equal_eager_output_attentions(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention_tap, "BLOCK_SCORES", 40)
+    monkeypatch.setattr(attention_reading, "BLOCK_SCORES", 40)
     model = tiny_model(family)
     prompt = model.tokenize(prompt_text(family))
     heads = (Head(2, 3), Head(0, 1), Head(2, 0))
@@ -107,6 +109,44 @@ def test_rows_of_every_family_equal_eager_output_attentions(
     theirs = attentions(family, prompt.ids).numpy()  # [n_layers, n_heads, query, key]
     expected = [theirs[head.layer, head.head, list(maps.queries)] for head in heads]
     np.testing.assert_allclose(maps.values, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gptj"])
+def test_blocks_stay_small_and_hold_each_row_of_each_head_once(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_reading, "BLOCK_SCORES", 40)
+    model = tiny_model(family)
+    prompt = model.tokenize(prompt_text(family))
+    seen = np.zeros((model.n_layers, model.n_heads, len(prompt)), int)
+
+    class Counter:
+        def take(self, block: AttentionBlock) -> None:
+            assert block.probabilities.numel() <= 40
+            assert block.n_key == len(prompt)
+            assert block.queries.tolist() == list(range(len(prompt)))[block.rows]
+            seen[block.layer, block.heads, block.rows] += 1
+
+    model.read_attention(prompt, Counter())
+    np.testing.assert_array_equal(seen, 1)
+
+
+def test_a_reader_that_raises_ends_the_pass_and_leaves_the_model_as_it_was(
+    llama: LanguageModel,
+) -> None:
+    prompt = llama.tokenize("The key to the cabinets")
+    before = llama.predict(prompt).log_probs
+    layers = []
+
+    class Stopping:
+        def take(self, block: AttentionBlock) -> None:
+            layers.append(block.layer)
+            raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        llama.read_attention(prompt, Stopping())
+    assert layers == [0]
+    np.testing.assert_array_equal(llama.predict(prompt).log_probs, before)
 
 
 def test_a_head_asked_for_twice_is_there_twice(llama: LanguageModel) -> None:

@@ -1,0 +1,188 @@
+"""What a head attends to, in numbers.
+
+Every metric is a number a query, averaged over the queries that have a choice: under causal
+attention the first position can only attend to itself, so it never counts; in an encoder all
+positions do (for the previous token, those that have one). `HEAD_METRICS` is the one table of
+them: the page, the command line and the documentation read it.
+
+Where attention sinks take a share of a row, its weights sum to less than 1. Weights are then
+counted as they are; entropy, span and distance are those of the row scaled to sum to 1.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ablation.types import MetricInfo
+from models.errors import ErrorKind, UserError
+
+SMALLEST = torch.finfo(torch.float32).tiny
+"""Stands for 0 in logarithms and quotients: 0 log 0 is 0."""
+
+
+class Rows:
+    """Rows of attention of some heads, and what several metrics need of them."""
+
+    def __init__(self, probabilities: Tensor, queries: Tensor) -> None:
+        """Args:
+        probabilities: float32 [n_heads, n_rows, n_keys], keys from 0 on; later ones get 0.
+        queries: int64 [n_rows], the position of each row.
+        """
+        self.probabilities = probabilities
+        self.queries = queries
+
+    @cached_property
+    def total(self) -> Tensor:
+        """What each row sums to, [n_heads, n_rows]."""
+        return self.probabilities.sum(dim=-1).clamp_min(SMALLEST)
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """The entropy of each row scaled to sum to 1, in nats, [n_heads, n_rows]."""
+        logarithms = self.probabilities.clamp_min(SMALLEST).log_()
+        information = torch.einsum("hqk,hqk->hq", self.probabilities, logarithms)
+        # p / s has the entropy log s - (sum of p log p) / s. Rounding may leave -1e-7 of 0.
+        return (self.total.log() - information / self.total).clamp_min(0)
+
+    def at(self, keys: Tensor) -> Tensor:
+        """Return the weight on one key a row, [n_heads, n_rows]; a key before the first has 0."""
+        index = keys.clamp_min(0).expand(len(self.probabilities), -1)[..., None]
+        return self.probabilities.gather(-1, index)[..., 0] * (keys >= 0)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMetric:
+    """A metric of a head's attention: what it is, and its value for each query."""
+
+    info: MetricInfo
+    of_rows: Callable[[Rows], Tensor]
+    """Rows -> float32 [n_heads, n_rows]."""
+    from_second: bool = False
+    """Whether the first position has no value in an encoder either."""
+
+    def first_query(self, causal: bool) -> int:
+        """Return the first position that counts in the mean."""
+        return 1 if causal or self.from_second else 0
+
+
+def _entropy(rows: Rows) -> Tensor:
+    return rows.entropy
+
+
+def _effective_span(rows: Rows) -> Tensor:
+    return rows.entropy.exp()
+
+
+def _mean_distance(rows: Rows) -> Tensor:
+    keys = torch.arange(rows.probabilities.shape[-1], device=rows.queries.device).float()
+    distances = (rows.queries[:, None].float() - keys).abs_()  # [n_rows, n_keys]
+    return (rows.probabilities * distances).sum(dim=-1) / rows.total
+
+
+def _self_weight(rows: Rows) -> Tensor:
+    return rows.at(rows.queries)
+
+
+def _previous_weight(rows: Rows) -> Tensor:
+    return rows.at(rows.queries - 1)
+
+
+def _first_weight(rows: Rows) -> Tensor:
+    return rows.probabilities[..., 0]
+
+
+def _largest_weight(rows: Rows) -> Tensor:
+    return rows.probabilities.amax(dim=-1)
+
+
+def head_metric_named(name: str) -> HeadMetric:
+    """Look a metric up.
+
+    Raises:
+        UserError: there is no metric of that name.
+    """
+    if name not in HEAD_METRICS:
+        raise UserError(
+            ErrorKind.OPTION,
+            f"There is no metric of heads named {name[:40]!r}; choose one of "
+            f"{', '.join(HEAD_METRICS)}.",
+        )
+    return HEAD_METRICS[name]
+
+
+def _info(name: str, label: str, unit: str, description: str) -> MetricInfo:
+    return MetricInfo(
+        name, label, unit, diverging=False, needs_target=False, description=description
+    )
+
+
+def _table(*metrics: HeadMetric) -> dict[str, HeadMetric]:
+    return {metric.info.name: metric for metric in metrics}
+
+
+HEAD_METRICS: dict[str, HeadMetric] = _table(
+    HeadMetric(
+        _info(
+            "entropy",
+            "Entropy",
+            "nats",
+            "Entropy of a query's weights, -sum of p ln p: 0 if it looks at one key.",
+        ),
+        _entropy,
+    ),
+    HeadMetric(
+        _info(
+            "effective_span",
+            "Effective span",
+            "keys",
+            "Over how many keys a query spreads its weight: exp(entropy), as many equally "
+            "weighted keys have the same entropy.",
+        ),
+        _effective_span,
+    ),
+    HeadMetric(
+        _info(
+            "mean_distance",
+            "Mean distance",
+            "positions",
+            "How many positions the keys are away from the query, |query - key| weighted by p.",
+        ),
+        _mean_distance,
+    ),
+    HeadMetric(
+        _info("self_weight", "Weight on self", "probability", "Weight on the query's own token."),
+        _self_weight,
+    ),
+    HeadMetric(
+        _info(
+            "previous_weight",
+            "Weight on previous",
+            "probability",
+            "Weight on the token before the query.",
+        ),
+        _previous_weight,
+        from_second=True,
+    ),
+    HeadMetric(
+        _info(
+            "first_weight",
+            "Weight on first",
+            "probability",
+            "Weight on the first position, where many models park attention.",
+        ),
+        _first_weight,
+    ),
+    HeadMetric(
+        _info(
+            "largest_weight",
+            "Largest weight",
+            "probability",
+            "The largest weight of a query's row: near 1 if it looks at one key.",
+        ),
+        _largest_weight,
+    ),
+)
+"""Name -> metric, in the order in which they are offered."""

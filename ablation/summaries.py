@@ -1,0 +1,164 @@
+"""Every head's attention on one prompt, summarised in one pass: thumbnails and head metrics."""
+
+import math
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ablation.evaluation import Cancelled
+from ablation.head_metrics import HEAD_METRICS, Rows
+from ablation.types import Ablation, HeadSummaries, Progress
+from models.attention_reading import AttentionBlock
+from models.language_model import LanguageModel
+from models.types import TokenizedPrompt
+
+THUMBNAIL_SIDE = 48
+"""Most cells, across and down, of a head's thumbnail."""
+
+
+def summarise_heads(
+    model: LanguageModel,
+    prompt: TokenizedPrompt | str,
+    ablation: Ablation | None = None,
+    *,
+    side: int = THUMBNAIL_SIDE,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> HeadSummaries:
+    """Summarise what every head attends to, each by a thumbnail and by `HEAD_METRICS`.
+
+    One forward pass, whose maps are never kept: memory stays bounded for thousands of tokens.
+
+    Args:
+        ablation: heads that are ablated meanwhile; None for the clean run.
+        side: most cells of a thumbnail, across and down.
+        progress: called after each layer.
+        cancel: looked at at least once a layer; once set, what was found so far is returned.
+
+    Raises:
+        UserError: the prompt or the intervention does not fit the model, or numbers are not
+            finite.
+    """
+    tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
+    summary = _Summary(model, len(tokenized), side, progress, cancel)
+    with suppress(Cancelled):
+        model.read_attention(tokenized, summary, ablation)
+    return HeadSummaries(
+        prompt=tokenized,
+        metrics=tuple(metric.info for metric in HEAD_METRICS.values()),
+        values=summary.means(),
+        thumbnails=summary.thumbnails(),
+        step=summary.step,
+        causal=summary.causal,
+        ablated=ablation is not None and bool(ablation.heads),
+        stopped="complete" if summary.n_done == model.n_layers else "cancelled",
+    )
+
+
+class _Summary:
+    """The reader that adds rows up and pools them into thumbnails."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        n_tokens: int,
+        side: int,
+        progress: Callable[[Progress], None] | None,
+        cancel: threading.Event | None,
+    ) -> None:
+        self.causal = model.kind == "causal"
+        self.step = math.ceil(n_tokens / side)
+        self.n_done = 0
+        """Layers read."""
+        self._n_heads = [site.n_heads for site in model.sites]
+        self._n_tokens = n_tokens
+        self._progress = progress
+        self._cancel = cancel
+        grid = (model.n_layers, model.n_heads)
+        n_cells = math.ceil(n_tokens / self.step)
+        self._sums = np.zeros((len(HEAD_METRICS), *grid))
+        self._cells = torch.zeros(*grid, n_cells, n_cells)
+
+    def take(self, block: AttentionBlock) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled
+        rows = Rows(block.probabilities, block.queries)
+        self._add(block, rows)
+        self._pool(block)
+        last_head = block.heads.stop == self._n_heads[block.layer]
+        if last_head and block.rows.stop == self._n_tokens:
+            self._finish(block.layer)
+
+    def means(self) -> np.ndarray:
+        """Return the means over the queries that count, float32 [n_metrics, n_layers, n_heads].
+
+        NaN where a head was not read, or no query counts.
+        """
+        firsts = [metric.first_query(self.causal) for metric in HEAD_METRICS.values()]
+        counts = self._n_tokens - np.array(firsts, dtype=float)
+        counts[counts == 0] = np.nan
+        means = self._sums / counts[:, None, None]
+        means[:, ~self._read()] = np.nan
+        return means.astype(np.float32)
+
+    def thumbnails(self) -> np.ndarray:
+        """Return the cells, float32 [n_layers, n_heads, row, column]; NaN where not read."""
+        cells: np.ndarray = self._cells.numpy()
+        cells[~self._read()] = np.nan
+        return cells
+
+    def _read(self) -> np.ndarray:
+        """Return which heads were read in full, bool [n_layers, n_heads]."""
+        layers = np.arange(len(self._n_heads))[:, None] < self.n_done
+        return layers & (np.arange(self._sums.shape[2]) < np.array(self._n_heads)[:, None])
+
+    def _add(self, block: AttentionBlock, rows: Rows) -> None:
+        """Add to each metric's sum what the rows of a block have."""
+        # One transfer from the device for all metrics.
+        values = torch.stack([metric.of_rows(rows) for metric in HEAD_METRICS.values()])
+        firsts = [metric.first_query(self.causal) for metric in HEAD_METRICS.values()]
+        counted = block.queries.cpu().numpy() >= np.array(firsts)[:, None]  # [n_metrics, n_rows]
+        found = values.cpu().numpy().astype(float) * counted[:, None]
+        self._sums[:, block.layer, block.heads] += found.sum(axis=-1)
+
+    def _pool(self, block: AttentionBlock) -> None:
+        """Let the cells of a block's rows know its weights."""
+        first = block.rows.start
+        pooled = _pooled(block.probabilities, first % self.step, self.step)
+        pooled = _pooled(pooled.transpose(1, 2), 0, self.step).transpose(1, 2)
+        from_row = first // self.step
+        known = self._cells[
+            block.layer,
+            block.heads,
+            from_row : from_row + pooled.shape[1],
+            : pooled.shape[2],
+        ]
+        torch.maximum(known, pooled.cpu(), out=known)
+
+    def _finish(self, layer: int) -> None:
+        self.n_done = layer + 1
+        if self._progress is not None:
+            total = len(self._n_heads)
+            self._progress(Progress(self.n_done, total, f"layer {self.n_done} of {total}"))
+
+
+def _pooled(weights: Tensor, before: int, step: int) -> Tensor:
+    """Return the largest of each `step` rows.
+
+    Args:
+        weights: [n_heads, n_rows, n_columns], not negative.
+        before: how many rows of the first group precede these.
+
+    Returns:
+        [n_heads, n_groups, n_columns].
+    """
+    if step == 1:
+        return weights
+    behind = -(before + weights.shape[1]) % step
+    padded = functional.pad(weights, (0, 0, before, behind))
+    return padded.unflatten(1, (-1, step)).amax(dim=2)

@@ -1,0 +1,332 @@
+"""The overview in Chromium: what its canvas shows against the model's weights and metrics."""
+
+import re
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from page_fixtures import Shelf, make_page, serving
+from playwright.sync_api import Browser, Page, expect
+
+from ablation import HEAD_METRICS, HeadSummaries, summarise_heads
+from ablation.types import Progress
+from app import permalink
+from app.panels.overview import Live
+from app.view import View
+from models.types import Head
+from viz.theme import sequential_scale
+
+TIMEOUT = 30_000  # ms
+PROMPT = "The key to the cabinets is on the table."
+GAP, ROW_LABEL = 2, 26  # px: see assets/overview.js
+COLOUR_ERROR = 12
+"""Largest, of a channel of 255: weights travel to 2 %, and the scale's steepest part goes through
+a channel in a sixth of its length."""
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def sizes() -> list[int]:
+    """Bytes of each message that the server sent over the websocket."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def address(sizes: list[int]) -> Iterator[str]:
+    with serving(make_page("llama"), sizes) as url:
+        yield url
+
+
+@pytest.fixture
+def quiet(browser: Browser) -> Iterator[Page]:
+    """A page of its own whose console stays empty."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(TIMEOUT)
+    expect.set_options(timeout=TIMEOUT)
+    said: list[str] = []
+    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    yield page
+    page.close()
+    assert said == []
+
+
+def open_overview(page: Page, address: str, **view: object) -> HeadSummaries:
+    """Open the page at the overview of a prompt, and return what it should show."""
+    asked = View(**{"model": "llama", "prompt": PROMPT, "picture": "overview", **view})
+    page.goto(address + "#" + str(permalink.encode(asked)))
+    expect(page.locator("canvas.overview-grid")).to_be_visible()
+    return summarise_heads(Shelf().get(asked.model), asked.prompt)
+
+
+def corner(page: Page, head: Head, shape: tuple[int, int]) -> tuple[float, float, float]:
+    """Return the upper left corner of a head's tile within the canvas, and the tile's edge, in px.
+
+    For grids that stand in one stack: layer 0 at the bottom.
+    """
+    n_layers, n_heads = shape
+    box = page.locator("canvas.overview-grid").bounding_box()
+    assert box is not None
+    edge = (box["width"] - ROW_LABEL) / n_heads
+    return ROW_LABEL + head.head * edge, (n_layers - 1 - head.layer) * edge, edge
+
+
+def colour_at(page: Page, x: float, y: float) -> np.ndarray:
+    """Return the channels and the opacity of a pixel of the grid."""
+    channels = page.evaluate(
+        """([x, y]) => {
+            const dot = document.createElement("canvas");
+            const context = dot.getContext("2d", { willReadFrequently: true });
+            context.drawImage(document.querySelector("canvas.overview-grid"), -x, -y);
+            return Array.from(context.getImageData(0, 0, 1, 1).data);
+        }""",
+        [round(x), round(y)],
+    )
+    return np.array(channels)
+
+
+def expected_colour(share: float, dark: bool = False) -> np.ndarray:
+    """Return the channels of the scale of weights at a share of its length."""
+    stops = [re.findall(r"\d+", colour) for _, colour in sequential_scale(dark)]
+    channels = np.array(stops, dtype=float)
+    at = np.linspace(0, 1, len(channels))
+    return np.array([np.interp(share, at, channel) for channel in channels.T])
+
+
+def settle(page: Page) -> None:
+    """Wait until what was asked for is painted."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+
+
+def hover(page: Page, head: Head, shape: tuple[int, int]) -> None:
+    x, y, edge = corner(page, head, shape)
+    page.locator("canvas.overview-grid").hover(position={"x": x + edge / 3, "y": y + edge / 2})
+
+
+def click(page: Page, head: Head, shape: tuple[int, int]) -> None:
+    x, y, edge = corner(page, head, shape)
+    page.locator("canvas.overview-grid").click(position={"x": x + edge / 3, "y": y + edge / 2})
+
+
+def choose_cells(page: Page, label: str) -> None:
+    page.get_by_role("textbox", name="What the overview shows of each head").click()
+    page.get_by_role("option", name=label, exact=True).click()
+    settle(page)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_each_thumbnail_has_the_colours_of_its_heads_weights(
+    quiet: Page, address: str, dark: bool
+) -> None:
+    found = open_overview(quiet, address, heads=())
+    if dark:
+        quiet.get_by_role("button", name="Switch between light and dark").click()
+        expect(quiet.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
+    settle(quiet)
+    n = len(found.prompt)
+    weights = found.thumbnails
+    largest = weights[:, :, 1:].max()
+    for head in (Head(0, 0), Head(1, 3), Head(2, 1)):
+        x, y, edge = corner(quiet, head, (3, 4))
+        cell = (edge - GAP) / n
+        for query, key in ((0, 0), (5, 2), (n - 1, n - 1), (n - 1, 0), (7, 6)):
+            share = min(weights[head.layer, head.head, query, key] / largest, 1)
+            colour = colour_at(quiet, x + (key + 0.5) * cell, y + (query + 0.5) * cell)
+            difference = np.abs(colour[:3] - expected_colour(share, dark)).max()
+            assert difference <= COLOUR_ERROR, (head, query, key)
+        unreached = colour_at(quiet, x + 8.5 * cell, y + 3.5 * cell)
+        assert unreached[3] == 0  # nothing is painted there
+
+
+def test_each_map_may_have_its_own_scale(quiet: Page, address: str) -> None:
+    found = open_overview(quiet, address, heads=(), scale="own")
+    expect(quiet.locator("#overview-legend")).to_have_text("0each head's largest")
+    settle(quiet)
+    n = len(found.prompt)
+    for head in (Head(0, 0), Head(2, 1)):
+        weights = found.thumbnails[head.layer, head.head]
+        query, key = np.unravel_index(weights[1:].argmax(), weights[1:].shape)
+        x, y, edge = corner(quiet, head, (3, 4))
+        cell = (edge - GAP) / n
+        colour = colour_at(quiet, x + (key + 0.5) * cell, y + (query + 1.5) * cell)
+        assert np.abs(colour[:3] - expected_colour(1)).max() <= COLOUR_ERROR
+
+
+@pytest.mark.parametrize("name", ["entropy", "previous_weight"])
+def test_a_metric_colours_the_cells(quiet: Page, address: str, name: str) -> None:
+    found = open_overview(quiet, address, heads=())
+    info = HEAD_METRICS[name].info
+    choose_cells(quiet, info.label)
+    values = found.values_of(name)
+    for head in (Head(0, 0), Head(1, 3), Head(2, 1)):
+        x, y, edge = corner(quiet, head, (3, 4))
+        colour = colour_at(quiet, x + edge / 2, y + edge / 2)
+        expected = expected_colour(values[head.layer, head.head] / values.max())
+        assert np.abs(colour[:3] - expected).max() <= 2  # four digits of each value travel
+    unit = "" if info.unit == "probability" else f" {info.unit}"
+    expect(quiet.locator("#overview-legend")).to_have_text(f"0{values.max():.2g}{unit}")
+    expect(quiet.get_by_text("Colours", exact=True)).to_be_hidden()
+    fragment = quiet.evaluate("window.location.hash")
+    assert permalink.decode(fragment).cells == name
+
+
+def test_hovering_enlarges_a_head_and_tells_its_numbers(quiet: Page, address: str) -> None:
+    found = open_overview(quiet, address, heads=(Head(1, 3),))
+    settle(quiet)
+    hover(quiet, Head(1, 3), (3, 4))
+    card = quiet.locator(".overview-card")
+    expect(card.locator("strong")).to_have_text("L1H3")
+    expect(card.locator(".overview-chosen")).to_have_text("chosen")
+    said = dict(
+        zip(card.locator("dt").all_inner_texts(), card.locator("dd").all_inner_texts(), strict=True)
+    )
+    assert list(said) == [metric.info.label for metric in HEAD_METRICS.values()]
+    for name, metric in HEAD_METRICS.items():
+        number = float(said[metric.info.label].split()[0])
+        assert number == pytest.approx(found.values_of(name)[1, 3], rel=6e-3)  # three digits
+    assert said["Mean distance"].endswith(" positions")
+    hover(quiet, Head(0, 0), (3, 4))
+    expect(card.locator("strong")).to_have_text("L0H0")
+    expect(card.locator(".overview-chosen")).to_have_text("")
+    quiet.locator("#prompt-text").hover()
+    expect(card).to_be_hidden()
+
+
+def test_a_click_chooses_a_head_and_another_takes_it_out(quiet: Page, address: str) -> None:
+    open_overview(quiet, address, heads=(Head(1, 3),))
+    settle(quiet)
+    pills = quiet.locator(".heads-select .mantine-Pill-root")
+    expect(pills).to_have_text(["L1H3"])
+    click(quiet, Head(2, 0), (3, 4))
+    expect(pills).to_have_text(["L1H3", "L2H0"])
+    click(quiet, Head(1, 3), (3, 4))
+    expect(pills).to_have_text(["L2H0"])
+    quiet.get_by_text("Matrix", exact=True).click()
+    expect(quiet.locator(".map-card [role=img]")).to_have_attribute(
+        "aria-label", "Attention of head L2H0"
+    )
+    expect(quiet.locator("canvas.overview-grid")).to_be_hidden()
+    quiet.get_by_text("Overview", exact=True).click()
+    expect(quiet.locator("canvas.overview-grid")).to_be_visible()
+    expect(quiet.locator(".map-card")).to_be_hidden()
+
+
+def test_chosen_heads_are_outlined(quiet: Page, address: str) -> None:
+    open_overview(quiet, address, heads=())
+    settle(quiet)
+    x, y, edge = corner(quiet, Head(2, 0), (3, 4))
+    before = colour_at(quiet, x - 1, y + edge / 2)
+    click(quiet, Head(2, 0), (3, 4))
+    expect(quiet.locator(".heads-select .mantine-Pill-root")).to_have_text(["L2H0"])
+    settle(quiet)
+    accent = colour_at(quiet, x - 1, y + edge / 2)
+    assert not np.array_equal(before, accent)
+    assert np.abs(accent[:3] - [0xD5, 0x5E, 0x00]).max() <= 8
+
+
+def test_keys_go_from_head_to_head_and_choose(quiet: Page, address: str) -> None:
+    open_overview(quiet, address, heads=())
+    settle(quiet)
+    quiet.locator("canvas.overview-grid").focus()
+    for key in ("ArrowUp", "ArrowUp", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft"):
+        quiet.keyboard.press(key)
+    expect(quiet.locator(".overview-card strong")).to_have_text("L0H1")
+    quiet.keyboard.press("Enter")
+    expect(quiet.locator(".heads-select .mantine-Pill-root")).to_have_text(["L0H1"])
+    quiet.keyboard.press("Escape")
+    expect(quiet.locator(".overview-card")).to_be_hidden()
+
+
+def test_another_prompt_is_read_and_nothing_is_sent_twice(
+    quiet: Page, address: str, sizes: list[int]
+) -> None:
+    open_overview(quiet, address, heads=())
+    note = quiet.locator("#overview-note")
+    expect(note).to_contain_text("12 heads")
+    expect(note).not_to_contain_text("largest of")
+    quiet.locator("#prompt-text").fill("The cat sat on the mat. " * 12)
+    quiet.get_by_role("button", name="Run", exact=True).click()
+    expect(note).to_contain_text("each cell the largest of")
+    settle(quiet)
+    sizes.clear()
+    quiet.get_by_text("per map", exact=True).click()
+    click(quiet, Head(0, 0), (3, 4))
+    expect(quiet.locator(".heads-select .mantine-Pill-root")).to_have_text(["L0H0"])
+    choose_cells(quiet, "Entropy")
+    assert max(sizes) < 60_000  # the map of the head chosen, and no thumbnails
+
+
+@pytest.fixture
+def held_at_a_layer(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Have reading wait after its first layer until the event is set, or reading is cancelled."""
+    go_on = threading.Event()
+    told = Live.__call__
+
+    def waiting(self: Live, progress: Progress) -> None:
+        told(self, progress)
+        while progress.done == 1 and not go_on.wait(0.05) and not self.job.cancel.is_set():
+            told(self, progress)
+
+    monkeypatch.setattr(Live, "__call__", waiting)
+    yield go_on
+    go_on.set()
+
+
+def open_waiting(page: Page, address: str, prompt: str) -> None:
+    asked = View("llama", prompt, heads=(Head(0, 0),), picture="overview")
+    page.goto(address + "#" + str(permalink.encode(asked)))
+    expect(page.locator("#overview-status")).to_contain_text("layer 1 of 3")
+
+
+def test_progress_is_shown_and_reading_can_be_cancelled_and_resumed(
+    quiet: Page, address: str, held_at_a_layer: threading.Event
+) -> None:
+    open_waiting(quiet, address, "The first prompt that is read slowly")
+    expect(quiet.locator(".prediction-numbers, #prediction-figure .main-svg").first).to_be_visible()
+    quiet.get_by_role("button", name="Cancel", exact=True).first.click()
+    expect(quiet.locator("#overview-note")).to_contain_text("Cancelled after 4 of 12 heads")
+    expect(quiet.locator("#overview-progress")).to_be_hidden()
+    settle(quiet)
+    click(quiet, Head(0, 2), (3, 4))  # what was read can be used, and is not read again for it
+    expect(quiet.locator(".heads-select .mantine-Pill-root")).to_have_text(["L0H0", "L0H2"])
+    expect(quiet.locator("#overview-progress")).to_be_hidden()
+    held_at_a_layer.set()
+    quiet.get_by_role("button", name="Read the rest").click()
+    expect(quiet.locator("#overview-note")).to_contain_text("12 heads; rows")
+    expect(quiet.get_by_role("button", name="Read the rest")).to_be_hidden()
+
+
+def test_going_to_another_picture_stops_the_reading(
+    quiet: Page, address: str, held_at_a_layer: threading.Event
+) -> None:
+    open_waiting(quiet, address, "The second prompt that is read slowly")
+    quiet.get_by_text("Matrix", exact=True).click()
+    expect(quiet.locator(".map-card .main-svg").first).to_be_visible()
+    quiet.get_by_text("Overview", exact=True).click()
+    expect(quiet.locator("#overview-status")).to_contain_text("layer 1 of 3")
+    held_at_a_layer.set()
+    expect(quiet.locator("#overview-note")).to_contain_text("12 heads; rows")
+    expect(quiet.locator("#overview-progress")).to_be_hidden()
+
+
+def test_another_prompt_takes_the_place_of_the_one_being_read(
+    quiet: Page, address: str, held_at_a_layer: threading.Event
+) -> None:
+    open_waiting(quiet, address, "The third prompt that is read slowly")
+    quiet.locator("#prompt-text").fill("The cat sat on the mat. " * 12)
+    quiet.get_by_role("button", name="Run", exact=True).click()
+    expect(quiet.locator("#token-count")).not_to_have_text("12 tokens")
+    held_at_a_layer.set()
+    expect(quiet.locator("#overview-note")).to_contain_text("each cell the largest of")
+    expect(quiet.locator("#overview-progress")).to_be_hidden()
+
+
+def test_a_deep_model_stands_in_stacks_that_fit_the_window(quiet: Page, address: str) -> None:
+    found = open_overview(quiet, address, model="deep", heads=())
+    assert found.values.shape[1:] == (16, 16)
+    box = quiet.locator("canvas.overview-grid").bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] <= 800
+    assert box["width"] > 400
