@@ -71,7 +71,11 @@ ACTED_TEXT = "acted-text"
 
 # Attention
 ATTENTION_NOTE = "attention-note"
+ATTENTION_PICTURES = "attention-pictures"
 ATTENTION_GRID = "attention-grid"
+PICTURE = "picture"
+TOKEN = "token"
+DIRECTION = "direction"
 ATTENTION_EMPTY = "attention-empty"
 THRESHOLD = "threshold"
 THRESHOLD_READING = "threshold-reading"

@@ -14,6 +14,11 @@ from app.examples import EXAMPLES
 from models.types import Head
 
 TABS = ("attention", "study")
+PICTURES = {"matrix": "Matrix", "lines": "Lines"}
+"""How the chosen heads' attention is drawn, and what the choice is called; the first by default.
+`app.panels.attention` says which tools and which place each of them has."""
+DIRECTIONS = {"at": "looks at", "by": "is looked at by"}
+"""What is shown of a selected token: its row of the map, or its column."""
 STUDIES = ("sweep", "positions", "generic", "targeted")
 SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000
@@ -56,6 +61,12 @@ class View:
     acted: str = ""
     """The positions that the intervention acts on, as typed: "3, 5-7"; empty: all of them."""
     tab: str = "attention"
+    picture: str = "matrix"
+    """How attention is drawn: a key of `PICTURES`."""
+    token: int | None = None
+    """The position whose attention alone is shown, or is brought out; None: no one."""
+    direction: str = "at"
+    """A key of `DIRECTIONS`."""
     threshold: float = 0.0
     """Weights below it are not drawn."""
     scale: str = "shared"
@@ -196,6 +207,9 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "ablate": _flag,
     "acted": _typed,
     "tab": _one_of(TABS),
+    "picture": _one_of(tuple(PICTURES)),
+    "token": _optional(_whole(0, MAX_PROMPT_CHARACTERS)),
+    "direction": _one_of(tuple(DIRECTIONS)),
     "threshold": _fraction,
     "scale": _one_of(SCALES),
     "log": _flag,

@@ -118,7 +118,7 @@ def attention_figure(
 def attention_message(
     maps: AttentionMaps, index: int, look: Look, region: Region | None = None
 ) -> dict[str, Any]:
-    """Return what `assets/maps.js` needs to draw the same figure: small.
+    """Return what `assets/pictures.js` needs to draw the same figure: small.
 
     What the browser can make by itself is left out: weights are coded (`viz.coding`), and become
     cells as coarse as its pixels there; the names of the tokens, alike for all maps, travel apart
@@ -135,11 +135,13 @@ def attention_message(
     for axis in ("xaxis", "yaxis"):
         del plot["layout"][axis]["categoryarray"]
     plot["layout"]["template"] = {}
+    zmax = plot["data"][0]["zmax"]
     sent = {"query": region.query, "key": region.key, "step": cells.step}
     return {
         **plot,
         "cells": {**sent, "coded": coding.encode(cells.values)},
         "hover": [_hover(False, look.dark), _hover(True, look.dark)],
+        "scale": {"zmax": zmax, "floor": _floor(zmax) if look.log else None},
     }
 
 
@@ -290,7 +292,7 @@ def _colour_range(zmax: float, log: bool, dark: bool) -> _ColourRange:
     if not log:
         ticks = [0.0, zmax]
         return _ColourRange(zmax, colours, colours, 0.0, zmax, 84, ticks, ["0", _short(zmax)])
-    floor = min(LOG_FLOOR, zmax / 10)
+    floor = _floor(zmax)
     low, high = float(np.log10(floor)), float(np.log10(zmax))
     decades = range(int(np.ceil(low - 1e-9)), int(np.floor(high + 1e-9)) + 1)
     return _ColourRange(
@@ -303,6 +305,11 @@ def _colour_range(zmax: float, log: bool, dark: bool) -> _ColourRange:
         [float(d) for d in decades],
         [_short(10.0**d) for d in decades],
     )
+
+
+def _floor(zmax: float) -> float:
+    """Return the weight at and below which the logarithmic scale has its lowest colour."""
+    return min(LOG_FLOOR, zmax / 10)
 
 
 def _logarithmic(colours: ColourScale, floor: float) -> ColourScale:

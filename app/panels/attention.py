@@ -1,4 +1,8 @@
-"""The attention tab: a heat map for each chosen head, as many as are chosen."""
+"""The attention tab: what the chosen heads attend to, in one of several pictures.
+
+A new picture is an entry of `PICTURES` in `app.view`, and a place that `layout` puts beside the
+others; tools that mean something for it name it in `_for`.
+"""
 
 import hashlib
 import json
@@ -12,11 +16,11 @@ from app import ids, words
 from app.panels.pieces import browser, empty, segmented, switch
 from app.runs import Outcome
 from app.services import Services, build_intervention
-from app.view import MAX_SIZE, MIN_SIZE, View
+from app.view import DIRECTIONS, MAX_SIZE, MIN_SIZE, PICTURES, View
 from viz.attention import Look, attention_message, dots_across, shared_maximum, token_names
 from viz.cells import Region
 
-STORES = (ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD)
+STORES = (ids.TOKEN, ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD)
 
 
 def layout() -> html.Div:
@@ -31,7 +35,14 @@ def layout() -> html.Div:
                 id=ids.ATTENTION_EMPTY,
                 hidden=True,
             ),
-            html.Div(id=ids.ATTENTION_GRID, className="map-grid"),  # filled by assets/maps.js
+            html.Div(
+                [
+                    _place("matrix", id=ids.ATTENTION_GRID, className="map-grid"),
+                    _place("lines", className="lines"),
+                ],
+                id=ids.ATTENTION_PICTURES,
+                className="pictures",
+            ),
             html.Div(
                 dmc.Button("Show more", id=ids.SHOW_MORE, size="xs", variant="default"),
                 className="show-more",
@@ -45,9 +56,20 @@ def layout() -> html.Div:
     )
 
 
+def _for(*pictures: str) -> dict[str, str]:
+    """Return what hides a component while none of these pictures is shown."""
+    return {"data-pictures": " ".join(pictures)}
+
+
+def _place(picture: str, **attributes: Any) -> html.Div:
+    """Return where a picture is drawn by its script in assets/."""
+    return html.Div(**attributes, **_for(picture), **{"data-place": picture})
+
+
 def _toolbar() -> html.Div:
     return html.Div(
         [
+            segmented(ids.PICTURE, tuple(PICTURES.items()), "matrix", "How attention is drawn"),
             html.Div(
                 [
                     html.Span("Weights ≥", className="field-label"),
@@ -66,6 +88,7 @@ def _toolbar() -> html.Div:
                     html.Span("0", id=ids.THRESHOLD_READING, className="reading"),
                 ],
                 className="tool",
+                **_for("matrix", "lines"),
             ),
             html.Div(
                 [
@@ -79,6 +102,7 @@ def _toolbar() -> html.Div:
                     switch(ids.LOG, "log"),
                 ],
                 className="tool",
+                **_for("matrix", "lines"),
             ),
             html.Div(
                 [
@@ -97,6 +121,20 @@ def _toolbar() -> html.Div:
                     ),
                 ],
                 className="tool",
+                **_for("matrix"),
+            ),
+            html.Div(
+                [
+                    html.Span("Token", className="field-label"),
+                    segmented(
+                        ids.DIRECTION,
+                        tuple(DIRECTIONS.items()),
+                        "at",
+                        "What is shown of the selected token",
+                    ),
+                ],
+                className="tool",
+                **_for(),
             ),
         ],
         className="toolbar",
@@ -127,7 +165,7 @@ def signature(view: View, how: Look) -> str:
 def message(
     outcome: Outcome, how: Look, serial: str, drawn: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Return what `assets/maps.js` needs to draw the maps, or None if they stand as they should.
+    """Return what `assets/pictures.js` draws from, or None if all stand as they should.
 
     Args:
         serial: the signature of how they are drawn.
@@ -142,8 +180,14 @@ def message(
         for head, maps in zip(order, outcome.maps, strict=True)
         if head not in standing
     }
-    names = token_names(outcome.prompt)
-    return {"serial": serial, "order": order, "names": names, "marked": how.position, "maps": new}
+    return {
+        "serial": serial,
+        "order": order,
+        "names": token_names(outcome.prompt),
+        "labels": list(outcome.prompt.labels),
+        "marked": how.position,
+        "maps": new,
+    }
 
 
 def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
@@ -179,7 +223,7 @@ def register(app: Dash, services: Services) -> None:
     @app.callback(
         Output(ids.MAPS, "data"),
         Output(ids.DRAWN, "data"),
-        Output(ids.ATTENTION_GRID, "className"),  # so that the grid shows that it is awaited
+        Output(ids.ATTENTION_PICTURES, "className"),  # so that they show that they are awaited
         Output(ids.ATTENTION_NOTE, "children"),
         Output(ids.ATTENTION_EMPTY, "hidden"),
         Output(ids.SHOW_MORE_PLACE, "hidden"),
@@ -205,7 +249,7 @@ def register(app: Dash, services: Services) -> None:
         return (
             no_update if sent is None else sent,
             no_update if sent is None else {"heads": sent["order"], "serial": serial},
-            "map-grid",
+            "pictures",
             note(view, outcome, n_chosen),
             bool(n_chosen),
             hidden == 0,
@@ -236,7 +280,11 @@ def register(app: Dash, services: Services) -> None:
         return {**request, "figure": figure}
 
     app.clientside_callback(
-        browser("draw", "maps"), Input(ids.MAPS, "data"), prevent_initial_call=True
+        browser("receive", "pictures"), Input(ids.MAPS, "data"), prevent_initial_call=True
+    )
+    app.clientside_callback(browser("choose", "pictures"), Input(ids.PICTURE, "value"))
+    app.clientside_callback(
+        browser("select", "pictures"), Input(ids.TOKEN, "data"), Input(ids.DIRECTION, "value")
     )
     app.clientside_callback(
         browser("zoom", "maps"), Input(ids.ZOOMED, "data"), prevent_initial_call=True

@@ -14,9 +14,11 @@ from ablation.types import STRATEGIES
 from app.controls import CONTROLS, values
 from app.permalink import MAX_FRAGMENT, VERSION, DamagedLinkError, decode, encode
 from app.view import (
+    DIRECTIONS,
     MAX_PROMPT_CHARACTERS,
     MAX_SIZE,
     MIN_SIZE,
+    PICTURES,
     SCALES,
     STUDIES,
     TABS,
@@ -45,6 +47,9 @@ views = st.builds(
     ablate=st.booleans(),
     acted=st.just("") | texts,
     tab=st.sampled_from(TABS),
+    picture=st.sampled_from(tuple(PICTURES)),
+    token=st.none() | st.integers(0, 5000),
+    direction=st.sampled_from(tuple(DIRECTIONS)),
     threshold=st.floats(0, 1),
     scale=st.sampled_from(SCALES),
     log=st.booleans(),
@@ -139,6 +144,9 @@ def test_a_link_cannot_unpack_to_gigabytes() -> None:
         ("intervention", {"name": "scale", "values": {"factor": float("nan")}}),
         ("ablate", "yes"),
         ("tab", "circuit"),
+        ("picture", "pie"),
+        ("token", -1),
+        ("direction", "up"),
         ("threshold", 1.5),
         ("threshold", float("nan")),
         ("scale", "log"),
