@@ -12,9 +12,10 @@ from typing import Any
 from ablation.types import STRATEGIES
 from app.examples import EXAMPLES
 from models.types import Head
+from viz.sink import SINKS
 
 TABS = ("attention", "study")
-PICTURES = {"matrix": "Matrix", "lines": "Lines"}
+PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text"}
 """How the chosen heads' attention is drawn, and what the choice is called; the first by default.
 `app.panels.attention` says which tools and which place each of them has."""
 DIRECTIONS = {"at": "looks at", "by": "is looked at by"}
@@ -72,6 +73,8 @@ class View:
     scale: str = "shared"
     """"shared": one colour scale for all maps; "own": each map has its own."""
     log: bool = False
+    sink: str = "show"
+    """What is done about the first token: a key of `SINKS`."""
     size: int = 300
     watched: int | None = None
     """The vocabulary id whose rank is shown; None: the token most likely before."""
@@ -213,6 +216,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "threshold": _fraction,
     "scale": _one_of(SCALES),
     "log": _flag,
+    "sink": _one_of(tuple(SINKS)),
     "size": _whole(MIN_SIZE, MAX_SIZE),
     "watched": _TOKEN,
     "metric": _text(100),

@@ -55,7 +55,7 @@
     scroller.append(canvas, spacer);
     const reading = make(null, "lines-reading");
     reading.setAttribute("aria-live", "polite");
-    place.replaceChildren(legend, note, scroller, reading);
+    place.replaceChildren(legend, note, reading, scroller);
 
     let known = null;
     let chosen = { token: null, direction: "at" };
@@ -341,10 +341,8 @@
       if (!found) {
         return null;
       }
-      const best = Array.from(found.keys())
-        .filter((i) => found[i] >= 0.005)
-        .sort((a, b) => found[b] - found[a])
-        .slice(0, NAMED)
+      const best = weights
+        .strongest(found, NAMED)
         .map((i) => i + " " + known.labels[i] + " " + weights.exact(found[i]));
       return best.length ? known.maps[head].name + ": " + best.join(", ") : "";
     }

@@ -19,9 +19,11 @@
   // A pen on a canvas whose upper edge stands `top` px below the picture's.
   function canvasPen(context, top) {
     return {
-      box(x, y, width, height, colour) {
+      box(x, y, width, height, colour, opacity = 1) {
+        context.globalAlpha = opacity;
         context.fillStyle = colour;
         context.fillRect(x, y - top, width, height);
+        context.globalAlpha = 1;
       },
       // segments: x0, y0, x1, y1 of each, one after the other.
       lines(segments, colour, opacity, width) {
@@ -48,13 +50,15 @@
 
   function svgPen(width, height, background) {
     const parts = [];
+    const round100 = (number) => Math.round(number * 100) / 100;
     const round = (number) => Math.round(number * 10) / 10;
     const anchors = { left: "start", right: "end", center: "middle" };
     return {
-      box(x, y, w, h, colour) {
+      box(x, y, w, h, colour, opacity = 1) {
         const [left, up, across, down] = [x, y, w, h].map(round);
         parts.push(
-          `<rect x="${left}" y="${up}" width="${across}" height="${down}" fill="${colour}"/>`
+          `<rect x="${left}" y="${up}" width="${across}" height="${down}" fill="${colour}" ` +
+            `fill-opacity="${round100(opacity)}"/>`
         );
       },
       lines(segments, colour, opacity, thickness) {

@@ -34,15 +34,56 @@
       window.dash_clientside.set_props("direction", { value: direction });
     },
 
-    // The weights of one token in one head, or null if they are not here.
+    // The weights of one token in one head, or null if they are not here: then they are asked for,
+    // and `weightsCame` of the picture that is shown is called.
     weights(head, position, direction) {
       const { cells } = known.maps[head];
-      if (cells.step !== 1) {
+      if (cells.step === 1) {
+        return window.attention.weights.ofToken(cells.values, position, direction);
+      }
+      const name = [head, position, direction].join();
+      if (!fetched.has(name)) {
+        ask(head, position, direction);
         return null;
       }
-      return window.attention.weights.ofToken(cells.values, position, direction);
+      const found = fetched.get(name);
+      fetched.delete(name); // to become the one that goes last
+      fetched.set(name, found);
+      return found;
     },
   };
+
+  // --- weights of long prompts, of which only pooled maps were sent ---
+
+  const MOST_FETCHED = 400; // tokens and heads
+  const ASK_MS = 30; // so that a pointer which hurries over tokens asks for few of them
+  const fetched = new Map(); // "head,position,direction" -> weights, the least recently used first
+  let wanted = null; // { token, direction, heads } of what is asked for next
+  let timer = null;
+  let pending = null; // what was asked for and has not come
+
+  function ask(head, token, direction) {
+    if (!wanted || wanted.token !== token || wanted.direction !== direction) {
+      wanted = { token, direction, heads: [] };
+    }
+    if (!wanted.heads.includes(head)) {
+      wanted.heads.push(head);
+    }
+    if (timer === null) {
+      timer = window.setTimeout(send, ASK_MS);
+    }
+  }
+
+  function send() {
+    timer = null;
+    const name = JSON.stringify([known.serial, wanted]);
+    if (name !== pending) {
+      pending = name;
+      const data = { ...wanted, serial: known.serial, at: Date.now() };
+      window.dash_clientside.set_props("weights-request", { data });
+    }
+    wanted = null;
+  }
 
   function drawerOf(picture) {
     const make = window.attention.drawers[picture];
@@ -78,6 +119,10 @@
       const sent = message.maps[head];
       maps[head] = sent ? read(sent) : kept[head];
     }
+    if (serial !== known.serial) {
+      fetched.clear();
+      pending = null;
+    }
     Object.assign(known, { serial, order, names, labels, marked, maps });
     for (const picture of drawers.keys()) {
       const before = stale.get(picture) || new Set();
@@ -100,6 +145,25 @@
       const drawer = drawers.get(shown);
       if (drawer && known.serial !== null) {
         drawer.select(chosen);
+      }
+    },
+
+    // message: { serial, token, direction, heads: { head: coded } }
+    receiveWeights(message) {
+      if (!message || message.serial !== known.serial) {
+        return;
+      }
+      pending = null;
+      for (const [head, coded] of Object.entries(message.heads)) {
+        const found = window.attention.weights.decode(coded)[0];
+        fetched.set([head, message.token, message.direction].join(), found);
+      }
+      for (const name of [...fetched.keys()].slice(0, Math.max(0, fetched.size - MOST_FETCHED))) {
+        fetched.delete(name);
+      }
+      const drawer = drawers.get(shown);
+      if (drawer && drawer.weightsCame) {
+        drawer.weightsCame();
       }
     },
 

@@ -7,6 +7,7 @@
   const FIRST = 2;
   const LAST = 65535;
   const FLOOR = 1e-12;
+  const LEAST_SAID = 0.005;
   let table = null;
 
   // The weight that each code stands for; NaN for a blank cell.
@@ -70,9 +71,25 @@
       return part > 1 ? 1 : part < 0 ? 0 : part;
     },
 
+    // The positions of the largest weights, largest first, without those that are no figure.
+    strongest(found, count) {
+      const best = [];
+      for (let i = 0; i < found.length; i++) {
+        if (found[i] >= LEAST_SAID && (best.length < count || found[i] > found[best[count - 1]])) {
+          let place = best.length;
+          while (place > 0 && found[best[place - 1]] < found[i]) {
+            place--;
+          }
+          best.splice(place, 0, i);
+          best.length = Math.min(best.length, count);
+        }
+      }
+      return best;
+    },
+
     // A weight as a figure in a narrow column: ".42", "1", nothing below a hundredth.
     short(weight) {
-      if (!(weight >= 0.005)) {
+      if (!(weight >= LEAST_SAID)) {
         return "";
       }
       return weight >= 0.995 ? "1" : weight.toFixed(2).slice(1);

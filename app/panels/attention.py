@@ -17,10 +17,28 @@ from app.panels.pieces import browser, empty, segmented, switch
 from app.runs import Outcome
 from app.services import Services, build_intervention
 from app.view import DIRECTIONS, MAX_SIZE, MIN_SIZE, PICTURES, View
-from viz.attention import Look, attention_message, dots_across, shared_maximum, token_names
+from viz.attention import (
+    Look,
+    attention_message,
+    dots_across,
+    shared_maximum,
+    token_message,
+    token_names,
+)
 from viz.cells import Region
+from viz.sink import SINKS
 
-STORES = (ids.TOKEN, ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD)
+STORES = (
+    ids.TOKEN, ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD,
+    ids.WEIGHTS_REQUEST, ids.WEIGHTS,
+)  # fmt: skip
+
+
+READING = {
+    "lines": "queries left, keys right; point at a token for its lines alone, click to keep it",
+    "text": "point at a token to see where it looks, click to keep it; arrow keys move it",
+}
+"""How to read each picture but the matrix."""
 
 
 def layout() -> html.Div:
@@ -39,6 +57,7 @@ def layout() -> html.Div:
                 [
                     _place("matrix", id=ids.ATTENTION_GRID, className="map-grid"),
                     _place("lines", className="lines"),
+                    _place("text", className="text"),
                 ],
                 id=ids.ATTENTION_PICTURES,
                 className="pictures",
@@ -88,7 +107,7 @@ def _toolbar() -> html.Div:
                     html.Span("0", id=ids.THRESHOLD_READING, className="reading"),
                 ],
                 className="tool",
-                **_for("matrix", "lines"),
+                **_for("matrix", "lines", "text"),
             ),
             html.Div(
                 [
@@ -102,7 +121,20 @@ def _toolbar() -> html.Div:
                     switch(ids.LOG, "log"),
                 ],
                 className="tool",
-                **_for("matrix", "lines"),
+                **_for("matrix", "lines", "text"),
+            ),
+            html.Div(
+                [
+                    html.Span("First token", className="field-label"),
+                    segmented(
+                        ids.SINK,
+                        tuple(SINKS.items()),
+                        "show",
+                        "First token: show its weights, hide them, or renormalise the others",
+                    ),
+                ],
+                className="tool",
+                **_for("matrix", "lines", "text"),
             ),
             html.Div(
                 [
@@ -134,7 +166,7 @@ def _toolbar() -> html.Div:
                     ),
                 ],
                 className="tool",
-                **_for(),
+                **_for("text"),
             ),
         ],
         className="toolbar",
@@ -146,10 +178,11 @@ def look(view: View, outcome: Outcome, dark: bool) -> Look:
     return Look(
         position=outcome.before.position,
         threshold=view.threshold,
-        zmax=shared_maximum(*outcome.maps) if view.scale == "shared" else None,
+        zmax=shared_maximum(*outcome.maps, sink=view.sink) if view.scale == "shared" else None,
         log=view.log,
         dark=dark,
         size=view.size,
+        sink=view.sink,
     )
 
 
@@ -208,7 +241,9 @@ def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
 
 
 def _reading(view: View, outcome: Outcome) -> str:
-    """Say how to read the maps, and to see more of those that have more weights than pixels."""
+    """Say how to read the picture, and to see more of maps that have more weights than pixels."""
+    if view.picture != "matrix":
+        return READING.get(view.picture, "")
     axes = "rows are queries, columns are keys; "
     if len(outcome.prompt) <= dots_across(outcome.prompt, view.size):
         return axes + "click a cell for its query token"
@@ -279,8 +314,40 @@ def register(app: Dash, services: Services) -> None:
         figure = attention_message(shown[request["head"]], 0, how, region)
         return {**request, "figure": figure}
 
+    @app.callback(
+        Output(ids.WEIGHTS, "data"),
+        Input(ids.WEIGHTS_REQUEST, "data"),
+        State(ids.VIEW, "data"),
+        State(ids.DARK, "data"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    def read_token(
+        request: dict[str, Any] | None, data: dict[str, Any] | None, dark: bool, pages: int
+    ) -> Any:
+        if request is None or data is None:
+            return no_update
+        view = View.from_json(data)
+        outcome = services.outcome(view, pages)
+        how = look(view, outcome, bool(dark))
+        if request["serial"] != signature(view, how):
+            return no_update
+        token, direction = request["token"], request["direction"]
+        asked = set(request["heads"])
+        return {
+            **request,
+            "heads": {
+                maps.heads[0].short: token_message(maps, 0, how, token, direction)
+                for maps in outcome.maps
+                if maps.heads[0].short in asked
+            },
+        }
+
     app.clientside_callback(
         browser("receive", "pictures"), Input(ids.MAPS, "data"), prevent_initial_call=True
+    )
+    app.clientside_callback(
+        browser("receiveWeights", "pictures"), Input(ids.WEIGHTS, "data"), prevent_initial_call=True
     )
     app.clientside_callback(browser("choose", "pictures"), Input(ids.PICTURE, "value"))
     app.clientside_callback(

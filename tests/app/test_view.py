@@ -27,6 +27,7 @@ from app.view import (
     head_from_text,
 )
 from models.types import Head
+from viz.sink import SINKS
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 heads = st.builds(Head, st.integers(0, 999), st.integers(0, 999))
@@ -53,6 +54,7 @@ views = st.builds(
     threshold=st.floats(0, 1),
     scale=st.sampled_from(SCALES),
     log=st.booleans(),
+    sink=st.sampled_from(tuple(SINKS)),
     size=st.integers(MIN_SIZE, MAX_SIZE),
     watched=st.none() | st.integers(0, 10**6),
     metric=texts,
@@ -150,6 +152,7 @@ def test_a_link_cannot_unpack_to_gigabytes() -> None:
         ("threshold", 1.5),
         ("threshold", float("nan")),
         ("scale", "log"),
+        ("sink", "drop"),
         ("size", 10),
         ("study", None),
         ("max_heads", 0),
