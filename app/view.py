@@ -12,10 +12,14 @@ from typing import Any
 from ablation.types import STRATEGIES
 from app.examples import EXAMPLES
 from models.types import Head
+from viz.sink import SINKS
 
 TABS = ("attention", "attribution", "study")
-PICTURES = {"matrix": "Matrix", "overview": "Overview"}
-"""How attention is drawn, and what the choice is called; the first by default."""
+PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text", "overview": "Overview"}
+"""How attention is drawn, and what the choice is called; the first by default.
+`app.panels.attention` says which tools and which place each of them has."""
+DIRECTIONS = {"at": "looks at", "by": "is looked at by"}
+"""What is shown of a selected token: its row of the map, or its column."""
 STUDIES = ("sweep", "positions", "generic", "targeted")
 SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000
@@ -62,11 +66,17 @@ class View:
     """How attention is drawn: a key of `PICTURES`."""
     cells: str = "thumbnail"
     """What the overview shows of each head: its "thumbnail", or a metric of heads by its name."""
+    token: int | None = None
+    """The position whose attention alone is shown, or is brought out; None: no one."""
+    direction: str = "at"
+    """A key of `DIRECTIONS`."""
     threshold: float = 0.0
     """Weights below it are not drawn."""
     scale: str = "shared"
     """"shared": one colour scale for all maps; "own": each map has its own."""
     log: bool = False
+    sink: str = "show"
+    """What is done about the first token: a key of `SINKS`."""
     size: int = 300
     watched: int | None = None
     """The vocabulary id whose rank is shown; None: the token most likely before."""
@@ -204,9 +214,12 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "tab": _one_of(TABS),
     "picture": _one_of(tuple(PICTURES)),
     "cells": _text(100),
+    "token": _optional(_whole(0, MAX_PROMPT_CHARACTERS)),
+    "direction": _one_of(tuple(DIRECTIONS)),
     "threshold": _fraction,
     "scale": _one_of(SCALES),
     "log": _flag,
+    "sink": _one_of(tuple(SINKS)),
     "size": _whole(MIN_SIZE, MAX_SIZE),
     "watched": _TOKEN,
     "metric": _text(100),

@@ -9,54 +9,7 @@
   // Going back is done here: Plotly would go back to the ranges that a card was first drawn with.
   const CONFIG = { displayModeBar: false, displaylogo: false, doubleClick: false, showTips: false };
 
-  // --- codes: see viz/coding.py ---
-
-  const FIRST = 2;
-  const LAST = 65535;
-  const FLOOR = 1e-12;
-  let weights = null;
-
-  function weightOf() {
-    if (!weights) {
-      weights = new Float32Array(LAST + 1);
-      weights[0] = NaN;
-      for (let code = FIRST; code <= LAST; code++) {
-        weights[code] = Math.pow(FLOOR, 1 - (code - FIRST) / (LAST - FIRST));
-      }
-    }
-    return weights;
-  }
-
-  // URL-safe base64 of little-endian numbers of two bytes.
-  function numbers(base64) {
-    const text = window.atob(base64.replace(/-/g, "+").replace(/_/g, "/"));
-    const found = new Uint16Array(text.length / 2);
-    for (let i = 0; i < found.length; i++) {
-      found[i] = text.charCodeAt(2 * i) | (text.charCodeAt(2 * i + 1) << 8);
-    }
-    return found;
-  }
-
-  function decode(coded) {
-    const weight = weightOf();
-    const codes = numbers(coded.codes);
-    let next = 0;
-    return Array.from(numbers(coded.lengths), (length) => {
-      const row = new Float32Array(coded.columns).fill(NaN);
-      for (let column = 0; column < length; column++) {
-        row[column] = weight[codes[next++]];
-      }
-      return row;
-    });
-  }
-
   // --- cells: values in rows, each the largest of step x step weights ---
-
-  function cellsOf(figure) {
-    const { query, key, step, coded } = figure.cells;
-    figure.cells.coded = null; // so that the page's store does not keep the codes too
-    return { query, key, step, values: decode(coded) };
-  }
 
   // The cells of a region, so many of them taken together, by their largest.
   function coarser(cells, region, together) {
@@ -211,14 +164,14 @@
     return { head, element, plot, figure: null, whole: null, finer: null, wanted: null };
   }
 
-  function draw(card, figure) {
+  function draw(card, { figure, cells }) {
     const first = card.figure === null;
     const { layout, data } = figure;
     const positions = drawn.names.map((_, i) => i);
     Object.assign(layout.xaxis, { categoryarray: positions, labelalias: aliases(null) });
     Object.assign(layout.yaxis, { categoryarray: positions, labelalias: aliases(drawn.marked) });
     Object.assign(card, { figure, finer: null, wanted: null, title: layout.title.text });
-    card.whole = cellsOf(figure);
+    card.whole = cells;
     const pixels = layout.width - layout.margin.l - layout.margin.r;
     const { trace, title } = shown(card, whole(), card.whole, fittingStep(whole(), pixels));
     Object.assign(data[0], trace);
@@ -289,55 +242,51 @@
     window.Plotly.update(card.plot, changed, { "title.text": title }, [0]);
   }
 
-  const maps = {
-    // message: { serial, order: heads, names, marked, maps: { head: { name, figure } } }. Heads
-    // without a figure stand already and stay as they are.
-    async draw(message) {
-      if (!message) {
-        return;
+  // Draw the maps that are `changed`, put all in order, and take away those of other heads.
+  async function update(known, changed) {
+    await plotly();
+    drawn = { serial: known.serial, names: known.names, marked: known.marked };
+    const mine = drawn;
+    const grid = document.getElementById("attention-grid");
+    for (const [head, card] of cards) {
+      if (!known.order.includes(head)) {
+        window.Plotly.purge(card.plot);
+        card.element.remove();
+        cards.delete(head);
       }
-      await plotly();
-      drawn = message;
-      const grid = document.getElementById("attention-grid");
-      for (const [head, card] of cards) {
-        if (!message.order.includes(head)) {
-          window.Plotly.purge(card.plot);
-          card.element.remove();
-          cards.delete(head);
-        }
+    }
+    known.order.forEach((head, i) => {
+      if (!cards.has(head)) {
+        cards.set(head, newCard(head, known.maps[head].name));
       }
-      message.order.forEach((head, i) => {
-        const sent = message.maps[head];
-        if (sent && !cards.has(head)) {
-          cards.set(head, newCard(head, sent.name));
-        }
-        const { element } = cards.get(head);
-        if (grid.children[i] !== element) {
-          grid.insertBefore(element, grid.children[i] || null);
-        }
-      });
-      // First those that were not there: they are what is waited for.
-      const standing = [];
-      for (const [head, sent] of Object.entries(message.maps)) {
-        const card = cards.get(head);
-        if (card.figure) {
-          standing.push([card, sent.figure]);
-        } else {
-          draw(card, sent.figure);
-        }
+      const { element } = cards.get(head);
+      if (grid.children[i] !== element) {
+        grid.insertBefore(element, grid.children[i] || null);
       }
-      const added = standing.length < message.order.length;
-      for (const [card, figure] of standing) {
-        if (added) {
-          await painted();
-        }
-        const outdated = drawn !== message && card.head in drawn.maps;
-        if (cards.get(card.head) === card && !outdated) {
-          draw(card, figure);
-        }
+    });
+    // First those that were not there: they are what is waited for.
+    const standing = [];
+    for (const head of known.order.filter((one) => changed.has(one))) {
+      const card = cards.get(head);
+      if (card.figure) {
+        standing.push([card, known.maps[head]]);
+      } else {
+        draw(card, known.maps[head]);
       }
-    },
+    }
+    const added = standing.length < known.order.length;
+    for (const [card, map] of standing) {
+      if (added) {
+        await painted();
+      }
+      const outdated = drawn !== mine && drawn.serial !== mine.serial;
+      if (cards.get(card.head) === card && !outdated) {
+        draw(card, map);
+      }
+    }
+  }
 
+  const maps = {
     // message: { head, serial, region, figure }: cells of a region that was asked for. It may have
     // been zoomed elsewhere, or drawn anew, since.
     zoom(message) {
@@ -345,7 +294,7 @@
       if (!card || message.serial !== drawn.serial || !card.wanted) {
         return;
       }
-      const cells = cellsOf(message.figure);
+      const cells = window.attention.weights.cells(message.figure.cells);
       if (covers(cells, card.wanted)) {
         card.finer = cells;
         const step = fittingStep(card.wanted, card.plot._fullLayout.xaxis._length);
@@ -358,5 +307,7 @@
     },
   };
 
+  const drawers = { ...(window.attention || {}).drawers, matrix: () => ({ update, select() {} }) };
+  window.attention = Object.assign({}, window.attention, { drawers });
   window.dash_clientside = Object.assign({}, window.dash_clientside, { maps });
 })();

@@ -469,12 +469,9 @@
   }
 
   const overview = {
-    // Show what is for one picture, and hide what is for others.
+    // The grid takes shape only while it is seen.
     choose(picture) {
       shown = picture === "overview";
-      for (const part of document.querySelectorAll("[data-pictures]")) {
-        part.hidden = !part.getAttribute("data-pictures").split(" ").includes(picture);
-      }
       showTools();
       schedule();
     },

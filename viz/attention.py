@@ -15,6 +15,7 @@ from models.types import AttentionMaps, FloatArray, TokenizedPrompt
 from viz import coding
 from viz.cells import Cells, Region, cells_of, fitting_step, is_causal, sent_step
 from viz.labels import clipped, literal
+from viz.sink import largest_weight, without_first
 from viz.theme import (
     MONO,
     MONO_ASPECT,
@@ -41,17 +42,24 @@ _SMALL_PLOT, _LARGE_PLOT, _LARGEST_CELL = 240, 420, 32  # px, where no size is a
 _LARGEST_SIZED_CELL = 64  # px, where one is
 NOTE = "{note}"
 """Where in a map's title it is said how its cells stand for weights."""
+SINK_NOTES = {"hide": "first token hidden", "renormalise": "renormalised without first token"}
+"""What a map says of its first token."""
 WEIGHT = "<b>%{z:.3g}</b>"
 """A weight in a hover box: three digits, which coded weights hold (`viz.coding`)."""
 
 
-def shared_maximum(*maps: AttentionMaps) -> float:
+def shared_maximum(*maps: AttentionMaps, sink: str = "show") -> float:
     """Return the largest weight of all maps: the `zmax` with which they can be compared.
 
     Under causal attention the first position, which can only attend to itself, does not count.
+
+    Args:
+        sink: see `Look`.
     """
     largest = (
-        _largest(weights, is_causal(weights)) for several in maps for weights in several.values
+        largest_weight(weights, is_causal(weights), sink)
+        for several in maps
+        for weights in several.values
     )
     return max(largest, default=0.0) or 1.0
 
@@ -72,6 +80,18 @@ class Look:
     dark: bool = False
     size: int | None = None
     """Width of the figure in px; by default what the prompt's length asks for."""
+    sink: str = "show"
+    """What is done about the first token: a key of `viz.sink.SINKS`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Map:
+    """The map of one head as it is shown."""
+
+    weights: FloatArray
+    """float32 [query, key]; NaN where the first token is left out."""
+    causal: bool
+    largest: float
 
 
 def attention_figure(
@@ -84,6 +104,7 @@ def attention_figure(
     log: bool = False,
     dark: bool = False,
     size: int | None = None,
+    sink: str = "show",
     region: Region | None = None,
 ) -> go.Figure:
     """Draw the map of one head.
@@ -97,17 +118,18 @@ def attention_figure(
 
     The other arguments are those of `Look`.
     """
-    look = Look(position, threshold, zmax, log, dark, size)
+    look = Look(position, threshold, zmax, log, dark, size, sink)
     region = region or Region.whole(len(maps.prompt))
     step = fitting_step(region.side, dots_across(maps.prompt, size))
-    cells = _cells(maps, index, look, region, step)
+    shown = _shown(maps, index, look)
+    cells = _cells(shown, look, region, step)
     names = token_names(maps.prompt)
-    plot = _plot(maps, index, look, cells)
+    plot = _plot(maps, index, look, shown, cells)
     title = plot["layout"]["title"]
     title["text"] = title["text"].replace(NOTE, _resolution(cells, len(names)))
     figure = go.Figure(plot)
     trace = figure.data[0]
-    trace.hovertemplate = _hover(cells.pooled, dark)
+    trace.hovertemplate = _hover(cells.pooled, look)
     if cells.pooled:
         trace.customdata = _ranges(cells, names)
     return figure.update_layout(
@@ -118,7 +140,7 @@ def attention_figure(
 def attention_message(
     maps: AttentionMaps, index: int, look: Look, region: Region | None = None
 ) -> dict[str, Any]:
-    """Return what `assets/maps.js` needs to draw the same figure: small.
+    """Return what `assets/pictures.js` needs to draw the same figure: small.
 
     What the browser can make by itself is left out: weights are coded (`viz.coding`), and become
     cells as coarse as its pixels there; the names of the tokens, alike for all maps, travel apart
@@ -127,20 +149,40 @@ def attention_message(
     """
     region = region or Region.whole(len(maps.prompt))
     dots = dots_across(maps.prompt, look.size)
-    step = sent_step(region, is_causal(maps.values[index]), dots)
-    cells = _cells(maps, index, look, region, step)
-    plot = _plot(maps, index, look, cells)
+    shown = _shown(maps, index, look)
+    step = sent_step(region, shown.causal, dots)
+    cells = _cells(shown, look, region, step)
+    plot = _plot(maps, index, look, shown, cells)
     for name in ("z", "x0", "dx", "y0", "dy"):
         del plot["data"][0][name]
     for axis in ("xaxis", "yaxis"):
         del plot["layout"][axis]["categoryarray"]
     plot["layout"]["template"] = {}
+    zmax = plot["data"][0]["zmax"]
     sent = {"query": region.query, "key": region.key, "step": cells.step}
     return {
         **plot,
         "cells": {**sent, "coded": coding.encode(cells.values)},
-        "hover": [_hover(False, look.dark), _hover(True, look.dark)],
+        "hover": [_hover(False, look), _hover(True, look)],
+        "scale": {"zmax": zmax, "floor": _floor(zmax) if look.log else None},
     }
+
+
+def token_message(
+    maps: AttentionMaps, index: int, look: Look, position: int, direction: str
+) -> dict[str, Any]:
+    """Return the weights of one token, coded as one row, for prompts whose maps are sent pooled.
+
+    Args:
+        position: the token, counted from 0.
+        direction: "at" for its row of the map, where it looks; "by" for its column.
+    """
+    shown = _shown(maps, index, look)
+    row = shown.weights[position] if direction == "at" else shown.weights[:, position]
+    others = np.arange(len(row))
+    reached = others <= position if direction == "at" else others >= position
+    seen = (reached | (not shown.causal)) & (row >= look.threshold)
+    return coding.encode(np.where(seen, row, np.nan)[None])
 
 
 def dots_across(prompt: TokenizedPrompt, size: int | None) -> int:
@@ -153,26 +195,32 @@ def token_names(prompt: TokenizedPrompt) -> list[str]:
     return [literal(clipped(label)) for label in prompt.unique_labels]
 
 
-def _cells(maps: AttentionMaps, index: int, look: Look, region: Region, step: int) -> Cells:
+def _shown(maps: AttentionMaps, index: int, look: Look) -> _Map:
     if maps.queries is not None:
         raise ValueError("only maps with all their rows can be drawn")
     weights = maps.values[index]
-    cells = cells_of(weights, is_causal(weights), region, step)
+    causal = is_causal(weights)
+    return _Map(
+        without_first(weights, look.sink), causal, largest_weight(weights, causal, look.sink)
+    )
+
+
+def _cells(shown: _Map, look: Look, region: Region, step: int) -> Cells:
+    cells = cells_of(shown.weights, shown.causal, region, step)
     cells.values[cells.values < look.threshold] = np.nan
     return cells
 
 
-def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str, Any]:
+def _plot(maps: AttentionMaps, index: int, look: Look, shown: _Map, cells: Cells) -> dict[str, Any]:
     """Return the figure as Plotly's JSON has it, without names, hover boxes and `NOTE`.
 
     Made by hand, as checking each attribute takes Plotly's Python side longer than everything
     else about a map.
     """
-    weights, dark = maps.values[index], look.dark
-    n = len(weights)
-    largest = _largest(weights, cells.causal)
+    dark = look.dark
+    n = len(maps.prompt)
     geometry = _geometry(maps.prompt.unique_labels, look.size)
-    scale = _colour_range(look.zmax or largest or 1.0, look.log, dark)
+    scale = _colour_range(look.zmax or shown.largest or 1.0, look.log, dark)
     axis = _token_axis(n, geometry, dark)
     bar = compact_colour_bar(
         dark,
@@ -188,7 +236,7 @@ def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str
         "layout": {
             **base_layout(dark),
             **_frame(geometry),
-            "title": _title(maps.title(index), largest, maps.ablated, geometry, dark),
+            "title": _title(maps.title(index), shown.largest, maps.ablated, geometry, look),
             "xaxis": axis | {"range": [-0.5, n - 0.5], "tickangle": -90},
             "yaxis": axis | {"range": [n - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
             "shapes": _row_mark(look.position, n, cells.causal, dark),
@@ -224,12 +272,6 @@ def clicked_cell(point: Mapping[str, Any]) -> tuple[int, int]:
     stands for several, the one in its middle is returned.
     """
     return int(point["y"]), int(point["x"])
-
-
-def _largest(weights: FloatArray, causal: bool) -> float:
-    """Return the largest weight [query, key], without the trivial 1 of a causal map's first row."""
-    counted = weights[1:] if causal and len(weights) > 1 else weights
-    return float(counted.max(initial=0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +332,7 @@ def _colour_range(zmax: float, log: bool, dark: bool) -> _ColourRange:
     if not log:
         ticks = [0.0, zmax]
         return _ColourRange(zmax, colours, colours, 0.0, zmax, 84, ticks, ["0", _short(zmax)])
-    floor = min(LOG_FLOOR, zmax / 10)
+    floor = _floor(zmax)
     low, high = float(np.log10(floor)), float(np.log10(zmax))
     decades = range(int(np.ceil(low - 1e-9)), int(np.floor(high + 1e-9)) + 1)
     return _ColourRange(
@@ -303,6 +345,11 @@ def _colour_range(zmax: float, log: bool, dark: bool) -> _ColourRange:
         [float(d) for d in decades],
         [_short(10.0**d) for d in decades],
     )
+
+
+def _floor(zmax: float) -> float:
+    """Return the weight at and below which the logarithmic scale has its lowest colour."""
+    return min(LOG_FLOOR, zmax / 10)
 
 
 def _logarithmic(colours: ColourScale, floor: float) -> ColourScale:
@@ -349,14 +396,16 @@ def _map_trace(cells: Cells, scale: _ColourRange, geometry: _Geometry) -> dict[s
     }
 
 
-def _hover(pooled: bool, dark: bool) -> str:
-    muted = palette(dark).muted
+def _hover(pooled: bool, look: Look) -> str:
+    muted = palette(look.dark).muted
     lines = (
         (("queries", "%{customdata[0]}"), ("keys   ", "%{customdata[1]}"), ("largest", WEIGHT))
         if pooled
         else (("query %{y:d}", "<b>%{y}</b>"), ("key   %{x:d}", "<b>%{x}</b>"), ("weight", WEIGHT))
     )
-    said = (f"<span style='color:{muted}'>{name}</span> {value}" for name, value in lines)
+    said = [f"<span style='color:{muted}'>{name}</span> {value}" for name, value in lines]
+    if look.sink != "show":
+        said.append(f"<span style='color:{muted}'>{SINK_NOTES[look.sink]}</span>")
     return "<br>".join(said) + "<extra></extra>"
 
 
@@ -392,10 +441,12 @@ def _frame(geometry: _Geometry) -> dict[str, Any]:
 
 
 def _title(
-    head: str, largest: float, ablated: bool, geometry: _Geometry, dark: bool
+    head: str, largest: float, ablated: bool, geometry: _Geometry, look: Look
 ) -> dict[str, Any]:
-    colours = palette(dark)
+    colours = palette(look.dark)
     note = f"max {_short(largest)}{NOTE}"
+    if look.sink != "show":
+        note += f" · {SINK_NOTES[look.sink]}"
     if ablated:
         note += f" · <span style='color:{colours.accent}'>ablated run</span>"
     small = f"<span style='font-size:11px;color:{colours.muted}'>{note}</span>"

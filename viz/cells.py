@@ -84,7 +84,7 @@ def cells_of(
     """Return the cells of a region.
 
     Args:
-        weights: float32 [query, key].
+        weights: float32 [query, key]; NaN where blank.
         causal: whether weights above the diagonal are blank.
         region: of `weights`; None for all.
         step: how many queries, and how many keys, share a cell.
@@ -96,7 +96,8 @@ def cells_of(
     else:
         rows = np.arange(0, part.shape[0], step)
         columns = np.arange(0, part.shape[1], step)
-        values = np.maximum.reduceat(np.maximum.reduceat(part, rows, axis=0), columns, axis=1)
+        # Blank weights (NaN) count only where there is no other.
+        values = np.fmax.reduceat(np.fmax.reduceat(part, rows, axis=0), columns, axis=1)
     lengths = _reachable(region, step, causal)
     values[np.arange(values.shape[1]) >= lengths[:, None]] = np.nan
     return Cells(values, region, step, causal)

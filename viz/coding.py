@@ -1,8 +1,8 @@
 """Weights as 16-bit codes: half of float32, and still more digits than a person reads.
 
 A code stands for a weight on a logarithmic scale, so that small weights are as precise as large
-ones. Blank cells at the end of a row, half of a causal map, are left out. `assets/maps.js` decodes
-in the browser; `decode` here is what it is held against.
+ones. Blank cells at the end of a row, half of a causal map, are left out. `assets/weights.js`
+decodes in the browser; `decode` here is what it is held against.
 """
 
 import base64

@@ -75,6 +75,8 @@ _OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _OKABE_ITO_DARK = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2")
 _SEVENTH_LIGHT, _SEVENTH_DARK = "#000000", "#f0e442"
 
+N_HUES = 7
+
 _QUIET_ZERO = "#2d343c"  # zero on the dark diverging scale: not the colour of an empty cell
 
 
@@ -84,8 +86,10 @@ def palette(dark: bool) -> Palette:
 
 
 def css_variables(dark: bool) -> dict[str, str]:
-    """Return the palette as CSS custom properties: `--av-surface` and so on."""
-    return {f"--av-{name}": colour for name, colour in asdict(palette(dark)).items()}
+    """Return the palette as CSS custom properties, `--av-surface` and so on, and the hues of heads:
+    `--av-head-0` to `--av-head-6`."""
+    hues = {f"head-{i}": head_colour(i, dark) for i in range(N_HUES)}
+    return {f"--av-{name}": colour for name, colour in (asdict(palette(dark)) | hues).items()}
 
 
 def head_colour(i: int, dark: bool = False) -> str:

@@ -1,4 +1,8 @@
-"""The attention tab: a heat map for each chosen head, as many as are chosen."""
+"""The attention tab: what the chosen heads attend to, in one of several pictures.
+
+A new picture is an entry of `PICTURES` in `app.view`, and a place that `layout` puts beside the
+others; tools that mean something for it name it in `_for`.
+"""
 
 import hashlib
 import json
@@ -13,11 +17,29 @@ from app.panels import overview
 from app.panels.pieces import browser, empty, segmented, switch
 from app.runs import Outcome
 from app.services import Services, build_intervention
-from app.view import MAX_SIZE, MIN_SIZE, PICTURES, View
-from viz.attention import Look, attention_message, dots_across, shared_maximum, token_names
+from app.view import DIRECTIONS, MAX_SIZE, MIN_SIZE, PICTURES, View
+from viz.attention import (
+    Look,
+    attention_message,
+    dots_across,
+    shared_maximum,
+    token_message,
+    token_names,
+)
 from viz.cells import Region
+from viz.sink import SINKS
 
-STORES = (ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD)
+STORES = (
+    ids.TOKEN, ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD,
+    ids.WEIGHTS_REQUEST, ids.WEIGHTS,
+)  # fmt: skip
+
+
+READING = {
+    "lines": "queries left, keys right; point at a token for its lines alone, click to keep it",
+    "text": "point at a token to see where it looks, click to keep it; arrow keys move it",
+}
+"""How to read each picture but the matrix."""
 
 
 def layout() -> html.Div:
@@ -25,7 +47,7 @@ def layout() -> html.Div:
     return html.Div(
         [
             _toolbar(),
-            html.Div(_chosen_heads(), **_for("matrix")),
+            html.Div(_chosen_heads(), **_for("matrix", "lines", "text")),
             html.Div(overview.layout(), **_for("overview")),
             *(dcc.Store(id=store) for store in STORES),
             dcc.Store(id=ids.SHOWN, data=1),
@@ -43,7 +65,15 @@ def _chosen_heads() -> list[Any]:
             id=ids.ATTENTION_EMPTY,
             hidden=True,
         ),
-        html.Div(id=ids.ATTENTION_GRID, className="map-grid"),  # filled by assets/maps.js
+        html.Div(
+            [
+                _place("matrix", id=ids.ATTENTION_GRID, className="map-grid"),
+                _place("lines", className="lines"),
+                _place("text", className="text"),
+            ],
+            id=ids.ATTENTION_PICTURES,
+            className="pictures",
+        ),
         html.Div(
             dmc.Button("Show more", id=ids.SHOW_MORE, size="xs", variant="default"),
             className="show-more",
@@ -56,6 +86,11 @@ def _chosen_heads() -> list[Any]:
 def _for(*pictures: str) -> dict[str, str]:
     """Return what hides a component while none of these pictures is shown."""
     return {"data-pictures": " ".join(pictures)}
+
+
+def _place(picture: str, **attributes: Any) -> html.Div:
+    """Return where a picture is drawn by its script in assets/."""
+    return html.Div(**attributes, **_for(picture), **{"data-place": picture})
 
 
 def _toolbar() -> html.Div:
@@ -81,7 +116,7 @@ def _toolbar() -> html.Div:
                     html.Span("0", id=ids.THRESHOLD_READING, className="reading"),
                 ],
                 className="tool",
-                **_for("matrix"),
+                **_for("matrix", "lines", "text"),
             ),
             html.Div(
                 [
@@ -95,7 +130,20 @@ def _toolbar() -> html.Div:
                     switch(ids.LOG, "log"),
                 ],
                 className="tool",
-                **_for("matrix", "overview"),
+                **_for(*PICTURES),
+            ),
+            html.Div(
+                [
+                    html.Span("First token", className="field-label"),
+                    segmented(
+                        ids.SINK,
+                        tuple(SINKS.items()),
+                        "show",
+                        "First token: show its weights, hide them, or renormalise the others",
+                    ),
+                ],
+                className="tool",
+                **_for("matrix", "lines", "text"),
             ),
             html.Div(
                 [
@@ -116,6 +164,19 @@ def _toolbar() -> html.Div:
                 className="tool",
                 **_for("matrix"),
             ),
+            html.Div(
+                [
+                    html.Span("Token", className="field-label"),
+                    segmented(
+                        ids.DIRECTION,
+                        tuple(DIRECTIONS.items()),
+                        "at",
+                        "What is shown of the selected token",
+                    ),
+                ],
+                className="tool",
+                **_for("text"),
+            ),
             html.Div(overview.legend(), className="tool", **_for("overview")),
         ],
         className="toolbar",
@@ -127,10 +188,11 @@ def look(view: View, outcome: Outcome, dark: bool) -> Look:
     return Look(
         position=outcome.before.position,
         threshold=view.threshold,
-        zmax=shared_maximum(*outcome.maps) if view.scale == "shared" else None,
+        zmax=shared_maximum(*outcome.maps, sink=view.sink) if view.scale == "shared" else None,
         log=view.log,
         dark=dark,
         size=view.size,
+        sink=view.sink,
     )
 
 
@@ -146,7 +208,7 @@ def signature(view: View, how: Look) -> str:
 def message(
     outcome: Outcome, how: Look, serial: str, drawn: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Return what `assets/maps.js` needs to draw the maps, or None if they stand as they should.
+    """Return what `assets/pictures.js` draws from, or None if all stand as they should.
 
     Args:
         serial: the signature of how they are drawn.
@@ -161,8 +223,14 @@ def message(
         for head, maps in zip(order, outcome.maps, strict=True)
         if head not in standing
     }
-    names = token_names(outcome.prompt)
-    return {"serial": serial, "order": order, "names": names, "marked": how.position, "maps": new}
+    return {
+        "serial": serial,
+        "order": order,
+        "names": token_names(outcome.prompt),
+        "labels": list(outcome.prompt.labels),
+        "marked": how.position,
+        "maps": new,
+    }
 
 
 def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
@@ -183,7 +251,9 @@ def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
 
 
 def _reading(view: View, outcome: Outcome) -> str:
-    """Say how to read the maps, and to see more of those that have more weights than pixels."""
+    """Say how to read the picture, and to see more of maps that have more weights than pixels."""
+    if view.picture != "matrix":
+        return READING.get(view.picture, "")
     axes = "rows are queries, columns are keys; "
     if len(outcome.prompt) <= dots_across(outcome.prompt, view.size):
         return axes + "click a cell to see why the head looks there"
@@ -198,7 +268,7 @@ def register(app: Dash, services: Services) -> None:
     @app.callback(
         Output(ids.MAPS, "data"),
         Output(ids.DRAWN, "data"),
-        Output(ids.ATTENTION_GRID, "className"),  # so that the grid shows that it is awaited
+        Output(ids.ATTENTION_PICTURES, "className"),  # so that they show that they are awaited
         Output(ids.ATTENTION_NOTE, "children"),
         Output(ids.ATTENTION_EMPTY, "hidden"),
         Output(ids.SHOW_MORE_PLACE, "hidden"),
@@ -224,7 +294,7 @@ def register(app: Dash, services: Services) -> None:
         return (
             no_update if sent is None else sent,
             no_update if sent is None else {"heads": sent["order"], "serial": serial},
-            "map-grid",
+            "pictures",
             note(view, outcome, n_chosen),
             bool(n_chosen),
             hidden == 0,
@@ -254,8 +324,44 @@ def register(app: Dash, services: Services) -> None:
         figure = attention_message(shown[request["head"]], 0, how, region)
         return {**request, "figure": figure}
 
+    @app.callback(
+        Output(ids.WEIGHTS, "data"),
+        Input(ids.WEIGHTS_REQUEST, "data"),
+        State(ids.VIEW, "data"),
+        State(ids.DARK, "data"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    def read_token(
+        request: dict[str, Any] | None, data: dict[str, Any] | None, dark: bool, pages: int
+    ) -> Any:
+        if request is None or data is None:
+            return no_update
+        view = View.from_json(data)
+        outcome = services.outcome(view, pages)
+        how = look(view, outcome, bool(dark))
+        if request["serial"] != signature(view, how):
+            return no_update
+        token, direction = request["token"], request["direction"]
+        asked = set(request["heads"])
+        return {
+            **request,
+            "heads": {
+                maps.heads[0].short: token_message(maps, 0, how, token, direction)
+                for maps in outcome.maps
+                if maps.heads[0].short in asked
+            },
+        }
+
     app.clientside_callback(
-        browser("draw", "maps"), Input(ids.MAPS, "data"), prevent_initial_call=True
+        browser("receive", "pictures"), Input(ids.MAPS, "data"), prevent_initial_call=True
+    )
+    app.clientside_callback(
+        browser("receiveWeights", "pictures"), Input(ids.WEIGHTS, "data"), prevent_initial_call=True
+    )
+    app.clientside_callback(browser("choose", "pictures"), Input(ids.PICTURE, "value"))
+    app.clientside_callback(
+        browser("select", "pictures"), Input(ids.TOKEN, "data"), Input(ids.DIRECTION, "value")
     )
     app.clientside_callback(
         browser("zoom", "maps"), Input(ids.ZOOMED, "data"), prevent_initial_call=True

@@ -246,7 +246,9 @@ def switched(
 ) -> tuple[View, Any]:
     """Return the view with another model, and that model. What depends on its tokens is reset."""
     model = services.model(name, progress)
-    fresh = replace(view, model=name, bos=None, position=None, watched=None, target=None)
+    fresh = replace(
+        view, model=name, bos=None, position=None, token=None, watched=None, target=None
+    )
     return services.settled(fresh, model), model
 
 
@@ -324,6 +326,7 @@ def _register_prompt(app: Dash, services: Services) -> None:
         Output(ids.PROMPT, "data", allow_duplicate=True),
         Output(ids.BOS_USED, "data", allow_duplicate=True),
         Output(ids.POSITION, "data", allow_duplicate=True),
+        Output(ids.TOKEN, "data", allow_duplicate=True),
         Output(ids.TOKENS, "data", allow_duplicate=True),
         Output(ids.TOKEN_COUNT, "children", allow_duplicate=True),
         Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
@@ -342,7 +345,7 @@ def _register_prompt(app: Dash, services: Services) -> None:
         asked = View.from_json(data)
         services.begin(replace(asked, prompt=text, bos=request["bos"], position=position))
         strip, count = prompt.strip(tokens), prompt.token_count(tokens)
-        return text, request["bos"], position, strip, count, None
+        return text, request["bos"], position, None, strip, count, None
 
 
 def _register_view(app: Dash) -> None:

@@ -14,6 +14,7 @@ from ablation.types import STRATEGIES
 from app.controls import CONTROLS, values
 from app.permalink import MAX_FRAGMENT, VERSION, DamagedLinkError, decode, encode
 from app.view import (
+    DIRECTIONS,
     MAX_PROMPT_CHARACTERS,
     MAX_SIZE,
     MIN_SIZE,
@@ -26,6 +27,7 @@ from app.view import (
     head_from_text,
 )
 from models.types import Head
+from viz.sink import SINKS
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 heads = st.builds(Head, st.integers(0, 999), st.integers(0, 999))
@@ -48,9 +50,12 @@ views = st.builds(
     tab=st.sampled_from(TABS),
     picture=st.sampled_from(tuple(PICTURES)),
     cells=texts,
+    token=st.none() | st.integers(0, 5000),
+    direction=st.sampled_from(tuple(DIRECTIONS)),
     threshold=st.floats(0, 1),
     scale=st.sampled_from(SCALES),
     log=st.booleans(),
+    sink=st.sampled_from(tuple(SINKS)),
     size=st.integers(MIN_SIZE, MAX_SIZE),
     watched=st.none() | st.integers(0, 10**6),
     metric=texts,
@@ -144,9 +149,12 @@ def test_a_link_cannot_unpack_to_gigabytes() -> None:
         ("tab", "circuit"),
         ("picture", "pie"),
         ("cells", ""),
+        ("token", -1),
+        ("direction", "up"),
         ("threshold", 1.5),
         ("threshold", float("nan")),
         ("scale", "log"),
+        ("sink", "drop"),
         ("size", 10),
         ("study", None),
         ("max_heads", 0),

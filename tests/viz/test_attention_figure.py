@@ -19,6 +19,7 @@ from viz.attention import (
     clicked_cell,
     dots_across,
     shared_maximum,
+    token_message,
     token_names,
 )
 from viz.cells import Region, cells_of
@@ -258,3 +259,34 @@ def test_maps_of_some_rows_only_are_refused() -> None:
     )
     with pytest.raises(ValueError, match="all their rows"):
         attention_figure(maps, 0)
+
+
+@pytest.mark.parametrize("direction", ["at", "by"])
+def test_one_tokens_weights_are_its_row_or_column(direction: str) -> None:
+    maps = causal_maps("a", "b", "c", "d")
+    row = coding.decode(token_message(maps, 0, Look(), 2, direction))[0]
+    weights = maps.values[0]
+    expected = [*weights[2, :3], np.nan] if direction == "at" else [np.nan] * 2 + [*weights[2:, 2]]
+    np.testing.assert_allclose(row, expected, rtol=coding.RELATIVE_ERROR)
+
+
+def test_one_tokens_weights_are_shown_as_the_map_is() -> None:
+    maps = causal_maps("a", "b", "c", "d")  # the last row: 0.4, 0.2, 0.2, 0.2
+    look = Look(threshold=0.3, sink="renormalise")
+    row = coding.decode(token_message(maps, 0, look, 3, "at"))[0]
+    np.testing.assert_allclose(row, [np.nan, 1 / 3, 1 / 3, 1 / 3], rtol=coding.RELATIVE_ERROR)
+    row = coding.decode(token_message(maps, 0, Look(threshold=0.3), 3, "at"))[0]
+    np.testing.assert_allclose(row, [0.4, np.nan, np.nan, np.nan], rtol=coding.RELATIVE_ERROR)
+
+
+@pytest.mark.parametrize(
+    ("sink", "said"), [("hide", "first token hidden"), ("renormalise", "without first token")]
+)
+def test_a_map_says_that_its_first_token_is_left_out(sink: str, said: str) -> None:
+    maps = causal_maps("a", "b", "c", "d")
+    figure = attention_figure(maps, 0, sink=sink)
+    assert said in figure.layout.title.text
+    assert said in figure.data[0].hovertemplate
+    assert np.isnan(figure.data[0].z[:, 0]).all()
+    assert figure.data[0].z[3, 1] == pytest.approx(0.2 if sink == "hide" else 1 / 3)
+    assert "first token" not in attention_figure(maps, 0).layout.title.text

@@ -1,5 +1,5 @@
 """Weights as 16-bit codes: how exact, and how small. The browser's decoder is held against this
-one in tests/app/test_browser.py."""
+one in tests/app/test_maps_in_browser.py."""
 
 import base64
 import json

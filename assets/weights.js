@@ -1,0 +1,111 @@
+// Attention weights in the browser: read from the codes of viz/coding.py, which it is held against.
+// Every picture draws from what this returns.
+
+(function () {
+  "use strict";
+
+  const FIRST = 2;
+  const LAST = 65535;
+  const FLOOR = 1e-12;
+  const LEAST_SAID = 0.005;
+  let table = null;
+
+  // The weight that each code stands for; NaN for a blank cell.
+  function weightOf() {
+    if (!table) {
+      table = new Float32Array(LAST + 1);
+      table[0] = NaN;
+      for (let code = FIRST; code <= LAST; code++) {
+        table[code] = Math.pow(FLOOR, 1 - (code - FIRST) / (LAST - FIRST));
+      }
+    }
+    return table;
+  }
+
+  // URL-safe base64 of little-endian numbers of two bytes.
+  function numbers(base64) {
+    const text = window.atob(base64.replace(/-/g, "+").replace(/_/g, "/"));
+    const found = new Uint16Array(text.length / 2);
+    for (let i = 0; i < found.length; i++) {
+      found[i] = text.charCodeAt(2 * i) | (text.charCodeAt(2 * i + 1) << 8);
+    }
+    return found;
+  }
+
+  const weights = {
+    // coded: { columns, lengths, codes }. Returns an array of Float32Array, one for each row.
+    decode(coded) {
+      const weight = weightOf();
+      const codes = numbers(coded.codes);
+      let next = 0;
+      return Array.from(numbers(coded.lengths), (length) => {
+        const row = new Float32Array(coded.columns).fill(NaN);
+        for (let column = 0; column < length; column++) {
+          row[column] = weight[codes[next++]];
+        }
+        return row;
+      });
+    },
+
+    // cells: { query, key, step, coded }. Returns them with `values` in place of `coded`, which
+    // is taken away so that the page's store does not keep the codes too.
+    cells(sent) {
+      const { query, key, step, coded } = sent;
+      sent.coded = null;
+      return { query, key, step, values: weights.decode(coded) };
+    },
+
+    // Where a query looks ("at": a row of the map) or by whom a key is looked at ("by": a column).
+    ofToken(values, position, direction) {
+      if (direction === "at") {
+        return values[position];
+      }
+      return Float32Array.from(values, (row) => row[position]);
+    },
+
+    // How strongly a weight shows, from 0 to 1; scale: { zmax, floor }, the latter null unless the
+    // strength follows the logarithm of the weight. NaN for a blank cell.
+    strength(weight, scale) {
+      const { zmax, floor } = scale;
+      const part = floor === null ? weight / zmax : 1 + Math.log(weight / zmax) / Math.log(zmax / floor);
+      return part > 1 ? 1 : part < 0 ? 0 : part;
+    },
+
+    // The positions of the largest weights, largest first, without those that are no figure.
+    strongest(found, count) {
+      const best = [];
+      for (let i = 0; i < found.length; i++) {
+        if (found[i] >= LEAST_SAID && (best.length < count || found[i] > found[best[count - 1]])) {
+          let place = best.length;
+          while (place > 0 && found[best[place - 1]] < found[i]) {
+            place--;
+          }
+          best.splice(place, 0, i);
+          best.length = Math.min(best.length, count);
+        }
+      }
+      return best;
+    },
+
+    // A weight as a figure in a narrow column: ".42", "1", nothing below a hundredth.
+    short(weight) {
+      if (!(weight >= LEAST_SAID)) {
+        return "";
+      }
+      return weight >= 0.995 ? "1" : weight.toFixed(2).slice(1);
+    },
+
+    // Three digits, which coded weights hold: what "%.3g" writes in Python.
+    exact(weight) {
+      if (weight !== weight) {
+        return "–";
+      }
+      const text = weight.toPrecision(3);
+      const [digits, exponent] = weight < 1e-4 && weight > 0 ? weight.toExponential(2).split("e") : [text, ""];
+      const bare = digits.includes(".") ? digits.replace(/\.?0+$/, "") : digits;
+      return exponent ? bare + "e" + exponent : bare;
+    },
+  };
+
+  window.attention = Object.assign({}, window.attention, { weights });
+})();
