@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ablation.attribution import attribute_logits, logit_lens, tokens_by_head
     from ablation.grid import sweep_positions
     from ablation.head_metrics import HEAD_METRICS
     from ablation.heads import format_heads, parse_heads
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         parse_intervention,
     )
     from ablation.metrics import METRICS, compare
+    from ablation.query_key import explain_attention
     from ablation.search import search_heads
     from ablation.summaries import summarise_heads
     from ablation.sweep import sweep_heads
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from models.types import Head
 
 _HOMES = {
+    "ablation.attribution": ("attribute_logits", "logit_lens", "tokens_by_head"),
     "ablation.grid": ("sweep_positions",),
     "ablation.head_metrics": ("HEAD_METRICS",),
     "ablation.heads": ("format_heads", "parse_heads"),
@@ -56,6 +59,7 @@ _HOMES = {
         "parse_intervention",
     ),
     "ablation.metrics": ("METRICS", "compare"),
+    "ablation.query_key": ("explain_attention",),
     "ablation.search": ("search_heads",),
     "ablation.summaries": ("summarise_heads",),
     "ablation.sweep": ("sweep_heads",),
@@ -96,14 +100,18 @@ __all__ = [
     "SearchStep",
     "Sparsify",
     "Zero",
+    "attribute_logits",
     "compare",
+    "explain_attention",
     "format_heads",
+    "logit_lens",
     "parse_heads",
     "parse_intervention",
     "search_heads",
     "summarise_heads",
     "sweep_heads",
     "sweep_positions",
+    "tokens_by_head",
 ]
 
 

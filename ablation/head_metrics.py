@@ -7,19 +7,26 @@ them: the page, the command line and the documentation read it.
 
 Where attention sinks take a share of a row, its weights sum to less than 1. Weights are then
 counted as they are; entropy, span and distance are those of the row scaled to sum to 1.
+
+The page reads the table before torch is there, which is imported where it is used.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ablation.types import MetricInfo
 from models.errors import ErrorKind, UserError
 
-SMALLEST = torch.finfo(torch.float32).tiny
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SMALLEST = float(np.finfo(np.float32).tiny)
 """Stands for 0 in logarithms and quotients: 0 log 0 is 0."""
 
 
@@ -42,6 +49,8 @@ class Rows:
     @cached_property
     def entropy(self) -> Tensor:
         """The entropy of each row scaled to sum to 1, in nats, [n_heads, n_rows]."""
+        import torch
+
         logarithms = self.probabilities.clamp_min(SMALLEST).log_()
         information = torch.einsum("hqk,hqk->hq", self.probabilities, logarithms)
         # p / s has the entropy log s - (sum of p log p) / s. Rounding may leave -1e-7 of 0.
@@ -77,6 +86,8 @@ def _effective_span(rows: Rows) -> Tensor:
 
 
 def _mean_distance(rows: Rows) -> Tensor:
+    import torch
+
     keys = torch.arange(rows.probabilities.shape[-1], device=rows.queries.device).float()
     distances = (rows.queries[:, None].float() - keys).abs_()  # [n_rows, n_keys]
     return (rows.probabilities * distances).sum(dim=-1) / rows.total

@@ -97,7 +97,7 @@ ATTRIBUTION_BODY = "attribution-body"
 ATTRIBUTION_TERMS = "attribution-terms"
 ATTRIBUTION_MAP = "attribution-map"
 ATTRIBUTED = "attributed"
-LENS_BODY = "lens-body"
+ATTRIBUTION_TABLE = "attribution-table"
 ADD_HEAD = "add-head"
 
 # Why a head looks where it looks

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
-from ablation.summaries import summarise_heads
 from ablation.types import Ablation, HeadSummaries, Progress
 from app.runs import Memory, content
 from models.types import TokenizedPrompt
@@ -41,6 +40,8 @@ class Overviews:
         known: HeadSummaries | None = self._memory.get(key)
         if known is not None:
             return known
+        from ablation.summaries import summarise_heads  # torch comes with it
+
         side = thumbnail_side(len(model.all_heads()), model.kind == "causal")
         found = summarise_heads(
             model, prompt, ablation, side=side, progress=progress, cancel=cancel

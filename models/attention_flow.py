@@ -60,50 +60,52 @@ def moved_attention(
 
 
 def attention_rollout(
-    model: "LanguageModel", prompt: TokenizedPrompt, up_to: int | None = None
+    model: "LanguageModel", prompt: TokenizedPrompt, up_to: Sequence[int] | None = None
 ) -> AttentionMaps:
     """Return attention rolled out: from where in the prompt each position has got what it holds.
 
     Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers": each layer's mean over
     heads, half of it with the identity as the other half (the residual stream), multiplied over
-    layers. Rows sum to 1.
+    layers. Rows sum to 1, those of layers with attention sinks too.
 
     Args:
-        up_to: the last layer counted; None: the model's last.
+        up_to: the last layers counted, a map each; None: the model's last.
 
     Returns:
-        Maps of kind "rollout" with one entry, whose head stands for its whole layer.
+        Maps of kind "rollout", in which a head stands for its whole layer.
 
     Raises:
         UserError: a layer that does not exist.
     """
-    last = model.n_layers - 1 if up_to is None else up_to
-    if not 0 <= last < model.n_layers:
-        raise UserError(
-            ErrorKind.HEADS,
-            f"There is no layer {last} in {model.name}; layers run from 0 to {model.n_layers - 1}.",
-        )
-    n = len(prompt)
-    rolled = torch.eye(n, dtype=torch.float32)
-    eye = torch.eye(n, dtype=torch.float32)
+    ends = [model.n_layers - 1] if up_to is None else list(up_to)
+    for layer in ends:
+        if not 0 <= layer < model.n_layers:
+            raise UserError(
+                ErrorKind.HEADS,
+                f"There is no layer {layer} in {model.name}; layers run from 0 to "
+                f"{model.n_layers - 1}.",
+            )
+    last = max(ends, default=-1)
     request = TapRequest(
         read={layer: range(model.sites[layer].n_heads) for layer in range(last + 1)}
     )
+    identity = torch.eye(len(prompt))
+    rolled, kept = identity, {}
 
-    def roll() -> None:
+    def absorb(*_: object) -> None:
         # One layer's maps at a time: all of them may not fit.
         nonlocal rolled
         for layer in sorted(request.attention):
-            mixed = torch.from_numpy(request.attention.pop(layer).mean(axis=0)) + eye
+            mixed = torch.from_numpy(request.attention.pop(layer).mean(axis=0)) + identity
             rolled = (mixed / mixed.sum(-1, keepdim=True)) @ rolled
-
-    def absorb(_layer: int, _call: Call) -> None:
-        roll()
+            if layer in ends:
+                kept[layer] = rolled.numpy()
 
     request.on_call = absorb
     model.watch(prompt, request)
-    roll()  # where hooks read, a layer's maps come after its call
-    return AttentionMaps((Head(last, 0),), rolled.numpy()[None], prompt, kind="rollout")
+    absorb()  # where hooks read, a layer's maps come after its call
+    heads = tuple(Head(layer, 0) for layer in ends)
+    return AttentionMaps(heads, np.stack([kept[e] for e in ends]), prompt, kind="rollout")
 
 
 def _moved_norms(

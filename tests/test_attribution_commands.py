@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from tiny import MASKED_PROMPT, PROMPT, tiny_directory, tiny_model
 
 from ablation.attribution import attribute_logits, logit_lens, tokens_by_head
 from ablation.query_key import explain_attention
 from app.cli.run import run
+from models.attention_flow import attention_rollout, moved_attention
 from models.types import Head
 
 MODEL = str(tiny_directory("llama"))
@@ -92,12 +94,34 @@ def test_explain_prints_and_writes_a_score_told_apart(
         assert sum(term["value"] for term in terms) == pytest.approx(relative.score, abs=ROUNDING)
 
 
+@pytest.mark.parametrize("kind", ["moved", "rollout"])
+def test_attention_can_be_shown_as_what_it_moves(
+    output: Callable[[list[str]], Outcome], kind: str
+) -> None:
+    status, out, err = output(asked("attention", "--heads", "1.2", "--show", kind, "--json", "-"))
+    assert (status, err) == (0, "")
+    result = json.loads(out)
+    model = tiny_model("llama")
+    prompt = model.tokenize(PROMPT)
+    maps = (
+        moved_attention(model, prompt, [Head(1, 2)])
+        if kind == "moved"
+        else attention_rollout(model, prompt, [1])
+    )
+    assert result["kind"] == kind
+    np.testing.assert_allclose(result["values"], maps.values, atol=ROUNDING)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (asked("attribute", "--target", " Mary", "--versus", " Mary"), "against itself"),
         (asked("attribute", "--target", "no such token"), "error: "),
         (asked("attribute", "--heads", "9.9"), "error: "),
+        (
+            asked("attention", "--heads", "1.1", "--show", "moved", "--ablate", "1.1"),
+            "of the clean run",
+        ),
         (
             asked("attribute", prompt=MASKED_PROMPT, model=str(tiny_directory("bert"))),
             "cannot be told apart",

@@ -1,10 +1,16 @@
 """`attention`: where chosen heads look."""
 
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
-from app.cli.question import pose
+from app.cli.question import Question, pose
 from app.cli.tables import attention_table
 from app.cli.terminal import Terminal
+from models.errors import ErrorKind, UserError
+from models.types import AttentionMaps
+
+if TYPE_CHECKING:
+    from ablation.types import Ablation
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
@@ -13,7 +19,12 @@ def run(options: Namespace, terminal: Terminal) -> int:
         options.position = -1
     question = pose(options, terminal)
     ablation = question.ablation(options.ablate)
-    maps = question.model.attention(question.prompt, question.heads(options.heads), ablation)
+    if ablation is not None and options.show != "attention":
+        raise UserError(
+            ErrorKind.OPTION,
+            f"--show {options.show} is of the clean run; leave --ablate out, or --show.",
+        )
+    maps = _maps(question, options, ablation)
     for index in range(len(maps.heads)):
         terminal.print(attention_table(maps, index, options.top_k))
     terminal.write_json(
@@ -24,3 +35,14 @@ def run(options: Namespace, terminal: Terminal) -> int:
         }
     )
     return 0
+
+
+def _maps(question: Question, options: Namespace, ablation: "Ablation | None") -> AttentionMaps:
+    from models.attention_flow import attention_rollout, moved_attention
+
+    model, prompt, heads = question.model, question.prompt, question.heads(options.heads)
+    if options.show == "moved":
+        return moved_attention(model, prompt, heads)
+    if options.show == "rollout":
+        return attention_rollout(model, prompt, sorted({head.layer for head in heads}))
+    return model.attention(prompt, heads, ablation)

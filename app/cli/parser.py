@@ -121,6 +121,14 @@ def _add_attention(commands: Any) -> None:
     )
     _add_prompt(parser)
     parser.add_argument("--heads", required=True, metavar="HEADS", help=HEADS_HELP)
+    parser.add_argument(
+        "--show",
+        choices=["attention", "moved", "rollout"],
+        default="attention",
+        help="moved: attention times the norm of what is moved, |a W_O v|; rollout: attention "
+        "rolled out up to each layer that the heads are in; both of the clean run (default: "
+        "%(default)s)",
+    )
     _add_ablation(parser)
     _add_top(parser, "how many keys to show for a query", default=3)
     _add_json(parser)

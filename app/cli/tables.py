@@ -68,7 +68,7 @@ def attention_table(maps: AttentionMaps, index: int, top: int) -> Table:
     """Show for each query of one head the keys with most weight."""
     labels = maps.prompt.unique_labels
     ablated = " (ablated run)" if maps.ablated else ""
-    table = Table("", "query", "looks at", box=None, title=f"{maps.heads[index]}{ablated}")
+    table = Table("", "query", "looks at", box=None, title=f"{maps.title(index)}{ablated}")
     table.title_justify = "left"
     for query, row in enumerate(maps.values[index]):
         keys = np.argsort(-row, kind="stable")[:top]

@@ -5,20 +5,23 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from ablation.attribution import attribute_logits, logit_lens
-from ablation.attribution_types import LogitAttribution, LogitLens
+import ablation
+from ablation.attribution_types import HeadTokens, LogitAttribution, LogitLens
 from app import ids
 from app.panels.pieces import browser, graph, segmented
 from app.panels.term_list import term_list
 from app.services import Services
 from app.view import View
 from models.errors import UserError
+from models.types import TokenProbability
 from viz.heads import head_map_figure
-from viz.terms import LensRow, lens_rows, term_bars
+from viz.terms import LensRow, lens_rows, signed, term_bars
 
 SHOWN_TERMS = 22
 MAP_WIDTH, MAP_HEIGHT = 316, 470
-SHOWS = (("direct", "Direct"), ("lens", "Logit lens"))
+SHOWS = (("direct", "Direct"), ("lens", "Logit lens"), ("tokens", "Tokens by head"))
+MAX_HEADS, SHOWN_TOKENS = 48, 5
+"""Of how many chosen heads how many tokens are shown."""
 
 
 def layout() -> html.Div:
@@ -43,7 +46,7 @@ def layout() -> html.Div:
                 className="attribution-columns",
                 hidden=True,
             ),
-            html.Div(id=ids.LENS_BODY, className="card", hidden=True),
+            html.Div(id=ids.ATTRIBUTION_TABLE, className="card", hidden=True),
             dcc.Store(id=ids.ATTRIBUTED),
             dcc.Store(id=ids.ADD_HEAD),
             dcc.Store(id=ids.EXPLAIN_OPEN),
@@ -119,6 +122,40 @@ def _lens_row(row: LensRow) -> html.Tr:
     )
 
 
+def head_tokens_summary(n_chosen: int) -> str:
+    """Say what the tokens of heads are, and of how many heads."""
+    if n_chosen == 0:
+        return "Choose heads on the left to see which tokens each of them raises and lowers."
+    few = f"The first {MAX_HEADS} of {n_chosen} heads. " if n_chosen > MAX_HEADS else ""
+    return (
+        f"{few}Tokens whose logits each chosen head itself raises and lowers most here, less what "
+        "it adds to all tokens alike; final norm frozen."
+    )
+
+
+def head_tokens_table(found: list[HeadTokens]) -> html.Table:
+    """Return the tokens that heads raise and lower, a row a head."""
+    rows = [
+        html.Tr(
+            [
+                html.Th(str(entry.head), scope="row"),
+                html.Td(_tokens(entry.raised)),
+                html.Td(_tokens(entry.lowered)),
+            ]
+        )
+        for entry in found
+    ]
+    head = html.Thead(html.Tr([html.Th("head"), html.Th("raises"), html.Th("lowers")]))
+    return html.Table([head, html.Tbody(rows)], className="numbers head-tokens")
+
+
+def _tokens(side: tuple[tuple[TokenProbability, float], ...]) -> list[Any]:
+    return [
+        html.Span(token.label, className="token-inline", title=f"{signed(value)} logits")
+        for token, value in side
+    ]
+
+
 def asked(view: View, dark: bool, *options: str | None) -> list[Any]:
     """Return all that the tab shows depends on: the same again, the same tab."""
     data = view.to_json()
@@ -133,9 +170,9 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.ATTRIBUTION_NOTE, "children"),
         Output(ids.ATTRIBUTION_TERMS, "children"),
         Output(ids.ATTRIBUTION_MAP, "figure"),
-        Output(ids.LENS_BODY, "children"),
+        Output(ids.ATTRIBUTION_TABLE, "children"),
         Output(ids.ATTRIBUTION_BODY, "hidden"),
-        Output(ids.LENS_BODY, "hidden"),
+        Output(ids.ATTRIBUTION_TABLE, "hidden"),
         Output(ids.ATTRIBUTED, "data"),
         Input(ids.VIEW, "data"),
         Input(ids.DARK, "data"),
@@ -190,9 +227,16 @@ def _shown(
     prompt = model.tokenize(view.prompt, view.bos)
     stream = services.streams.get(model, prompt)
     if show == "lens":
-        lens = logit_lens(model, prompt, view.position, target or None, 1, stream=stream)
+        lens = ablation.logit_lens(model, prompt, view.position, target or None, 1, stream=stream)
         return lens_summary(lens), no_update, no_update, lens_table(lens), True, False
-    found = attribute_logits(
+    if show == "tokens":
+        heads = (view.heads or ())[:MAX_HEADS]
+        tokens = ablation.tokens_by_head(
+            model, prompt, heads, view.position, SHOWN_TOKENS, stream=stream
+        )
+        note = head_tokens_summary(len(view.heads or ()))
+        return note, no_update, no_update, head_tokens_table(tokens), True, not heads
+    found = ablation.attribute_logits(
         model, prompt, target or None, versus or None, view.position, stream=stream
     )
     terms = term_list(term_bars(found.terms, SHOWN_TERMS), "Largest terms")

@@ -5,8 +5,8 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, html
 
+import ablation
 from ablation.attribution_types import QueryKeyDetail, ScoreSources
-from ablation.query_key import explain_attention
 from app import ids, words
 from app.panels.pieces import browser, switch
 from app.panels.term_list import term_list
@@ -138,7 +138,7 @@ def register(app: Dash, services: Services) -> None:
         with suppress(UserError):  # said below, beside what can be told without it
             stream = services.streams.get(model, prompt)
         try:
-            detail = explain_attention(
+            detail = ablation.explain_attention(
                 model, prompt, head, query, key, relative=relative, stream=stream
             )
         except UserError as error:

@@ -9,12 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from parts import Parts, head_term, parts
-from tiny import CAUSAL, MASKED, byte_level_tokenizer, prompt_text, tiny_model, tiny_torch_model
+from tiny import (
+    CAUSAL,
+    MASKED,
+    byte_level_tokenizer,
+    prompt_text,
+    tiny_directory,
+    tiny_model,
+    tiny_torch_model,
+    wordpiece_tokenizer,
+)
+from transformers import AutoModelForMaskedLM, ModernBertConfig
 
+from ablation.attribution import attribute_logits
 from models.attention_tap import ATTENTION_NAME
 from models.errors import UserError
 from models.language_model import LanguageModel
+from models.registry import load_model
 from models.residual_stream import ResidualStream
 from models.types import Component
 
@@ -126,6 +139,41 @@ def test_variants_of_families_add_up(family: str, overrides: dict[str, Any], n_n
     assert len(model.residual.norms) == n_norms
     stream = model.residual.read(model.tokenize(prompt_text(family)))
     assert max(stream.error_at()) < 1e-6
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gptj"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_dtypes_add_up_as_well_as_they_can(family: str, dtype: str) -> None:
+    """bfloat16 has three digits; the sum is taken in float32 of what the model rounded."""
+    model = load_model(str(tiny_directory(family)), device="cpu", dtype=dtype)
+    stream = model.residual.read(model.tokenize(prompt_text(family)))
+    assert max(stream.error_at()) < 2e-2
+
+
+def test_an_encoder_that_norms_before_the_addition_adds_up() -> None:
+    config = ModernBertConfig(
+        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+        num_attention_heads=4, max_position_embeddings=128,
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id"), 0),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    plain = AutoModelForMaskedLM.from_config(config, attn_implementation=ATTENTION_NAME)
+    model = LanguageModel(plain, wordpiece_tokenizer(), "modernbert")
+    prompt = model.tokenize(prompt_text("bert"))
+    assert max(model.residual.read(prompt).error_at()) < 1e-6
+    with pytest.raises(UserError, match="more than a norm and a linear map"):
+        attribute_logits(model, prompt)
+
+
+def test_offloaded_weights_are_fetched() -> None:
+    plain = tiny_torch_model("gemma2")
+    plain.set_attn_implementation(ATTENTION_NAME)
+    offloaded = cpu_offload(plain, execution_device=torch.device("cpu"))
+    model = LanguageModel(offloaded, byte_level_tokenizer(), "offloaded")
+    stream = model.residual.read(model.tokenize(prompt_text("gemma2")))
+    assert max(stream.error_at()) < 1e-6
+    here = tiny_model("gemma2").residual.read(stream.prompt)
+    close(stream.layers[1].heads(), here.layers[1].heads())
 
 
 @pytest.mark.parametrize("family", MASKED)
