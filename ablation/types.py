@@ -104,18 +104,55 @@ class HeadScores:
 
     def ranked(self) -> list[tuple[Head, float]]:
         """Return evaluated heads, largest absolute value first, ties by lowest (layer, head)."""
-        flat = self.values.reshape(-1).astype(float)
-        order = sorted(np.flatnonzero(~np.isnan(flat)), key=lambda i: (-abs(flat[i]), i))
-        n_heads = self.values.shape[1]
-        return [(Head(int(i) // n_heads, int(i) % n_heads), float(flat[i])) for i in order]
+        return ranked_heads(self.values)
 
     def to_frame(self) -> pd.DataFrame:
         rows = [(h.layer, h.head, value) for h, value in self.ranked()]
         return pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
 
     def to_json(self) -> dict[str, Any]:
-        scores = [[None if np.isnan(v) else float(v) for v in row] for row in self.values]
+        scores = without_nan(self.values)
         return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadValues:
+    """One number a head, read off its attention; nothing need be ablated for it."""
+
+    metric: MetricInfo
+    values: FloatArray
+    """float32 [n_layers, n_heads]; NaN where there is none (cancelled, or absent)."""
+    stopped: str = "complete"
+    """As for `HeadScores`."""
+
+    @property
+    def target(self) -> None:
+        """None: what heads attend to is about no token of the vocabulary."""
+        return None
+
+    def ranked(self) -> list[tuple[Head, float]]:
+        """Return the heads, largest absolute value first, ties by lowest (layer, head)."""
+        return ranked_heads(self.values)
+
+    def to_json(self) -> dict[str, Any]:
+        scores = without_nan(self.values)
+        return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}
+
+
+def without_nan(values: FloatArray) -> list[list[float | None]]:
+    """Return a table of numbers as JSON has it, without the NaN that JSON does not have."""
+    return [[None if np.isnan(v) else float(v) for v in row] for row in values]
+
+
+def ranked_heads(values: FloatArray) -> list[tuple[Head, float]]:
+    """Return the heads of [n_layers, n_heads] that have a value, largest absolute value first.
+
+    Ties go to the lowest (layer, head).
+    """
+    flat = values.reshape(-1).astype(float)
+    order = sorted(np.flatnonzero(~np.isnan(flat)), key=lambda i: (-abs(flat[i]), i))
+    n_heads = values.shape[1]
+    return [(Head(int(i) // n_heads, int(i) % n_heads), float(flat[i])) for i in order]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +193,7 @@ class PositionScores:
         return {
             "metric": self.metric.name,
             "heads": [head.to_json() for head in self.heads],
-            "scores": [[None if np.isnan(v) else float(v) for v in row] for row in self.values],
+            "scores": without_nan(self.values),
             "stopped": self.stopped,
         }
 
