@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ablation.dossier import Dossier, head_dossier
     from ablation.grid import sweep_positions
     from ablation.heads import format_heads, parse_heads
     from ablation.interventions import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from models.types import Head
 
 _HOMES = {
+    "ablation.dossier": ("Dossier", "head_dossier"),
     "ablation.grid": ("sweep_positions",),
     "ablation.heads": ("format_heads", "parse_heads"),
     "ablation.interventions": (
@@ -74,6 +76,7 @@ __all__ = [
     "METRICS",
     "Ablation",
     "Comparison",
+    "Dossier",
     "Head",
     "HeadScores",
     "Intervention",
@@ -90,6 +93,7 @@ __all__ = [
     "Zero",
     "compare",
     "format_heads",
+    "head_dossier",
     "parse_heads",
     "parse_intervention",
     "search_heads",

@@ -26,6 +26,7 @@ examples:
   python main.py sweep --prompt "The capital of France is" --json sweep.json
   python main.py sweep --prompt "The capital of France is" --by-position --heads "16.0, 8.*"
   python main.py search --prompt "The capital of France is" --target " London"
+  python main.py dossier
 
 `python main.py COMMAND --help` tells more. Exit status: 0; 2 for wrong input, with one line on
 standard error; 130 when stopped by Ctrl-C.
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_attention(commands)
     _add_sweep(commands)
     _add_search(commands)
+    _add_dossier(commands)
     return parser
 
 
@@ -180,6 +182,41 @@ def _add_search(commands: Any) -> None:
         help="how many heads a screened step evaluates; see below",
     )
     _add_intervention(parser)
+    _add_json(parser)
+
+
+def _add_dossier(commands: Any) -> None:
+    parser = commands.add_parser(
+        "dossier",
+        help="the roles of all heads on standard stimuli",
+        description="Score every head on repeated random tokens [BOS r r] as a previous-token, "
+        "induction, duplicate-token and first-token head. Kept on disk: the second time is "
+        "instant.",
+        tables=_role_table,
+    )
+    _add_model(parser)
+    group = parser.add_argument_group("stimuli")
+    group.add_argument(
+        "--sequences",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="how many sequences the scores are the mean of (default: %(default)s)",
+    )
+    group.add_argument(
+        "--length",
+        type=_positive,
+        metavar="N",
+        help="tokens of r (default: 50, or as many as the model's context holds twice)",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="of the random choice of tokens (default: %(default)s)",
+    )
+    _add_top(parser, "how many heads to list for each role")
     _add_json(parser)
 
 
@@ -324,6 +361,13 @@ def _search_tables() -> str:
     lines = [f"  {name}\n      {words}" for name, words in STRATEGIES.items()]
     few = f"      (--screen heads a step; {SCREENED} by default)"
     return "strategies:\n" + "\n".join([*lines, few]) + "\n\n" + _intervention_table()
+
+
+def _role_table() -> str:
+    from ablation.stimuli import ROLES
+
+    lines = (f"  {name}\n      {role.info.description}" for name, role in ROLES.items())
+    return "roles:\n" + "\n".join(lines) + "\n"
 
 
 def _study_tables() -> str:
