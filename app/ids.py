@@ -135,6 +135,32 @@ SEARCH_TABLE = "search-table"
 SEARCH_SENTENCES = "search-sentences"
 USE_HEADS = "use-heads"
 
+# Heads: their roles
+HEADS_TAB = "heads-tab"
+ROLES_PLACE = "roles-place"
+DOSSIER = "dossier"
+DOSSIER_RUN = "dossier-run"
+DOSSIER_CANCEL = "dossier-cancel"
+DOSSIER_PROGRESS = "dossier-progress"
+DOSSIER_BAR = "dossier-bar"
+DOSSIER_STATUS = "dossier-status"
+DOSSIER_EMPTY = "dossier-empty"
+DOSSIER_BODY = "dossier-body"
+DOSSIER_CAPTION = "dossier-caption"
+DOSSIER_ROLE = "dossier-role"
+DOSSIER_MAP = "dossier-map"
+DOSSIER_LEADERS = "dossier-leaders"
+
+
+def leader(role: object, head: object) -> dict[str, object]:
+    """Return the id of a head in the list of those that play a role most."""
+    return {"type": "leader", "role": role, "head": head}
+
+
+def use_role(role: object) -> dict[str, object]:
+    """Return the id of the button that chooses the heads which play a role most."""
+    return {"type": "use-role", "role": role}
+
 
 def parameter(intervention: object, name: object) -> dict[str, object]:
     """Return the id of the control of one parameter of an intervention."""

@@ -13,7 +13,7 @@ from ablation.types import STRATEGIES
 from app.examples import EXAMPLES
 from models.types import Head
 
-TABS = ("attention", "study")
+TABS = ("attention", "study", "heads")
 STUDIES = ("sweep", "positions", "generic", "targeted")
 SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000

@@ -14,6 +14,7 @@ from app.panels import (
     by_position,
     header,
     heads,
+    heads_tab,
     intervention,
     prediction,
     prompt,
@@ -100,10 +101,12 @@ def _tabs() -> dmc.Tabs:
                 [
                     dmc.TabsTab("Attention", value="attention"),
                     dmc.TabsTab("Ablation study", value="study"),
+                    dmc.TabsTab("Heads", value="heads"),
                 ]
             ),
             dmc.TabsPanel(attention.layout(), value="attention"),
             dmc.TabsPanel(study.layout(), value="study"),
+            dmc.TabsPanel(heads_tab.layout(), value="heads"),
         ],
         id=ids.TABS,
         value="attention",
@@ -259,6 +262,7 @@ def register(app: Dash, services: Services) -> None:
         prediction,
         study_run,
         by_position,
+        heads_tab,
         token,
     )
     for panel in panels:
