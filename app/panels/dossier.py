@@ -208,10 +208,16 @@ def register(app: Dash, services: Services) -> None:
             return no_update, [], "", False, True
         scores = dossier.of(role)
         chosen = [head_from_text(text) for text in heads]
+        n_layers, n_heads = scores.values.shape
         figure = head_map_figure(
-            *scores.values.shape, scores, chosen, dark=bool(dark), width=MAP_WIDTH,
+            n_layers,
+            n_heads,
+            scores,
+            chosen,
+            dark=bool(dark),
+            width=MAP_WIDTH,
             height=MAP_HEIGHT,
-        )  # fmt: skip
+        )
         new = ctx.triggered_id == ids.DOSSIER
         return figure, leaders(dossier) if new else no_update, caption(dossier, role), True, False
 
