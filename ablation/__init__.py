@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from ablation.metrics import METRICS, compare
     from ablation.search import search_heads
+    from ablation.studies import STUDIES, run_study
     from ablation.sweep import sweep_heads
     from ablation.types import (
         Ablation,
@@ -55,6 +56,7 @@ _HOMES = {
     ),
     "ablation.metrics": ("METRICS", "compare"),
     "ablation.search": ("search_heads",),
+    "ablation.studies": ("STUDIES", "run_study"),
     "ablation.sweep": ("sweep_heads",),
     "ablation.types": (
         "Ablation",
@@ -74,6 +76,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "INTERVENTIONS",
     "METRICS",
+    "STUDIES",
     "Ablation",
     "Comparison",
     "Dossier",
@@ -96,6 +99,7 @@ __all__ = [
     "head_dossier",
     "parse_heads",
     "parse_intervention",
+    "run_study",
     "search_heads",
     "sweep_heads",
     "sweep_positions",

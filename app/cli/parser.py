@@ -27,6 +27,7 @@ examples:
   python main.py sweep --prompt "The capital of France is" --by-position --heads "16.0, 8.*"
   python main.py search --prompt "The capital of France is" --target " London"
   python main.py dossier
+  python main.py study heads --head 18.6
 
 `python main.py COMMAND --help` tells more. Exit status: 0; 2 for wrong input, with one line on
 standard error; 130 when stopped by Ctrl-C.
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_search(commands)
     _add_dossier(commands)
+    _add_study(commands)
     return parser
 
 
@@ -128,7 +130,7 @@ def _add_sweep(commands: Any) -> None:
         help="ablate every head alone and rank them",
         description="Ablate every head alone and score the change of the prediction; with "
         "--by-position, chosen heads at each position alone.",
-        tables=_study_tables,
+        tables=_metric_tables,
     )
     _add_prompt(parser, several=True)
     parser.add_argument(
@@ -217,6 +219,23 @@ def _add_dossier(commands: Any) -> None:
         help="of the random choice of tokens (default: %(default)s)",
     )
     _add_top(parser, "how many heads to list for each role")
+    _add_json(parser)
+
+
+def _add_study(commands: Any) -> None:
+    parser = commands.add_parser(
+        "study",
+        help="a ready-made study of what heads do",
+        description="Run a ready-made study over the corpus that ships with the program, and "
+        "print what it found.",
+        tables=_study_table,
+    )
+    parser.add_argument("name", metavar="NAME", help="which study; see below")
+    _add_model(parser)
+    parser.add_argument(
+        "--head", metavar="HEAD", help="also find the strongest contexts of this head, as 5.3"
+    )
+    _add_top(parser, "how many heads to list for each metric", default=3)
     _add_json(parser)
 
 
@@ -370,7 +389,14 @@ def _role_table() -> str:
     return "roles:\n" + "\n".join(lines) + "\n"
 
 
-def _study_tables() -> str:
+def _study_table() -> str:
+    from ablation.studies import STUDIES
+
+    lines = (f"  {study.name}\n      {study.question}" for study in STUDIES.values())
+    return "studies:\n" + "\n".join(lines) + "\n"
+
+
+def _metric_tables() -> str:
     from ablation import METRICS
 
     infos = (metric.info for metric in METRICS.values())
