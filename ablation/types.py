@@ -330,4 +330,4 @@ class Progress:
     total: int
     """In forward rows (one head set evaluated); an upper bound for a search that may stop early."""
     message: str
-    partial: HeadScores | PositionScores | SearchResult | None = None
+    partial: HeadScores | HeadValues | PositionScores | SearchResult | None = None

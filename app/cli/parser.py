@@ -26,6 +26,7 @@ examples:
   python main.py sweep --prompt "The capital of France is" --json sweep.json
   python main.py sweep --prompt "The capital of France is" --by-position --heads "16.0, 8.*"
   python main.py search --prompt "The capital of France is" --target " London"
+  python main.py compare --prompt "The capital of France is" --ablate "16.0"
   python main.py dossier
   python main.py study heads --head 18.6
 
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_attention(commands)
     _add_sweep(commands)
     _add_search(commands)
+    _add_compare(commands)
     _add_dossier(commands)
     _add_study(commands)
     return parser
@@ -187,6 +189,28 @@ def _add_search(commands: Any) -> None:
     _add_json(parser)
 
 
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="how much each head's attention differs between two runs",
+        description="Score every head by how much its attention differs (Jensen-Shannon "
+        "divergence, in nats) between two prompts of as many tokens, two models with the same "
+        "tokenizer, or the clean run and an ablated one.",
+        tables=_intervention_table,
+    )
+    _add_model(parser)
+    group = parser.add_argument_group("what is compared")
+    group.add_argument("--prompt", required=True, metavar="TEXT", help="the text to run")
+    group.add_argument(
+        "--with-prompt", metavar="TEXT", help="another text, of as many tokens, on the same model"
+    )
+    group.add_argument("--with-model", metavar="M", help="another model, on the same text")
+    _add_bos(group)
+    _add_ablation(parser)
+    _add_top(parser, "how many heads to list")
+    _add_json(parser)
+
+
 def _add_dossier(commands: Any) -> None:
     parser = commands.add_parser(
         "dossier",
@@ -289,6 +313,10 @@ def _add_prompt(parser: argparse.ArgumentParser, several: bool = False) -> None:
         help="read the prediction after this position, from 0; negative counts from the end "
         "(default: the last one, or the first mask token)",
     )
+    _add_bos(group)
+
+
+def _add_bos(group: Any) -> None:
     group.add_argument(
         "--bos",
         action=argparse.BooleanOptionalAction,

@@ -12,7 +12,7 @@ from dash import Dash, Input, Output, State, ctx, html, no_update, set_props
 from ablation.metrics import metric_named
 from ablation.search import search_heads
 from ablation.sweep import sweep_heads
-from ablation.types import HeadScores, PositionScores, Progress, SearchResult
+from ablation.types import HeadScores, HeadValues, PositionScores, Progress, SearchResult
 from app import ids, words
 from app.jobs import Job, Pace
 from app.panels import by_position
@@ -51,12 +51,12 @@ class Live:
         if self.bar.shown(progress) and progress.partial is not None and self.picture.ready():
             self._draw(progress.partial)
 
-    def _draw(self, partial: HeadScores | PositionScores | SearchResult) -> None:
+    def _draw(self, partial: HeadScores | HeadValues | PositionScores | SearchResult) -> None:
         if isinstance(partial, HeadScores):
             show_sweep(partial, self.view, self.dark)
         elif isinstance(partial, SearchResult):
             show_search(partial, self.dark)
-        else:
+        elif isinstance(partial, PositionScores):
             by_position.show(partial, self.dark)
 
 
