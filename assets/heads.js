@@ -11,11 +11,24 @@
   }
 
   const heads = {
+    showSection(section) {
+      return [section !== "roles", section !== "compare"];
+    },
+
     addLeader(clicks, chosen) {
       const id = clicked();
       return id && !chosen.includes(id.head)
         ? [...chosen, id.head]
         : window.dash_clientside.no_update;
+    },
+
+    showWay(way, limits) {
+      const display = (shown) => (shown ? "block" : "none");
+      return [limits.compareHelp[way], display(way === "prompt"), display(way === "model"), null];
+    },
+
+    offerModels(models) {
+      return models || [];
     },
 
     useRole(clicks, dossier) {

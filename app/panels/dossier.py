@@ -8,7 +8,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from ablation.dossier import Dossier, head_dossier, known_dossier
 from ablation.stimuli import ROLES
 from app import ids
-from app.panels.pieces import browser, empty, graph, segmented
+from app.panels.pieces import browser, empty, graph, head_bars, segmented
 from app.panels.progress import Bar, progress_place, watch_page
 from app.services import Services
 from app.view import head_from_text
@@ -101,25 +101,9 @@ def _leaders_of(role: str, places: list[tuple[Head, float]]) -> html.Section:
                 ],
                 className="section-head",
             ),
-            html.Ol([_leader(role, head, score) for head, score in places], className="bars"),
+            head_bars(role, places),
         ],
         className="leaders",
-    )
-
-
-def _leader(role: str, head: Head, score: float) -> html.Li:
-    return html.Li(
-        [
-            html.Button(
-                str(head),
-                id=ids.leader(role, head.short),
-                type="button",
-                className="bar-label leader",
-                title=f"Choose {head}",
-            ),
-            html.Span(f"{score:.3f}", className="bar-value"),
-            html.Span(className="bar", style={"width": f"{100 * score:.1f}%"}),
-        ]
     )
 
 
@@ -230,13 +214,6 @@ def _register_clientside(app: Dash) -> None:
         Output(ids.HEADS, "value", allow_duplicate=True),
         Output(ids.DOSSIER_MAP, "clickData"),
         Input(ids.DOSSIER_MAP, "clickData"),
-        State(ids.HEADS, "value"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        browser("addLeader", "heads"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Input(ids.leader(ALL, ALL), "n_clicks"),
         State(ids.HEADS, "value"),
         prevent_initial_call=True,
     )

@@ -12,6 +12,7 @@ from app import controls, ids, notices, permalink
 from app.panels import (
     attention,
     by_position,
+    comparison,
     header,
     heads,
     heads_tab,
@@ -123,6 +124,7 @@ def _stores() -> list[dcc.Store]:
         "strategyHelp": study.STRATEGY_HELP,
         "byPosition": {"noHeads": by_position.NO_HEADS, "ready": by_position.READY},
         "targetMetrics": study.target_metrics(),
+        "compareHelp": comparison.HELP,
     }
     empty_stores = (
         ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
