@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ablation.attribution import attribute_logits, logit_lens, tokens_by_head
+    from ablation.dossier import Dossier, head_dossier
     from ablation.grid import sweep_positions
     from ablation.head_metrics import HEAD_METRICS
     from ablation.heads import format_heads, parse_heads
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ablation.metrics import METRICS, compare
     from ablation.query_key import explain_attention
     from ablation.search import search_heads
+    from ablation.studies import STUDIES, run_study
     from ablation.summaries import summarise_heads
     from ablation.sweep import sweep_heads
     from ablation.types import (
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ablation.attribution": ("attribute_logits", "logit_lens", "tokens_by_head"),
+    "ablation.dossier": ("Dossier", "head_dossier"),
     "ablation.grid": ("sweep_positions",),
     "ablation.head_metrics": ("HEAD_METRICS",),
     "ablation.heads": ("format_heads", "parse_heads"),
@@ -62,6 +65,7 @@ _HOMES = {
     "ablation.query_key": ("explain_attention",),
     "ablation.search": ("search_heads",),
     "ablation.summaries": ("summarise_heads",),
+    "ablation.studies": ("STUDIES", "run_study"),
     "ablation.sweep": ("sweep_heads",),
     "ablation.types": (
         "Ablation",
@@ -83,8 +87,10 @@ __all__ = [
     "HEAD_METRICS",
     "INTERVENTIONS",
     "METRICS",
+    "STUDIES",
     "Ablation",
     "Comparison",
+    "Dossier",
     "Head",
     "HeadScores",
     "HeadSummaries",
@@ -104,9 +110,11 @@ __all__ = [
     "compare",
     "explain_attention",
     "format_heads",
+    "head_dossier",
     "logit_lens",
     "parse_heads",
     "parse_intervention",
+    "run_study",
     "search_heads",
     "summarise_heads",
     "sweep_heads",

@@ -106,21 +106,15 @@ class HeadScores:
 
     def ranked(self) -> list[tuple[Head, float]]:
         """Return evaluated heads, largest absolute value first, ties by lowest (layer, head)."""
-        flat = self.values.reshape(-1).astype(float)
-        order = sorted(np.flatnonzero(~np.isnan(flat)), key=lambda i: (-abs(flat[i]), i))
-        n_heads = self.values.shape[1]
-        return [(Head(int(i) // n_heads, int(i) % n_heads), float(flat[i])) for i in order]
+        return ranked_heads(self.values)
 
     def to_frame(self) -> pd.DataFrame:
         rows = [(h.layer, h.head, value) for h, value in self.ranked()]
         return pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "metric": self.metric.name,
-            "scores": _numbers(self.values),
-            "stopped": self.stopped,
-        }
+        scores = without_nan(self.values)
+        return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,10 +152,7 @@ class HeadSummaries:
 
     def ranked(self, metric: str) -> list[tuple[Head, float]]:
         """Return heads that have a value, largest first, ties by lowest (layer, head)."""
-        values = self.values_of(metric)
-        flat = values.reshape(-1).astype(float)
-        order = sorted(np.flatnonzero(~np.isnan(flat)), key=lambda i: (-flat[i], i))
-        return [(Head(*divmod(int(i), values.shape[1])), float(flat[i])) for i in order]
+        return ranked_heads(self.values_of(metric))
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a head: layer, head, and each metric by its name."""
@@ -172,12 +163,52 @@ class HeadSummaries:
     def to_json(self) -> dict[str, Any]:
         return {
             "metrics": {
-                info.name: {"label": info.label, "unit": info.unit, "values": _numbers(values)}
+                info.name: {"label": info.label, "unit": info.unit, "values": without_nan(values)}
                 for info, values in zip(self.metrics, self.values, strict=True)
             },
             "ablated": self.ablated,
             "stopped": self.stopped,
         }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadValues:
+    """One number a head, read off its attention; nothing need be ablated for it."""
+
+    metric: MetricInfo
+    values: FloatArray
+    """float32 [n_layers, n_heads]; NaN where there is none (cancelled, or absent)."""
+    stopped: str = "complete"
+    """As for `HeadScores`."""
+
+    @property
+    def target(self) -> None:
+        """None: what heads attend to is about no token of the vocabulary."""
+        return None
+
+    def ranked(self) -> list[tuple[Head, float]]:
+        """Return the heads, largest absolute value first, ties by lowest (layer, head)."""
+        return ranked_heads(self.values)
+
+    def to_json(self) -> dict[str, Any]:
+        scores = without_nan(self.values)
+        return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}
+
+
+def without_nan(values: FloatArray) -> list[list[float | None]]:
+    """Return a table of numbers as JSON has it, without the NaN that JSON does not have."""
+    return [[None if np.isnan(v) else float(v) for v in row] for row in values]
+
+
+def ranked_heads(values: FloatArray) -> list[tuple[Head, float]]:
+    """Return the heads of [n_layers, n_heads] that have a value, largest absolute value first.
+
+    Ties go to the lowest (layer, head).
+    """
+    flat = values.reshape(-1).astype(float)
+    order = sorted(np.flatnonzero(~np.isnan(flat)), key=lambda i: (-abs(flat[i]), i))
+    n_heads = values.shape[1]
+    return [(Head(int(i) // n_heads, int(i) % n_heads), float(flat[i])) for i in order]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,7 +249,7 @@ class PositionScores:
         return {
             "metric": self.metric.name,
             "heads": [head.to_json() for head in self.heads],
-            "scores": _numbers(self.values),
+            "scores": without_nan(self.values),
             "stopped": self.stopped,
         }
 
@@ -356,9 +387,4 @@ class Progress:
     """In forward rows (one head set evaluated), or in layers where all heads are read; an upper
     bound for a search that may stop early."""
     message: str
-    partial: HeadScores | PositionScores | SearchResult | None = None
-
-
-def _numbers(values: FloatArray) -> list[list[float | None]]:
-    """Return a grid as JSON has it, None standing for NaN."""
-    return [[None if np.isnan(value) else float(value) for value in row] for row in values]
+    partial: HeadScores | HeadValues | PositionScores | SearchResult | None = None

@@ -175,6 +175,54 @@ SEARCH_TABLE = "search-table"
 SEARCH_SENTENCES = "search-sentences"
 USE_HEADS = "use-heads"
 
+# Heads: their roles
+HEADS_TAB = "heads-tab"
+ROLES_PLACE = "roles-place"
+DOSSIER = "dossier"
+DOSSIER_RUN = "dossier-run"
+DOSSIER_CANCEL = "dossier-cancel"
+DOSSIER_PROGRESS = "dossier-progress"
+DOSSIER_BAR = "dossier-bar"
+DOSSIER_STATUS = "dossier-status"
+DOSSIER_EMPTY = "dossier-empty"
+DOSSIER_BODY = "dossier-body"
+DOSSIER_CAPTION = "dossier-caption"
+DOSSIER_ROLE = "dossier-role"
+DOSSIER_MAP = "dossier-map"
+DOSSIER_LEADERS = "dossier-leaders"
+
+# Heads: how two runs differ
+COMPARE_PLACE = "compare-place"
+COMPARISON = "comparison"
+COMPARE_WAY = "compare-way"
+COMPARE_HELP = "compare-help"
+COMPARE_PROMPT = "compare-prompt"
+COMPARE_MODEL = "compare-model"
+COMPARE_PROBLEM = "compare-problem"
+COMPARE_RUN = "compare-run"
+COMPARE_REQUEST = "compare-request"
+COMPARE_CANCEL = "compare-cancel"
+COMPARE_PROGRESS = "compare-progress"
+COMPARE_BAR = "compare-bar"
+COMPARE_STATUS = "compare-status"
+COMPARE_EMPTY = "compare-empty"
+COMPARE_BODY = "compare-body"
+COMPARE_CAPTION = "compare-caption"
+COMPARE_MAP = "compare-map"
+COMPARE_LEADERS = "compare-leaders"
+COMPARE_HINT = "compare-hint"
+COMPARE_MAPS = "compare-maps"
+
+
+def leader(of: object, head: object) -> dict[str, object]:
+    """Return the id of a head in the list of those that lead in something."""
+    return {"type": "leader", "of": of, "head": head}
+
+
+def use_role(role: object) -> dict[str, object]:
+    """Return the id of the button that chooses the heads which play a role most."""
+    return {"type": "use-role", "role": role}
+
 
 def parameter(intervention: object, name: object) -> dict[str, object]:
     """Return the id of the control of one parameter of an intervention."""

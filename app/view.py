@@ -14,7 +14,7 @@ from app.examples import EXAMPLES
 from models.types import Head
 from viz.sink import SINKS
 
-TABS = ("attention", "attribution", "study")
+TABS = ("attention", "attribution", "study", "heads")
 PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text", "overview": "Overview"}
 """How attention is drawn, and what the choice is called; the first by default.
 `app.panels.attention` says which tools and which place each of them has."""

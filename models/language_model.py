@@ -20,6 +20,7 @@ from models.budget import MemoryBudget
 from models.discovery import find_dispatching_sites, find_returning_sites
 from models.edits import AblationLike, Intervention, RowPlan, acted_on_mask
 from models.errors import ErrorKind, UserError
+from models.fingerprint import weights_fingerprint
 from models.forward_pass import ForwardPass, log_softmax64
 from models.fused import fuse
 from models.head_sets import HeadSets
@@ -135,7 +136,18 @@ class LanguageModel:
 
     def has_bos(self, prompt: TokenizedPrompt) -> bool:
         """Return whether a prompt begins with the token that opens a sequence."""
-        return prompt.ids[0] == tokens.bos_id(self._reader.tokenizer)
+        return prompt.ids[0] == self.opening_id
+
+    @property
+    def opening_id(self) -> int | None:
+        """The id of the token that opens a sequence; None where the tokenizer has none."""
+        return tokens.bos_id(self._reader.tokenizer)
+
+    def ordinary_ids(self) -> list[int]:
+        """Return the ids of the tokens that stand for text: none special or added, all embedded."""
+        n_rows = self._model.get_input_embeddings().weight.shape[0]
+        apart = self._reader.special_ids | self._reader.literal.keys()
+        return [i for i in range(min(len(self._reader.tokenizer), n_rows)) if i not in apart]
 
     def resolve_token(self, target: int | str) -> int:
         """Return the one token id that an id or a text names, or raise `UserError`."""
@@ -393,6 +405,11 @@ class LanguageModel:
         entropy = -float(np.sum(probs * np.where(probs > 0, row, 0.0)))
         top = tuple(self.describe_token(int(i), float(row[i])) for i in leaders)
         return Prediction(position, top, max(0.0, entropy), row)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells these weights from others; see `models.fingerprint`."""
+        return weights_fingerprint(self._model)
 
     @property
     def n_bytes(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from ablation.types import HeadScores
+from ablation.types import HeadScores, HeadValues
 from models.types import FloatArray, Head
 from viz.scores import score_colours, score_hover, score_title
 from viz.theme import (
@@ -27,7 +27,7 @@ _TALLEST_CELL, _LOWEST_CELL, _PLOT_HEIGHT = 24, 4, 250  # px
 def head_map_figure(
     n_layers: int,
     n_heads: int,
-    scores: HeadScores | None = None,
+    scores: HeadScores | HeadValues | None = None,
     chosen: Sequence[Head] = (),
     *,
     dark: bool = False,
@@ -78,7 +78,7 @@ def head_map_figure(
     )
 
 
-def ranking_table(scores: HeadScores) -> list[dict[str, Any]]:
+def ranking_table(scores: HeadScores | HeadValues) -> list[dict[str, Any]]:
     """Return a row for each evaluated head, largest absolute value first, for a table.
 
     Keys: `rank` (from 1), `head` ("L9H9"), `layer`, `head_index`, `value` (unrounded, in the
@@ -113,7 +113,9 @@ def _empty_cells(values: FloatArray, scored: bool, gap: int, dark: bool) -> go.H
     )
 
 
-def _score_cells(scores: HeadScores, gap: int, width: int, height: int, dark: bool) -> go.Heatmap:
+def _score_cells(
+    scores: HeadScores | HeadValues, gap: int, width: int, height: int, dark: bool
+) -> go.Heatmap:
     colours = score_colours(scores.metric, scores.values, dark)
     return go.Heatmap(
         z=scores.values.astype(np.float32, copy=False),
@@ -137,7 +139,12 @@ def _score_cells(scores: HeadScores, gap: int, width: int, height: int, dark: bo
 
 
 def _title(
-    scores: HeadScores | None, n_cells: int, n_chosen: int, height: int, width: int, dark: bool
+    scores: HeadScores | HeadValues | None,
+    n_cells: int,
+    n_chosen: int,
+    height: int,
+    width: int,
+    dark: bool,
 ) -> dict[str, Any]:
     colours = palette(dark)
     chosen = f"{n_chosen} of {n_cells} heads chosen"

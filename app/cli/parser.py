@@ -29,6 +29,9 @@ examples:
   python main.py search --prompt "The capital of France is" --target " London"
   python main.py attribute --prompt "The capital of France is" --versus " London" --lens
   python main.py explain --prompt "The cat sat. The cat" --head 17.4 --query -1 --key 1
+  python main.py compare --prompt "The capital of France is" --ablate "16.0"
+  python main.py dossier
+  python main.py study heads --head 18.6
 
 `python main.py COMMAND --help` tells more. Exit status: 0; 2 for wrong input, with one line on
 standard error; 130 when stopped by Ctrl-C.
@@ -66,6 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_search(commands)
     _add_attribute(commands)
     _add_explain(commands)
+    _add_compare(commands)
+    _add_dossier(commands)
+    _add_study(commands)
     return parser
 
 
@@ -164,7 +170,7 @@ def _add_sweep(commands: Any) -> None:
         help="ablate every head alone and rank them",
         description="Ablate every head alone and score the change of the prediction; with "
         "--by-position, chosen heads at each position alone.",
-        tables=_study_tables,
+        tables=_metric_tables,
     )
     _add_prompt(parser, several=True)
     parser.add_argument(
@@ -276,6 +282,80 @@ def _add_explain(commands: Any) -> None:
     parser.set_defaults(intervention="zero", positions=None)
 
 
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="how much each head's attention differs between two runs",
+        description="Score every head by how much its attention differs (Jensen-Shannon "
+        "divergence, in nats) between two prompts of as many tokens, two models with the same "
+        "tokenizer, or the clean run and an ablated one.",
+        tables=_intervention_table,
+    )
+    _add_model(parser)
+    group = parser.add_argument_group("what is compared")
+    group.add_argument("--prompt", required=True, metavar="TEXT", help="the text to run")
+    group.add_argument(
+        "--with-prompt", metavar="TEXT", help="another text, of as many tokens, on the same model"
+    )
+    group.add_argument("--with-model", metavar="M", help="another model, on the same text")
+    _add_bos(group)
+    _add_ablation(parser)
+    _add_top(parser, "how many heads to list")
+    _add_json(parser)
+
+
+def _add_dossier(commands: Any) -> None:
+    parser = commands.add_parser(
+        "dossier",
+        help="the roles of all heads on standard stimuli",
+        description="Score every head on repeated random tokens [BOS r r] as a previous-token, "
+        "induction, duplicate-token and first-token head. Kept on disk: the second time is "
+        "instant.",
+        tables=_role_table,
+    )
+    _add_model(parser)
+    group = parser.add_argument_group("stimuli")
+    group.add_argument(
+        "--sequences",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="how many sequences the scores are the mean of (default: %(default)s)",
+    )
+    group.add_argument(
+        "--length",
+        type=_positive,
+        metavar="N",
+        help="tokens of r (default: 50, or as many as the model's context holds twice)",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="of the random choice of tokens (default: %(default)s)",
+    )
+    _add_top(parser, "how many heads to list for each role")
+    _add_json(parser)
+
+
+def _add_study(commands: Any) -> None:
+    parser = commands.add_parser(
+        "study",
+        help="a ready-made study of what heads do",
+        description="Run a ready-made study over the corpus that ships with the program, and "
+        "print what it found.",
+        tables=_study_table,
+    )
+    parser.add_argument("name", metavar="NAME", help="which study; see below")
+    _add_model(parser)
+    parser.add_argument(
+        "--head", metavar="HEAD", help="also find the strongest contexts of this head, as 5.3"
+    )
+    _add_top(parser, "how many heads to list for each metric", default=3)
+    _add_json(parser)
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -329,6 +409,17 @@ def _add_prompt(
             help="read the prediction after this position, from 0; negative counts from the end "
             "(default: the last one, or the first mask token)",
         )
+    group.add_argument(
+        "--position",
+        type=int,
+        metavar="I",
+        help="read the prediction after this position, from 0; negative counts from the end "
+        "(default: the last one, or the first mask token)",
+    )
+    _add_bos(group)
+
+
+def _add_bos(group: Any) -> None:
     group.add_argument(
         "--bos",
         action=argparse.BooleanOptionalAction,
@@ -430,7 +521,21 @@ def _search_tables() -> str:
     return "strategies:\n" + "\n".join([*lines, few]) + "\n\n" + _intervention_table()
 
 
-def _study_tables() -> str:
+def _role_table() -> str:
+    from ablation.stimuli import ROLES
+
+    lines = (f"  {name}\n      {role.info.description}" for name, role in ROLES.items())
+    return "roles:\n" + "\n".join(lines) + "\n"
+
+
+def _study_table() -> str:
+    from ablation.studies import STUDIES
+
+    lines = (f"  {study.name}\n      {study.question}" for study in STUDIES.values())
+    return "studies:\n" + "\n".join(lines) + "\n"
+
+
+def _metric_tables() -> str:
     from ablation import METRICS
 
     infos = (metric.info for metric in METRICS.values())

@@ -1,7 +1,7 @@
 """From options to what is asked: a loaded model, prompts, positions, an ablation."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +52,7 @@ class Question:
 
     def heads(self, text: str) -> tuple[Head, ...]:
         """Read heads as a person writes them; raise `UserError` if there are none."""
-        from ablation import parse_heads
-        from ablation.heads import HEAD_NOTATION
-
-        heads = parse_heads(text, self.model.n_layers, self.model.n_heads)
-        if not heads:
-            raise UserError(ErrorKind.HEADS, f"No heads are named; write {HEAD_NOTATION}.")
-        return self.model.check_heads(heads)
+        return read_heads(self.model, text)
 
     def ablation(self, heads: str | None) -> "Ablation | None":
         """Return the ablation of the given heads; None if none are given."""
@@ -116,27 +110,49 @@ def pose(options: Namespace, terminal: Terminal) -> Question:
         from ablation import parse_intervention
         from ablation.heads import check_notation
         from ablation.interventions.notation import read_positions, resolve_positions
-        from models.registry import load_model
 
         # Before the model, as these need none and loading takes a while.
         for option in ("heads", "ablate"):
             check_notation(getattr(options, option, None) or "")
         intervention = parse_intervention(options.intervention)
         acted_on = None if options.positions is None else read_positions(options.positions)
-        model = load_model(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            pass_memory_gb=options.memory_gb,
-            device_map=options.device_map,
-            progress=say,
-        )
+        model = open_model(options, options.model, say)
     texts = [options.prompt] if isinstance(options.prompt, str) else options.prompt
     prompts = tuple(model.tokenize(text, options.bos) for text in texts)
     for prompt in prompts:
         model.resolve_position(prompt, options.position)
         resolve_positions(acted_on, len(prompt))
     return Question(model, prompts, options.position, intervention, acted_on)
+
+
+def open_model(options: Namespace, name: str, say: Callable[[str], None]) -> "LanguageModel":
+    """Load a model as the options ask; raise `UserError` if it cannot be done.
+
+    Args:
+        name: of the model: that of the options, or another one that is treated alike.
+        say: called with sentences while it is loaded.
+    """
+    from models.registry import load_model
+
+    return load_model(
+        name,
+        device=options.device,
+        dtype=options.dtype,
+        pass_memory_gb=options.memory_gb,
+        device_map=options.device_map,
+        progress=say,
+    )
+
+
+def read_heads(model: "LanguageModel", text: str) -> tuple[Head, ...]:
+    """Read heads of a model as a person writes them; raise `UserError` if there are none."""
+    from ablation import parse_heads
+    from ablation.heads import HEAD_NOTATION
+
+    heads = parse_heads(text, model.n_layers, model.n_heads)
+    if not heads:
+        raise UserError(ErrorKind.HEADS, f"No heads are named; write {HEAD_NOTATION}.")
+    return model.check_heads(heads)
 
 
 def read_target(text: str | None) -> Target | None:

@@ -9,6 +9,7 @@ from ablation.types import (
     Comparison,
     HeadScores,
     HeadSummaries,
+    HeadValues,
     MetricInfo,
     PositionScores,
     SearchResult,
@@ -77,7 +78,7 @@ def attention_table(maps: AttentionMaps, index: int, top: int) -> Table:
     return table
 
 
-def ranking_table(scores: HeadScores, top: int) -> Table:
+def ranking_table(scores: HeadScores | HeadValues, top: int) -> Table:
     """List the heads that matter most."""
     table = Table("rank", "head", _heading(scores), box=None)
     for rank, (head, value) in enumerate(scores.ranked()[:top], 1):
@@ -117,7 +118,7 @@ def cell_ranking_table(scores: PositionScores, top: int) -> Table:
     return table
 
 
-def grid_tables(scores: HeadScores, width: int) -> Iterator[Table]:
+def grid_tables(scores: HeadScores | HeadValues, width: int) -> Iterator[Table]:
     """Show all scores, layers x heads, as many heads to a table as fit the terminal."""
     names = [f"H{head}" for head in range(scores.values.shape[1])]
     for heads in _parts(len(names), (width - CELL_WIDTH) // CELL_WIDTH):
@@ -155,7 +156,7 @@ def _score_table(leading: Sequence[str], names: Sequence[str], title: str) -> Ta
     return table
 
 
-def _heading(scores: HeadScores | PositionScores) -> str:
+def _heading(scores: HeadScores | HeadValues | PositionScores) -> str:
     """Name the metric, its unit, and of how many prompts the scores are the mean."""
     several = scores.by_prompt if isinstance(scores, HeadScores) else None
     mean = "" if several is None else f", mean over {len(several)} prompts"

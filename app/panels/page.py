@@ -13,9 +13,11 @@ from app.panels import (
     attention,
     attribution,
     by_position,
+    comparison,
     explain,
     header,
     heads,
+    heads_tab,
     intervention,
     overview,
     prediction,
@@ -105,11 +107,13 @@ def _tabs() -> dmc.Tabs:
                     dmc.TabsTab("Attention", value="attention"),
                     dmc.TabsTab("Attribution", value="attribution"),
                     dmc.TabsTab("Ablation study", value="study"),
+                    dmc.TabsTab("Heads", value="heads"),
                 ]
             ),
             dmc.TabsPanel(attention.layout(), value="attention"),
             dmc.TabsPanel(attribution.layout(), value="attribution"),
             dmc.TabsPanel(study.layout(), value="study"),
+            dmc.TabsPanel(heads_tab.layout(), value="heads"),
         ],
         id=ids.TABS,
         value="attention",
@@ -126,6 +130,7 @@ def _stores() -> list[dcc.Store]:
         "strategyHelp": study.STRATEGY_HELP,
         "byPosition": {"noHeads": by_position.NO_HEADS, "ready": by_position.READY},
         "targetMetrics": study.target_metrics(),
+        "compareHelp": comparison.HELP,
     }
     empty_stores = (
         ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
@@ -269,6 +274,7 @@ def register(app: Dash, services: Services) -> None:
         prediction,
         study_run,
         by_position,
+        heads_tab,
         token,
         explain,
     )

@@ -6,6 +6,9 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, dcc, html
 
+from app import ids
+from models.types import Head
+
 GRAPH_CONFIG = {"displayModeBar": False, "displaylogo": False, "doubleClick": "reset"}
 
 
@@ -65,4 +68,30 @@ def segmented(
         size="xs",
         **{"aria-label": label},
         **options,
+    )
+
+
+def head_bars(of: str, places: Sequence[tuple[Head, float]], largest: float = 1.0) -> html.Ol:
+    """Return heads with a value each, as bars; a click on one chooses it.
+
+    Args:
+        of: tells this list from others.
+        largest: the value whose bar is as wide as the list.
+    """
+    return html.Ol([_head_bar(of, *place, largest) for place in places], className="bars")
+
+
+def _head_bar(of: str, head: Head, value: float, largest: float) -> html.Li:
+    return html.Li(
+        [
+            html.Button(
+                str(head),
+                id=ids.leader(of, head.short),
+                type="button",
+                className="bar-label leader",
+                title=f"Choose {head}",
+            ),
+            html.Span(f"{value:.3f}", className="bar-value"),
+            html.Span(className="bar", style={"width": f"{100 * value / (largest or 1):.1f}%"}),
+        ]
     )

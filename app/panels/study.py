@@ -11,6 +11,7 @@ from ablation.types import STRATEGIES, MetricInfo
 from app import ids
 from app.panels import by_position
 from app.panels.pieces import empty, graph, segmented
+from app.panels.progress import progress_place
 
 STUDIES = (
     ("sweep", "Every head"),
@@ -62,19 +63,8 @@ def layout() -> html.Div:
             ),
             html.P(id=ids.STUDY_HELP, className="help"),
             html.Div([_sweep_options(), _search_options(), _target_options()], className="options"),
-            html.Div(
-                [
-                    dmc.Progress(
-                        id=ids.STUDY_BAR,
-                        value=0,
-                        size="sm",
-                        transitionDuration=200,
-                        **{"aria-label": "Progress of the study"},
-                    ),
-                    html.P(id=ids.STUDY_STATUS, className="muted", role="status"),
-                ],
-                id=ids.STUDY_PROGRESS,
-                hidden=True,
+            progress_place(
+                ids.STUDY_PROGRESS, ids.STUDY_BAR, ids.STUDY_STATUS, "Progress of the study"
             ),
             html.P(id=ids.STUDY_OUTDATED, className="note", role="status"),
             _sweep_result(),

@@ -11,12 +11,13 @@ from dash import Dash, Input, Output, State, ctx, html, no_update, set_props
 
 import ablation
 from ablation.metrics import metric_named
-from ablation.types import HeadScores, PositionScores, Progress, SearchResult
+from ablation.types import HeadScores, HeadValues, PositionScores, Progress, SearchResult
 from app import ids, words
 from app.jobs import STUDY, Job, Pace
 from app.panels import by_position
 from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
 from app.panels.pieces import browser
+from app.panels.progress import REPORT_SECONDS, Bar, watch_page
 from app.panels.study import SWEEP_MAP_HEIGHT, search_columns, sweep_columns
 from app.services import Services, build_intervention, intervention_of
 from app.view import View
@@ -24,7 +25,6 @@ from models.errors import ErrorKind, UserError
 from viz.heads import head_map_figure, ranking_table
 from viz.search import steps_table, summary_sentences, trace_figure
 
-REPORT_SECONDS = 0.25
 SWEEP_MAP_WIDTH = 330
 
 STORES = {
@@ -39,32 +39,23 @@ KEPT_IN = tuple(dict.fromkeys(STORES.values()))
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Shows a running study on its page, and notices when the page has gone."""
+    """Shows a running study on its page: how far it is, and what was found so far."""
 
-    job: Job
+    bar: Bar
     view: View
     dark: bool
-    page_gone: Callable[[], bool]
-    bar: Pace = field(default_factory=lambda: Pace(REPORT_SECONDS))
     picture: Pace = field(default_factory=lambda: Pace(2 * REPORT_SECONDS))
 
     def __call__(self, progress: Progress) -> None:
-        if self.page_gone():
-            self.job.cancel.set()
-            return
-        if not self.bar.ready():
-            return
-        set_props(ids.STUDY_BAR, {"value": 100 * progress.done / max(1, progress.total)})
-        set_props(ids.STUDY_STATUS, {"children": self.job.status(progress)})
-        if progress.partial is not None and self.picture.ready():
+        if self.bar.shown(progress) and progress.partial is not None and self.picture.ready():
             self._draw(progress.partial)
 
-    def _draw(self, partial: HeadScores | PositionScores | SearchResult) -> None:
+    def _draw(self, partial: HeadScores | HeadValues | PositionScores | SearchResult) -> None:
         if isinstance(partial, HeadScores):
             show_sweep(partial, self.view, self.dark)
         elif isinstance(partial, SearchResult):
             show_search(partial, self.dark)
-        else:
+        elif isinstance(partial, PositionScores):
             by_position.show(partial, self.dark)
 
 
@@ -188,12 +179,10 @@ def register(app: Dash, services: Services) -> None:
     )
     def run(request: int | None, data: dict[str, Any], tab: str, dark: bool) -> tuple[Any, ...]:
         view = View.from_json(data)
-        socket = ctx.websocket
         with services.jobs.start(tab) as job:
-            set_props(ids.STUDY_BAR, {"value": 0})
-            set_props(ids.STUDY_STATUS, {"children": "Starting"})
-            live = Live(job, view, bool(dark), lambda: socket is not None and socket.is_shutdown)
-            result = run_study(services, view, live, job)
+            bar = Bar(job, ids.STUDY_BAR, ids.STUDY_STATUS, watch_page())
+            bar.start()
+            result = run_study(services, view, Live(bar, view, bool(dark)), job)
         key = services.results.keep(result, 2**20)
         kept = finished(view, key, result)
         place = STORES[view.study]

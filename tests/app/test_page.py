@@ -27,6 +27,7 @@ from app import controls, ids
 from app.notices import INTERNAL, show_error
 from app.panels import by_position, page, prediction, study_run
 from app.panels.intervention import STARTERS, parameter_fields, starter
+from app.panels.progress import Bar
 from app.services import MAPS_AT_ONCE, Services, build_intervention, drawable, first_heads
 from app.view import InterventionForm, View
 from models.errors import ErrorKind, UserError
@@ -578,7 +579,8 @@ def test_a_target_that_is_likeliest_already_is_refused(
 
 def test_a_study_of_a_page_that_has_gone_is_cancelled(services: Services, settled: View) -> None:
     with services.jobs.start("tab") as job:
-        live = study_run.Live(job, settled, False, page_gone=lambda: True)
+        bar = Bar(job, ids.STUDY_BAR, ids.STUDY_STATUS, page_gone=lambda: True)
+        live = study_run.Live(bar, settled, False)
         live(Progress(1, 10, "1 of 10 heads"))
         assert job.cancel.is_set()
 

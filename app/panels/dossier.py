@@ -1,0 +1,226 @@
+"""The roles of all heads on standard stimuli: a map, and who plays each role most."""
+
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+
+from ablation.dossier import Dossier, head_dossier, known_dossier
+from ablation.stimuli import ROLES
+from app import ids
+from app.panels.pieces import browser, empty, graph, head_bars, segmented
+from app.panels.progress import Bar, progress_place, watch_page
+from app.services import Services
+from app.view import head_from_text
+from models.types import Head
+from viz.heads import head_map_figure
+
+N_LEADERS = 5
+MAP_WIDTH, MAP_HEIGHT = 330, 400
+"""The map's size in CSS pixels: that of the ablation study's, so that the eye finds it again."""
+
+ABOUT = (
+    "Every head is scored on random tokens that are said twice, where it is known beforehand at "
+    "which token a head of each role must look. The scores are the model's, whatever the prompt."
+)
+
+
+def layout() -> html.Div:
+    """Return the part of the tab that is about roles."""
+    return html.Div(
+        [
+            html.Div(
+                [
+                    html.P(ABOUT, className="help about"),
+                    dmc.Button("Measure roles", id=ids.DOSSIER_RUN, size="xs"),
+                    dmc.Button(
+                        "Cancel", id=ids.DOSSIER_CANCEL, size="xs", variant="default", disabled=True
+                    ),
+                ],
+                className="toolbar unwrapped",
+            ),
+            progress_place(
+                ids.DOSSIER_PROGRESS, ids.DOSSIER_BAR, ids.DOSSIER_STATUS, "Progress of the roles"
+            ),
+            empty(
+                "Measure the roles to see which heads look at the previous token, continue what "
+                "was said before, find a token again, or rest on the first one. It takes seconds, "
+                "and is kept for the next time.",
+                id=ids.DOSSIER_EMPTY,
+            ),
+            html.Div(
+                [
+                    html.P(id=ids.DOSSIER_CAPTION, className="caption"),
+                    html.Div([_map(), html.Div(id=ids.DOSSIER_LEADERS)], className="sweep-columns"),
+                ],
+                id=ids.DOSSIER_BODY,
+                hidden=True,
+            ),
+            dcc.Store(id=ids.DOSSIER),
+        ],
+        id=ids.ROLES_PLACE,
+    )
+
+
+def _map() -> html.Div:
+    choices = [(name, role.info.label.removesuffix(" token")) for name, role in ROLES.items()]
+    return html.Div(
+        [
+            segmented(
+                ids.DOSSIER_ROLE, choices, "induction", "Role that the map shows", fullWidth=True
+            ),
+            graph(
+                ids.DOSSIER_MAP,
+                "Layers by heads map of how far each head plays a role; a click chooses a head",
+                MAP_HEIGHT,
+            ),
+        ],
+        className="dossier-map",
+    )
+
+
+def leaders(dossier: Dossier) -> list[html.Section]:
+    """Return for each role the heads that play it most, each a button that chooses it."""
+    return [_leaders_of(role, dossier.leaders(role, N_LEADERS)) for role in ROLES]
+
+
+def _leaders_of(role: str, places: list[tuple[Head, float]]) -> html.Section:
+    info = ROLES[role].info
+    return html.Section(
+        [
+            html.Div(
+                [
+                    html.H3(info.label, className="small-title", title=info.description),
+                    dmc.Button(
+                        "Use these heads",
+                        id=ids.use_role(role),
+                        size="compact-xs",
+                        variant="subtle",
+                        **{"aria-label": f"Choose these heads: {info.label}"},
+                    ),
+                ],
+                className="section-head",
+            ),
+            head_bars(role, places),
+        ],
+        className="leaders",
+    )
+
+
+def caption(dossier: Dossier, role: str) -> str:
+    """Say what the numbers of a role are."""
+    cancelled = "Cancelled; " if dossier.stopped == "cancelled" else ""
+    return f"{cancelled}{ROLES[role].info.label}: {ROLES[role].info.description}. {said(dossier)}"
+
+
+def said(dossier: Dossier) -> str:
+    """Return the sentence about the stimuli."""
+    sentence = dossier.describe()
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _kept(services: Services, name: str, dossier: Dossier | None) -> dict[str, Any] | None:
+    """Keep a dossier in which something was measured; return what the page keeps of it."""
+    if dossier is None or not dossier.n_sequences:
+        return None
+    key = services.results.keep(dossier, dossier.values.nbytes)
+    used = {role: [head.short for head, _ in dossier.leaders(role, N_LEADERS)] for role in ROLES}
+    return {"key": key, "model": name, "leaders": used, "stopped": dossier.stopped}
+
+
+def register(app: Dash, services: Services) -> None:
+    """Add the callbacks that measure roles, find those measured before, and draw them."""
+
+    @app.callback(
+        Output(ids.DOSSIER, "data"),
+        Input(ids.DOSSIER_RUN, "n_clicks"),
+        State(ids.MODEL, "data"),
+        State(ids.TAB_ID, "data"),
+        running=[
+            (Output(ids.DOSSIER_RUN, "disabled"), True, False),
+            (Output(ids.DOSSIER_CANCEL, "disabled"), False, True),
+            (Output(ids.DOSSIER_PROGRESS, "hidden"), False, True),
+        ],
+        prevent_initial_call=True,
+    )
+    def run(n_clicks: int | None, name: str, tab: str) -> Any:
+        model = services.model(name)
+        with services.jobs.start(tab) as job:
+            bar = Bar(job, ids.DOSSIER_BAR, ids.DOSSIER_STATUS, watch_page())
+            bar.start()
+            return _kept(services, name, head_dossier(model, progress=bar, cancel=job.cancel))
+
+    @app.callback(
+        Output(ids.DOSSIER_STATUS, "children", allow_duplicate=True),
+        Input(ids.DOSSIER_CANCEL, "n_clicks"),
+        State(ids.TAB_ID, "data"),
+        prevent_initial_call=True,
+    )
+    def cancel(n_clicks: int | None, tab: str) -> str:
+        return "Cancelling" if services.jobs.cancel(tab) else ""
+
+    @app.callback(
+        Output(ids.DOSSIER, "data", allow_duplicate=True),
+        Input(ids.TABS, "value"),
+        Input(ids.MODEL, "data"),
+        State(ids.DOSSIER, "data"),
+        prevent_initial_call=True,
+    )
+    def find(tab: str, name: str | None, kept: dict[str, Any] | None) -> Any:
+        if tab != "heads" or name is None or (kept is not None and kept["model"] == name):
+            return no_update
+        return _kept(services, name, known_dossier(services.model(name)))
+
+    @app.callback(
+        Output(ids.DOSSIER_MAP, "figure"),
+        Output(ids.DOSSIER_LEADERS, "children"),
+        Output(ids.DOSSIER_CAPTION, "children"),
+        Output(ids.DOSSIER_EMPTY, "hidden"),
+        Output(ids.DOSSIER_BODY, "hidden"),
+        Input(ids.DOSSIER, "data"),
+        Input(ids.DOSSIER_ROLE, "value"),
+        Input(ids.HEADS, "value"),
+        Input(ids.DARK, "data"),
+        State(ids.MODEL, "data"),
+        prevent_initial_call=True,
+    )
+    def draw(
+        kept: dict[str, Any] | None, role: str, heads: list[str], dark: bool, name: str
+    ) -> tuple[Any, ...]:
+        dossier = services.results.get(kept["key"]) if kept else None
+        if kept is None or dossier is None or kept["model"] != name:
+            return no_update, [], "", False, True
+        scores = dossier.of(role)
+        chosen = [head_from_text(text) for text in heads]
+        n_layers, n_heads = scores.values.shape
+        figure = head_map_figure(
+            n_layers,
+            n_heads,
+            scores,
+            chosen,
+            dark=bool(dark),
+            width=MAP_WIDTH,
+            height=MAP_HEIGHT,
+        )
+        new = ctx.triggered_id == ids.DOSSIER
+        return figure, leaders(dossier) if new else no_update, caption(dossier, role), True, False
+
+    _register_clientside(app)
+
+
+def _register_clientside(app: Dash) -> None:
+    app.clientside_callback(
+        browser("toggleHeadOnMap"),
+        Output(ids.HEADS, "value", allow_duplicate=True),
+        Output(ids.DOSSIER_MAP, "clickData"),
+        Input(ids.DOSSIER_MAP, "clickData"),
+        State(ids.HEADS, "value"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("useRole", "heads"),
+        Output(ids.HEADS, "value", allow_duplicate=True),
+        Input(ids.use_role(ALL), "n_clicks"),
+        State(ids.DOSSIER, "data"),
+        prevent_initial_call=True,
+    )

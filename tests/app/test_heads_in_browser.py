@@ -1,0 +1,148 @@
+"""The heads tab in Chromium: roles are measured, kept and used; two runs are compared."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from page_fixtures import make_page, serving
+from playwright.sync_api import Browser, Page, expect
+from tiny import tiny_model
+
+from ablation import Ablation, Zero, head_dossier
+from ablation.attention_change import attention_change, with_ablation, with_prompt
+from ablation.stimuli import ROLES
+from app import permalink
+from app.panels.dossier import N_LEADERS
+from app.view import View
+from models.builtin import CACHE_VARIABLE
+from models.types import Head
+
+TIMEOUT = 60_000  # ms
+OTHER = "When John and Mary went to the store, Mary gave a drink to"
+HEADS = (Head(0, 1), Head(2, 3))
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(directory))
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def address(cache: Path) -> Iterator[str]:
+    with serving(make_page()) as url:
+        yield url
+
+
+@pytest.fixture
+def tab(browser: Browser, address: str) -> Iterator[Page]:
+    """The heads tab of a page whose console stays empty."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(TIMEOUT)
+    said: list[str] = []
+    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address + "#" + str(permalink.encode(View("llama", heads=HEADS, tab="heads"))))
+    expect(page.locator("#roles-place")).to_be_visible(timeout=TIMEOUT)
+    expect(page.locator("#heads-count")).to_have_text("2 of 12", timeout=TIMEOUT)
+    yield page
+    page.close()
+    assert said == []
+
+
+def drawn(page: Page, place: str) -> np.ndarray:
+    """Return the values that the coloured cells of a map hold."""
+    z = page.evaluate(
+        """(place) => {
+            const plot = document.querySelector(place + " .js-plotly-plot");
+            const { z } = plot._fullData[plot._fullData.length - 1];
+            return Array.from(z, (row) => Array.from(row, (v) => (v === v ? v : null)));
+        }""",
+        place,
+    )
+    return np.array(z, dtype=np.float64)
+
+
+def test_roles_are_measured_shown_used_and_found_again(tab: Page) -> None:
+    expect(tab.locator("#dossier-empty")).to_be_visible()
+    tab.get_by_role("button", name="Measure roles").click()
+    expect(tab.locator("#dossier-map .heatmaplayer image").first).to_be_visible(timeout=TIMEOUT)
+    dossier = head_dossier(tiny_model("llama"))
+    np.testing.assert_allclose(drawn(tab, "#dossier-map"), dossier.of("induction").values)
+    expect(tab.locator(".leaders .leader")).to_have_count(len(ROLES) * N_LEADERS)
+    tab.locator("#dossier-role").get_by_text("First").click()
+    expect(tab.locator("#dossier-caption")).to_contain_text("First token:")
+    np.testing.assert_allclose(drawn(tab, "#dossier-map"), dossier.of("first_token").values)
+    tab.get_by_role("button", name="Choose these heads: Duplicate token").click()
+    expect(tab.locator("#heads-count")).to_have_text(f"{N_LEADERS} of 12")
+    leaders = [str(head) for head, _ in dossier.leaders("duplicate_token", N_LEADERS)]
+    assert tab.locator(".heads-select .mantine-Pill-label").all_inner_texts() == leaders
+    tab.reload()
+    expect(tab.locator("#dossier-body")).to_be_visible(timeout=TIMEOUT)
+    expect(tab.locator(".leaders .leader")).to_have_count(len(ROLES) * N_LEADERS)
+
+
+def test_a_leader_is_added_by_a_click(tab: Page) -> None:
+    tab.get_by_role("button", name="Measure roles").click()
+    leaders = head_dossier(tiny_model("llama")).leaders("induction", N_LEADERS)
+    head = next(head for head, _ in leaders if head not in HEADS)
+    tab.locator(".leaders", has_text="Induction").get_by_role("button", name=str(head)).click()
+    expect(tab.locator("#heads-count")).to_have_text("3 of 12")
+
+
+def test_clean_is_compared_with_ablated(tab: Page) -> None:
+    tab.get_by_text("Compare", exact=True).first.click()
+    tab.get_by_role("button", name="Compare", exact=True).click()
+    expect(tab.locator("#compare-map .heatmaplayer image").first).to_be_visible(timeout=TIMEOUT)
+    model = tiny_model("llama")
+    prompt = model.tokenize(View().prompt)
+    ablation = Ablation(HEADS, Zero())
+    change = attention_change(with_ablation(model, prompt, ablation))
+    np.testing.assert_allclose(drawn(tab, "#compare-map"), change.values, atol=1e-7)
+    expect(tab.locator("#compare-maps .map-card")).to_have_count(2)
+    expect(tab.locator("#compare-maps .heatmaplayer image").nth(1)).to_be_visible()
+    maps = [model.attention(prompt, [Head(2, 3)], a).values[0] for a in (None, ablation)]
+    shown = drawn(tab, "#compare-maps .map-card:nth-child(2)")
+    np.testing.assert_allclose(np.nan_to_num(shown), maps[1] - maps[0], atol=1e-6)
+    # Both weights are in the hover box.
+    plot = tab.locator("#compare-maps .map-card:nth-child(2) .nsewdrag")
+    box = plot.bounding_box()
+    assert box is not None
+    tab.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.95 * box["height"])
+    hover = tab.locator("#compare-maps .hoverlayer .hovertext").first
+    expect(hover).to_contain_text("before")
+    weights = [maps[i][-1, 1] for i in (0, 1)]
+    for weight in weights:
+        expect(hover).to_contain_text(f"{weight:.3g}")
+
+
+def test_two_prompts_are_compared_if_they_have_as_many_tokens(tab: Page) -> None:
+    tab.get_by_text("Compare", exact=True).first.click()
+    tab.get_by_text("Another prompt").click()
+    tab.get_by_role("textbox", name="The other prompt").fill("Too short")
+    tab.get_by_role("button", name="Compare", exact=True).click()
+    expect(tab.locator("#compare-problem")).to_contain_text("compare two of as many tokens")
+    expect(tab.locator("#compare-empty")).to_be_visible()
+    tab.get_by_role("textbox", name="The other prompt").fill(OTHER)
+    tab.get_by_role("button", name="Compare", exact=True).click()
+    expect(tab.locator("#compare-map .heatmaplayer image").first).to_be_visible(timeout=TIMEOUT)
+    expect(tab.locator("#compare-problem")).to_be_empty()
+    model = tiny_model("llama")
+    pair = with_prompt(model, model.tokenize(View().prompt), model.tokenize(OTHER))
+    change = attention_change(pair)
+    np.testing.assert_allclose(drawn(tab, "#compare-map"), change.values, atol=1e-7)
+    expect(tab.locator("#compare-maps .map-card").first).to_contain_text("→")
+
+
+def test_two_models_are_compared(tab: Page) -> None:
+    tab.get_by_text("Compare", exact=True).first.click()
+    tab.get_by_text("Another model").click()
+    tab.get_by_role("textbox", name="The other model").fill("gpt2")
+    tab.get_by_role("button", name="Compare", exact=True).click()
+    expect(tab.locator("#compare-caption")).to_contain_text("Llama against gpt2", ignore_case=True)
+    expect(tab.locator("#compare-maps .map-card")).to_have_count(2)

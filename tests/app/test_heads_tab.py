@@ -1,0 +1,128 @@
+"""What the heads tab says and draws, without a browser."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from page_fixtures import Shelf
+
+from ablation.attention_change import attention_change
+from ablation.dossier import Dossier
+from ablation.stimuli import ROLES
+from app.panels import comparison, dossier
+from app.services import Services
+from app.view import MAX_PROMPT_CHARACTERS, View
+from models.errors import ErrorKind, UserError
+from models.language_model import LanguageModel
+from models.types import Head
+
+OTHER = "When John and Mary went to the store, Mary gave a drink to"
+
+
+@pytest.fixture
+def services() -> Services:
+    return Services(Shelf(), "llama")
+
+
+@pytest.fixture
+def settled(services: Services) -> View:
+    return services.settled(View(model="llama", heads=(Head(0, 1),)), services.model("llama"))
+
+
+def found(stopped: str = "complete") -> Dossier:
+    values = np.random.default_rng(0).random((len(ROLES), 3, 4)).astype(np.float32)
+    return Dossier("llama", values, 4, 50, 0, True, stopped)
+
+
+# --- roles ---
+
+
+def test_each_role_lists_the_heads_that_play_it_most() -> None:
+    sections = dossier.leaders(found())
+    assert len(sections) == len(ROLES)
+    for role, section in zip(ROLES, sections, strict=True):
+        buttons = [part for part in section._traverse() if getattr(part, "className", "") == "bars"]
+        heads = [item.children[0].id["head"] for item in buttons[0].children]
+        assert heads == [head.short for head, _ in found().leaders(role, dossier.N_LEADERS)]
+
+
+def test_the_caption_says_what_a_role_is_and_on_what_it_was_measured() -> None:
+    said = dossier.caption(found(), "induction")
+    assert said.startswith("Induction: the weight on the token after the earlier occurrence")
+    assert "4 sequences [BOS r r], r being 50 random tokens (seed 0)." in said
+    assert dossier.caption(found("cancelled"), "induction").startswith("Cancelled; ")
+
+
+# --- comparing ---
+
+
+def test_the_three_ways_give_the_runs_that_they_name(services: Services, settled: View) -> None:
+    ablated = comparison.pair_of(services, settled, "ablated", "")
+    assert ablated.after.ablation is not None
+    assert ablated.after.ablation.heads == (Head(0, 1),)
+    other = comparison.pair_of(services, settled, "prompt", OTHER)
+    assert other.after.prompt.text == OTHER
+    model = comparison.pair_of(services, settled, "model", " gpt2 ")
+    assert (model.before.model.name, model.after.model.name) == ("llama", "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("way", "text", "heads", "kind", "part"),
+    [
+        ("ablated", "", (), ErrorKind.HEADS, "No heads are chosen"),
+        ("prompt", "  ", None, ErrorKind.OPTION, "no other prompt"),
+        ("model", "", None, ErrorKind.OPTION, "no other model"),
+        ("prompt", "The", None, ErrorKind.PROMPT, "as many tokens"),
+        ("prompt", "x" * (MAX_PROMPT_CHARACTERS + 1), None, ErrorKind.PROMPT, "at most 200,000"),
+        ("model", "nothing", None, ErrorKind.MODEL, "no model 'nothing'"),
+        ("model", "deep", None, ErrorKind.MODEL, "16 of 16"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(
+    services: Services,
+    settled: View,
+    way: str,
+    text: str,
+    heads: tuple[Head, ...] | None,
+    kind: ErrorKind,
+    part: str,
+) -> None:
+    view = settled if heads is None else replace(settled, heads=heads)
+    with pytest.raises(UserError, match=part) as raised:
+        comparison.pair_of(services, view, way, text)
+    assert raised.value.kind is kind
+
+
+def test_difference_maps_are_of_the_two_runs_and_share_their_colours(
+    services: Services, settled: View, llama: LanguageModel
+) -> None:
+    pair = comparison.pair_of(services, settled, "ablated", "")
+    change = attention_change(pair)
+    heads = [Head(2, 0), Head(1, 3)]
+    cards = comparison.difference_maps(services, pair, change, heads, 300, False)
+    prompt = llama.tokenize(settled.prompt)
+    before = llama.attention(prompt, heads)
+    after = llama.attention(prompt, heads, pair.after.ablation)
+    limits = set()
+    for i, card in enumerate(cards):
+        figure = card.children.children.figure
+        expected = after.values[i] - before.values[i]
+        drawn = np.nan_to_num(figure.data[0].z)
+        np.testing.assert_allclose(drawn, np.tril(expected), atol=1e-6)
+        assert f"{change.values[heads[i].layer, heads[i].head]:.3f} nats" in (
+            figure.layout.title.text
+        )
+        limits.add(figure.data[0].zmax)
+    assert limits == {float(np.abs(after.values - before.values).max())}
+
+
+def test_the_caption_and_the_hint_say_what_is_shown(services: Services, settled: View) -> None:
+    pair = comparison.pair_of(services, settled, "ablated", "")
+    change = attention_change(pair)
+    said = comparison.caption(pair, change)
+    assert said.startswith("Clean against ablated (zero): 1 head. Per head: Jensen-Shannon")
+    assert "Choose heads" in comparison.hint(0)
+    assert "first" not in comparison.hint(comparison.MAX_MAPS)
+    assert "The first 6 of 7 chosen heads." in comparison.hint(7)
+    first = comparison.leaders(change)[1].children[0].children[0].id["head"]
+    assert first == change.ranked()[0][0].short
