@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from page_fixtures import Shelf
 
-from ablation import Ablation, Head, HeadSummaries, Zero, summarise_heads
+from ablation import Ablation, Head, HeadSummaries, Zero, summaries, summarise_heads
 from ablation.types import Progress
-from app import overviews
 from app.jobs import Job
 from app.panels.overview import KIND, note, summarise, wanted
 from app.services import Services
@@ -78,7 +77,7 @@ def test_what_was_read_is_not_read_again(
     services: Services, view: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = read(services, view)
-    monkeypatch.setattr(overviews, "summarise_heads", None)
+    monkeypatch.setattr(summaries, "summarise_heads", None)
     assert read(services, replace(view, heads=(), scale="own")) is found
 
 
