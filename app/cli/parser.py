@@ -409,13 +409,6 @@ def _add_prompt(
             help="read the prediction after this position, from 0; negative counts from the end "
             "(default: the last one, or the first mask token)",
         )
-    group.add_argument(
-        "--position",
-        type=int,
-        metavar="I",
-        help="read the prediction after this position, from 0; negative counts from the end "
-        "(default: the last one, or the first mask token)",
-    )
     _add_bos(group)
 
 
