@@ -89,7 +89,9 @@ def summaries_table(summaries: HeadSummaries, sort: str, top: int, smallest: boo
     """List the heads with the largest values of a metric, or the smallest, and all metrics."""
     order = "smallest" if smallest else "largest"
     labels = {info.name: info.label for info in summaries.metrics}
-    table = Table("rank", "head", box=None, padding=(0, 1, 0, 0), title=f"{labels[sort]}, {order} first")
+    table = Table(
+        "rank", "head", box=None, padding=(0, 1, 0, 0), title=f"{labels[sort]}, {order} first"
+    )
     table.title_justify = "left"
     for info in summaries.metrics:
         unit = "" if info.unit == "probability" else f"\n{info.unit}"
