@@ -8,7 +8,6 @@ from contextlib import suppress
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ablation.evaluation import Cancelled
 from ablation.head_metrics import HEAD_METRICS, Rows
@@ -128,17 +127,12 @@ class _Summary:
 
     def _pool(self, block: AttentionBlock) -> None:
         """Let the cells of a block's rows know its weights."""
-        first = block.rows.start
-        pooled = _pooled(block.probabilities, first % self.step, self.step)
-        pooled = _pooled(pooled.transpose(1, 2), 0, self.step).transpose(1, 2)
-        from_row = first // self.step
-        known = self._cells[
-            block.layer,
-            block.heads,
-            from_row : from_row + pooled.shape[1],
-            : pooled.shape[2],
-        ]
-        torch.maximum(known, pooled.cpu(), out=known)
+        from_row = block.rows.start // self.step
+        rows = _pooled(block.probabilities, -block.rows.start % self.step, self.step)
+        cells = _pooled(rows.transpose(1, 2), 0, self.step).transpose(1, 2).cpu()
+        to_row, to_column = from_row + cells.shape[1], cells.shape[2]
+        known = self._cells[block.layer, block.heads, from_row:to_row, :to_column]
+        torch.maximum(known, cells, out=known)
 
     def _finish(self, layer: int) -> None:
         self.n_done = layer + 1
@@ -147,18 +141,25 @@ class _Summary:
             self._progress(Progress(self.n_done, total, f"layer {self.n_done} of {total}"))
 
 
-def _pooled(weights: Tensor, before: int, step: int) -> Tensor:
-    """Return the largest of each `step` rows.
+def _pooled(weights: Tensor, first: int, step: int) -> Tensor:
+    """Return the largest of each `step` rows, of which the first group and the last may have fewer.
 
     Args:
-        weights: [n_heads, n_rows, n_columns], not negative.
-        before: how many rows of the first group precede these.
+        weights: [n_heads, n_rows, n_columns].
+        first: how many rows belong to the first group; 0 if it has all of its rows.
 
     Returns:
         [n_heads, n_groups, n_columns].
     """
     if step == 1:
         return weights
-    behind = -(before + weights.shape[1]) % step
-    padded = functional.pad(weights, (0, 0, before, behind))
-    return padded.unflatten(1, (-1, step)).amax(dim=2)
+    n_rows = weights.shape[1]
+    first = min(first, n_rows)
+    last = first + (n_rows - first) // step * step
+    whole = weights[:, first:last].unflatten(1, (-1, step)).amax(dim=2)  # nothing is copied
+    ends = [
+        part.amax(dim=1, keepdim=True)
+        for part in (weights[:, :first], weights[:, last:])
+        if part.shape[1]
+    ]
+    return torch.cat([*ends[: first > 0], whole, *ends[first > 0 :]], dim=1)

@@ -35,11 +35,6 @@ class Job:
         elapsed = (time.monotonic() if now is None else now) - self.started
         return max(0.0, elapsed * (total - done) / done)
 
-    @property
-    def seconds(self) -> float:
-        """For how long it has been running."""
-        return time.monotonic() - self.started
-
     def status(self, progress: Progress) -> str:
         """Say where the work stands, and how long it will go on."""
         left = self.seconds_left(progress.done, progress.total)

@@ -153,6 +153,11 @@
     });
   }
 
+  // The first key is within reach of every query, so nothing is blank there but what was not read.
+  function wasRead(tile) {
+    return drawn.codes[tile * drawn.sent.side * drawn.sent.side] !== 0;
+  }
+
   function thumbnail(context, tile, size, colours) {
     const { side } = drawn.sent;
     const image = context.createImageData(size, size);
@@ -200,8 +205,8 @@
           context.fillStyle = "rgb(" + mixed(colours, value / most).map(Math.round).join() + ")";
         }
         context.fillRect(x, y, edge, edge);
-        if (!number) {
-          const tile = tileOf({ layer, head });
+        const tile = tileOf({ layer, head });
+        if (!number && wasRead(tile)) {
           const image = thumbnail(context, tile, size, together || coloured(largestCode(tile, 1)));
           context.putImageData(image, Math.round(x * grid.dots), Math.round(y * grid.dots));
         }

@@ -285,6 +285,8 @@ def register(app: Dash, services: Services) -> None:
         if data is None:
             return (no_update,) * 7
         view = View.from_json(data)
+        if view.picture == "overview":  # which has a panel of its own
+            return (no_update,) * 7
         outcome = services.outcome(view, pages)
         how = look(view, outcome, bool(dark))
         serial = signature(view, how)

@@ -1,9 +1,10 @@
 """All heads at once: a grid of thumbnails, or of one number a head, drawn by assets/overview.js."""
 
 import hashlib
+import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -24,8 +25,6 @@ from viz.overview import overview_message
 KIND = "overview"
 """The kind of its jobs: the next one takes the place of one that runs."""
 REPORT_SECONDS = 0.25
-PATIENCE = 0.4
-"""Seconds after which it is said that one has to wait: most prompts take less."""
 FRAME = "overview-frame"
 
 
@@ -59,7 +58,7 @@ def layout() -> list[Any]:
             [
                 html.Span(id=ids.OVERVIEW_NOTE, role="status"),
                 dmc.Button(
-                    "Read the rest",
+                    "Read all heads",
                     id=ids.OVERVIEW_AGAIN,
                     size="compact-xs",
                     variant="default",
@@ -69,31 +68,37 @@ def layout() -> list[Any]:
             className="note",
         ),
         html.Div(
-            [
-                dmc.Progress(
-                    id=ids.OVERVIEW_BAR,
-                    value=0,
-                    size="sm",
-                    transitionDuration=200,
-                    className="grow",
-                    **{"aria-label": "Progress of reading all heads"},
-                ),
-                html.Span(id=ids.OVERVIEW_STATUS, className="muted", role="status"),
-                dmc.Button("Cancel", id=ids.OVERVIEW_CANCEL, size="compact-xs", variant="default"),
-            ],
-            id=ids.OVERVIEW_PROGRESS,
-            className="overview-progress",
-            hidden=True,
+            [_progress(), html.Div(id=ids.OVERVIEW_FRAME, className=FRAME)], className="stage"
         ),
-        html.Div(id=ids.OVERVIEW_FRAME, className=FRAME),  # filled by assets/overview.js
         dcc.Store(id=ids.OVERVIEW_SENT),
         dcc.Store(id=ids.OVERVIEW_DRAWN),
     ]
 
 
+def _progress() -> html.Div:
+    """Return what says how far reading is; the stylesheet shows it only if that takes a while."""
+    return html.Div(
+        [
+            dmc.Progress(
+                id=ids.OVERVIEW_BAR,
+                value=0,
+                size="sm",
+                transitionDuration=200,
+                className="grow",
+                **{"aria-label": "Progress of reading all heads"},
+            ),
+            html.Span(id=ids.OVERVIEW_STATUS, className="muted", role="status"),
+            dmc.Button("Cancel", id=ids.OVERVIEW_CANCEL, size="compact-xs", variant="default"),
+        ],
+        id=ids.OVERVIEW_PROGRESS,
+        className="overview-progress",
+        hidden=True,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Shows on the page how far reading all heads has got, if it takes a while."""
+    """Shows on the page how far reading all heads has got."""
 
     job: Job
     is_wanted: Callable[[], bool]
@@ -104,18 +109,18 @@ class Live:
         if self.page_gone():
             self.job.cancel.set()
             return
-        slow = self.job.seconds > PATIENCE
-        if not slow or not self.is_wanted() or not self.bar.ready():
-            return
-        set_props(ids.OVERVIEW_BAR, {"value": 100 * progress.done / progress.total})
-        set_props(ids.OVERVIEW_STATUS, {"children": self.job.status(progress)})
-        set_props(ids.OVERVIEW_PROGRESS, {"hidden": False})
-        set_props(ids.OVERVIEW_FRAME, {"className": f"{FRAME} waiting"})
+        if self.is_wanted() and self.bar.ready():
+            set_props(ids.OVERVIEW_BAR, {"value": 100 * progress.done / progress.total})
+            set_props(ids.OVERVIEW_STATUS, {"children": self.job.status(progress)})
 
 
 @contextmanager
 def waiting(services: Services, tab: str, about: Hashable) -> Iterator[Job]:
-    """Give the job in which all heads are read; afterwards nothing says any more that one waits."""
+    """Give the job in which all heads are read, and say on the page meanwhile that one waits."""
+    set_props(ids.OVERVIEW_BAR, {"value": 0})
+    set_props(ids.OVERVIEW_STATUS, {"children": "Running the prompt"})
+    set_props(ids.OVERVIEW_PROGRESS, {"hidden": False})
+    set_props(ids.OVERVIEW_FRAME, {"className": f"{FRAME} waiting"})
     try:
         with services.jobs.replace(tab, KIND, about) as job:
             yield job
@@ -159,8 +164,6 @@ def summarise(
     Raises:
         UserError: the clean run cannot be done.
     """
-    with suppress(UserError):  # said by the panel that needs it
-        services.outcome(view)  # first the prediction: it is awaited more, and quickly done
     model = services.model(view.model)
     prompt = model.tokenize(view.prompt, view.bos)
     ablation, problem = ablation_of(view, prompt)
@@ -216,8 +219,10 @@ def register(app: Dash, services: Services) -> None:
             return (no_update,) * 4
         socket = ctx.websocket
         with waiting(services, tab, key) as job:
+            with suppress(UserError):  # said by the panel that needs it
+                services.outcome(view, maps=False)  # the prediction is awaited most
             live = Live(
-                job,
+                replace(job, started=time.monotonic()),
                 lambda: services.jobs.current(tab, KIND) is job,
                 lambda: socket is not None and socket.is_shutdown,
             )

@@ -293,9 +293,9 @@ def test_progress_is_shown_and_reading_can_be_cancelled_and_resumed(
     expect(quiet.locator(".heads-select .mantine-Pill-root")).to_have_text(["L0H0", "L0H2"])
     expect(quiet.locator("#overview-progress")).to_be_hidden()
     held_at_a_layer.set()
-    quiet.get_by_role("button", name="Read the rest").click()
+    quiet.get_by_role("button", name="Read all heads").click()
     expect(quiet.locator("#overview-note")).to_contain_text("12 heads; rows")
-    expect(quiet.get_by_role("button", name="Read the rest")).to_be_hidden()
+    expect(quiet.get_by_role("button", name="Read all heads")).to_be_hidden()
 
 
 def test_going_to_another_picture_stops_the_reading(

@@ -8,7 +8,7 @@ import torch
 from tiny import tiny_directory
 
 from benchmarks import __main__ as front_door
-from benchmarks import gpu, profile_sweep, screened
+from benchmarks import gpu, overview, profile_sweep, screened
 from benchmarks.memory import MIB, peak_bytes, peak_mib
 from benchmarks.prompts import PROMPTS
 from benchmarks.report import Goal
@@ -134,6 +134,24 @@ def _found(steps: list[tuple[Head, float]]) -> Any:
 
 def _pair(exact: Any, other: Any) -> screened.Pair:
     return screened.Pair("kind", exact, other, exact_seconds=10.0, screened_seconds=2.0)
+
+
+# --- The summary of all heads. ---
+
+
+def test_the_summary_is_measured_beside_a_pass_and_eager_attention(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ["--model", str(tiny_directory("llama")), "--rounds", "1", "--threads", "1"]
+    overview.main([*model, "--tokens", "12"])
+    shown = capsys.readouterr().out
+    assert "All 12 heads" in shown
+    assert "maps do not fit" not in shown
+    said = shown.split("at 12 tokens: ")
+    assert float(said[1]) < 1e-5  # float32 rounding is 1e-7 of the largest value
+    assert overview.cells(None, {"seconds": 1.0, "mib": 1.0})[2] == "maps do not fit"
+    monkeypatch.setattr(overview, "available_bytes", lambda: 1000)
+    assert overview.measured_apart("eager", overview.argparse.Namespace(), 12, 12) is None
 
 
 # --- The GPU and the profile. ---
