@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from ablation.attribution_types import CONSTANT, QueryKeyDetail, ScoreSources
-from models.attention_tap import Call, Inputs, TapRequest, allowed_keys, read_weights, score_bias
+from models.attention_tap import (
+    Call,
+    Inputs,
+    TapRequest,
+    allowed_keys,
+    entries_of_head,
+    read_weights,
+    score_bias,
+)
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.residual_stream import ResidualStream
@@ -186,6 +194,4 @@ def _detail(
 
 def _row(tensor: Tensor, head: int, query: int) -> Tensor:
     """Return one query's [n_key] of [batch or 1, n_heads or 1, n_query or 1, n_key]."""
-    row = tensor[0]
-    of_head = row[head if row.shape[0] > 1 else 0]
-    return of_head[query if of_head.shape[0] > 1 else 0]
+    return entries_of_head(tensor, head, torch.tensor([query], device=tensor.device))[0]

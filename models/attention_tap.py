@@ -365,9 +365,9 @@ def attention_probabilities(
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             if bias is not None:
-                scores += _of_head(bias, head, block).float()
+                scores += entries_of_head(bias, head, block).float()
             if allowed is not None:
-                scores.masked_fill_(~_of_head(allowed, head, block), -torch.inf)
+                scores.masked_fill_(~entries_of_head(allowed, head, block), -torch.inf)
             if causal:
                 scores.masked_fill_(keys > block[:, None], -torch.inf)
             if sinks is not None:
@@ -376,10 +376,12 @@ def attention_probabilities(
             torch.from_numpy(place[start : start + size]).copy_(scores.softmax(dim=-1)[:, :n_key])
 
 
-def _of_head(tensor: Tensor, head: int, rows: Tensor) -> Tensor:
+def entries_of_head(tensor: Tensor, head: int, rows: Tensor) -> Tensor:
     """Return row 0's [n_rows, n_key] for one head of [batch or 1, n_heads or 1, n_query, n_key].
 
     The query axis may be 1 as well.
+
+    Args: rows: int64 [n_rows], the queries wanted.
     """
     row = tensor[0]
     of_head = row[head if row.shape[0] > 1 else 0]

@@ -18,7 +18,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         ablation.__getattr__("sweep")
 
 
-@pytest.mark.parametrize("module", ["ablation", "ablation.types", "ablation.heads"])
+@pytest.mark.parametrize(
+    "module", ["ablation", "ablation.types", "ablation.attribution_types", "ablation.heads"]
+)
 def test_values_pull_in_no_torch(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -258,3 +259,17 @@ def test_maps_of_some_rows_only_are_refused() -> None:
     )
     with pytest.raises(ValueError, match="all their rows"):
         attention_figure(maps, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [("attention", "L9H0"), ("moved", "L9H0 moved"), ("rollout", "rollout to L9")],
+)
+def test_maps_of_other_kinds_say_what_they_are(kind: str, title: str) -> None:
+    maps = replace(causal_maps("a", "b", "c"), kind=kind)
+    assert f"<b>{title}</b>" in attention_figure(maps, 0).layout.title.text
+
+
+def test_maps_of_unknown_kinds_are_refused() -> None:
+    with pytest.raises(ValueError, match="no maps of kind 'else'"):
+        replace(causal_maps("a", "b"), kind="else")
