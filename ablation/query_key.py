@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ablation.attribution_types import CONSTANT, QueryKeyDetail, ScoreSources
-from models.attention_reading import MapWriter
+from models.attention_reading import MapWriter, entries_of_heads
 from models.attention_tap import Call, Inputs, TapRequest, allowed_keys, read_inputs, score_bias
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
@@ -188,6 +188,5 @@ def _detail(
 
 def _row(tensor: Tensor, head: int, query: int) -> Tensor:
     """Return one query's [n_key] of [batch or 1, n_heads or 1, n_query or 1, n_key]."""
-    row = tensor[0]
-    of_head = row[head if row.shape[0] > 1 else 0]
-    return of_head[query if of_head.shape[0] > 1 else 0]
+    at = (torch.tensor([index], device=tensor.device) for index in (head, query))
+    return entries_of_heads(tensor, *at)[0, 0]

@@ -112,9 +112,11 @@ def read_probabilities(
             if softcap is not None:
                 scores.div_(softcap).tanh_().mul_(softcap)
             if bias is not None:
-                scores += _of_heads(bias, chosen, block)[..., :n_seen].float()
+                scores += entries_of_heads(bias, chosen, block)[..., :n_seen].float()
             if allowed is not None:
-                scores.masked_fill_(~_of_heads(allowed, chosen, block)[..., :n_seen], -torch.inf)
+                scores.masked_fill_(
+                    ~entries_of_heads(allowed, chosen, block)[..., :n_seen], -torch.inf
+                )
             if causal:
                 first = min(positions[rows]) + 1  # no query of the block is kept from earlier keys
                 scores[..., first:].masked_fill_(keys[first:n_seen] > block[:, None], -torch.inf)
@@ -197,7 +199,7 @@ def _row_blocks(
         start = end
 
 
-def _of_heads(tensor: Tensor, heads: Tensor, rows: Tensor) -> Tensor:
+def entries_of_heads(tensor: Tensor, heads: Tensor, rows: Tensor) -> Tensor:
     """Return row 0's [n_heads or 1, n_rows or 1, n_key] of what is broadcast over scores.
 
     Args:

@@ -160,11 +160,6 @@ class Scales:
     by_norm: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
     """[..., 1] each."""
 
-    def of(self, module: nn.Module) -> Tensor:
-        """Return the scale of a norm that was called once; one that was not is a defect."""
-        (scale,) = self.by_norm[module]
-        return scale
-
 
 @contextmanager
 def freezing(norms: Norms) -> Iterator[Scales]:

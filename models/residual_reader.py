@@ -110,7 +110,7 @@ class ResidualReader:
         n = leaf.shape[1]
         with self._forward.computing(1, n, gradients=True), freezing(self.norms) as scales:
             inputs = first_attention_inputs(
-                lambda: call.run(self._blocks[layer], leaf, Window(0, n))
+                lambda: call.run(self._blocks[layer], leaf.clone(), Window(0, n))
             )
         return inputs, leaf, scales
 

@@ -49,13 +49,11 @@ class Component:
     layer: int = -1
     head: int = -1
 
-    @staticmethod
-    def of_head(head: Head) -> "Component":
-        return Component("head", head.layer, head.head)
-
     def __str__(self) -> str:
-        names = {"head": f"L{self.layer}H{self.head}", "mlp": f"MLP{self.layer}"}
-        return names.get(self.kind, f"bias{self.layer}" if self.kind == "bias" else self.kind)
+        if self.kind == "head":
+            return f"L{self.layer}H{self.head}"
+        names = {"mlp": "MLP", "bias": "bias"}
+        return f"{names[self.kind]}{self.layer}" if self.kind in names else self.kind
 
 
 @dataclass(frozen=True, slots=True)

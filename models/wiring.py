@@ -95,15 +95,16 @@ class _Cuts:
 
     def _at_projection(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
         self.attention = output.detach().requires_grad_()
-        return self.attention
+        return self.attention.clone()  # a leaf must not be added to in place
 
     def _at_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         output = output.detach()
-        takes_it = self.attention is not None and self.post_norm is None
-        if takes_it and torch.equal(args[0].reshape(-1), self.attention.reshape(-1)):  # type: ignore[union-attr]
-            self.post_norm = module
-            self.attention = output.requires_grad_()
-        return output
+        if self.attention is None or self.post_norm is not None:
+            return output
+        if not torch.equal(args[0].reshape(-1), self.attention.reshape(-1)):
+            return output
+        self.post_norm, self.attention = module, output.requires_grad_()
+        return self.attention.clone()
 
 
 def find_wiring(
@@ -123,6 +124,8 @@ def find_wiring(
         UserError: a block does something else than add.
     """
     for layer, (call, following) in enumerate(pairwise(calls)):
+        if call.hidden.ndim != 3:  # Gemma 3n has several streams
+            raise _refusal(model, layer, "there is more than one residual stream")
         if call.output.shape != following.hidden.shape or not torch.equal(
             call.output, following.hidden
         ):
@@ -141,7 +144,10 @@ def _wire(
 ) -> Wiring:
     hidden = call.hidden.detach().requires_grad_()
     with torch.enable_grad(), _Cuts(site.projection, norms) as cuts:
-        output = call.run(block, hidden, Window(0, hidden.shape[1]))
+        try:
+            output = call.run(block, hidden.clone(), Window(0, hidden.shape[1]))
+        except (RuntimeError, TypeError, ValueError, LookupError) as error:
+            raise _refusal(model, layer, "its block cannot be run by itself") from error
     assert cuts.attention is not None  # the projection is part of the block
     if not output.requires_grad:  # it comes out of a norm, all of it
         raise _refusal(model, layer, STREAM_CHANGED)

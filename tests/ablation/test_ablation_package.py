@@ -18,7 +18,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         ablation.__getattr__("sweep")
 
 
-TORCHLESS = ["types", "heads", "metrics", "interventions"]
+TORCHLESS = ["types", "attribution_types", "heads", "metrics", "head_metrics", "interventions"]
 
 
 @pytest.mark.parametrize("module", ["ablation", *(f"ablation.{name}" for name in TORCHLESS)])

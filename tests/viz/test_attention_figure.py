@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -290,3 +291,17 @@ def test_a_map_says_that_its_first_token_is_left_out(sink: str, said: str) -> No
     assert np.isnan(figure.data[0].z[:, 0]).all()
     assert figure.data[0].z[3, 1] == pytest.approx(0.2 if sink == "hide" else 1 / 3)
     assert "first token" not in attention_figure(maps, 0).layout.title.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [("attention", "L9H0"), ("moved", "L9H0 moved"), ("rollout", "rollout to L9")],
+)
+def test_maps_of_other_kinds_say_what_they_are(kind: str, title: str) -> None:
+    maps = replace(causal_maps("a", "b", "c"), kind=kind)
+    assert f"<b>{title}</b>" in attention_figure(maps, 0).layout.title.text
+
+
+def test_maps_of_unknown_kinds_are_refused() -> None:
+    with pytest.raises(ValueError, match="no maps of kind 'else'"):
+        replace(causal_maps("a", "b"), kind="else")

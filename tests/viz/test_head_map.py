@@ -1,5 +1,7 @@
 """The layers x heads map and the ranking."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from viz_samples import CLEAN, KL, LOG_PROB, token
@@ -106,3 +108,11 @@ def test_the_ranking_is_by_absolute_value() -> None:
         (5, "L1H1"),
     ]
     assert rows[0] == {"rank": 1, "head": "L0H1", "layer": 0, "head_index": 1, "value": -0.5}
+
+
+def test_values_that_are_no_effects_say_what_their_sign_is_for() -> None:
+    metric = replace(LOG_PROB, sign="for ·Mary less ·John")
+    found = HeadScores(metric, np.ones((2, 3), np.float32), CLEAN)
+    title = head_map_figure(2, 3, found).layout.title.text
+    assert "for ·Mary less ·John" in title
+    assert "ablated" not in title
