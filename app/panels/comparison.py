@@ -203,7 +203,7 @@ def _card(
     dark: bool,
 ) -> html.Div:
     (head,) = before.heads
-    note = f"{change.values[head.layer, head.head]:.3f} nats · after − before"
+    note = f"{change.values[head.layer, head.head]:.3g} nats · after − before"
     figure = difference_figure(before, after, 0, zmax=zmax, note=note, dark=dark, size=size)
     label = f"Difference of the attention of head {head}"
     picture = dcc.Graph(figure=figure, config=GRAPH_CONFIG)
