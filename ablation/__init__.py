@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ablation.attention_change import compare_attention
+    from ablation.corpus import load_corpus
     from ablation.dossier import Dossier, head_dossier
     from ablation.grid import sweep_positions
     from ablation.heads import format_heads, parse_heads
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from models.types import Head
 
 _HOMES = {
+    "ablation.attention_change": ("compare_attention",),
+    "ablation.corpus": ("load_corpus",),
     "ablation.dossier": ("Dossier", "head_dossier"),
     "ablation.grid": ("sweep_positions",),
     "ablation.heads": ("format_heads", "parse_heads"),
@@ -95,8 +99,10 @@ __all__ = [
     "Sparsify",
     "Zero",
     "compare",
+    "compare_attention",
     "format_heads",
     "head_dossier",
+    "load_corpus",
     "parse_heads",
     "parse_intervention",
     "run_study",
