@@ -8,7 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ablation.attention_change import compare_attention
     from ablation.attribution import attribute_logits, logit_lens, tokens_by_head
+    from ablation.corpus import load_corpus
     from ablation.dossier import Dossier, head_dossier
     from ablation.grid import sweep_positions
     from ablation.head_metrics import HEAD_METRICS
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
     from models.types import Head
 
 _HOMES = {
+    "ablation.attention_change": ("compare_attention",),
     "ablation.attribution": ("attribute_logits", "logit_lens", "tokens_by_head"),
+    "ablation.corpus": ("load_corpus",),
     "ablation.dossier": ("Dossier", "head_dossier"),
     "ablation.grid": ("sweep_positions",),
     "ablation.head_metrics": ("HEAD_METRICS",),
@@ -108,9 +112,11 @@ __all__ = [
     "Zero",
     "attribute_logits",
     "compare",
+    "compare_attention",
     "explain_attention",
     "format_heads",
     "head_dossier",
+    "load_corpus",
     "logit_lens",
     "parse_heads",
     "parse_intervention",

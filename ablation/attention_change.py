@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ablation import reading
 from ablation.reading import parts_of
 from ablation.types import Ablation, HeadValues, MetricInfo, Progress
 from models.errors import ErrorKind, UserError
@@ -28,6 +27,10 @@ CHANGE = MetricInfo(
     description="Jensen-Shannon divergence between a query's weights in the two runs, mean over "
     "all queries; 0 where nothing changed, at most ln 2 = 0.693",
 )
+
+SIDE_BYTES = 256 * 2**20
+"""Maps of so much memory are read at a time of each run. More than for one run alone: each part of
+the heads costs two forward passes."""
 
 BLOCK_WEIGHTS = 2**19
 """How many weights are compared at a time: in float64 some arrays of 4 MB."""
@@ -114,6 +117,43 @@ def with_model(model: "LanguageModel", prompt: TokenizedPrompt, other: "Language
     return Pair(AttentionRun(model, prompt), AttentionRun(other, prompt), names)
 
 
+def compare_attention(
+    model: "LanguageModel",
+    prompt: TokenizedPrompt | str,
+    *,
+    other_prompt: TokenizedPrompt | str | None = None,
+    other_model: "LanguageModel | None" = None,
+    ablation: Ablation | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> HeadValues:
+    """Return how much each head's attention differs from another run, in nats.
+
+    Args:
+        other_prompt, other_model, ablation: what the other run has instead; one of the three.
+        progress, cancel: see `attention_change`.
+
+    Raises:
+        UserError: not exactly one is given, or the runs do not correspond.
+    """
+    tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
+    pairs = []
+    if other_prompt is not None:
+        other = model.tokenize(other_prompt) if isinstance(other_prompt, str) else other_prompt
+        pairs.append(with_prompt(model, tokenized, other))
+    if other_model is not None:
+        pairs.append(with_model(model, tokenized, other_model))
+    if ablation is not None:
+        pairs.append(with_ablation(model, tokenized, ablation))
+    if len(pairs) != 1:
+        raise UserError(
+            ErrorKind.OPTION,
+            "A comparison takes exactly one of another prompt, another model and an ablation; "
+            f"{len(pairs)} were given.",
+        )
+    return attention_change(pairs[0], progress=progress, cancel=cancel)
+
+
 def attention_change(
     pair: Pair,
     *,
@@ -151,7 +191,7 @@ def _read(
     pair: Pair, heads: Sequence[Head], cancel: threading.Event | None
 ) -> Iterator[tuple[AttentionMaps, AttentionMaps]]:
     """Yield the maps of both runs, as many heads at a time as memory allows."""
-    for part in parts_of(heads, len(pair.before.prompt), reading.PART_BYTES // 2):
+    for part in parts_of(heads, len(pair.before.prompt), SIDE_BYTES):
         if cancel is not None and cancel.is_set():
             return
         yield pair.before.attention(part), pair.after.attention(part)

@@ -1,5 +1,6 @@
 """How each head's attention differs between two runs: a map, who changed most, difference maps."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -13,7 +14,7 @@ from ablation.attention_change import (
     with_model,
     with_prompt,
 )
-from ablation.types import Ablation, HeadValues
+from ablation.types import Ablation, HeadValues, Progress
 from app import ids, notices, words
 from app.panels.pieces import GRAPH_CONFIG, browser, empty, graph, head_bars, segmented
 from app.panels.progress import Bar, progress_place, watch_page
@@ -176,6 +177,24 @@ def change_map(change: HeadValues, chosen: list[Head], dark: bool) -> Any:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Shows a running comparison on its page: how far it is, and the heads compared so far."""
+
+    bar: Bar
+    view: View
+    dark: bool
+
+    def __call__(self, progress: Progress) -> None:
+        if self.bar.shown(progress) and isinstance(progress.partial, HeadValues):
+            figure = change_map(progress.partial, list(self.view.heads or ()), self.dark)
+            set_props(ids.COMPARE_MAP, {"figure": figure})
+            set_props(ids.COMPARE_CAPTION, {"children": ""})
+            set_props(ids.COMPARE_LEADERS, {"children": leaders(progress.partial)})
+            set_props(ids.COMPARE_EMPTY, {"hidden": True})
+            set_props(ids.COMPARE_BODY, {"hidden": False})
+
+
 def difference_maps(
     services: Services, pair: Pair, change: HeadValues, heads: list[Head], size: int, dark: bool
 ) -> list[html.Div]:
@@ -203,7 +222,7 @@ def _card(
     dark: bool,
 ) -> html.Div:
     (head,) = before.heads
-    note = f"{change.values[head.layer, head.head]:.3f} nats · after − before"
+    note = f"{change.values[head.layer, head.head]:.3g} nats · after − before"
     figure = difference_figure(before, after, 0, zmax=zmax, note=note, dark=dark, size=size)
     label = f"Difference of the attention of head {head}"
     picture = dcc.Graph(figure=figure, config=GRAPH_CONFIG)
@@ -230,6 +249,7 @@ def register(app: Dash, services: Services) -> None:
         State(ids.COMPARE_PROMPT, "value"),
         State(ids.COMPARE_MODEL, "value"),
         State(ids.TAB_ID, "data"),
+        State(ids.DARK, "data"),
         running=[
             (Output(ids.COMPARE_RUN, "disabled"), True, False),
             (Output(ids.COMPARE_CANCEL, "disabled"), False, True),
@@ -239,14 +259,22 @@ def register(app: Dash, services: Services) -> None:
         prevent_initial_call=True,
     )
     def run(
-        request: int | None, data: dict[str, Any], way: str, prompt: str, name: str, tab: str
+        request: int | None,
+        data: dict[str, Any],
+        way: str,
+        prompt: str,
+        name: str,
+        tab: str,
+        dark: bool,
     ) -> tuple[Any, ...]:
+        view = View.from_json(data)
         text = (prompt if way == "prompt" else name) or ""
         with services.jobs.start(tab) as job:
             bar = Bar(job, ids.COMPARE_BAR, ids.COMPARE_STATUS, watch_page())
             bar.start()
-            pair = pair_of(services, View.from_json(data), way, text)
-            change = attention_change(pair, progress=bar, cancel=job.cancel)
+            pair = pair_of(services, view, way, text)
+            live = Live(bar, view, bool(dark))
+            change = attention_change(pair, progress=live, cancel=job.cancel)
         key = services.results.keep(change, change.values.nbytes)
         said = caption(pair, change)
         return {"key": key, "view": data, "way": way, "text": text, "caption": said}, None

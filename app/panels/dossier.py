@@ -20,8 +20,10 @@ MAP_WIDTH, MAP_HEIGHT = 330, 400
 """The map's size in CSS pixels: that of the ablation study's, so that the eye finds it again."""
 
 ABOUT = (
-    "Every head is scored on random tokens that are said twice, where it is known beforehand at "
-    "which token a head of each role must look. The scores are the model's, whatever the prompt."
+    "Measure the roles to see which heads look at the previous token, continue what was said "
+    "before, find a token again, or rest on the first one. Every head is scored on random tokens "
+    "that are said twice, where it is known beforehand at which token a head of each role must "
+    "look. It takes seconds, and is kept for the next time."
 )
 
 
@@ -31,7 +33,7 @@ def layout() -> html.Div:
         [
             html.Div(
                 [
-                    html.P(ABOUT, className="help about"),
+                    html.P(id=ids.DOSSIER_CAPTION, className="caption grow"),
                     dmc.Button("Measure roles", id=ids.DOSSIER_RUN, size="xs"),
                     dmc.Button(
                         "Cancel", id=ids.DOSSIER_CANCEL, size="xs", variant="default", disabled=True
@@ -42,18 +44,11 @@ def layout() -> html.Div:
             progress_place(
                 ids.DOSSIER_PROGRESS, ids.DOSSIER_BAR, ids.DOSSIER_STATUS, "Progress of the roles"
             ),
-            empty(
-                "Measure the roles to see which heads look at the previous token, continue what "
-                "was said before, find a token again, or rest on the first one. It takes seconds, "
-                "and is kept for the next time.",
-                id=ids.DOSSIER_EMPTY,
-            ),
+            empty(ABOUT, id=ids.DOSSIER_EMPTY),
             html.Div(
-                [
-                    html.P(id=ids.DOSSIER_CAPTION, className="caption"),
-                    html.Div([_map(), html.Div(id=ids.DOSSIER_LEADERS)], className="sweep-columns"),
-                ],
+                [_map(), html.Div(id=ids.DOSSIER_LEADERS)],
                 id=ids.DOSSIER_BODY,
+                className="sweep-columns",
                 hidden=True,
             ),
             dcc.Store(id=ids.DOSSIER),
@@ -177,6 +172,8 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.DOSSIER_CAPTION, "children"),
         Output(ids.DOSSIER_EMPTY, "hidden"),
         Output(ids.DOSSIER_BODY, "hidden"),
+        Output(ids.DOSSIER_RUN, "display"),
+        Output(ids.DOSSIER_CANCEL, "display"),
         Input(ids.DOSSIER, "data"),
         Input(ids.DOSSIER_ROLE, "value"),
         Input(ids.HEADS, "value"),
@@ -189,7 +186,7 @@ def register(app: Dash, services: Services) -> None:
     ) -> tuple[Any, ...]:
         dossier = services.results.get(kept["key"]) if kept else None
         if kept is None or dossier is None or kept["model"] != name:
-            return no_update, [], "", False, True
+            return no_update, [], "", False, True, None, None
         scores = dossier.of(role)
         chosen = [head_from_text(text) for text in heads]
         n_layers, n_heads = scores.values.shape
@@ -202,8 +199,10 @@ def register(app: Dash, services: Services) -> None:
             width=MAP_WIDTH,
             height=MAP_HEIGHT,
         )
-        new = ctx.triggered_id == ids.DOSSIER
-        return figure, leaders(dossier) if new else no_update, caption(dossier, role), True, False
+        listed = leaders(dossier) if ctx.triggered_id == ids.DOSSIER else no_update
+        # What is complete need not be measured again: it would be the same.
+        buttons = "none" if dossier.stopped == "complete" else None
+        return figure, listed, caption(dossier, role), True, False, buttons, buttons
 
     _register_clientside(app)
 

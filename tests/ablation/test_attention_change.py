@@ -9,7 +9,7 @@ import torch
 from reference import attentions, edited_heads, zero
 from tiny import PROMPT, prompt_text, tiny_model
 
-from ablation import Ablation, Progress, Zero
+from ablation import Ablation, Progress, Zero, compare_attention
 from ablation.attention_change import (
     attention_change,
     row_divergences,
@@ -130,7 +130,7 @@ def test_one_head_at_a_time_gives_the_same_with_progress_and_cancel(
 ) -> None:
     pair = with_prompt(gpt2, gpt2.tokenize(PROMPT), gpt2.tokenize(OTHER))
     whole = attention_change(pair)
-    monkeypatch.setattr("ablation.reading.PART_BYTES", 1)
+    monkeypatch.setattr("ablation.attention_change.SIDE_BYTES", 1)
     reports: list[Progress] = []
     cancel = threading.Event()
 
@@ -173,6 +173,25 @@ def test_models_of_another_shape_are_refused(
     monkeypatch.setattr(other, "n_layers", 7)
     with pytest.raises(UserError, match=r"3 layers of 4 heads and .* 7 of 4"):
         with_model(gpt2, gpt2.tokenize(PROMPT), other)
+
+
+def test_one_function_does_all_three(gpt2: LanguageModel) -> None:
+    prompt, other = gpt2.tokenize(PROMPT), gpt2.tokenize(OTHER)
+    ablation = Ablation((Head(0, 1),), Zero())
+    for given, pair in (
+        ({"other_prompt": OTHER}, with_prompt(gpt2, prompt, other)),
+        (
+            {"other_model": tiny_model("gpt2", 3)},
+            with_model(gpt2, prompt, tiny_model("gpt2", 3)),
+        ),
+        ({"ablation": ablation}, with_ablation(gpt2, prompt, ablation)),
+    ):
+        values = compare_attention(gpt2, PROMPT, **given).values
+        np.testing.assert_array_equal(values, attention_change(pair).values)
+    with pytest.raises(UserError, match="0 were given"):
+        compare_attention(gpt2, PROMPT)
+    with pytest.raises(UserError, match="2 were given"):
+        compare_attention(gpt2, PROMPT, other_prompt=OTHER, ablation=ablation)
 
 
 def test_a_comparison_writes_out(gpt2: LanguageModel) -> None:

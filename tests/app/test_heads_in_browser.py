@@ -11,6 +11,7 @@ from tiny import tiny_model
 
 from ablation import Ablation, Zero, head_dossier
 from ablation.attention_change import attention_change, with_ablation, with_prompt
+from ablation.dossier import Dossier
 from ablation.stimuli import ROLES
 from app import permalink
 from app.panels.dossier import N_LEADERS
@@ -26,17 +27,21 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    directory = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(directory))
-        yield directory
-
-
-@pytest.fixture(scope="module")
-def address(cache: Path) -> Iterator[str]:
+def address() -> Iterator[str]:
     with serving(make_page()) as url:
         yield url
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache directory of the test's own, with nothing in it: the page looks in it too."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+
+
+@pytest.fixture
+def measured(cache: None) -> Dossier:
+    """The roles, kept from an earlier time."""
+    return head_dossier(tiny_model("llama"))
 
 
 @pytest.fixture
@@ -87,9 +92,10 @@ def test_roles_are_measured_shown_used_and_found_again(tab: Page) -> None:
     expect(tab.locator(".leaders .leader")).to_have_count(len(ROLES) * N_LEADERS)
 
 
-def test_a_leader_is_added_by_a_click(tab: Page) -> None:
-    tab.get_by_role("button", name="Measure roles").click()
-    leaders = head_dossier(tiny_model("llama")).leaders("induction", N_LEADERS)
+def test_roles_of_an_earlier_time_are_there_at_once(measured: Dossier, tab: Page) -> None:
+    expect(tab.locator("#dossier-body")).to_be_visible()
+    expect(tab.get_by_role("button", name="Measure roles")).to_be_hidden()
+    leaders = measured.leaders("induction", N_LEADERS)
     head = next(head for head, _ in leaders if head not in HEADS)
     tab.locator(".leaders", has_text="Induction").get_by_role("button", name=str(head)).click()
     expect(tab.locator("#heads-count")).to_have_text("3 of 12")
@@ -111,6 +117,7 @@ def test_clean_is_compared_with_ablated(tab: Page) -> None:
     np.testing.assert_allclose(np.nan_to_num(shown), maps[1] - maps[0], atol=1e-6)
     # Both weights are in the hover box.
     plot = tab.locator("#compare-maps .map-card:nth-child(2) .nsewdrag")
+    plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     assert box is not None
     tab.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.95 * box["height"])

@@ -109,7 +109,7 @@ def test_difference_maps_are_of_the_two_runs_and_share_their_colours(
         expected = after.values[i] - before.values[i]
         drawn = np.nan_to_num(figure.data[0].z)
         np.testing.assert_allclose(drawn, np.tril(expected), atol=1e-6)
-        assert f"{change.values[heads[i].layer, heads[i].head]:.3f} nats" in (
+        assert f"{change.values[heads[i].layer, heads[i].head]:.3g} nats" in (
             figure.layout.title.text
         )
         limits.add(figure.data[0].zmax)
