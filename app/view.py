@@ -12,6 +12,7 @@ from typing import Any
 from ablation.types import STRATEGIES
 from app.examples import EXAMPLES
 from models.types import Head
+from viz.combined import COMBINATIONS
 from viz.sink import SINKS
 
 TABS = ("attention", "study")
@@ -20,6 +21,8 @@ PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text"}
 `app.panels.attention` says which tools and which place each of them has."""
 DIRECTIONS = {"at": "looks at", "by": "is looked at by"}
 """What is shown of a selected token: its row of the map, or its column."""
+EXTRAS = ("none", *COMBINATIONS)
+"""The maps of all chosen heads together that may stand beside theirs."""
 STUDIES = ("sweep", "positions", "generic", "targeted")
 SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000
@@ -76,6 +79,10 @@ class View:
     sink: str = "show"
     """What is done about the first token: a key of `SINKS`."""
     size: int = 300
+    linked: bool = False
+    """Whether all maps are zoomed together."""
+    extra: str = "none"
+    """One of `EXTRAS`."""
     watched: int | None = None
     """The vocabulary id whose rank is shown; None: the token most likely before."""
     metric: str = "kl"
@@ -218,6 +225,8 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "log": _flag,
     "sink": _one_of(tuple(SINKS)),
     "size": _whole(MIN_SIZE, MAX_SIZE),
+    "linked": _flag,
+    "extra": _one_of(EXTRAS),
     "watched": _TOKEN,
     "metric": _text(100),
     "study": _one_of(STUDIES),

@@ -134,9 +134,9 @@
     // A token's weights may all be small: its strongest one has the darkest shade, as long as it is
     // not a tenth of what would have it otherwise.
     function scaleOf(head, found) {
-      const { zmax, floor } = known.maps[head].scale;
+      const { zmax, floor, threshold } = known.maps[head].scale;
       const largest = found.reduce((most, weight) => (weight > most ? weight : most), 0);
-      return { zmax: Math.min(zmax, Math.max(largest, zmax / 10)), floor };
+      return { zmax: Math.min(zmax, Math.max(largest, zmax / 10)), floor, threshold };
     }
 
     function lightRow({ head, hue, tokens, levels }, found) {
@@ -170,7 +170,7 @@
 
     function reveal(i) {
       const { flow, tokens } = rows[0];
-      const top = tokens[i].offsetTop - flow.offsetTop;
+      const top = tokens[i].offsetTop;
       if (top < flow.scrollTop || top > flow.scrollTop + flow.clientHeight - 24) {
         flow.scrollTop = top - flow.clientHeight / 2;
       }
@@ -325,8 +325,8 @@
           pen.box(MARGIN, top + 3, 9, 9, colour);
           pen.text(MARGIN + 14, top + 8, known.maps[head].name, { ...text, bold: true });
           tokens.forEach((token, j) => {
-            const x = token.offsetLeft - flow.offsetLeft + MARGIN;
-            const y = token.offsetTop - flow.offsetTop + top + TITLE;
+            const x = token.offsetLeft + MARGIN;
+            const y = token.offsetTop + top + TITLE;
             if (levels[j]) {
               const opacity = (DARKEST * levels[j]) / LEVELS / 100;
               pen.box(x, y, token.offsetWidth, token.offsetHeight, colour, opacity);

@@ -4,10 +4,13 @@ from argparse import Namespace
 
 from app.cli.question import pose
 from app.cli.tables import attention_table
-from app.cli.terminal import Terminal
+from app.cli.terminal import Terminal, check_writable, write_text
+from viz.standalone import attention_html
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
+    if options.html is not None:
+        check_writable(options.html, "--html")  # better known before the work than after
     # A prompt without a mask token can be looked at, if not predicted from.
     if options.position is None:
         options.position = -1
@@ -23,4 +26,9 @@ def run(options: Namespace, terminal: Terminal) -> int:
             **maps.to_json(),
         }
     )
+    if options.html is not None:
+        title = f"Attention of {question.model.name}"
+        at = question.position
+        page = attention_html(maps, position=at, sink=options.first_token, title=title)
+        write_text(options.html, page, "--html")
     return 0
