@@ -21,8 +21,8 @@ PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text"}
 `app.panels.attention` says which tools and which place each of them has."""
 DIRECTIONS = {"at": "looks at", "by": "is looked at by"}
 """What is shown of a selected token: its row of the map, or its column."""
-EXTRAS = ("none", *COMBINATIONS)
-"""The maps of all chosen heads together that may stand beside theirs."""
+EXTRAS = {"none": "no extra map", **{name: f"+ {name}" for name in COMBINATIONS}}
+"""The map of all chosen heads together that may stand beside theirs, and what it is called."""
 STUDIES = ("sweep", "positions", "generic", "targeted")
 SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000
@@ -82,7 +82,7 @@ class View:
     linked: bool = False
     """Whether all maps are zoomed together."""
     extra: str = "none"
-    """One of `EXTRAS`."""
+    """A key of `EXTRAS`."""
     watched: int | None = None
     """The vocabulary id whose rank is shown; None: the token most likely before."""
     metric: str = "kl"
@@ -226,7 +226,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "sink": _one_of(tuple(SINKS)),
     "size": _whole(MIN_SIZE, MAX_SIZE),
     "linked": _flag,
-    "extra": _one_of(EXTRAS),
+    "extra": _one_of(tuple(EXTRAS)),
     "watched": _TOKEN,
     "metric": _text(100),
     "study": _one_of(STUDIES),

@@ -236,7 +236,7 @@
     layout.shapes = [...card.marks, ...selection(card)];
     window.Plotly.react(card.plot, data, layout, CONFIG);
     if (first) {
-      card.plot.on("plotly_click", openQuery);
+      card.plot.on("plotly_click", openToken);
       card.plot.on("plotly_relayout", (change) => {
         if (isZoom(change)) {
           lead(card);
@@ -247,11 +247,11 @@
     }
   }
 
-  // A click opens the query's token, and selects it, or the key if columns are looked at.
-  function openQuery(event) {
-    const position = Number(event.points[0].y);
-    const { direction } = chosen;
-    host.select(direction === "by" ? Number(event.points[0].x) : position, direction);
+  // A click opens the query's token and selects it; with Shift, the key's.
+  function openToken({ event, points }) {
+    const byKey = Boolean(event && event.shiftKey);
+    const position = Number(byKey ? points[0].x : points[0].y);
+    host.select(position, byKey ? "by" : "at");
     window.dash_clientside.set_props("token-open", { data: { position, at: Date.now() } });
   }
 

@@ -111,7 +111,7 @@ def _toolbar() -> html.Div:
                         step=0.01,
                         value=0,
                         size="sm",
-                        w=110,
+                        w=84,
                         updatemode="mouseup",
                         label=None,
                         thumbLabel="Threshold: smaller weights are not drawn",
@@ -138,11 +138,14 @@ def _toolbar() -> html.Div:
             html.Div(
                 [
                     html.Span("First token", className="field-label"),
-                    segmented(
-                        ids.SINK,
-                        tuple(SINKS.items()),
-                        "show",
-                        "First token: show its weights, hide them, or renormalise the others",
+                    dmc.Select(
+                        id=ids.SINK,
+                        data=_options(SINKS),
+                        value="show",
+                        allowDeselect=False,
+                        size="xs",
+                        w=112,
+                        **{"aria-label": "First token: show, hide, or renormalise the others"},
                     ),
                 ],
                 className="tool",
@@ -158,7 +161,7 @@ def _toolbar() -> html.Div:
                         step=10,
                         value=View().size,
                         size="sm",
-                        w=90,
+                        w=70,
                         updatemode="mouseup",
                         label=None,
                         thumbLabel="Size of each map in pixels",
@@ -167,20 +170,17 @@ def _toolbar() -> html.Div:
                 className="tool",
                 **_for("matrix"),
             ),
-            html.Div(switch(ids.LINKED, "zoom together"), className="tool", **_for("matrix")),
+            html.Div(switch(ids.LINKED, "link zoom"), className="tool", **_for("matrix")),
             html.Div(
-                [
-                    html.Span("Extra map", className="field-label"),
-                    dmc.Select(
-                        id=ids.EXTRA,
-                        data=list(EXTRAS),
-                        value="none",
-                        allowDeselect=False,
-                        size="xs",
-                        w=104,
-                        **{"aria-label": "One more map: all chosen heads together"},
-                    ),
-                ],
+                dmc.Select(
+                    id=ids.EXTRA,
+                    data=_options(EXTRAS),
+                    value="none",
+                    allowDeselect=False,
+                    size="xs",
+                    w=116,
+                    **{"aria-label": "One more map: all chosen heads together"},
+                ),
                 className="tool",
                 **_for("matrix"),
             ),
@@ -195,13 +195,17 @@ def _toolbar() -> html.Div:
                     ),
                 ],
                 className="tool",
-                **_for("matrix", "text"),
+                **_for("text"),
             ),
             html.Div(className="grow"),
             _export_menu(),
         ],
         className="toolbar",
     )
+
+
+def _options(words: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"value": value, "label": word} for value, word in words.items()]
 
 
 def _export_menu() -> dmc.Menu:
@@ -328,7 +332,7 @@ def _reading(view: View, outcome: Outcome) -> str:
         return READING.get(view.picture, "")
     axes = "rows are queries, columns are keys; "
     if len(outcome.prompt) <= dots_across(outcome.prompt, view.size):
-        return axes + "click a cell for its query token"
+        return axes + "click a cell for its query, with Shift for its key"
     return axes + (
         "each dot is the largest of several weights: drag to see them all, double-click to go back"
     )
