@@ -21,7 +21,7 @@ PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text"}
 `app.panels.attention` says which tools and which place each of them has."""
 DIRECTIONS = {"at": "looks at", "by": "is looked at by"}
 """What is shown of a selected token: its row of the map, or its column."""
-EXTRAS = {"none": "no extra map", **{name: f"+ {name}" for name in COMBINATIONS}}
+EXTRAS = {"none": "no extra", **{name: f"+ {name}" for name in COMBINATIONS}}
 """The map of all chosen heads together that may stand beside theirs, and what it is called."""
 STUDIES = ("sweep", "positions", "generic", "targeted")
 SCALES = ("shared", "own")

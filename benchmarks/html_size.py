@@ -3,10 +3,9 @@
     .venv-bench/bin/python -m benchmarks.html_size [--tokens 32 128 512 1024 4096] [--no-peers]
 
 For the built-in model's heads of one layer and for six heads, on the same attention, which is read
-once and not timed. BertViz's head view and CircuitsVis's attention patterns are asked for their HTML
-as their documentation says; both write every weight as decimal digits, so at `--peers-up-to` tokens
-(1,024) they are left out: at 4,096 they would need more memory than most machines have. Both also
-load scripts from other hosts when their files are opened; ours does not.
+once and not timed. BertViz's head view and CircuitsVis's attention patterns are asked for their
+HTML as their documentation says. Both write every weight as decimal digits, so above `--peers-up-to`
+tokens they are left out: at 4,096 they would need more memory than most machines have.
 """
 
 import argparse
