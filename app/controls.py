@@ -42,6 +42,8 @@ CONTROLS = (
     Control("log", ids.LOG, "checked"),
     Control("sink", ids.SINK, "value"),
     Control("size", ids.SIZE, "value"),
+    Control("linked", ids.LINKED, "checked"),
+    Control("extra", ids.EXTRA, "value"),
     Control("watched", ids.WATCHED, "data"),
     Control("metric", ids.METRIC, "value"),
     Control("study", ids.STUDY, "value"),

@@ -12,6 +12,7 @@ from typing import Any
 from ablation.types import STRATEGIES
 from app.examples import EXAMPLES
 from models.types import Head
+from viz.combined import COMBINATIONS
 from viz.sink import SINKS
 
 TABS = ("attention", "attribution", "study", "heads")
@@ -20,6 +21,8 @@ PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text", "overview": "O
 `app.panels.attention` says which tools and which place each of them has."""
 DIRECTIONS = {"at": "looks at", "by": "is looked at by"}
 """What is shown of a selected token: its row of the map, or its column."""
+EXTRAS = {"none": "no extra", **{name: f"+ {name}" for name in COMBINATIONS}}
+"""The map of all chosen heads together that may stand beside theirs, and what it is called."""
 STUDIES = ("sweep", "positions", "generic", "targeted")
 SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000
@@ -78,6 +81,10 @@ class View:
     sink: str = "show"
     """What is done about the first token: a key of `SINKS`."""
     size: int = 300
+    linked: bool = False
+    """Whether all maps are zoomed together."""
+    extra: str = "none"
+    """A key of `EXTRAS`."""
     watched: int | None = None
     """The vocabulary id whose rank is shown; None: the token most likely before."""
     metric: str = "kl"
@@ -221,6 +228,8 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "log": _flag,
     "sink": _one_of(tuple(SINKS)),
     "size": _whole(MIN_SIZE, MAX_SIZE),
+    "linked": _flag,
+    "extra": _one_of(tuple(EXTRAS)),
     "watched": _TOKEN,
     "metric": _text(100),
     "study": _one_of(STUDIES),

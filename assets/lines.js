@@ -493,12 +493,24 @@
       // What was asked of the host has come.
       weightsCame: repaint,
 
-      // The picture as SVG, all of it.
+      // The picture as SVG, all of it, the legend below.
       svg() {
-        const pen = svgPen(geometry.width, geometry.height, colours.surface);
+        const heads = visibleHeads();
+        const each = 70;
+        const perLine = Math.max(1, Math.floor(geometry.width / each));
+        const lines = Math.ceil(heads.length / perLine);
+        const height = geometry.height + lines * ROW + PAD;
+        const pen = svgPen(geometry.width, height, colours.surface);
         for (const stroke of paint(pen, 0, geometry.height)) {
           void stroke; // painted
         }
+        heads.forEach((head, i) => {
+          const x = PAD + (i % perLine) * each;
+          const y = geometry.height + Math.floor(i / perLine) * ROW;
+          pen.box(x, y + 3, 9, 9, colours.heads[hueOf(head)]);
+          const style = { size: SIZE, bold: false, align: "left", colour: colours.text };
+          pen.text(x + 13, y + 8, known.maps[head].name, style);
+        });
         return pen.finish();
       },
     };

@@ -8,6 +8,7 @@
 
   // Going back is done here: Plotly would go back to the ranges that a card was first drawn with.
   const CONFIG = { displayModeBar: false, displaylogo: false, doubleClick: false, showTips: false };
+  const HEAD = /^\d+\.\d+$/; // a map of one head goes by its notation
 
   // --- cells: values in rows, each the largest of step x step weights ---
 
@@ -152,16 +153,72 @@
     return element;
   }
 
-  function newCard(head, name) {
+  const EXPORTS = { png: "PNG", svg: "SVG", csv: "CSV", json: "JSON" };
+
+  // A small menu that writes this map, or the head's weights, to a file.
+  function menu(head, name) {
+    const element = document.createElement("div");
+    element.className = "map-menu";
+    const opener = document.createElement("button");
+    opener.type = "button";
+    opener.textContent = "⤓";
+    opener.title = "Export " + name;
+    opener.setAttribute("aria-label", opener.title);
+    opener.setAttribute("aria-expanded", "false");
+    const list = document.createElement("div");
+    list.setAttribute("role", "menu");
+    list.hidden = true;
+    const open = (wanted) => {
+      list.hidden = !wanted;
+      opener.setAttribute("aria-expanded", String(wanted));
+    };
+    for (const [kind, word] of Object.entries(EXPORTS)) {
+      const item = document.createElement("button");
+      item.type = "button";
+      item.setAttribute("role", "menuitem");
+      item.textContent = word;
+      item.addEventListener("click", () => {
+        open(false);
+        window.dash_clientside.set_props("export-map", { data: { head, kind, at: Date.now() } });
+      });
+      list.append(item);
+    }
+    opener.addEventListener("click", () => open(list.hidden));
+    element.addEventListener("mouseleave", () => open(false));
+    element.addEventListener("keydown", (event) => event.key === "Escape" && open(false));
+    element.append(opener, list);
+    return element;
+  }
+
+  // The maps as they stand, or one of them, as SVG.
+  async function svg(head) {
+    const style = window.getComputedStyle(document.body);
+    const surface = style.getPropertyValue("--av-surface").trim();
+    const wanted = [...cards.values()].filter((card) => card.figure && (!head || card.head === head));
+    const parts = [];
+    for (const { plot } of wanted) {
+      const { width, height } = plot.layout;
+      const layout = { ...plot.layout, paper_bgcolor: surface };
+      const options = { format: "svg", width, height };
+      const address = await window.Plotly.toImage({ data: plot.data, layout }, options);
+      parts.push(decodeURIComponent(address.slice(address.indexOf(",") + 1)));
+    }
+    const across = document.getElementById("attention-grid").clientWidth + 30;
+    const page = style.getPropertyValue("--av-page").trim();
+    return head ? parts[0] : window.attention.exports.together(parts, across, page);
+  }
+
+  function newCard(head, name, isHead) {
     const plot = document.createElement("div");
     const picture = document.createElement("div");
     picture.setAttribute("role", "img");
-    picture.setAttribute("aria-label", "Attention of head " + name);
+    picture.setAttribute("aria-label", (isHead ? "Attention of head " : "Attention: ") + name);
     picture.append(plot);
     const element = document.createElement("div");
     element.className = "map-card";
-    element.append(picture, button(head, name));
-    return { head, element, plot, figure: null, whole: null, finer: null, wanted: null };
+    element.append(picture, ...(isHead ? [menu(head, name), button(head, name)] : []));
+    const drawing = { figure: null, whole: null, finer: null, wanted: null };
+    return { head, element, plot, ...drawing, marks: [], led: false };
   }
 
   function draw(card, { figure, cells }) {
@@ -176,26 +233,91 @@
     const { trace, title } = shown(card, whole(), card.whole, fittingStep(whole(), pixels));
     Object.assign(data[0], trace);
     layout.title.text = title;
+    card.marks = layout.shapes || [];
+    layout.shapes = [...card.marks, ...selection(card)];
     window.Plotly.react(card.plot, data, layout, CONFIG);
     if (first) {
       card.plot.on("plotly_click", (event) => openCell(card, event));
-      card.plot.on("plotly_relayout", (change) => look(card, change));
+      card.plot.on("plotly_relayout", (change) => {
+        if (isZoom(change)) {
+          lead(card);
+          look(card);
+        }
+      });
       card.plot.on("plotly_doubleclick", () => showWhole(card));
     }
   }
 
-  // A cell of one weight is explained; one that stands for several says which query it is of.
-  function openCell(card, event) {
-    const { x, y, data } = event.points[0];
-    const [query, key, at] = [Number(y), Number(x), Date.now()];
+  // A click selects the query's token, with Shift the key's, and asks why the head looks there; a
+  // cell that stands for several weights, or a map of several heads, says what token it is of.
+  function openCell(card, { event, points }) {
+    const { x, y, data } = points[0];
+    const byKey = Boolean(event && event.shiftKey);
+    const [query, key, at] = [Math.round(Number(y)), Math.round(Number(x)), Date.now()];
+    const position = byKey ? key : query;
+    host.select(position, byKey ? "by" : "at");
     const asked =
-      data.dx === 1
+      data.dx === 1 && HEAD.test(card.head)
         ? ["explain-open", { head: card.head, query, key, at }]
-        : ["token-open", { position: Math.round(query), at }];
+        : ["token-open", { position, at }];
     window.dash_clientside.set_props(asked[0], { data: asked[1] });
   }
 
+  // --- the selected token ---
+
+  let host = null;
+  let chosen = { token: null, direction: "at" };
+
+  // A frame around the row of the selected token, where it looks, or around its column.
+  function selection({ figure }) {
+    const n = drawn.names.length;
+    const { token, direction } = chosen;
+    if (token === null || token >= n) {
+      return [];
+    }
+    const along = [token - 0.5, token + 0.5];
+    const row = [-0.5, figure.causal ? token + 0.5 : n - 0.5];
+    const column = [figure.causal ? token - 0.5 : -0.5, n - 0.5];
+    const [[x0, x1], [y0, y1]] = direction === "at" ? [row, along] : [along, column];
+    const color = window.getComputedStyle(document.body).getPropertyValue("--av-accent").trim();
+    return [{ type: "rect", x0, x1, y0, y1, line: { color, width: 2 } }];
+  }
+
+  function select(now) {
+    chosen = now;
+    for (const card of cards.values()) {
+      if (card.figure) {
+        const shapes = [...card.marks, ...selection(card)];
+        if (JSON.stringify(shapes) !== JSON.stringify(card.plot.layout.shapes)) {
+          window.Plotly.relayout(card.plot, { shapes });
+        }
+      }
+    }
+  }
+
   // --- zooming ---
+
+  let linked = false;
+
+  function isZoom(change) {
+    return Object.keys(change).some((name) => /^[xy]axis\./.test(name));
+  }
+
+  // Zoom all other maps to what this one was zoomed to, if they are linked.
+  function lead(card) {
+    if (card.led || !linked) {
+      card.led = false;
+      return;
+    }
+    const { xaxis, yaxis } = card.plot._fullLayout;
+    const ranges = { "xaxis.range": [...xaxis.range], "yaxis.range": [...yaxis.range] };
+    for (const other of cards.values()) {
+      if (other !== card && other.figure) {
+        other.led = true;
+        window.Plotly.relayout(other.plot, ranges);
+      }
+    }
+  }
 
   function visible(axis) {
     const [a, b] = [...axis.range].sort((one, other) => one - other);
@@ -211,10 +333,7 @@
   }
 
   // Draw what is zoomed to by the finest cells there are, and ask for finer ones if they would show.
-  function look(card, change) {
-    if (!Object.keys(change).some((name) => name.includes("axis"))) {
-      return;
-    }
+  function look(card) {
     const { xaxis, yaxis } = card.plot._fullLayout;
     if (card.whole.step === 1 && fittingStep(whole(), xaxis._length) === 1) {
       return; // every weight is drawn already
@@ -226,14 +345,26 @@
     const known = [card.finer, card.whole].find((cells) => cells && covers(cells, region));
     if (known.step > step) {
       card.wanted = region;
-      const asked = { query, query_end: queryEnd, key, key_end: keyEnd };
-      window.dash_clientside.set_props("zoom-request", {
-        data: { head: card.head, region: asked, serial: drawn.serial, at: Date.now() },
-      });
+      ask(card.head, { query, query_end: queryEnd, key, key_end: keyEnd });
     } else {
       card.wanted = null;
     }
     show(card, region, known, step);
+  }
+
+  let asking = null; // what is asked for at the end of this turn, for all maps zoomed alike
+
+  function ask(head, region) {
+    if (asking === null) {
+      asking = { heads: [], region, serial: drawn.serial, at: Date.now() };
+      window.setTimeout(() => {
+        const data = asking;
+        asking = null;
+        window.dash_clientside.set_props("zoom-request", { data });
+      }, 0);
+    }
+    asking.region = region;
+    asking.heads.push(head);
   }
 
   function show(card, region, cells, step) {
@@ -248,16 +379,18 @@
     drawn = { serial: known.serial, names: known.names, marked: known.marked };
     const mine = drawn;
     const grid = document.getElementById("attention-grid");
+    const order = [...known.order, ...known.extra];
     for (const [head, card] of cards) {
-      if (!known.order.includes(head)) {
+      if (!order.includes(head)) {
         window.Plotly.purge(card.plot);
         card.element.remove();
         cards.delete(head);
       }
     }
-    known.order.forEach((head, i) => {
+    order.forEach((head, i) => {
       if (!cards.has(head)) {
-        cards.set(head, newCard(head, known.maps[head].name));
+        const isHead = known.order.includes(head);
+        cards.set(head, newCard(head, known.maps[head].name, isHead));
       }
       const { element } = cards.get(head);
       if (grid.children[i] !== element) {
@@ -266,7 +399,7 @@
     });
     // First those that were not there: they are what is waited for.
     const standing = [];
-    for (const head of known.order.filter((one) => changed.has(one))) {
+    for (const head of order.filter((one) => changed.has(one))) {
       const card = cards.get(head);
       if (card.figure) {
         standing.push([card, known.maps[head]]);
@@ -274,7 +407,7 @@
         draw(card, known.maps[head]);
       }
     }
-    const added = standing.length < known.order.length;
+    const added = standing.length < order.length;
     for (const [card, map] of standing) {
       if (added) {
         await painted();
@@ -287,18 +420,24 @@
   }
 
   const maps = {
-    // message: { head, serial, region, figure }: cells of a region that was asked for. It may have
-    // been zoomed elsewhere, or drawn anew, since.
+    link(checked) {
+      linked = Boolean(checked);
+    },
+
+    // message: { heads, serial, region, figures: { head: figure } }: cells of a region that was
+    // asked for. A map may have been zoomed elsewhere, or drawn anew, since.
     zoom(message) {
-      const card = message && cards.get(message.head);
-      if (!card || message.serial !== drawn.serial || !card.wanted) {
+      if (!message || message.serial !== drawn.serial) {
         return;
       }
-      const cells = window.attention.weights.cells(message.figure.cells);
-      if (covers(cells, card.wanted)) {
-        card.finer = cells;
-        const step = fittingStep(card.wanted, card.plot._fullLayout.xaxis._length);
-        show(card, card.wanted, cells, step);
+      for (const [head, figure] of Object.entries(message.figures)) {
+        const card = cards.get(head);
+        const cells = window.attention.weights.cells(figure.cells);
+        if (card && card.wanted && covers(cells, card.wanted)) {
+          card.finer = cells;
+          const step = fittingStep(card.wanted, card.plot._fullLayout.xaxis._length);
+          show(card, card.wanted, cells, step);
+        }
       }
     },
 
@@ -307,7 +446,10 @@
     },
   };
 
-  const drawers = { ...(window.attention || {}).drawers, matrix: () => ({ update, select() {} }) };
-  window.attention = Object.assign({}, window.attention, { drawers });
+  window.attention = Object.assign({ drawers: {} }, window.attention);
+  window.attention.drawers.matrix = (place, given) => {
+    host = given;
+    return { update, select, svg };
+  };
   window.dash_clientside = Object.assign({}, window.dash_clientside, { maps });
 })();

@@ -72,6 +72,10 @@
             `stroke-width="${thickness}" fill="none"/>`
         );
       },
+      picture(x, y, w, h, address) {
+        const box = `x="${round(x)}" y="${round(y)}" width="${round(w)}" height="${round(h)}"`;
+        parts.push(`<image ${box} href="${address}"/>`);
+      },
       text(x, y, text, style) {
         parts.push(
           `<text x="${round(x)}" y="${round(y)}" font-size="${style.size}" ` +

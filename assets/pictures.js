@@ -12,9 +12,9 @@
   const PICTURES = "data-pictures";
   const drawers = new Map();
 
-  // serial, order of heads, names and labels of the positions, the position that is read, and of
+  // serial, order of heads, further maps of all heads together, names and labels of the positions, the position that is read, and of
   // each head what the server says of its map; `changed` are the heads that a drawer has not seen.
-  const known = { serial: null, order: [], names: [], labels: [], marked: null, maps: {} };
+  const known = { serial: null, order: [], extra: [], names: [], labels: [], marked: null, maps: {} };
   const stale = new Map();
   let shown = null;
   let chosen = { token: null, direction: "at" };
@@ -92,7 +92,7 @@
     }
     if (!drawers.has(picture)) {
       drawers.set(picture, make(document.querySelector(`[data-place="${picture}"]`), host));
-      stale.set(picture, new Set(known.order));
+      stale.set(picture, new Set([...known.order, ...known.extra]));
     }
     return drawers.get(picture);
   }
@@ -113,9 +113,9 @@
 
   function take(message) {
     const kept = message.serial === known.serial ? known.maps : {};
-    const { serial, order, names, labels, marked } = message;
+    const { serial, order, extra, names, labels, marked } = message;
     const maps = {};
-    for (const head of order) {
+    for (const head of [...order, ...extra]) {
       const sent = message.maps[head];
       maps[head] = sent ? read(sent) : kept[head];
     }
@@ -123,7 +123,7 @@
       fetched.clear();
       pending = null;
     }
-    Object.assign(known, { serial, order, names, labels, marked, maps });
+    Object.assign(known, { serial, order, extra, names, labels, marked, maps });
     for (const picture of drawers.keys()) {
       const before = stale.get(picture) || new Set();
       stale.set(picture, new Set([...before, ...Object.keys(message.maps)]));
@@ -167,8 +167,8 @@
       }
     },
 
-    // message: { serial, order: heads, names, labels, marked, maps: { head: { name, figure } } }.
-    // Heads without a figure stand already and stay as they are.
+    // message: { serial, order: heads, extra: further maps, names, labels, marked, maps: { head:
+    // { name, figure } } }. Heads without a figure stand already and stay as they are.
     receive(message) {
       if (message) {
         take(message);
@@ -179,5 +179,12 @@
   };
 
   window.attention = Object.assign({ drawers: {} }, window.attention);
+
+  // The picture that is shown as SVG, or one head's part of it; null if there is none.
+  window.attention.shownSvg = async (head) => {
+    const drawer = drawers.get(shown);
+    return drawer && drawer.svg && known.order.length ? drawer.svg(head) : null;
+  };
+
   window.dash_clientside = Object.assign({}, window.dash_clientside, { pictures });
 })();

@@ -2,8 +2,8 @@
 // look at it, light up by weight. The token that is pointed at is the selected one, unless one is
 // kept by a click; without either it is the one whose prediction is read.
 //
-// Pointing costs only what changes: of thousands of tokens few have a weight that can be seen, and
-// only those whose shade becomes another are touched.
+// Pointing costs only what changes: of thousands of tokens those are touched that are in sight, or
+// nearly so, and whose shade becomes another.
 
 (function () {
   "use strict";
@@ -70,7 +70,7 @@
         title.append(element("span", "text-head", known.maps[head].name), keys);
         const flow = pattern.cloneNode(true);
         row.append(title, flow);
-        flow.addEventListener("scroll", () => alike(flow), { passive: true });
+        flow.addEventListener("scroll", () => scrolled(flow), { passive: true });
         const tokens = [...flow.getElementsByClassName("text-token")];
         return { head, hue, row, keys, flow, tokens, levels: new Uint8Array(n), found: null };
       });
@@ -83,12 +83,31 @@
     }
 
     // All rows show the same lines.
-    function alike(scrolled) {
+    function scrolled(by) {
       for (const { flow } of rows) {
-        if (flow !== scrolled && flow.scrollTop !== scrolled.scrollTop) {
-          flow.scrollTop = scrolled.scrollTop;
+        if (flow !== by && flow.scrollTop !== by.scrollTop) {
+          flow.scrollTop = by.scrollTop;
         }
       }
+      soon();
+    }
+
+    let tops = null; // how far down each token stands, in every row
+
+    // The tokens that are in sight, and as many again above and below: from, without end.
+    function inSight() {
+      const { flow, tokens } = rows[0];
+      tops = tops || tokens.map((token) => token.offsetTop);
+      const firstFrom = (y) => {
+        let [low, high] = [0, tops.length];
+        while (low < high) {
+          const middle = (low + high) >> 1;
+          [low, high] = tops[middle] < y ? [middle + 1, high] : [low, middle];
+        }
+        return low;
+      };
+      const height = flow.clientHeight;
+      return [firstFrom(flow.scrollTop - height), firstFrom(flow.scrollTop + 2 * height)];
     }
 
     // --- lighting up ---
@@ -114,10 +133,11 @@
 
     function light() {
       const token = selected();
+      const [from, end] = inSight();
       for (const row of rows) {
         const found = host.weights(row.head, token, chosen.direction);
         row.found = found;
-        lightRow(row, found);
+        lightRow(row, found, from, end);
         nameStrongest(row, found);
         if (marked !== null && marked < row.tokens.length) {
           row.tokens[marked].classList.remove("selected");
@@ -134,14 +154,14 @@
     // A token's weights may all be small: its strongest one has the darkest shade, as long as it is
     // not a tenth of what would have it otherwise.
     function scaleOf(head, found) {
-      const { zmax, floor } = known.maps[head].scale;
+      const { zmax, floor, threshold } = known.maps[head].scale;
       const largest = found.reduce((most, weight) => (weight > most ? weight : most), 0);
-      return { zmax: Math.min(zmax, Math.max(largest, zmax / 10)), floor };
+      return { zmax: Math.min(zmax, Math.max(largest, zmax / 10)), floor, threshold };
     }
 
-    function lightRow({ head, hue, tokens, levels }, found) {
+    function lightRow({ head, hue, tokens, levels }, found, from, end) {
       const scale = found && scaleOf(head, found);
-      for (let i = 0; i < tokens.length; i++) {
+      for (let i = from; i < end; i++) {
         const strength = found ? weights.strength(found[i], scale) : 0;
         const level = strength > 0 ? Math.round(strength * LEVELS) : 0;
         if (level !== levels[i]) {
@@ -170,7 +190,7 @@
 
     function reveal(i) {
       const { flow, tokens } = rows[0];
-      const top = tokens[i].offsetTop - flow.offsetTop;
+      const top = tokens[i].offsetTop;
       if (top < flow.scrollTop || top > flow.scrollTop + flow.clientHeight - 24) {
         flow.scrollTop = top - flow.clientHeight / 2;
       }
@@ -279,6 +299,13 @@
       }
     });
 
+    new ResizeObserver(() => {
+      tops = null;
+      if (known && rows.length) {
+        soon();
+      }
+    }).observe(body);
+
     let built = ""; // heads and labels that the rows were made of
 
     return {
@@ -289,6 +316,7 @@
         if (wanted !== built) {
           built = wanted;
           marked = null;
+          tops = null;
           build();
         }
         if (rows.length) {
@@ -319,14 +347,15 @@
         const height = heights.reduce((sum, one) => sum + one, 2 * MARGIN);
         const pen = svgPen(width, height, read("surface"));
         const text = { size: 12, align: "left", bold: false, colour: read("text") };
+        rows.forEach((row) => lightRow(row, row.found, 0, row.tokens.length));
         let top = MARGIN;
         rows.forEach(({ head, hue, flow, tokens, levels }, i) => {
           const colour = read("head-" + hue);
           pen.box(MARGIN, top + 3, 9, 9, colour);
           pen.text(MARGIN + 14, top + 8, known.maps[head].name, { ...text, bold: true });
           tokens.forEach((token, j) => {
-            const x = token.offsetLeft - flow.offsetLeft + MARGIN;
-            const y = token.offsetTop - flow.offsetTop + top + TITLE;
+            const x = token.offsetLeft + MARGIN;
+            const y = token.offsetTop + top + TITLE;
             if (levels[j]) {
               const opacity = (DARKEST * levels[j]) / LEVELS / 100;
               pen.box(x, y, token.offsetWidth, token.offsetHeight, colour, opacity);

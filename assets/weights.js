@@ -47,6 +47,24 @@
       });
     },
 
+    // What viz/standalone packs: deflated codes, all high bytes and then all low ones, of the rows
+    // of a map of n positions; rows of a causal map end at the diagonal.
+    async unpack(base64, n, causal) {
+      const packed = Uint8Array.from(window.atob(base64), (character) => character.charCodeAt(0));
+      const inflated = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+      const bytes = new Uint8Array(await new Response(inflated).arrayBuffer());
+      const weight = weightOf();
+      const half = bytes.length / 2;
+      let next = 0;
+      return Array.from({ length: n }, (_, query) => {
+        const row = new Float32Array(causal ? query + 1 : n);
+        for (let key = 0; key < row.length; key++, next++) {
+          row[key] = weight[bytes[half + next] * 256 + bytes[next]];
+        }
+        return row;
+      });
+    },
+
     // cells: { query, key, step, coded }. Returns them with `values` in place of `coded`, which
     // is taken away so that the page's store does not keep the codes too.
     cells(sent) {
@@ -58,15 +76,20 @@
     // Where a query looks ("at": a row of the map) or by whom a key is looked at ("by": a column).
     ofToken(values, position, direction) {
       if (direction === "at") {
-        return values[position];
+        const row = new Float32Array(values.length).fill(NaN);
+        row.set(values[position]);
+        return row;
       }
       return Float32Array.from(values, (row) => row[position]);
     },
 
-    // How strongly a weight shows, from 0 to 1; scale: { zmax, floor }, the latter null unless the
-    // strength follows the logarithm of the weight. NaN for a blank cell.
-    strength(weight, scale) {
-      const { zmax, floor } = scale;
+    // How strongly a weight shows, from 0 to 1; scale: { zmax, floor, threshold }. The second is null
+    // unless the strength follows the logarithm of the weight; the third is left out where smaller
+    // weights are blank already. NaN for a blank cell.
+    strength(weight, { zmax, floor, threshold }) {
+      if (threshold > weight) {
+        return 0;
+      }
       const part = floor === null ? weight / zmax : 1 + Math.log(weight / zmax) / Math.log(zmax / floor);
       return part > 1 ? 1 : part < 0 ? 0 : part;
     },

@@ -36,6 +36,7 @@ from app.cli.parser import build_parser, with_command
 from app.cli.run import DEBUG_VARIABLE, run
 from app.cli.terminal import Terminal, cancelled_by_interrupt, visible
 from models.builtin import CACHE_VARIABLE
+from viz.sink import SINKS
 
 MODEL = str(tiny_directory("llama"))
 OTHER_PROMPT = "The key to the cabinets"
@@ -428,6 +429,38 @@ def test_a_json_file_that_cannot_be_written_is_known_before_the_work(
         status, out, err = output(*asked("sweep", "--json", str(target)))
         assert (status, out) == (2, "")
         assert "cannot be written" in err
+
+
+def test_attention_as_one_html_file(
+    output: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "maps.html"
+    options = ("--heads", "0.1, 2.3", "--html", str(path), "--first-token", "renormalise")
+    status, out, err = output(*asked("attention", *options))
+    assert (status, err) == (0, "")
+    assert "looks at" in out
+    text = path.read_text("utf-8")
+    about = json.loads(text.partition('id="about">')[2].partition("</script>")[0])
+    assert [one["name"] for one in about["maps"]] == ["L0H1", "L2H3"]
+    assert (about["sink"], about["marked"]) == ("renormalise", 17)
+    assert about["labels"] == list(tiny_model("llama").tokenize(PROMPT).labels)
+
+
+def test_an_html_file_that_cannot_be_written_is_known_before_the_work(
+    output: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    target = tmp_path / "missing" / "x.html"
+    status, out, err = output(*asked("attention", "--heads", "0.1", "--html", str(target)))
+    assert (status, out) == (2, "")
+    assert "give --html another one" in err
+
+
+def test_the_first_token_may_be_all_that_the_pictures_know() -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["attention", "--prompt", "x", "--heads", "0", "--first-token=x"])
+    for sink in SINKS:
+        arguments = ["attention", "--prompt", "x", "--heads", "0", "--first-token", sink]
+        assert build_parser().parse_args(arguments).first_token == sink
 
 
 def test_a_failure_leaves_an_older_json_file_alone(

@@ -85,7 +85,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Map:
+class ShownMap:
     """The map of one head as it is shown."""
 
     weights: FloatArray
@@ -106,6 +106,7 @@ def attention_figure(
     size: int | None = None,
     sink: str = "show",
     region: Region | None = None,
+    name: str | None = None,
 ) -> go.Figure:
     """Draw the map of one head.
 
@@ -115,16 +116,17 @@ def attention_figure(
     Args:
         index: which of `maps.heads`.
         region: what is drawn of the map; None for all. The axes show all of it either way.
+        name: the title; None for the head's name.
 
     The other arguments are those of `Look`.
     """
     look = Look(position, threshold, zmax, log, dark, size, sink)
     region = region or Region.whole(len(maps.prompt))
     step = fitting_step(region.side, dots_across(maps.prompt, size))
-    shown = _shown(maps, index, look)
+    shown = shown_map(maps, index, look)
     cells = _cells(shown, look, region, step)
     names = token_names(maps.prompt)
-    plot = _plot(maps, index, look, shown, cells)
+    plot = _plot(maps, name or maps.title(index), look, shown, cells)
     title = plot["layout"]["title"]
     title["text"] = title["text"].replace(NOTE, _resolution(cells, len(names)))
     figure = go.Figure(plot)
@@ -138,7 +140,11 @@ def attention_figure(
 
 
 def attention_message(
-    maps: AttentionMaps, index: int, look: Look, region: Region | None = None
+    maps: AttentionMaps,
+    index: int,
+    look: Look,
+    region: Region | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """Return what `assets/pictures.js` needs to draw the same figure: small.
 
@@ -149,12 +155,12 @@ def attention_message(
     """
     region = region or Region.whole(len(maps.prompt))
     dots = dots_across(maps.prompt, look.size)
-    shown = _shown(maps, index, look)
+    shown = shown_map(maps, index, look)
     step = sent_step(region, shown.causal, dots)
     cells = _cells(shown, look, region, step)
-    plot = _plot(maps, index, look, shown, cells)
-    for name in ("z", "x0", "dx", "y0", "dy"):
-        del plot["data"][0][name]
+    plot = _plot(maps, name or maps.title(index), look, shown, cells)
+    for place in ("z", "x0", "dx", "y0", "dy"):
+        del plot["data"][0][place]
     for axis in ("xaxis", "yaxis"):
         del plot["layout"][axis]["categoryarray"]
     plot["layout"]["template"] = {}
@@ -164,7 +170,8 @@ def attention_message(
         **plot,
         "cells": {**sent, "coded": coding.encode(cells.values)},
         "hover": [_hover(False, look), _hover(True, look)],
-        "scale": {"zmax": zmax, "floor": _floor(zmax) if look.log else None},
+        "causal": shown.causal,
+        "scale": {"zmax": zmax, "floor": log_floor(zmax) if look.log else None},
     }
 
 
@@ -177,7 +184,7 @@ def token_message(
         position: the token, counted from 0.
         direction: "at" for its row of the map, where it looks; "by" for its column.
     """
-    shown = _shown(maps, index, look)
+    shown = shown_map(maps, index, look)
     row = shown.weights[position] if direction == "at" else shown.weights[:, position]
     others = np.arange(len(row))
     reached = others <= position if direction == "at" else others >= position
@@ -195,23 +202,26 @@ def token_names(prompt: TokenizedPrompt) -> list[str]:
     return [literal(clipped(label)) for label in prompt.unique_labels]
 
 
-def _shown(maps: AttentionMaps, index: int, look: Look) -> _Map:
+def shown_map(maps: AttentionMaps, index: int, look: Look) -> ShownMap:
+    """Return the map of one head with its first token dealt with as a look says."""
     if maps.queries is not None:
         raise ValueError("only maps with all their rows can be drawn")
     weights = maps.values[index]
     causal = is_causal(weights)
-    return _Map(
+    return ShownMap(
         without_first(weights, look.sink), causal, largest_weight(weights, causal, look.sink)
     )
 
 
-def _cells(shown: _Map, look: Look, region: Region, step: int) -> Cells:
+def _cells(shown: ShownMap, look: Look, region: Region, step: int) -> Cells:
     cells = cells_of(shown.weights, shown.causal, region, step)
     cells.values[cells.values < look.threshold] = np.nan
     return cells
 
 
-def _plot(maps: AttentionMaps, index: int, look: Look, shown: _Map, cells: Cells) -> dict[str, Any]:
+def _plot(
+    maps: AttentionMaps, name: str, look: Look, shown: ShownMap, cells: Cells
+) -> dict[str, Any]:
     """Return the figure as Plotly's JSON has it, without names, hover boxes and `NOTE`.
 
     Made by hand, as checking each attribute takes Plotly's Python side longer than everything
@@ -236,7 +246,7 @@ def _plot(maps: AttentionMaps, index: int, look: Look, shown: _Map, cells: Cells
         "layout": {
             **base_layout(dark),
             **_frame(geometry),
-            "title": _title(maps.title(index), shown.largest, maps.ablated, geometry, look),
+            "title": _title(name, shown.largest, maps.ablated, geometry, look),
             "xaxis": axis | {"range": [-0.5, n - 0.5], "tickangle": -90},
             "yaxis": axis | {"range": [n - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
             "shapes": _row_mark(look.position, n, cells.causal, dark),
@@ -332,7 +342,7 @@ def _colour_range(zmax: float, log: bool, dark: bool) -> _ColourRange:
     if not log:
         ticks = [0.0, zmax]
         return _ColourRange(zmax, colours, colours, 0.0, zmax, 84, ticks, ["0", _short(zmax)])
-    floor = _floor(zmax)
+    floor = log_floor(zmax)
     low, high = float(np.log10(floor)), float(np.log10(zmax))
     decades = range(int(np.ceil(low - 1e-9)), int(np.floor(high + 1e-9)) + 1)
     return _ColourRange(
@@ -347,7 +357,7 @@ def _colour_range(zmax: float, log: bool, dark: bool) -> _ColourRange:
     )
 
 
-def _floor(zmax: float) -> float:
+def log_floor(zmax: float) -> float:
     """Return the weight at and below which the logarithmic scale has its lowest colour."""
     return min(LOG_FLOOR, zmax / 10)
 

@@ -36,7 +36,7 @@ def encode(values: FloatArray) -> dict[str, Any]:
     return {
         "columns": n_columns,
         "lengths": _packed(lengths),
-        "codes": _packed(_codes(sent)),
+        "codes": _packed(codes_of(sent)),
     }
 
 
@@ -49,7 +49,8 @@ def decode(data: dict[str, Any]) -> FloatArray:
     return values
 
 
-def _codes(weights: FloatArray) -> np.ndarray:
+def codes_of(weights: FloatArray) -> np.ndarray:
+    """Return the code of each weight, from 0 to 1 or NaN, as whole floats of the same shape."""
     with np.errstate(divide="ignore", invalid="ignore"):
         place = 1 - np.log(weights) / np.log(FLOOR)  # 0 at FLOOR, 1 at 1; -inf at 0
         codes = np.rint(FIRST + place * (LAST - FIRST))

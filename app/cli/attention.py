@@ -5,15 +5,18 @@ from typing import TYPE_CHECKING
 
 from app.cli.question import Question, pose
 from app.cli.tables import attention_table
-from app.cli.terminal import Terminal
+from app.cli.terminal import Terminal, check_writable, write_text
 from models.errors import ErrorKind, UserError
 from models.types import AttentionMaps
+from viz.standalone import attention_html
 
 if TYPE_CHECKING:
     from ablation.types import Ablation
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
+    if options.html is not None:
+        check_writable(options.html, "--html")  # better known before the work than after
     # A prompt without a mask token can be looked at, if not predicted from.
     if options.position is None:
         options.position = -1
@@ -34,6 +37,11 @@ def run(options: Namespace, terminal: Terminal) -> int:
             **maps.to_json(),
         }
     )
+    if options.html is not None:
+        title = f"Attention of {question.model.name}"
+        at = question.position
+        page = attention_html(maps, position=at, sink=options.first_token, title=title)
+        write_text(options.html, page, "--html")
     return 0
 
 

@@ -23,6 +23,7 @@ examples:
   python main.py predict --prompt "The capital of France is"
   python main.py predict --prompt "The capital of France is" --ablate "5.3, 9.*"
   python main.py attention --prompt "The key to the cabinets" --heads "5.3, L9H6"
+  python main.py attention --prompt "The key to the cabinets" --heads L9 --html maps.html
   python main.py heads --prompt "The key to the cabinets" --sort previous_weight
   python main.py sweep --prompt "The capital of France is" --json sweep.json
   python main.py sweep --prompt "The capital of France is" --by-position --heads "16.0, 8.*"
@@ -138,6 +139,18 @@ def _add_attention(commands: Any) -> None:
     _add_ablation(parser)
     _add_top(parser, "how many keys to show for a query", default=3)
     _add_json(parser)
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="also write one HTML file that shows the maps offline: heat maps, lines and text",
+    )
+    parser.add_argument(
+        "--first-token",
+        choices=["show", "hide", "renormalise"],
+        default="show",
+        help="what that file does about the first token, on which many heads leave the attention "
+        "that they do not need (default: %(default)s)",
+    )
 
 
 def _add_heads(commands: Any) -> None:

@@ -50,7 +50,7 @@ class Terminal:
         self._drawing = False
         self._json_target = json_target
         if json_target not in (None, "-"):
-            _check_writable(Path(str(json_target)))
+            check_writable(str(json_target), "--json")
 
     @property
     def width(self) -> int:
@@ -85,10 +85,7 @@ class Terminal:
                 sys.stdout.write(text)
                 sys.stdout.flush()
             return
-        try:
-            Path(self._json_target).write_text(text, "utf-8")
-        except OSError as error:
-            raise _cannot_write(self._json_target, error) from error
+        write_text(self._json_target, text, "--json")
 
     @contextmanager
     def sentences(self, pause: float = QUIET_SECONDS) -> Iterator[Callable[[str], None]]:
@@ -207,8 +204,9 @@ def _strict(value: Any) -> Any:
     return value
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(target: str, option: str) -> None:
     """Raise `UserError` if a file cannot be written, without touching what is in it."""
+    path = Path(target)
     existed = path.exists()
     try:
         with path.open("ab"):
@@ -216,12 +214,20 @@ def _check_writable(path: Path) -> None:
         if not existed:
             path.unlink()
     except OSError as error:
-        raise _cannot_write(str(path), error) from error
+        raise _cannot_write(target, option, error) from error
 
 
-def _cannot_write(target: str, error: OSError) -> UserError:
+def write_text(target: str, text: str, option: str) -> None:
+    """Write a file that an option names; raise `UserError` if that cannot be done."""
+    try:
+        Path(target).write_text(text, "utf-8")
+    except OSError as error:
+        raise _cannot_write(target, option, error) from error
+
+
+def _cannot_write(target: str, option: str, error: OSError) -> UserError:
     return UserError(
         ErrorKind.OPTION,
-        f"The file {target!r} cannot be written ({os.strerror(error.errno or 0)}); give --json "
+        f"The file {target!r} cannot be written ({os.strerror(error.errno or 0)}); give {option} "
         "another one.",
     )

@@ -6,7 +6,8 @@ others; tools that mean something for it name it in `_for`.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -17,7 +18,8 @@ from app.panels import overview
 from app.panels.pieces import browser, empty, segmented, switch
 from app.runs import Outcome
 from app.services import Services, build_intervention
-from app.view import DIRECTIONS, MAX_SIZE, MIN_SIZE, PICTURES, View
+from app.view import DIRECTIONS, EXTRAS, MAX_SIZE, MIN_SIZE, PICTURES, View
+from models.types import AttentionMaps
 from viz.attention import (
     Look,
     attention_message,
@@ -27,13 +29,23 @@ from viz.attention import (
     token_names,
 )
 from viz.cells import Region
+from viz.combined import combined, combined_name
 from viz.sink import SINKS
 
 STORES = (
     ids.TOKEN, ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD,
-    ids.WEIGHTS_REQUEST, ids.WEIGHTS,
+    ids.WEIGHTS_REQUEST, ids.WEIGHTS, ids.EXPORT_MAP,
 )  # fmt: skip
 
+
+EXPORTS = (
+    (ids.EXPORT_PNG, "Picture as PNG"),
+    (ids.EXPORT_SVG, "Picture as SVG"),
+    (ids.EXPORT_HTML, "Page as one HTML file"),
+    (ids.EXPORT_CSV, "All weights as CSV"),
+    (ids.EXPORT_JSON, "All weights as JSON"),
+)
+"""What the menu of the tab writes to a file."""
 
 READING = {
     "lines": "queries left, keys right; point at a token for its lines alone, click to keep it",
@@ -108,7 +120,7 @@ def _toolbar() -> html.Div:
                         step=0.01,
                         value=0,
                         size="sm",
-                        w=110,
+                        w=84,
                         updatemode="mouseup",
                         label=None,
                         thumbLabel="Threshold: smaller weights are not drawn",
@@ -135,11 +147,14 @@ def _toolbar() -> html.Div:
             html.Div(
                 [
                     html.Span("First token", className="field-label"),
-                    segmented(
-                        ids.SINK,
-                        tuple(SINKS.items()),
-                        "show",
-                        "First token: show its weights, hide them, or renormalise the others",
+                    dmc.Select(
+                        id=ids.SINK,
+                        data=_options(SINKS),
+                        value="show",
+                        allowDeselect=False,
+                        size="xs",
+                        w=112,
+                        **{"aria-label": "First token: show, hide, or renormalise the others"},
                     ),
                 ],
                 className="tool",
@@ -155,12 +170,26 @@ def _toolbar() -> html.Div:
                         step=10,
                         value=View().size,
                         size="sm",
-                        w=90,
+                        w=70,
                         updatemode="mouseup",
                         label=None,
                         thumbLabel="Size of each map in pixels",
                     ),
                 ],
+                className="tool",
+                **_for("matrix"),
+            ),
+            html.Div(switch(ids.LINKED, "link zoom"), className="tool", **_for("matrix")),
+            html.Div(
+                dmc.Select(
+                    id=ids.EXTRA,
+                    data=_options(EXTRAS),
+                    value="none",
+                    allowDeselect=False,
+                    size="xs",
+                    w=116,
+                    **{"aria-label": "One more map: all chosen heads together"},
+                ),
                 className="tool",
                 **_for("matrix"),
             ),
@@ -178,8 +207,27 @@ def _toolbar() -> html.Div:
                 **_for("text"),
             ),
             html.Div(overview.legend(), className="tool", **_for("overview")),
+            html.Div(className="grow"),
+            _export_menu(),
         ],
         className="toolbar",
+    )
+
+
+def _options(words: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"value": value, "label": word} for value, word in words.items()]
+
+
+def _export_menu() -> dmc.Menu:
+    return dmc.Menu(
+        [
+            dmc.MenuTarget(dmc.Button("Export", size="compact-xs", variant="default")),
+            dmc.MenuDropdown(
+                [dmc.MenuItem(label, id=item, fz="xs", py=4, n_clicks=0) for item, label in EXPORTS]
+            ),
+        ],
+        position="bottom-end",
+        shadow="md",
     )
 
 
@@ -205,8 +253,39 @@ def signature(view: View, how: Look) -> str:
     return hashlib.sha256(json.dumps([same, repr(how)], sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One map of the page: of a chosen head, or of all of them together."""
+
+    key: str
+    name: str
+    read: Callable[[], AttentionMaps]
+    """Returns the map; that of all heads is made only when it is needed."""
+
+    def message(self, how: Look, region: Region | None = None) -> dict[str, Any]:
+        return attention_message(self.read(), 0, how, region, self.name)
+
+
+def shown_maps(outcome: Outcome) -> list[Shown]:
+    """Return the maps of the chosen heads."""
+    return [_of_head(maps) for maps in outcome.maps]
+
+
+def _of_head(maps: AttentionMaps) -> Shown:
+    return Shown(maps.heads[0].short, str(maps.heads[0]), lambda: maps)
+
+
+def extra_map(view: View, outcome: Outcome) -> list[Shown]:
+    """Return the map of all heads that are drawn together, if the view asks for one."""
+    if view.extra == "none" or not outcome.maps:
+        return []
+    heads = ",".join(maps.heads[0].short for maps in outcome.maps)
+    name = combined_name(view.extra, len(outcome.maps))
+    return [Shown(f"{view.extra} {heads}", name, lambda: combined(outcome.maps, view.extra))]
+
+
 def message(
-    outcome: Outcome, how: Look, serial: str, drawn: Mapping[str, Any] | None
+    view: View, outcome: Outcome, how: Look, serial: str, drawn: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     """Return what `assets/pictures.js` draws from, or None if all stand as they should.
 
@@ -214,23 +293,30 @@ def message(
         serial: the signature of how they are drawn.
         drawn: `heads` and `serial` of the maps that stand; those are not sent again.
     """
-    order = [maps.heads[0].short for maps in outcome.maps]
+    of_heads, extra = shown_maps(outcome), extra_map(view, outcome)
+    order, extras = [one.key for one in of_heads], [one.key for one in extra]
     standing = set(drawn["heads"]) if drawn is not None and drawn["serial"] == serial else set()
-    if drawn is not None and standing and list(drawn["heads"]) == order:
+    if drawn is not None and standing and list(drawn["heads"]) == order + extras:
         return None
     new = {
-        head: {"name": str(maps.heads[0]), "figure": attention_message(maps, 0, how)}
-        for head, maps in zip(order, outcome.maps, strict=True)
-        if head not in standing
+        one.key: {"name": one.name, "figure": one.message(how)}
+        for one in (*of_heads, *extra)
+        if one.key not in standing
     }
     return {
         "serial": serial,
         "order": order,
+        "extra": extras,
         "names": token_names(outcome.prompt),
         "labels": list(outcome.prompt.labels),
         "marked": how.position,
         "maps": new,
     }
+
+
+def _standing(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `message` needs to know of the maps that stand once these are drawn."""
+    return {"heads": [*sent["order"], *sent["extra"]], "serial": sent["serial"]}
 
 
 def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
@@ -290,12 +376,12 @@ def register(app: Dash, services: Services) -> None:
         outcome = services.outcome(view, pages)
         how = look(view, outcome, bool(dark))
         serial = signature(view, how)
-        sent = message(outcome, how, serial, drawn)
+        sent = message(view, outcome, how, serial, drawn)
         n_chosen = len(view.heads or ())
         hidden = n_chosen - len(outcome.maps)
         return (
             no_update if sent is None else sent,
-            no_update if sent is None else {"heads": sent["order"], "serial": serial},
+            no_update if sent is None else _standing(sent),
             "pictures",
             note(view, outcome, n_chosen),
             bool(n_chosen),
@@ -319,12 +405,16 @@ def register(app: Dash, services: Services) -> None:
         view = View.from_json(data)
         outcome = services.outcome(view, pages)
         how = look(view, outcome, bool(dark))
-        shown = {maps.heads[0].short: maps for maps in outcome.maps}
-        if request["head"] not in shown or request["serial"] != signature(view, how):
+        if request["serial"] != signature(view, how):
             return no_update
         region = Region(**request["region"])
-        figure = attention_message(shown[request["head"]], 0, how, region)
-        return {**request, "figure": figure}
+        asked = set(request["heads"])
+        figures = {
+            one.key: one.message(how, region)
+            for one in (*shown_maps(outcome), *extra_map(view, outcome))
+            if one.key in asked
+        }
+        return {**request, "figures": figures}
 
     @app.callback(
         Output(ids.WEIGHTS, "data"),
@@ -365,8 +455,23 @@ def register(app: Dash, services: Services) -> None:
     app.clientside_callback(
         browser("select", "pictures"), Input(ids.TOKEN, "data"), Input(ids.DIRECTION, "value")
     )
+    app.clientside_callback(browser("link", "maps"), Input(ids.LINKED, "checked"))
     app.clientside_callback(
         browser("zoom", "maps"), Input(ids.ZOOMED, "data"), prevent_initial_call=True
+    )
+    app.clientside_callback(
+        browser("exportPicture", "menus"),
+        *(Input(item, "n_clicks") for item, _ in EXPORTS),
+        State(ids.VIEW, "data"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("exportMap", "menus"),
+        Input(ids.EXPORT_MAP, "data"),
+        State(ids.VIEW, "data"),
+        State(ids.SHOWN, "data"),
+        prevent_initial_call=True,
     )
     app.clientside_callback(
         browser("readThreshold"),

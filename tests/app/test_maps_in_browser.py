@@ -90,7 +90,7 @@ def held(page: Page) -> tuple[np.ndarray, Region, int]:
 
 
 def double_click(page: Page) -> None:
-    box = page.locator(".map-card .nsewdrag").bounding_box()
+    box = page.locator(".map-card .nsewdrag").first.bounding_box()
     assert box is not None
     page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
 
@@ -121,7 +121,7 @@ def title(page: Page) -> str:
 
 def zoom(page: Page, top: float, left: float, share: float) -> None:
     """Drag over a square of the map, given as shares of it."""
-    box = page.locator(".map-card .nsewdrag").bounding_box()
+    box = page.locator(".map-card .nsewdrag").first.bounding_box()
     assert box is not None
     x, y = box["x"] + left * box["width"], box["y"] + top * box["height"]
     page.mouse.move(x, y)
@@ -263,3 +263,98 @@ def test_a_short_map_is_not_asked_for_again(
     assert expect_cells(quiet, weights, 1) == Region.whole(40)
     assert "weight" not in title(quiet)
     assert len(sizes) == n_messages
+
+
+def all_ranges(page: Page) -> list[list[list[float]]]:
+    """Return what the axes of each map show, across and down."""
+    found: list[list[list[float]]] = page.evaluate(
+        """() => [...document.querySelectorAll(".map-card .js-plotly-plot")].map((plot) =>
+            [plot._fullLayout.xaxis.range, plot._fullLayout.yaxis.range])"""
+    )
+    return found
+
+
+def open_maps(page: Page, address: str, view: View, n_maps: int) -> None:
+    page.goto(address + "#" + str(permalink.encode(view)))
+    expect(page.locator(".map-card .hm image")).to_have_count(n_maps, timeout=TIMEOUT)
+
+
+def test_linked_maps_are_zoomed_together_and_only_these(
+    quiet: Page, address: str, model: LanguageModel
+) -> None:
+    text = text_of(model, 2000)
+    prompt = model.tokenize(text)
+    heads = (HEAD, Head(0, 3))
+    weights = model.attention(prompt, heads).values
+    open_maps(quiet, address, View("long", text, heads=heads, linked=True), 2)
+    zoom(quiet, top=0.6, left=0.2, share=0.1)
+    for title_of_map in quiet.locator(".map-card .gtitle").all():
+        expect(title_of_map).to_contain_text("every weight")
+    first, second = all_ranges(quiet)
+    assert first == second
+    values = quiet.evaluate(
+        """() => [...document.querySelectorAll(".map-card .js-plotly-plot")].map((plot) => {
+            const { z, x0, y0 } = plot._fullData[0];
+            return { z: z[0][0], x0, y0 };
+        })"""
+    )
+    for index, value in enumerate(values):
+        expected = weights[index, int(value["y0"]), int(value["x0"])]
+        assert value["z"] == pytest.approx(float(expected), rel=RELATIVE_ERROR, abs=1e-12)
+    double_click(quiet)
+    wait_until(quiet, lambda: all_ranges(quiet)[1][0] == [-0.5, 1999.5])
+    quiet.get_by_role("switch", name="link zoom").focus()
+    quiet.keyboard.press("Space")
+    zoom(quiet, top=0.6, left=0.2, share=0.1)
+    wait_until(quiet, lambda: all_ranges(quiet)[0][0] != [-0.5, 1999.5])
+    assert all_ranges(quiet)[1][0] == [-0.5, 1999.5]
+
+
+def test_one_more_map_shows_the_chosen_heads_together(
+    quiet: Page, address: str, model: LanguageModel
+) -> None:
+    prompt = model.tokenize(View().prompt)
+    heads = (HEAD, Head(0, 3), Head(2, 0))
+    weights = model.attention(prompt, heads).values
+    open_maps(quiet, address, View("long", heads=heads, extra="mean"), 4)
+    held_values = """() => {
+        const plots = document.querySelectorAll(".map-card .js-plotly-plot");
+        return Array.from(plots[plots.length - 1]._fullData[0].z[17]);
+    }"""
+    last = quiet.locator(".map-card .gtitle").last
+    expect(last).to_contain_text("Mean of 3 heads")
+    expected = weights[:, 17].mean(axis=0)
+    np.testing.assert_allclose(quiet.evaluate(held_values), expected, rtol=2 * RELATIVE_ERROR)
+    quiet.get_by_role("textbox", name="One more map").click()
+    quiet.get_by_role("option", name="+ maximum").click()
+    expect(last).to_contain_text("Maximum of 3 heads")
+    expected = weights[:, 17].max(axis=0)
+    np.testing.assert_allclose(quiet.evaluate(held_values), expected, rtol=2 * RELATIVE_ERROR)
+    quiet.get_by_role("button", name="Take L0H3 out of the choice").click()
+    expect(last).to_contain_text("Maximum of 2 heads")
+    expect(quiet.locator(".map-card")).to_have_count(3)
+
+
+def frames(page: Page) -> list[list[float]]:
+    """Return the edges of the selected token's frame in the first map: x0, x1, y0, y1."""
+    found: list[list[float]] = page.evaluate(
+        """() => document.querySelector(".map-card .js-plotly-plot").layout.shapes
+            .filter((shape) => shape.line.width === 2)
+            .map(({ x0, x1, y0, y1 }) => [x0, x1, y0, y1])"""
+    )
+    return found
+
+
+def test_the_row_or_the_column_of_the_selected_token_is_framed(quiet: Page, address: str) -> None:
+    open_maps(quiet, address, View("long", heads=(HEAD,)), 1)
+    assert frames(quiet) == []
+    box = quiet.locator(".map-card .nsewdrag").bounding_box()
+    assert box is not None
+    quiet.mouse.click(box["x"] + box["width"] * 2.5 / 18, box["y"] + box["height"] * 9.5 / 18)
+    wait_until(quiet, lambda: frames(quiet) == [[-0.5, 9.5, 8.5, 9.5]])
+    expect(quiet.locator("#token-panel")).to_contain_text("position9")
+    quiet.keyboard.down("Shift")
+    quiet.mouse.click(box["x"] + box["width"] * 2.5 / 18, box["y"] + box["height"] * 9.5 / 18)
+    quiet.keyboard.up("Shift")
+    wait_until(quiet, lambda: frames(quiet) == [[1.5, 2.5, 1.5, 17.5]])
+    expect(quiet.locator("#token-panel")).to_contain_text("position2")

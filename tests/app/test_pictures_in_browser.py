@@ -1,11 +1,16 @@
 """The pictures of the attention tab in Chromium: switching them, and what each shows."""
 
+import io
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from page_fixtures import Shelf, make_page, serving
+from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from app import permalink
@@ -288,3 +293,65 @@ def test_weights_of_a_long_prompt_come_for_the_token_that_is_selected(
     choose(quiet, "Lines")
     expect(quiet.locator(".lines-reading")).to_contain_text("41 ")
     expect_strongest(quiet.locator(".lines-reading").text_content() or "", weights[:, 41])
+
+
+def exported(page: Page, item: str) -> tuple[str, bytes]:
+    """Choose an item of the Export menu; return the file's name and what is in it."""
+    page.get_by_role("button", name="Export", exact=True).click()
+    with page.expect_download() as download:
+        page.get_by_role("menuitem", name=item).click()
+    return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+
+def first_is_drawn(page: Page, picture: str) -> None:
+    drawn = {"Matrix": ".map-card .hm image", "Lines": ".lines canvas", "Text": ".text-key"}
+    expect(page.locator(drawn[picture]).first).to_be_visible()
+
+
+@pytest.mark.parametrize("picture", ["Matrix", "Lines", "Text"])
+def test_each_picture_is_exported(quiet: Page, address: str, picture: str) -> None:
+    open_view(quiet, address, View("long", heads=HEADS, picture=picture.lower()))
+    first_is_drawn(quiet, picture)
+    name, svg = exported(quiet, "Picture as SVG")
+    assert name == f"attention-{picture.lower()}.svg"
+    assert svg.startswith(b"<svg ")
+    tree = ElementTree.fromstring(svg)  # is well-formed, nested maps included
+    said = "".join(tree.itertext())
+    assert all(str(head) in said for head in HEADS)
+    assert "·drink" in said
+    name, png = exported(quiet, "Picture as PNG")
+    assert name == f"attention-{picture.lower()}.png"
+    with Image.open(io.BytesIO(png)) as image:
+        assert min(image.size) > 200
+        assert len(image.convert("RGB").getcolors(10**6) or ()) > 10
+
+
+def test_data_and_a_page_of_its_own_are_exported(
+    quiet: Page, address: str, model: LanguageModel
+) -> None:
+    open_view(quiet, address, View("long", heads=HEADS, picture="lines"))
+    canvas(quiet)
+    maps = model.attention(model.tokenize(View().prompt), HEADS)
+    name, data = exported(quiet, "All weights as JSON")
+    assert (name, json.loads(data)["values"]) == ("attention.json", maps.to_json()["values"])
+    name, data = exported(quiet, "All weights as CSV")
+    assert (name, data.count(b"\n")) == ("attention.csv", 1 + maps.values.size)
+    name, data = exported(quiet, "Page as one HTML file")
+    assert name == "attention.html"
+    assert b'"picture": "lines"' in data
+
+
+def test_one_map_is_exported_by_its_own_menu(quiet: Page, address: str) -> None:
+    open_view(quiet, address, View("long", heads=HEADS))
+    first_is_drawn(quiet, "Matrix")
+    for kind, n_lines in (("CSV", 1 + 18 * 18), ("SVG", None)):
+        quiet.get_by_role("button", name="Export L1H2").click()
+        with quiet.expect_download() as download:
+            quiet.get_by_role("menuitem", name=kind, exact=True).click()
+        assert download.value.suggested_filename == f"attention-1.2.{kind.lower()}"
+        content = Path(download.value.path()).read_text("utf-8")
+        if n_lines is None:
+            assert "L1H2" in content
+            assert "L0H0" not in content
+        else:
+            assert content.count("\n") == n_lines

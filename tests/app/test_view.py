@@ -15,6 +15,7 @@ from app.controls import CONTROLS, values
 from app.permalink import MAX_FRAGMENT, VERSION, DamagedLinkError, decode, encode
 from app.view import (
     DIRECTIONS,
+    EXTRAS,
     MAX_PROMPT_CHARACTERS,
     MAX_SIZE,
     MIN_SIZE,
@@ -57,6 +58,8 @@ views = st.builds(
     log=st.booleans(),
     sink=st.sampled_from(tuple(SINKS)),
     size=st.integers(MIN_SIZE, MAX_SIZE),
+    linked=st.booleans(),
+    extra=st.sampled_from(tuple(EXTRAS)),
     watched=st.none() | st.integers(0, 10**6),
     metric=texts,
     study=st.sampled_from(STUDIES),
@@ -156,6 +159,8 @@ def test_a_link_cannot_unpack_to_gigabytes() -> None:
         ("scale", "log"),
         ("sink", "drop"),
         ("size", 10),
+        ("linked", 1),
+        ("extra", "median"),
         ("study", None),
         ("max_heads", 0),
         ("strategy", "lucky"),

@@ -1,0 +1,123 @@
+"""Files of what a view shows: every weight as CSV or JSON, or a page that works by itself.
+
+They are asked for over HTTP and not by a callback: they can be long, so they are written piece by
+piece and never stand in memory whole.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from app.runs import Outcome
+from app.services import Services, build_intervention
+from app.view import View, head_from_text
+from models.errors import UserError
+from models.types import AttentionMaps
+from viz.attention import shared_maximum
+from viz.standalone import attention_html
+
+if TYPE_CHECKING:
+    from dash import Dash
+
+ROWS_OF_FRAME = 200_000
+"""A long map becomes CSV in frames of about so many rows."""
+
+Export = Callable[[View, Outcome], Iterator[str]]
+
+
+def csv(view: View, outcome: Outcome) -> Iterator[str]:
+    """Yield `AttentionMaps.to_frame` of all maps as CSV."""
+    n = len(outcome.prompt)
+    n_queries = max(1, ROWS_OF_FRAME // max(1, n))
+    first = True
+    for maps in outcome.maps:
+        for start in range(0, n, n_queries):
+            queries = tuple(range(start, min(start + n_queries, n)))
+            part = AttentionMaps(
+                maps.heads, maps.values[:, list(queries)], maps.prompt, maps.ablated, queries
+            )
+            yield part.to_frame().to_csv(index=False, header=first)
+            first = False
+
+
+def json_text(view: View, outcome: Outcome) -> Iterator[str]:
+    """Yield what `main.py attention --json` writes: the prompt, heads, and [head][query][key]."""
+    ablated = any(maps.ablated for maps in outcome.maps)
+    about = {
+        "model": view.model,
+        **outcome.prompt.to_json(),
+        "position": outcome.before.position,
+        "intervention": build_intervention(view.intervention).spec if ablated else None,
+        "ablated_heads": [head.to_json() for head in view.heads or ()] if ablated else [],
+        "heads": [head.to_json() for maps in outcome.maps for head in maps.heads],
+    }
+    yield json.dumps(about, ensure_ascii=False)[:-1] + ', "values": ['
+    for index, maps in enumerate(outcome.maps):
+        yield ", [" if index else "["
+        for query, row in enumerate(maps.values[0]):
+            yield (", " if query else "") + json.dumps(row.astype(float).tolist())
+        yield "]"
+    yield "]}\n"
+
+
+def html(view: View, outcome: Outcome) -> Iterator[str]:
+    """Yield one HTML file that shows the view without this program."""
+    maps = outcome.maps
+    yield attention_html(
+        *maps,
+        picture=view.picture,
+        position=outcome.before.position,
+        token=view.token,
+        direction=view.direction,
+        threshold=view.threshold,
+        zmax=shared_maximum(*maps, sink=view.sink) if view.scale == "shared" else None,
+        log=view.log,
+        sink=view.sink,
+        title=f"Attention of {view.model}",
+    )
+
+
+EXPORTS: dict[str, tuple[Export, str]] = {
+    "csv": (csv, "text/csv; charset=utf-8"),
+    "json": (json_text, "application/json"),
+    "html": (html, "text/html; charset=utf-8"),
+}
+"""Kind of file -> how it is written, and its media type."""
+
+
+def register(app: "Dash", services: Services) -> None:
+    """Add the route of each kind of file."""
+    # Imported here: `import app` is cheap.
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+    def endpoint(write: Export, media_type: str) -> Callable[..., Any]:
+        async def export(request: Request) -> Response:
+            try:
+                view, outcome = await run_in_threadpool(_outcome, services, await request.json())
+            except (UserError, ValueError, KeyError, TypeError) as error:
+                return PlainTextResponse(_sentence(error), status_code=400)
+            return StreamingResponse(write(view, outcome), media_type=media_type)
+
+        return export
+
+    for kind, (write, media_type) in EXPORTS.items():
+        route = endpoint(write, media_type)
+        app.server.add_route(f"/export/{kind}", route, methods=["POST"], include_in_schema=False)
+
+
+def _outcome(services: Services, asked: Any) -> tuple[View, Outcome]:
+    """Return what is exported of a view: {view, pages, head or null}."""
+    view = View.from_json(asked["view"])
+    outcome = services.outcome(view, max(1, int(asked["pages"])))
+    if asked["head"] is None:
+        return view, outcome
+    head = head_from_text(asked["head"])
+    chosen = tuple(maps for maps in outcome.maps if maps.heads[0] == head)
+    return view, replace(outcome, maps=chosen)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else "This is not a request for a file."

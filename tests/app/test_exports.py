@@ -1,0 +1,109 @@
+"""What the page's menus fetch: every digit of every weight, and pages that stand alone."""
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from page_fixtures import Shelf, make_page
+from starlette.testclient import TestClient
+
+from ablation.interventions import Zero
+from ablation.types import Ablation
+from app import exports
+from app.view import View
+from models.language_model import LanguageModel
+from models.types import AttentionMaps, Head
+
+HEADS = (Head(0, 1), Head(2, 3))
+VIEW = View("llama", "The key to the cabinets", heads=HEADS)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    with TestClient(make_page().server) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return Shelf().get("llama")
+
+
+@pytest.fixture(scope="module")
+def maps(model: LanguageModel) -> AttentionMaps:
+    return model.attention(model.tokenize(VIEW.prompt), HEADS)
+
+
+def ask(client: TestClient, kind: str, view: View = VIEW, head: str | None = None) -> Any:
+    return client.post(f"/export/{kind}", json={"view": view.to_json(), "pages": 1, "head": head})
+
+
+def test_csv_is_the_frame_with_every_digit(client: TestClient, maps: AttentionMaps) -> None:
+    answer = ask(client, "csv")
+    assert answer.headers["content-type"].startswith("text/csv")
+    written = pd.read_csv(io.StringIO(answer.text), keep_default_na=False)
+    expected = maps.to_frame()
+    assert list(written) == list(expected)
+    np.testing.assert_array_equal(written["weight"].to_numpy(np.float32), expected["weight"])
+    assert (written.drop(columns="weight") == expected.drop(columns="weight")).to_numpy().all()
+
+
+def test_csv_of_a_long_prompt_is_written_in_pieces(
+    client: TestClient, maps: AttentionMaps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ask(client, "csv").text
+    monkeypatch.setattr(exports, "ROWS_OF_FRAME", 2 * len(maps.prompt))
+    assert ask(client, "csv").text == whole
+
+
+def test_json_is_what_the_command_line_writes(client: TestClient, maps: AttentionMaps) -> None:
+    written = json.loads(ask(client, "json").text)
+    assert written["tokens"] == list(maps.prompt.labels)
+    assert (written["model"], written["intervention"]) == ("llama", None)
+    expected = maps.to_json()
+    assert (written["heads"], written["values"]) == (expected["heads"], expected["values"])
+
+
+def test_one_head_can_be_asked_for(client: TestClient, maps: AttentionMaps) -> None:
+    written = json.loads(ask(client, "json", head="2.3").text)
+    assert written["heads"] == [[2, 3]]
+    assert written["values"] == maps.to_json()["values"][1:]
+
+
+def test_an_ablated_run_is_exported_as_one(
+    client: TestClient, model: LanguageModel, maps: AttentionMaps
+) -> None:
+    view = View("llama", VIEW.prompt, heads=HEADS, ablate=True)
+    written = json.loads(ask(client, "json", view).text)
+    ablated = model.attention(maps.prompt, HEADS, Ablation(HEADS, Zero()))
+    assert written["values"] == ablated.to_json()["values"] != maps.to_json()["values"]
+    assert (written["intervention"], written["ablated_heads"]) == ("zero", [[0, 1], [2, 3]])
+
+
+def test_a_page_of_its_own_opens_as_the_view_does(client: TestClient) -> None:
+    view = View("llama", VIEW.prompt, heads=HEADS, picture="text", token=2, sink="hide")
+    text = ask(client, "html", view).text
+    about = json.loads(text.partition('id="about">')[2].partition("</script>")[0])
+    assert (about["picture"], about["token"], about["sink"]) == ("text", 2, "hide")
+    assert [map_about["name"] for map_about in about["maps"]] == ["L0H1", "L2H3"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"view": {"model": "nowhere"}, "pages": 1, "head": None}, "nowhere"),
+        ({"view": 5, "pages": 1, "head": None}, "not a request"),
+        ({"view": {}, "pages": "x", "head": None}, "not a request"),
+        ([], "not a request"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_in_a_sentence(
+    asked: object, sentence: str, client: TestClient
+) -> None:
+    answer = client.post("/export/csv", json=asked)
+    assert answer.status_code == 400
+    assert sentence in answer.text

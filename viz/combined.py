@@ -1,0 +1,47 @@
+"""Several heads' maps as one: their mean, or at each place the largest weight."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from models.types import AttentionMaps, FloatArray
+
+Combine = Callable[[Sequence[FloatArray]], FloatArray]
+
+
+def _mean(maps: Sequence[FloatArray]) -> FloatArray:
+    # One by one: the maps of a long prompt are not to stand in memory twice.
+    total = maps[0].copy()
+    for weights in maps[1:]:
+        total += weights
+    total /= len(maps)
+    return total
+
+
+def _maximum(maps: Sequence[FloatArray]) -> FloatArray:
+    largest = maps[0].copy()
+    for weights in maps[1:]:
+        np.maximum(largest, weights, out=largest)
+    return largest
+
+
+COMBINATIONS: dict[str, Combine] = {"mean": _mean, "maximum": _maximum}
+"""How the maps of several heads become one. Rows of the mean sum to 1 as theirs do; rows of the
+maximum are no distributions."""
+
+
+def combined(several: Sequence[AttentionMaps], how: str) -> AttentionMaps:
+    """Return one map for all heads of maps of one run; it bears the first head's name.
+
+    Args:
+        several: at least one head in all.
+        how: a key of `COMBINATIONS`.
+    """
+    first = several[0]
+    weights = COMBINATIONS[how]([weights for maps in several for weights in maps.values])
+    return AttentionMaps(first.heads[:1], weights[None], first.prompt, first.ablated)
+
+
+def combined_name(how: str, n_heads: int) -> str:
+    """Return what a combined map is called: "Mean of 6 heads"."""
+    return f"{how.capitalize()} of {n_heads} head{'' if n_heads == 1 else 's'}"

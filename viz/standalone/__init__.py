@@ -1,0 +1,160 @@
+"""Attention as one HTML file: it works offline, in any browser of today, without this program.
+
+The scripts of the page that draw lines and text are put into the file as they are; the heat maps,
+which Plotly draws on the page, are drawn by a small script of their own (Plotly alone is 4 MB).
+Weights travel as the codes of `viz.coding`, deflated: what is below `SMALLEST` is written as 0.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.types import AttentionMaps
+from viz import coding
+from viz.attention import Look, log_floor, shared_maximum, shown_map
+from viz.labels import clipped
+from viz.theme import css_variables, sequential_scale
+
+SMALLEST = 1e-5
+"""Smaller weights are written as 0: nobody reads them, and they would be half of a large file."""
+
+_HERE = Path(__file__).resolve().parent
+_ASSETS = _HERE.parents[1] / "assets"
+_SCRIPTS = (
+    _ASSETS / "weights.js",
+    _ASSETS / "pens.js",
+    _ASSETS / "exports.js",
+    _ASSETS / "lines.js",
+    _ASSETS / "text.js",
+    _HERE / "matrix.js",
+    _HERE / "start.js",
+)
+_STYLES = (_HERE / "standalone.css", _ASSETS / "pictures.css")
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; base-uri 'none'; form-action 'none'"
+)
+"""What the file may do: run what is in it, and ask no one for anything."""
+
+
+def attention_html(
+    *maps: AttentionMaps,
+    picture: str = "matrix",
+    position: int | None = None,
+    token: int | None = None,
+    direction: str = "at",
+    threshold: float = 0.0,
+    zmax: float | None = None,
+    log: bool = False,
+    sink: str = "show",
+    dark: bool | None = None,
+    title: str = "Attention",
+) -> str:
+    """Return a page that shows maps as heat maps, lines and text, to be switched between.
+
+    In a notebook, show it in a frame: `IPython.display.IFrame` of a file with it.
+
+    Args:
+        maps: of one prompt, with all their rows.
+        picture: the one that it opens with: "matrix", "lines" or "text".
+        position: the position at which the prediction was read; it is marked.
+        token: the position that is selected at first; None: no one.
+        direction: "at" if it is shown where the selected token looks, "by" if who looks at it.
+        threshold: weights below it are not shown at first.
+        zmax: the weight that shows strongest; None: the largest of all maps.
+        log: whether strength follows the logarithm of the weight.
+        sink: what is done about the first token; a key of `viz.sink.SINKS`.
+        dark: None: as the reader's system has it.
+        title: a heading.
+
+    Raises:
+        ValueError: there is no map, or they are not of one prompt.
+    """
+    if not maps or not maps[0].heads:
+        raise ValueError("a page of attention needs a map")
+    if any(other.prompt.ids != maps[0].prompt.ids for other in maps):
+        raise ValueError("all maps must be of one prompt")
+    prompt = maps[0].prompt
+    look = Look(position, zmax=zmax or shared_maximum(*maps, sink=sink), log=log, sink=sink)
+    heads = [_head(several, i, look) for several in maps for i in range(len(several.heads))]
+    about = {
+        "title": title,
+        "names": [clipped(label) for label in prompt.unique_labels],
+        "labels": list(prompt.labels),
+        "marked": position,
+        "picture": picture,
+        "token": token,
+        "direction": direction,
+        "threshold": threshold,
+        "sink": sink,
+        "ablated": any(several.ablated for several in maps),
+        "dark": dark,
+        "scales": {name: _colours(name == "dark") for name in ("light", "dark")},
+        "maps": [about for about, _ in heads],
+    }
+    return "".join(_page(title, about, [codes for _, codes in heads]))
+
+
+def _head(maps: AttentionMaps, index: int, look: Look) -> tuple[dict[str, Any], str]:
+    """Return what is said of a map, and its weights."""
+    shown = shown_map(maps, index, look)
+    zmax = look.zmax or 1.0
+    about = {
+        "head": maps.heads[index].short,
+        "name": str(maps.heads[index]),
+        "causal": shown.causal,
+        "largest": shown.largest,
+        "scale": {"zmax": zmax, "floor": log_floor(zmax) if look.log else None},
+    }
+    return about, _packed(shown.weights, shown.causal)
+
+
+def _packed(weights: np.ndarray, causal: bool) -> str:
+    """Return the codes of a map, row by row and of a causal one up to the diagonal, deflated.
+
+    High bytes come before low ones: they are alike, and so take less.
+    """
+    rows = (row[: query + 1] if causal else row for query, row in enumerate(weights))
+    values = np.concatenate([np.where(row < SMALLEST, 0.0, row) for row in rows])
+    codes = coding.codes_of(values).astype("<u2")
+    planes = codes.view(np.uint8).reshape(-1, 2).T.tobytes()
+    return base64.b64encode(zlib.compress(planes, 6)).decode("ascii")
+
+
+def _colours(dark: bool) -> list[str]:
+    return [colour for _, colour in sequential_scale(dark)]
+
+
+def _page(title: str, about: dict[str, Any], codes: list[str]) -> Iterator[str]:
+    """Yield the parts of the file. Only the prompt's text is not our own: it stands in JSON."""
+    light, dark = (
+        "".join(f"{name}:{value};" for name, value in css_variables(which).items())
+        for which in (False, True)
+    )
+    styles = "".join(path.read_text("utf-8") for path in _STYLES)
+    yield (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{escape(title)}</title>\n"
+        f'<style>:root{{{light}}}[data-mantine-color-scheme="dark"]{{{dark}}}{styles}</style>\n'
+        f'</head>\n<body>\n<main id="page"></main>\n'
+        f'<script type="application/json" id="about">{_json(about)}</script>\n'
+    )
+    for map_about, coded in zip(about["maps"], codes, strict=True):
+        head = map_about["head"]
+        yield f'<script type="application/octet-stream" data-head="{head}">{coded}</script>\n'
+    for path in _SCRIPTS:
+        yield f"<script>\n{path.read_text('utf-8')}</script>\n"
+    yield "</body>\n</html>\n"
+
+
+def _json(data: object) -> str:
+    """Return JSON that no text in it can end the element of."""
+    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")

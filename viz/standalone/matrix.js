@@ -1,0 +1,259 @@
+// Heat maps on plain canvases, for files that stand alone. Where a map has more weights than pixels,
+// each dot is the largest of its weights, as on the page.
+
+(function () {
+  "use strict";
+
+  const SIDE = 264; // px of a map's edge
+  const LABEL = 10; // px of a token's name
+  const ROOM = 12; // px that a name needs
+  const HEADER = 34; // px above a map
+  const LEAST = 4; // px that a drag must go to be a zoom
+
+  function element(name, className, text) {
+    const made = document.createElement(name);
+    made.className = className;
+    made.textContent = text || "";
+    return made;
+  }
+
+  // Pixels of the canvas for one of the page: enough for a saved picture too.
+  function sharpness() {
+    return Math.max(2, window.devicePixelRatio || 1);
+  }
+
+  function channels(colour) {
+    return colour.match(/\d+/g).map(Number);
+  }
+
+  // 256 colours of a scale of evenly spaced ones.
+  function table(scale) {
+    const stops = scale.map(channels);
+    return Array.from({ length: 256 }, (_, i) => {
+      const at = (i / 255) * (stops.length - 1);
+      const low = Math.min(Math.floor(at), stops.length - 2);
+      return stops[low].map((channel, c) => channel + (stops[low + 1][c] - channel) * (at - low));
+    });
+  }
+
+  window.attention.drawers.matrix = function (place, host) {
+    const { weights } = window.attention;
+    let known = null;
+    let chosen = { token: null, direction: "at" };
+    let cards = [];
+    let colours = null;
+    const tip = element("div", "text-tip");
+    tip.hidden = true;
+
+    function readColours() {
+      const style = window.getComputedStyle(place);
+      const read = (name) => style.getPropertyValue("--av-" + name).trim();
+      colours = { muted: read("muted"), text: read("text"), accent: read("accent"), table: table(host.scale()) };
+    }
+
+    function whole() {
+      return { query: 0, key: 0, side: known.labels.length };
+    }
+
+    // The largest weight at each pixel of a region, NaN where there is none.
+    function pixels({ values }, region) {
+      const n = known.labels.length;
+      const pooled = region.side > SIDE;
+      const across = pooled ? SIDE : region.side;
+      const dots = new Float32Array(across * across).fill(NaN);
+      const at = (position, first) => Math.floor(((position - first) * across) / region.side);
+      for (let query = region.query; query < Math.min(region.query + region.side, n); query++) {
+        const row = values[query];
+        const line = at(query, region.query) * across;
+        const end = Math.min(region.key + region.side, row.length);
+        for (let key = region.key; key < end; key++) {
+          const dot = line + at(key, region.key);
+          const weight = row[key];
+          if (weight >= known.threshold && !(weight <= dots[dot])) {
+            dots[dot] = weight;
+          }
+        }
+      }
+      return { dots, across };
+    }
+
+    function paint(card) {
+      const map = known.maps[card.head];
+      const { region, canvas, left } = card;
+      const { dots, across } = pixels(map.cells, region);
+      const picture = new ImageData(across, across);
+      dots.forEach((weight, i) => {
+        if (weight === weight) {
+          const shade = weights.strength(weight, map.scale);
+          const [r, g, b] = colours.table[Math.round(shade * 255)];
+          picture.data.set([r, g, b, 255], 4 * i);
+        }
+      });
+      const small = document.createElement("canvas");
+      small.width = small.height = across;
+      small.getContext("2d").putImageData(picture, 0, 0);
+      const ratio = sharpness();
+      const context = canvas.getContext("2d");
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      context.clearRect(0, 0, canvas.width, canvas.height);
+      context.imageSmoothingEnabled = false;
+      context.drawImage(small, left, 0, SIDE, SIDE);
+      const each = Math.ceil(region.side / SIDE);
+      const notes = [weights.exact(map.largest), each > 1 ? "each dot: max of about " + each + "×" + each : ""];
+      card.note.textContent = ["max " + notes[0], notes[1], known.note].filter(Boolean).join(" · ");
+      label(card, context);
+      frame(card, context);
+      canvas.dataset.side = String(region.side);
+    }
+
+    function label(card, context) {
+      const { region, left } = card;
+      const cell = SIDE / region.side;
+      const step = Math.max(1, Math.ceil(ROOM / cell));
+      context.font = LABEL + "px " + window.getComputedStyle(place).getPropertyValue("--mono");
+      context.fillStyle = colours.muted;
+      context.textBaseline = "middle";
+      for (let i = 0; i < region.side; i += step) {
+        const middle = (i + 0.5) * cell;
+        context.textAlign = "right";
+        context.fillText(known.names[region.query + i] || "", left - 4, middle);
+        context.save();
+        context.translate(left + middle, SIDE + 4);
+        context.rotate(-Math.PI / 2);
+        context.fillText(known.names[region.key + i] || "", 0, 0);
+        context.restore();
+      }
+    }
+
+    // Around the row, or the column, of the selected token; thinner around that which is read.
+    function frame(card, context) {
+      const { region, left } = card;
+      const cell = SIDE / region.side;
+      const outline = (position, direction, colour, width) => {
+        const first = direction === "at" ? region.query : region.key;
+        if (position === null || position < first || position >= first + region.side) {
+          return;
+        }
+        const at = (position - first) * cell;
+        context.strokeStyle = colour;
+        context.lineWidth = width;
+        const box = direction === "at" ? [left, at, SIDE, cell] : [left + at, 0, cell, SIDE];
+        context.strokeRect(...box);
+      };
+      outline(known.marked, "at", colours.muted, 1);
+      outline(chosen.token, chosen.direction, colours.accent, 2);
+    }
+
+    function cellAt(card, event) {
+      const box = card.canvas.getBoundingClientRect();
+      const { region } = card;
+      const n = known.labels.length;
+      const x = event.clientX - box.left - card.left;
+      const y = event.clientY - box.top;
+      if (x < 0 || y < 0 || x >= SIDE || y >= SIDE) {
+        return null;
+      }
+      const query = region.query + Math.floor((y * region.side) / SIDE);
+      const key = region.key + Math.floor((x * region.side) / SIDE);
+      return query < n && key < n ? { query, key, x, y } : null;
+    }
+
+    function showTip(card, event) {
+      const cell = cellAt(card, event);
+      const weight = cell ? known.maps[card.head].cells.values[cell.query][cell.key] : undefined;
+      tip.hidden = !(weight >= known.threshold);
+      if (!tip.hidden) {
+        const { query, key } = cell;
+        tip.textContent =
+          "query  " + query + " " + known.names[query] + "\nkey    " + key + " " + known.names[key] +
+          "\nweight " + weights.exact(weight);
+        tip.style.left = Math.min(event.clientX + 12, window.innerWidth - 190) + "px";
+        tip.style.top = event.clientY + 14 + "px";
+      }
+    }
+
+    function newCard(head) {
+      const card = { head, region: whole(), element: element("div", "map-card"), from: null };
+      const longest = known.names.reduce((most, name) => Math.max(most, [...name].length), 1);
+      card.left = Math.ceil(longest * LABEL * 0.602) + 8;
+      card.note = element("div", "map-note");
+      card.canvas = document.createElement("canvas");
+      const ratio = sharpness();
+      const [width, height] = [card.left + SIDE + 8, SIDE + card.left];
+      card.canvas.width = width * ratio;
+      card.canvas.height = height * ratio;
+      card.canvas.style.width = width + "px";
+      card.canvas.style.height = height + "px";
+      card.canvas.setAttribute("role", "img");
+      card.canvas.setAttribute("aria-label", "Attention of head " + known.maps[head].name);
+      card.element.append(element("div", "map-title", known.maps[head].name), card.note, card.canvas);
+      card.canvas.addEventListener("mousemove", (event) => showTip(card, event));
+      card.canvas.addEventListener("mouseleave", () => (tip.hidden = true));
+      card.canvas.addEventListener("mousedown", (event) => (card.from = cellAt(card, event)));
+      card.canvas.addEventListener("mouseup", (event) => release(card, cellAt(card, event)));
+      card.canvas.addEventListener("dblclick", () => zoom(whole()));
+      return card;
+    }
+
+    // A drag zooms all maps to a square around what it went over; a click selects a token.
+    function release(card, to) {
+      const { from } = card;
+      card.from = null;
+      if (!from || !to) {
+        return;
+      }
+      if (Math.abs(to.x - from.x) < LEAST && Math.abs(to.y - from.y) < LEAST) {
+        const token = chosen.direction === "at" ? to.query : to.key;
+        host.select(token === chosen.token ? null : token, chosen.direction);
+        return;
+      }
+      const side = Math.max(Math.abs(to.query - from.query), Math.abs(to.key - from.key)) + 1;
+      const n = known.labels.length;
+      zoom({
+        query: Math.max(0, Math.min(from.query, to.query, n - side)),
+        key: Math.max(0, Math.min(from.key, to.key, n - side)),
+        side,
+      });
+    }
+
+    function zoom(region) {
+      for (const card of cards) {
+        card.region = region;
+        paint(card);
+      }
+    }
+
+    return {
+      update(now) {
+        known = { ...now };
+        readColours();
+        if (!cards.length) {
+          cards = known.order.map(newCard);
+          place.replaceChildren(...cards.map((card) => card.element), tip);
+        }
+        cards.forEach(paint);
+      },
+
+      select(now) {
+        chosen = now;
+        cards.forEach(paint);
+      },
+
+      svg() {
+        const width = cards[0].left + SIDE + 8;
+        const height = SIDE + cards[0].left + HEADER;
+        const style = window.getComputedStyle(place);
+        const surface = style.getPropertyValue("--av-surface").trim();
+        const parts = cards.map((card) => {
+          const pen = window.attention.svgPen(width, height, surface);
+          const text = { size: 12, bold: true, align: "left", colour: colours.text };
+          pen.text(8, 10, known.maps[card.head].name, text);
+          pen.text(8, 25, card.note.textContent, { ...text, size: 10, bold: false, colour: colours.muted });
+          pen.picture(0, HEADER, width, height - HEADER, card.canvas.toDataURL());
+          return pen.finish();
+        });
+        return window.attention.exports.together(parts, 3 * (width + 12) + 12, surface);
+      },
+    };
+  };
+})();
