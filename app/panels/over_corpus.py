@@ -100,8 +100,8 @@ def _of_head() -> html.Div:
 def caption(result: StudyResult) -> str:
     """Say what was read."""
     read = words.count(result.n_prompts, "text")
-    cancelled = "Cancelled after " if result.stopped == "cancelled" else ""
-    return f"{cancelled}{read} read. {result.answer[0]}"
+    said = f"Cancelled after {read}" if result.stopped == "cancelled" else f"{read} read"
+    return f"{said}. {result.answer[0]}"
 
 
 def numbers(result: StudyResult, head: Head) -> list[Any]:
