@@ -1,8 +1,6 @@
 """Where in a corpus a head looks most: its strongest contexts."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from heapq import nlargest
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,18 @@ import numpy as np
 from models.types import FloatArray, TokenizedPrompt
 
 ELLIPSIS = " … "
+
+MARKS = {"": "{}", "query": "‹{}›", "key": "[{}]", "both": "‹[{}]›"}
+"""Part that a token plays in a context -> how plain text marks it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of a context."""
+
+    text: str
+    part: str = ""
+    """A key of `MARKS`: whether it is the token that looks, the one looked at, both, or neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +34,25 @@ class Context:
     """Positions in `prompt`, counted from 0."""
     weight: float
 
-    def excerpt(self, around: int = 5) -> str:
-        """Return the text around both tokens, the query in ‹guillemets›, the key in [brackets].
+    def pieces(self, around: int = 5) -> list[Piece]:
+        """Return the text around both tokens, piece by piece.
 
         Args:
             around: how many tokens are shown on either side of each.
         """
-        marks = {self.query: "‹{}›"}
-        marks[self.key] = "‹[{}]›" if self.key == self.query else "[{}]"
-        shown = [
-            i
-            for i in range(len(self.prompt))
-            if min(abs(i - self.query), abs(i - self.key)) <= around
-        ]
-        pieces = [] if not shown or shown[0] == 0 else [ELLIPSIS]
-        for i, after in zip(shown, [*shown[1:], len(self.prompt)], strict=True):
-            text = self.prompt.texts[i]
-            pieces.append(_marked(text, marks[i]) if i in marks else text)
+        n = len(self.prompt)
+        near = [i for i in range(n) if min(abs(i - self.query), abs(i - self.key)) <= around]
+        pieces = [Piece(ELLIPSIS)] if near[0] else []
+        for i, after in zip(near, [*near[1:], n], strict=True):
+            pieces.extend(_pieces_of(self.prompt.texts[i], self._part(i)))
             if after > i + 1:
-                pieces.append(ELLIPSIS)
-        return " ".join("".join(pieces).split())
+                pieces.append(Piece(ELLIPSIS))
+        return pieces
+
+    def excerpt(self, around: int = 5) -> str:
+        """Return the same as text, the query in ‹guillemets›, the key in [brackets]."""
+        marked = (MARKS[piece.part].format(piece.text) for piece in self.pieces(around))
+        return " ".join("".join(marked).split())
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -56,33 +65,43 @@ class Context:
             "excerpt": self.excerpt(),
         }
 
+    def _part(self, position: int) -> str:
+        if self.query == self.key == position:
+            return "both"
+        return {self.query: "query", self.key: "key"}.get(position, "")
 
-def _marked(text: str, mark: str) -> str:
-    """Put a token in its marks, the white space around it outside."""
+
+def _pieces_of(text: str, part: str) -> list[Piece]:
+    """Return a token as pieces: the white space around a marked one is not marked."""
     bare = text.strip()
+    if not part:
+        return [Piece(text)]
     if not bare:
-        return mark.format(text.replace("\n", "⏎").replace(" ", "·"))
+        return [Piece(text.replace("\n", "⏎").replace(" ", "·"), part)]
     before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
-    return f"{before}{mark.format(bare)}{after}"
+    parts = (Piece(before), Piece(bare, part), Piece(after))
+    return [piece for piece in parts if piece.text]
 
 
-def contexts_in(
-    passage: str, prompt: TokenizedPrompt, weights: FloatArray, n: int
-) -> Iterator[Context]:
-    """Yield the n largest weights of one map, the largest first; the first token apart.
+@dataclass(frozen=True, slots=True, eq=False)
+class LargestWeights:
+    """The largest weight of each head on one passage, the first token apart.
 
     What the first token gets is where a head rests; the first query under causal attention can
     look nowhere else. Ties go to the lowest (query, key).
-
-    Args:
-        weights: float32 [query, key].
     """
-    rest = weights[1:, 1:].reshape(-1)  # every query but the first, every key but the first
-    for index in np.argsort(-rest, kind="stable")[:n].tolist():
-        query, key = divmod(index, weights.shape[1] - 1)
-        yield Context(passage, prompt, query + 1, key + 1, float(rest[index]))
 
+    queries: np.ndarray
+    """int64 [n_heads], positions."""
+    keys: np.ndarray
+    """int64 [n_heads], positions."""
+    weights: FloatArray
+    """float32 [n_heads]."""
 
-def strongest(contexts: Iterable[Context], n: int) -> tuple[Context, ...]:
-    """Return the n contexts of most weight, the first of equal ones first."""
-    return tuple(nlargest(n, contexts, key=lambda context: context.weight))
+    @staticmethod
+    def of(maps: FloatArray) -> "LargestWeights":
+        """Find them in float32 [n_heads, n_query, n_key], of at least two tokens."""
+        rest = maps[:, 1:, 1:].reshape(len(maps), -1)
+        index = rest.argmax(axis=1)
+        queries, keys = np.divmod(index, maps.shape[2] - 1)
+        return LargestWeights(queries + 1, keys + 1, rest[np.arange(len(rest)), index])

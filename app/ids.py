@@ -199,6 +199,23 @@ DOSSIER_ROLE = "dossier-role"
 DOSSIER_MAP = "dossier-map"
 DOSSIER_LEADERS = "dossier-leaders"
 
+# Heads: over a corpus
+CORPUS_PLACE = "corpus-place"
+CORPUS = "corpus"
+CORPUS_RUN = "corpus-run"
+CORPUS_CANCEL = "corpus-cancel"
+CORPUS_PROGRESS = "corpus-progress"
+CORPUS_BAR = "corpus-bar"
+CORPUS_STATUS = "corpus-status"
+CORPUS_EMPTY = "corpus-empty"
+CORPUS_BODY = "corpus-body"
+CORPUS_CAPTION = "corpus-caption"
+CORPUS_METRIC = "corpus-metric"
+CORPUS_MAP = "corpus-map"
+CORPUS_HEAD = "corpus-head"
+CORPUS_NUMBERS = "corpus-numbers"
+CORPUS_CONTEXTS = "corpus-contexts"
+
 # Heads: how two runs differ
 COMPARE_PLACE = "compare-place"
 COMPARISON = "comparison"

@@ -12,7 +12,15 @@
 
   const heads = {
     showSection(section) {
-      return [section !== "roles", section !== "compare"];
+      return ["roles", "corpus", "compare"].map((name) => name !== section);
+    },
+
+    // The head last chosen is the one that is told about, unless another is picked.
+    offerHeads(chosen, offered, told) {
+      const last = chosen.length ? chosen[chosen.length - 1] : null;
+      const grew = chosen.length > (offered || []).length;
+      const data = chosen.map((head) => ({ value: head, label: "L" + head.replace(".", "H") }));
+      return [data, !grew && chosen.includes(told) ? told : last];
     },
 
     addLeader(clicks, chosen) {

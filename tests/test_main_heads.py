@@ -102,7 +102,16 @@ def test_study_heads(output: Outcome) -> None:
     assert found["name"] == "heads"
     assert found["n_prompts"] == len(PASSAGES)
     assert len(found["table"]) == 6 * 12
-    assert set(found["table"][0]) == {"layer", "head", "metric", "mean", "low", "median", "high"}
+    assert set(found["table"][0]) == {
+        "layer",
+        "head",
+        "metric",
+        "mean",
+        "low",
+        "median",
+        "high",
+        "rank",
+    }
     assert found["answer"]
     assert found["caveats"]
     assert found["seconds"] > 0

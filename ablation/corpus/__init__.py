@@ -26,10 +26,14 @@ class Passage:
 
 
 def load_corpus() -> tuple[Passage, ...]:
-    """Return all passages, sorted by id: the same texts in the same order every time."""
+    """Return all passages, in the same order every time.
+
+    One of each kind in turn, so that the first few dozen are as mixed as all of them.
+    """
     folder = Path(__file__).resolve().parent
     files = (path.read_text("utf-8") for path in folder.glob("*.txt"))
-    return tuple(sorted((p for text in files for p in _passages(text)), key=lambda p: p.id))
+    passages = (passage for text in files for passage in _passages(text))
+    return tuple(sorted(passages, key=lambda p: (p.id.removeprefix(p.kind), p.kind)))
 
 
 def _passages(text: str) -> Iterator[Passage]:

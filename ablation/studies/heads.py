@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ablation.contexts import Context, contexts_in, strongest
+from ablation.contexts import Context, LargestWeights
 from ablation.corpus import Passage, load_corpus
 from ablation.reading import read_in_parts
 from ablation.studies.types import StudyResult
 from ablation.types import HeadValues, MetricInfo, Progress
 from models.errors import ErrorKind, UserError
-from models.types import AttentionMaps, FloatArray, Head, TokenizedPrompt
+from models.types import FloatArray, Head, TokenizedPrompt
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -87,31 +87,62 @@ which under causal attention can only look at itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HeadDistributions:
-    """Each metric of each head on each passage, and the strongest contexts of one head."""
+class OnPassage:
+    """What was measured of every head on one passage; NaN, and position 0, for absent heads."""
 
-    values: FloatArray
-    """float32 [n_passages, n_metrics, n_layers, n_heads], in the order of `METRICS`; NaN for a head
-    that its layer lacks."""
-    passages: tuple[str, ...]
-    """The ids of those measured."""
+    passage: str
+    """Its id."""
+    prompt: TokenizedPrompt
+    metrics: FloatArray
+    """float32 [n_metrics, n_layers, n_heads], in the order of `METRICS`."""
+    largest: FloatArray
+    """float32 [n_layers, n_heads], the largest weight (`ablation.contexts`)."""
+    queries: np.ndarray
+    """int64 [n_layers, n_heads], from where it goes."""
+    keys: np.ndarray
+    """int64 [n_layers, n_heads], where it goes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadDistributions:
+    """Each metric of each head on each passage, and where on each it looks most."""
+
+    passages: tuple[OnPassage, ...]
     head: Head | None = None
-    contexts: tuple[Context, ...] = ()
-    """Of `head`, the largest weight first."""
+    """The one that was asked about: its strongest contexts are written out."""
+    n_contexts: int = N_CONTEXTS
+
+    @property
+    def values(self) -> FloatArray:
+        """float32 [n_passages, n_metrics, n_layers, n_heads], in the order of `METRICS`."""
+        return np.stack([passage.metrics for passage in self.passages])
 
     def mean(self, metric: str) -> HeadValues:
         """Return the mean of a metric over the passages."""
         index = [info.name for info, _ in METRICS].index(metric)
         return HeadValues(METRICS[index][0], self.values[:, index].mean(axis=0))
 
+    def contexts(self, head: Head, n: int = N_CONTEXTS) -> tuple[Context, ...]:
+        """Return the largest weights of a head, at most one from a passage, the largest first."""
+        at = (head.layer, head.head)
+        found = [
+            Context(p.passage, p.prompt, int(p.queries[at]), int(p.keys[at]), float(p.largest[at]))
+            for p in self.passages
+        ]
+        return tuple(sorted(found, key=lambda context: -context.weight)[:n])
+
     def to_frame(self) -> pd.DataFrame:
-        """Return a row for each head and metric: mean, and quantiles over the passages."""
-        mean = self.values.mean(axis=0)  # [n_metrics, n_layers, n_heads]
+        """Return a row for each head and metric: mean, and quantiles over the passages.
+
+        `rank` is that of the mean among all heads, 1 for the largest.
+        """
+        values = self.values
+        mean = values.mean(axis=0)  # [n_metrics, n_layers, n_heads]
         metric, layer, head = np.argwhere(~np.isnan(mean)).T
-        quantiles = np.quantile(self.values, list(QUANTILES.values()), axis=0)
+        quantiles = np.quantile(values, list(QUANTILES.values()), axis=0)
         names = np.array([info.name for info, _ in METRICS], dtype=object)
         columns = dict(zip(QUANTILES, quantiles[:, metric, layer, head], strict=True))
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "layer": layer,
                 "head": head,
@@ -120,12 +151,14 @@ class HeadDistributions:
                 **columns,
             }
         )
+        ranks = frame.groupby("metric")["mean"].rank(ascending=False, method="first")
+        return frame.assign(rank=ranks.astype(int))
 
     def to_json(self) -> dict[str, Any]:
         metrics = {i.name: {"label": i.label, "unit": i.unit} for i, _ in METRICS}
         if self.head is None:
             return {"metrics": metrics}
-        contexts = [context.to_json() for context in self.contexts]
+        contexts = [c.to_json() for c in self.contexts(self.head, self.n_contexts)]
         return {"metrics": metrics, "head": self.head.to_json(), "contexts": contexts}
 
 
@@ -135,7 +168,6 @@ def run(
     *,
     head: Head | None = None,
     n_contexts: int = N_CONTEXTS,
-    per_passage: int = 1,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> StudyResult:
@@ -143,8 +175,8 @@ def run(
 
     Args:
         passages: None for the corpus that ships with the program.
-        head: whose strongest contexts are looked for.
-        n_contexts: how many of them, at most `per_passage` from one passage.
+        head: whose strongest contexts are written out; the details have those of every head.
+        n_contexts: how many of them, at most one from a passage.
         progress: called after each passage.
         cancel: looked at before each passage; once set, the distributions over those measured are
             returned.
@@ -159,33 +191,20 @@ def run(
     if head is not None:
         model.check_heads([head])
     prompts, too_long = _fitting(model, load_corpus() if passages is None else passages)
-    found: list[FloatArray] = []
-    contexts: list[Context] = []
+    found: list[OnPassage] = []
     for passage, prompt in prompts:
         if cancel is not None and cancel.is_set():
             break
-        values = np.full((len(METRICS), model.n_layers, model.n_heads), np.nan, np.float32)
-        for maps in read_in_parts(model, prompt):
-            _measure(maps, values)
-            if head in maps.heads:
-                weights = maps.values[maps.heads.index(head)]
-                contexts.extend(contexts_in(passage, prompt, weights, per_passage))
-        found.append(values)
+        found.append(_measure(model, passage, prompt))
         if progress is not None:
             done = len(found)
             progress(Progress(done, len(prompts), f"{done} of {len(prompts)} passages"))
-    empty = np.empty((0, len(METRICS), model.n_layers, model.n_heads), np.float32)
-    distributions = HeadDistributions(
-        np.stack(found) if found else empty,
-        tuple(passage for passage, _ in prompts[: len(found)]),
-        head,
-        strongest(contexts, n_contexts),
-    )
+    distributions = HeadDistributions(tuple(found), head, n_contexts)
     return StudyResult(
         name="heads",
         answer=_answer(distributions) if found else (),
         table=distributions.to_frame() if found else pd.DataFrame(),
-        caveats=_caveats(too_long, per_passage if head is not None else None),
+        caveats=_caveats(too_long, head is not None),
         n_prompts=len(found),
         seconds=time.monotonic() - started,
         details=distributions,
@@ -214,14 +233,21 @@ def _fitting(
     return prompts, len(passages) - len(prompts)
 
 
-def _measure(maps: AttentionMaps, values: FloatArray) -> None:
-    """Write the metrics of some heads on one passage into [n_metrics, n_layers, n_heads]."""
-    queries = np.arange(1, len(maps.prompt))
-    weights = maps.values[:, 1:]
-    layers = [head.layer for head in maps.heads]
-    heads = [head.head for head in maps.heads]
-    for i, (_, of_rows) in enumerate(METRICS):
-        values[i, layers, heads] = of_rows(weights, queries).mean(axis=-1, dtype=np.float64)
+def _measure(model: "LanguageModel", passage: str, prompt: TokenizedPrompt) -> OnPassage:
+    """Read every head on one passage, once."""
+    grid = (model.n_layers, model.n_heads)
+    metrics = np.full((len(METRICS), *grid), np.nan, np.float32)
+    largest = np.full(grid, np.nan, np.float32)
+    looks = np.zeros((2, *grid), np.int64)
+    queries = np.arange(1, len(prompt))
+    for maps in read_in_parts(model, prompt):
+        at = ([head.layer for head in maps.heads], [head.head for head in maps.heads])
+        for i, (_, of_rows) in enumerate(METRICS):
+            rows = of_rows(maps.values[:, 1:], queries)
+            metrics[i, *at] = rows.mean(axis=-1, dtype=np.float64)
+        peaks = LargestWeights.of(maps.values)
+        largest[at], looks[0, *at], looks[1, *at] = peaks.weights, peaks.queries, peaks.keys
+    return OnPassage(passage, prompt, metrics, largest, *looks)
 
 
 def _answer(distributions: HeadDistributions) -> tuple[str, ...]:
@@ -243,16 +269,15 @@ def _answer(distributions: HeadDistributions) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _caveats(too_long: int, per_passage: int | None) -> tuple[str, ...]:
+def _caveats(too_long: int, with_contexts: bool) -> tuple[str, ...]:
     caveats = [
         "The passages are short (40 to 80 words each); what heads do at long range is not seen.",
         "Attention weights say where a head looks, not what it adds to the prediction.",
     ]
     if too_long:
         caveats.append(f"{too_long} passages did not fit the model's context and were left out.")
-    if per_passage is not None:
+    if with_contexts:
         caveats.append(
-            f"The strongest contexts leave the first token out and take at most {per_passage} "
-            "from a passage."
+            "The strongest contexts leave the first token out, and take one from a passage at most."
         )
     return tuple(caveats)

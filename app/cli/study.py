@@ -1,7 +1,7 @@
 """`study`: the ready-made studies of `ablation.studies`."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -13,6 +13,7 @@ from models.errors import ErrorKind, UserError
 from models.types import Head
 
 if TYPE_CHECKING:
+    from ablation.contexts import Context
     from ablation.studies.types import StudyResult
     from models.language_model import LanguageModel
 
@@ -55,12 +56,10 @@ def _one_head(model: "LanguageModel", text: str) -> Head:
 def _heads_tables(result: "StudyResult", top: int) -> Iterator[Table]:
     """Show who leads in each metric, or the metrics of one head and where it looks most."""
     table, head = result.table, result.details.head
-    ranks = table.groupby("metric")["mean"].rank(ascending=False, method="first").astype(int)
-    ranked = table.assign(rank=ranks)
     if head is None:
-        chosen = ranked[ranked["rank"] <= top]
+        chosen = table[table["rank"] <= top]
     else:
-        chosen = ranked[(ranked["layer"] == head.layer) & (ranked["head"] == head.head)]
+        chosen = table[(table["layer"] == head.layer) & (table["head"] == head.head)]
     units = result.details.to_json()["metrics"]
     shown = Table("metric", "rank", "head", "mean", "10 %", "median", "90 %", "unit", box=None)
     for name in units:
@@ -75,12 +74,12 @@ def _heads_tables(result: "StudyResult", top: int) -> Iterator[Table]:
             )
     yield shown
     if head is not None:
-        yield _contexts_table(result)
+        yield _contexts_table(result.details.contexts(head))
 
 
-def _contexts_table(result: "StudyResult") -> Table:
+def _contexts_table(contexts: "Sequence[Context]") -> Table:
     table = Table("weight", "passage", "from ‹query› to [key]", box=None)
-    for context in result.details.contexts:
+    for context in contexts:
         table.add_row(f"{context.weight:.3f}", context.passage, visible(context.excerpt()))
     return table
 

@@ -16,6 +16,7 @@ from ablation.attention_change import (
 )
 from ablation.types import Ablation, HeadValues, Progress
 from app import ids, notices, words
+from app.panels.head_maps import HEIGHT, large_map
 from app.panels.pieces import GRAPH_CONFIG, browser, empty, graph, head_bars, segmented
 from app.panels.progress import Bar, progress_place, watch_page
 from app.services import Services, intervention_of
@@ -23,7 +24,6 @@ from app.view import MAX_PROMPT_CHARACTERS, View, head_from_text
 from models.errors import ErrorKind, UserError
 from models.types import AttentionMaps, Head
 from viz.difference import difference_figure, largest_difference
-from viz.heads import head_map_figure
 
 WAYS = (("ablated", "Ablated run"), ("prompt", "Another prompt"), ("model", "Another model"))
 HELP = {
@@ -34,8 +34,6 @@ HELP = {
 }
 N_LEADERS = 16
 MAX_MAPS = 6
-MAP_WIDTH, MAP_HEIGHT = 330, 400
-"""The map's size in CSS pixels: that of the ablation study's, so that the eye finds it again."""
 
 
 def layout() -> html.Div:
@@ -102,7 +100,7 @@ def _result() -> html.Div:
                     graph(
                         ids.COMPARE_MAP,
                         "Layers by heads map of how much attention differs; a click chooses a head",
-                        MAP_HEIGHT,
+                        HEIGHT,
                     ),
                     html.Div(id=ids.COMPARE_LEADERS, className="leaders"),
                 ],
@@ -170,13 +168,6 @@ def leaders(change: HeadValues) -> list[Any]:
     ]
 
 
-def change_map(change: HeadValues, chosen: list[Head], dark: bool) -> Any:
-    n_layers, n_heads = change.values.shape
-    return head_map_figure(
-        n_layers, n_heads, change, chosen, dark=dark, width=MAP_WIDTH, height=MAP_HEIGHT
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Live:
     """Shows a running comparison on its page: how far it is, and the heads compared so far."""
@@ -187,7 +178,8 @@ class Live:
 
     def __call__(self, progress: Progress) -> None:
         if self.bar.shown(progress) and isinstance(progress.partial, HeadValues):
-            figure = change_map(progress.partial, list(self.view.heads or ()), self.dark)
+            chosen = [head.short for head in self.view.heads or ()]
+            figure = large_map(progress.partial, chosen, self.dark)
             set_props(ids.COMPARE_MAP, {"figure": figure})
             set_props(ids.COMPARE_CAPTION, {"children": ""})
             set_props(ids.COMPARE_LEADERS, {"children": leaders(progress.partial)})
@@ -306,7 +298,7 @@ def register(app: Dash, services: Services) -> None:
         change = services.results.get(kept["key"]) if kept else None
         if kept is None or change is None or kept["view"]["model"] != name:
             return no_update, [], "", False, True
-        figure = change_map(change, [head_from_text(text) for text in heads], bool(dark))
+        figure = large_map(change, heads, bool(dark))
         return figure, leaders(change), kept["caption"], True, False
 
     @app.callback(

@@ -8,17 +8,13 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from ablation.dossier import Dossier, head_dossier, known_dossier
 from ablation.stimuli import ROLES
 from app import ids
+from app.panels.head_maps import HEIGHT, large_map
 from app.panels.pieces import browser, empty, graph, head_bars, segmented
 from app.panels.progress import Bar, progress_place, watch_page
 from app.services import Services
-from app.view import head_from_text
 from models.types import Head
-from viz.heads import head_map_figure
 
 N_LEADERS = 5
-MAP_WIDTH, MAP_HEIGHT = 330, 400
-"""The map's size in CSS pixels: that of the ablation study's, so that the eye finds it again."""
-
 ABOUT = (
     "Measure the roles to see which heads look at the previous token, continue what was said "
     "before, find a token again, or rest on the first one. Every head is scored on random tokens "
@@ -67,7 +63,7 @@ def _map() -> html.Div:
             graph(
                 ids.DOSSIER_MAP,
                 "Layers by heads map of how far each head plays a role; a click chooses a head",
-                MAP_HEIGHT,
+                HEIGHT,
             ),
         ],
         className="dossier-map",
@@ -187,18 +183,7 @@ def register(app: Dash, services: Services) -> None:
         dossier = services.results.get(kept["key"]) if kept else None
         if kept is None or dossier is None or kept["model"] != name:
             return no_update, [], "", False, True, None, None
-        scores = dossier.of(role)
-        chosen = [head_from_text(text) for text in heads]
-        n_layers, n_heads = scores.values.shape
-        figure = head_map_figure(
-            n_layers,
-            n_heads,
-            scores,
-            chosen,
-            dark=bool(dark),
-            width=MAP_WIDTH,
-            height=MAP_HEIGHT,
-        )
+        figure = large_map(dossier.of(role), heads, bool(dark))
         listed = leaders(dossier) if ctx.triggered_id == ids.DOSSIER else no_update
         # What is complete need not be measured again: it would be the same.
         buttons = "none" if dossier.stopped == "complete" else None

@@ -1,13 +1,13 @@
-"""The tab about all heads at once: their roles, and how their attention differs between runs."""
+"""The tab about all heads at once: roles, attention over a corpus, differences between runs."""
 
 from dash import ALL, Dash, Input, Output, State, html
 
 from app import ids
-from app.panels import comparison, dossier
+from app.panels import comparison, dossier, over_corpus
 from app.panels.pieces import browser, segmented
 from app.services import Services
 
-SECTIONS = (("roles", "Roles"), ("compare", "Compare"))
+SECTIONS = (("roles", "Roles"), ("corpus", "Corpus"), ("compare", "Compare"))
 
 
 def layout() -> html.Div:
@@ -19,6 +19,7 @@ def layout() -> html.Div:
                 className="toolbar",
             ),
             dossier.layout(),
+            over_corpus.layout(),
             comparison.layout(),
         ],
         className="tab-body",
@@ -28,10 +29,12 @@ def layout() -> html.Div:
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks of the tab and of what stands in it."""
     dossier.register(app, services)
+    over_corpus.register(app, services)
     comparison.register(app, services)
     app.clientside_callback(
         browser("showSection", "heads"),
         Output(ids.ROLES_PLACE, "hidden"),
+        Output(ids.CORPUS_PLACE, "hidden"),
         Output(ids.COMPARE_PLACE, "hidden"),
         Input(ids.HEADS_TAB, "value"),
     )

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from page_fixtures import make_page, serving
 from playwright.sync_api import Browser, Page, expect
-from tiny import tiny_model
+from tiny import CORPUS, tiny_model
 
-from ablation import Ablation, Zero, head_dossier
+from ablation import Ablation, Zero, head_dossier, run_study
 from ablation.attention_change import attention_change, with_ablation, with_prompt
+from ablation.corpus import Passage
 from ablation.dossier import Dossier
 from ablation.stimuli import ROLES
 from app import permalink
@@ -99,6 +100,27 @@ def test_roles_of_an_earlier_time_are_there_at_once(measured: Dossier, tab: Page
     head = next(head for head, _ in leaders if head not in HEADS)
     tab.locator(".leaders", has_text="Induction").get_by_role("button", name=str(head)).click()
     expect(tab.locator("#heads-count")).to_have_text("3 of 12")
+
+
+def test_the_corpus_is_read_and_one_head_told_about(
+    tab: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = tuple(Passage(f"tiny-{i}", "tiny", text) for i, text in enumerate(CORPUS))
+    monkeypatch.setattr("ablation.studies.heads.load_corpus", lambda: passages)
+    tab.get_by_text("Corpus", exact=True).click()
+    tab.get_by_role("button", name="Read the corpus").click()
+    expect(tab.locator("#corpus-map .heatmaplayer image").first).to_be_visible(timeout=TIMEOUT)
+    result = run_study("heads", tiny_model("llama"), passages)
+    mean = result.details.mean("previous_weight").values
+    np.testing.assert_allclose(drawn(tab, "#corpus-map"), mean, atol=1e-6)
+    expect(tab.locator("#corpus-head")).to_have_value("L2H3")
+    shown = tab.locator("#corpus-contexts li")
+    expect(shown).to_have_count(1 + len(passages))
+    for i, context in enumerate(result.details.contexts(HEADS[1])):
+        expect(shown.nth(1 + i)).to_contain_text(f"{context.weight:.3f}")
+        expect(shown.nth(1 + i)).to_contain_text(context.passage)
+    entropy = result.table.query("layer == 2 and head == 3 and metric == 'entropy'")["mean"].item()
+    expect(tab.locator("#corpus-numbers")).to_contain_text(f"{entropy:.3g}")
 
 
 def test_clean_is_compared_with_ablated(tab: Page) -> None:

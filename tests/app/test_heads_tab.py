@@ -5,11 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from page_fixtures import Shelf
+from tiny import CORPUS
 
+from ablation import run_study
 from ablation.attention_change import attention_change
+from ablation.corpus import Passage
 from ablation.dossier import Dossier
 from ablation.stimuli import ROLES
-from app.panels import comparison, dossier
+from app.panels import comparison, dossier, over_corpus
 from app.services import Services
 from app.view import MAX_PROMPT_CHARACTERS, View
 from models.errors import ErrorKind, UserError
@@ -126,3 +129,26 @@ def test_the_caption_and_the_hint_say_what_is_shown(services: Services, settled:
     assert "The first 6 of 7 chosen heads." in comparison.hint(7)
     first = comparison.leaders(change)[1].children[0].children[0].id["head"]
     assert first == change.ranked()[0][0].short
+
+
+# --- over the corpus ---
+
+
+def test_a_head_is_told_about_in_numbers_and_contexts(llama: LanguageModel) -> None:
+    passages = tuple(Passage(f"tiny-{i}", "tiny", text) for i, text in enumerate(CORPUS))
+    result = run_study("heads", llama, passages)
+    (table,) = over_corpus.numbers(result, Head(1, 2))
+    rows = table.children[1].children
+    assert len(rows) == 6
+    ranks = [int(row.children[-1].children) for row in rows]
+    assert all(1 <= rank <= 12 for rank in ranks)
+    found = result.details.contexts(Head(1, 2))
+    items = over_corpus.contexts(found)
+    assert len(items) == len(passages)
+    for item, context in zip(items, found, strict=True):
+        weight, passage, words = item.children
+        assert weight.children == f"{context.weight:.3f}"
+        assert passage.children == context.passage
+        marked = [part.className for part in words.children if hasattr(part, "className")]
+        assert sorted(marked) in (["key", "query"], ["both"])
+    assert over_corpus.caption(result).startswith("5 texts read. On average")

@@ -8,7 +8,7 @@ from reference import attentions
 from tiny import CORPUS, tiny_model
 
 from ablation import Progress, run_study
-from ablation.contexts import Context, contexts_in, strongest
+from ablation.contexts import Context, LargestWeights
 from ablation.corpus import Passage
 from ablation.studies import STUDIES
 from ablation.studies.heads import METRICS, HeadDistributions
@@ -74,7 +74,7 @@ def test_the_table_has_mean_and_quantiles_over_passages(gpt2: LanguageModel) -> 
 
 def test_the_strongest_contexts_are_the_largest_weights(gpt2: LanguageModel) -> None:
     head = Head(1, 2)
-    result = run_study("heads", gpt2, PASSAGES, head=head, n_contexts=7, per_passage=3)
+    result = run_study("heads", gpt2, PASSAGES, head=head, n_contexts=4)
     expected = []
     for passage in PASSAGES:
         weights = attentions("gpt2", gpt2.tokenize(passage.text).ids)[1, 2]
@@ -83,11 +83,12 @@ def test_the_strongest_contexts_are_the_largest_weights(gpt2: LanguageModel) -> 
             for query in range(1, len(weights))
             for key in range(1, query + 1)
         ]
-        expected += sorted(cells, reverse=True)[:3]
-    expected = sorted(expected, reverse=True)[:7]
-    found = [(c.passage, c.query, c.key) for c in result.details.contexts]
+        expected.append(max(cells))
+    expected = sorted(expected, reverse=True)[:4]
+    contexts = result.details.contexts(head, 4)
+    found = [(c.passage, c.query, c.key) for c in contexts]
     assert found == [cell[1:] for cell in expected]
-    weights = [c.weight for c in result.details.contexts]
+    weights = [c.weight for c in contexts]
     np.testing.assert_allclose(weights, [cell[0] for cell in expected], atol=TOLERANCE)
     written = result.to_json()
     assert written["head"] == [1, 2]
@@ -101,7 +102,10 @@ def test_memory_for_one_head_at_a_time_changes_nothing(
     monkeypatch.setattr("ablation.reading.PART_BYTES", 1)
     parted = run_study("heads", gpt2, PASSAGES[:2], head=Head(2, 3))
     np.testing.assert_array_equal(parted.details.values, expected.details.values)
-    assert parted.details.contexts == expected.details.contexts
+    heads = gpt2.all_heads()
+    assert [parted.details.contexts(head) for head in heads] == [
+        expected.details.contexts(head) for head in heads
+    ]
 
 
 def test_cancelling_keeps_the_passages_measured(gpt2: LanguageModel) -> None:
@@ -149,12 +153,13 @@ def test_every_study_can_be_run() -> None:
 # --- contexts ---
 
 
-def test_the_first_token_is_set_apart() -> None:
-    weights = np.array([[1, 0, 0], [0.9, 0.1, 0], [0.5, 0.2, 0.3]], np.float32)
-    found = list(contexts_in("p", prompt_of("a", "b", "c"), weights, 5))
-    cells = [(c.query, c.key) for c in found]
-    assert cells[:3] == [(2, 2), (2, 1), (1, 1)]
-    assert strongest(found, 1) == (found[0],)
+def test_the_first_token_is_set_apart_and_ties_go_to_the_lowest() -> None:
+    one = [[1, 0, 0], [0.9, 0.1, 0], [0.5, 0.2, 0.3]]
+    other = [[1, 0, 0], [0.8, 0.2, 0], [0.6, 0.2, 0.2]]
+    found = LargestWeights.of(np.array([one, other], np.float32))
+    assert found.queries.tolist() == [2, 1]
+    assert found.keys.tolist() == [2, 1]
+    np.testing.assert_allclose(found.weights, [0.3, 0.2])
 
 
 @pytest.mark.parametrize(
@@ -173,11 +178,19 @@ def test_an_excerpt_shows_both_tokens_in_their_surroundings(
     assert Context("p", prompt, query, key, 0.5).excerpt(around=1) == expected
 
 
+def test_pieces_say_which_part_a_token_plays() -> None:
+    prompt = prompt_of("a", " b", " c")
+    pieces = Context("p", prompt, 2, 1, 0.5).pieces()
+    assert [(piece.text, piece.part) for piece in pieces] == [
+        ("a", ""), (" ", ""), ("b", "key"), (" ", ""), ("c", "query"),
+    ]  # fmt: skip
+
+
 def test_a_token_of_white_space_is_visible_in_its_marks() -> None:
     prompt = prompt_of("a", "\n", " b")
     assert Context("p", prompt, 2, 1, 0.5).excerpt() == "a[⏎] ‹b›"
 
 
 def test_distributions_of_nothing_still_write_out() -> None:
-    empty = HeadDistributions(np.empty((0, len(METRICS), 1, 1), np.float32), ())
+    empty = HeadDistributions(())
     assert set(empty.to_json()) == {"metrics"}
