@@ -16,13 +16,8 @@
   const LABEL_ROOM = 11; // px
   const ENLARGED = 216; // px
 
-  // --- codes: see viz/overview.py ---
-
-  const FIRST = 2;
-  const LAST = 255;
-
-  // What is drawn: the message with its codes spread out, and what else it depends on.
-  let drawn = { sent: null, codes: null, chosen: [], cells: "thumbnail", own: false, log: false };
+  // What is drawn: the message, the thumbnails in it, and what else the picture depends on.
+  let drawn = { sent: null, thumbnails: null, chosen: [], cells: "thumbnail", own: false, log: false };
   let dark = false;
   let shown = false;
   let grid = null; // where the tiles stand
@@ -32,78 +27,25 @@
     return document.getElementById("overview-frame");
   }
 
-  // Bytes as an array [layer][head][row][column]; what causal attention can't reach is blank, 0.
-  function spread({ codes, n_layers, n_heads, side, causal }) {
-    const text = window.atob(codes.replace(/-/g, "+").replace(/_/g, "/"));
-    const all = new Uint8Array(n_layers * n_heads * side * side);
-    let next = 0;
-    for (let row = 0; row < all.length; row += side) {
-      const length = causal ? ((row / side) % side) + 1 : side;
-      for (let column = 0; column < length; column++) {
-        all[row + column] = text.charCodeAt(next++);
-      }
-    }
-    return all;
-  }
-
-  function weightOf(code, floor) {
-    return code < FIRST ? 0 : Math.pow(floor, 1 - (code - FIRST) / (LAST - FIRST));
-  }
-
   function tileOf({ layer, head }) {
     return layer * drawn.sent.n_heads + head;
   }
-
-  // The largest code of some heads, without the trivial 1 of a causal map's first row.
-  function largestCode(first, count) {
-    const { side, causal } = drawn.sent;
-    const area = side * side;
-    let largest = 0;
-    for (let tile = first; tile < first + count; tile++) {
-      const from = tile * area + (causal && side > 1 ? side : 0);
-      for (let i = from; i < (tile + 1) * area; i++) {
-        largest = Math.max(largest, drawn.codes[i]);
-      }
-    }
-    return largest;
-  }
-
-  // --- colours ---
 
   function css(name) {
     return window.getComputedStyle(document.documentElement).getPropertyValue("--av-" + name);
   }
 
   function stops() {
-    const named = drawn.sent.colours[dark ? "dark" : "light"];
-    return named.map((colour) => colour.match(/\d+/g).map(Number));
+    return window.attention.thumbnails.stops(drawn.sent, dark);
   }
 
-  function mixed(colours, share) {
-    const at = Math.min(Math.max(share, 0), 1) * (colours.length - 1);
-    const low = Math.min(Math.floor(at), colours.length - 2);
-    return colours[low].map((from, i) => from + (at - low) * (colours[low + 1][i] - from));
+  function largestOfAll() {
+    return drawn.thumbnails.largest(0, drawn.sent.n_layers * drawn.sent.n_heads);
   }
 
-  // Where a weight stands on the scale that ends at `most`, from 0 to 1.
-  function shareOf(weight, most) {
-    if (!drawn.log) {
-      return weight / most;
-    }
-    const floor = Math.min(drawn.sent.floor, most / 10);
-    return Math.log(Math.max(weight, floor) / floor) / Math.log(most / floor);
-  }
-
-  // The colour of each code, as four bytes; blank is transparent.
-  function coloured(largest) {
-    const { floor } = drawn.sent;
-    const most = weightOf(largest, floor) || 1;
-    const table = new Uint8ClampedArray(4 * (LAST + 1));
-    const colours = stops();
-    for (let code = 1; code <= LAST; code++) {
-      table.set([...mixed(colours, shareOf(weightOf(code, floor), most)), 255], 4 * code);
-    }
-    return table;
+  // The colours of the codes on a scale that ends at some weight.
+  function tableTo(most) {
+    return window.attention.thumbnails.table(drawn.sent, stops(), most, drawn.log);
   }
 
   // --- painting ---
@@ -145,41 +87,6 @@
     return inside && layer < n_layers ? { layer, head } : null;
   }
 
-  // For each of `size` pixels, from which cell up to which it shows the largest of.
-  function spans(size, side) {
-    return Array.from({ length: size }, (_, i) => {
-      const from = Math.floor((i * side) / size);
-      return [from, Math.max(from + 1, Math.ceil(((i + 1) * side) / size))];
-    });
-  }
-
-  // The first key is within reach of every query, so nothing is blank there but what was not read.
-  function wasRead(tile) {
-    return drawn.codes[tile * drawn.sent.side * drawn.sent.side] !== 0;
-  }
-
-  function thumbnail(context, tile, size, colours) {
-    const { side } = drawn.sent;
-    const image = context.createImageData(size, size);
-    const pieces = spans(size, side);
-    const start = tile * side * side;
-    for (let y = 0; y < size; y++) {
-      for (let x = 0; x < size; x++) {
-        let code = 0;
-        for (let row = pieces[y][0]; row < pieces[y][1]; row++) {
-          for (let column = pieces[x][0]; column < pieces[x][1]; column++) {
-            code = Math.max(code, drawn.codes[start + row * side + column]);
-          }
-        }
-        const place = 4 * (y * size + x);
-        for (let i = 0; i < 4; i++) {
-          image.data[place + i] = colours[4 * code + i];
-        }
-      }
-    }
-    return image;
-  }
-
   function metric() {
     return drawn.sent.metrics.find(({ name }) => name === drawn.cells);
   }
@@ -188,26 +95,29 @@
     return Math.max(0, ...values.flat().filter((value) => value !== null)) || 1;
   }
 
+  function valueColour(colours, value, most) {
+    const channels = window.attention.thumbnails.mixed(colours, value / most);
+    return "rgb(" + channels.map(Math.round).join() + ")";
+  }
+
   function paintTiles(context) {
     const { n_layers, n_heads } = drawn.sent;
     const number = metric();
     const colours = stops();
     const most = number && largestValue(number);
-    const together = number || drawn.own ? null : coloured(largestCode(0, n_layers * n_heads));
+    const together = number || drawn.own ? null : tableTo(largestOfAll());
     const edge = grid.tile - GAP;
     const size = Math.max(1, Math.round(edge * grid.dots));
     for (let layer = 0; layer < n_layers; layer++) {
       for (let head = 0; head < n_heads; head++) {
         const { x, y } = corner(layer, head);
-        const value = number ? number.values[layer][head] : null;
-        context.fillStyle = css("empty");
-        if (number && value !== null) {
-          context.fillStyle = "rgb(" + mixed(colours, value / most).map(Math.round).join() + ")";
-        }
-        context.fillRect(x, y, edge, edge);
         const tile = tileOf({ layer, head });
-        if (!number && wasRead(tile)) {
-          const image = thumbnail(context, tile, size, together || coloured(largestCode(tile, 1)));
+        const value = number ? number.values[layer][head] : null;
+        context.fillStyle = value === null ? css("empty") : valueColour(colours, value, most);
+        context.fillRect(x, y, edge, edge);
+        if (!number && drawn.thumbnails.wasRead(tile)) {
+          const table = together || tableTo(drawn.thumbnails.largest(tile, 1));
+          const image = drawn.thumbnails.image(context, tile, size, table);
           context.putImageData(image, Math.round(x * grid.dots), Math.round(y * grid.dots));
         }
       }
@@ -218,7 +128,7 @@
     const { n_layers, n_heads } = drawn.sent;
     const every = Math.ceil(LABEL_ROOM / grid.tile);
     context.fillStyle = css("muted");
-    context.font = "10px " + css("mono");
+    context.font = "10px " + window.getComputedStyle(document.body).fontFamily;
     context.textBaseline = "middle";
     context.textAlign = "right";
     for (let layer = 0; layer < n_layers; layer += every) {
@@ -305,10 +215,8 @@
     if (number) {
       high = (name(largestValue(number)) + " " + number.unit).trim();
     } else {
-      const { n_layers, n_heads, floor } = drawn.sent;
-      const most = weightOf(largestCode(0, n_layers * n_heads), floor);
-      low = drawn.log ? "≤" + floor : "0";
-      high = drawn.own ? "each head's largest" : name(most);
+      low = drawn.log ? "≤" + drawn.sent.floor : "0";
+      high = drawn.own ? "each head's largest" : name(largestOfAll());
     }
     const bar = document.createElement("span");
     bar.className = "overview-scale";
@@ -357,10 +265,9 @@
     picture.width = picture.height = size;
     picture.style.width = picture.style.height = ENLARGED + "px";
     const tile = tileOf(head);
-    const { n_layers, n_heads } = drawn.sent;
-    const range = drawn.own ? [tile, 1] : [0, n_layers * n_heads];
+    const table = tableTo(drawn.own ? drawn.thumbnails.largest(tile, 1) : largestOfAll());
     const context = picture.getContext("2d");
-    context.putImageData(thumbnail(context, tile, size, coloured(largestCode(...range))), 0, 0);
+    context.putImageData(drawn.thumbnails.image(context, tile, size, table), 0, 0);
     numbers.replaceChildren(
       ...drawn.sent.metrics.flatMap(({ name, label, unit, values }) => {
         const value = values[head.layer][head.head];
@@ -486,9 +393,10 @@
         return;
       }
       const known = drawn.sent === sent;
-      const codes = known ? drawn.codes : spread(sent);
+      const thumbnails = known ? drawn.thumbnails : window.attention.thumbnails.of(sent);
       dark = Boolean(isDark);
-      drawn = { sent, codes, chosen: chosen || [], cells, own: scale === "own", log: Boolean(log) };
+      const look = { cells, own: scale === "own", log: Boolean(log) };
+      drawn = { sent, thumbnails, chosen: chosen || [], ...look };
       if (!known) {
         point(null);
       }
