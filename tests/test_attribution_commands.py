@@ -59,6 +59,7 @@ def test_attribute_writes_everything_as_json(output: Callable[[list[str]], Outco
     found = attribute_logits(model, PROMPT, " Mary")
     assert result["logit"] == pytest.approx(found.logit, abs=ROUNDING)
     assert result["error"] < ROUNDING
+    assert result["stream_error"] < ROUNDING
     assert sum(term["value"] for term in result["terms"]) == pytest.approx(result["sum"])
     assert result["scores"][1][2] == pytest.approx(
         float(found.head_scores.values[1, 2]), abs=ROUNDING

@@ -29,12 +29,18 @@ def run(options: Namespace, terminal: Terminal) -> int:
         f"sum of {len(found.terms)} terms {found.total:.5f}; the model's {found.logit:.5f}{capped} "
         f"(error {found.error:.1g})"
     )
+    stream_error = max(stream.error_at([at]))
+    terminal.print(
+        "the same parts add up to the residual stream in every layer (largest relative error "
+        f"{stream_error:.1g})"
+    )
     scores = [[None if np.isnan(v) else float(v) for v in row] for row in found.head_scores.values]
     result = {
         **question.to_json(None),
         "baseline": found.baseline.to_json(),
         **found.to_json(),
         "scores": scores,
+        "stream_error": stream_error,
     }
     if options.lens:
         lens = logit_lens(model, prompt, at, found.target.id, stream=stream)

@@ -73,26 +73,31 @@ def _token_field(component_id: str, label: str, placeholder: str) -> html.Div:
     )
 
 
-def summary(found: LogitAttribution) -> list[Any]:
+def summary(found: LogitAttribution) -> html.Span:
     """Say in a line what the terms add up to."""
     capped = ", before the soft cap" if found.capped else ""
     logit = [html.Span("logit of "), html.Span(found.target.label, className="token-inline")]
     if found.versus is not None:
         logit += [" less ", html.Span(found.versus.label, className="token-inline")]
-    return [
-        *logit,
-        f" = {found.logit:.2f}{capped}; {len(found.terms)} parts add up to it "
-        f"(error {found.error:.0e}). Final norm frozen; what a part does by way of later parts "
-        "is theirs.",
-    ]
+    return html.Span(
+        [
+            *logit,
+            f" = {found.logit:.2f}{capped}; {len(found.terms)} parts add up to it "
+            f"(error {found.error:.0e}). Final norm frozen; what a part does by way of later "
+            "parts is theirs.",
+        ]
+    )
 
 
-def lens_summary(lens: LogitLens) -> list[Any]:
-    return [
-        "What would be predicted if the model stopped after each layer; ",
-        html.Span(lens.watched.label, className="token-inline"),
-        " is followed.",
-    ]
+def lens_summary(lens: LogitLens) -> html.Span:
+    """Say what the lens shows, and which token it follows."""
+    return html.Span(
+        [
+            "What would be predicted if the model stopped after each layer; ",
+            html.Span(lens.watched.label, className="token-inline"),
+            " is followed.",
+        ]
+    )
 
 
 def lens_table(lens: LogitLens) -> html.Table:
@@ -156,10 +161,17 @@ def _tokens(side: tuple[tuple[TokenProbability, float], ...]) -> list[Any]:
     ]
 
 
+def _of_run(view: View, note: Any) -> list[Any]:
+    """Say that a note is about the clean run, where heads are ablated beside it."""
+    if not (view.ablate and view.heads):
+        return [note]
+    return [html.Span("Of the clean run", className="tag"), note]
+
+
 def asked(view: View, dark: bool, *options: str | None) -> list[Any]:
     """Return all that the tab shows depends on: the same again, the same tab."""
     data = view.to_json()
-    kept = ("model", "prompt", "bos", "position", "heads")
+    kept = ("model", "prompt", "bos", "position", "heads", "ablate")
     return [*(data[name] for name in kept), dark, *options]
 
 
@@ -197,7 +209,8 @@ def register(app: Dash, services: Services) -> None:
         if now == shown:
             return (no_update,) * 7
         try:
-            return (*_shown(services, view, bool(dark), show, target, versus), now)
+            note, *rest = _shown(services, view, bool(dark), show, target, versus)
+            return (_of_run(view, note), *rest, now)
         except UserError as error:
             problem = [html.Span("Not shown", className="tag failed"), f" {error}"]
             return (problem, no_update, no_update, no_update, True, True, now)

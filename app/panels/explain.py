@@ -68,6 +68,14 @@ def _token(prompt: TokenizedPrompt, position: int) -> html.Button:
     )
 
 
+OF_CLEAN_RUN = "Of the clean run: what ablating the chosen heads changes is not explained."
+
+
+def _run_note(view: View) -> list[html.P]:
+    """Say which run is explained, where the map is of another."""
+    return [html.P(OF_CLEAN_RUN, className="help")] if view.ablate and view.heads else []
+
+
 def body(detail: QueryKeyDetail) -> list[Any]:
     """Return what the panel says of one cell."""
     if not detail.sources:
@@ -133,7 +141,7 @@ def register(app: Dash, services: Services) -> None:
         model = services.model(view.model)
         prompt = model.tokenize(view.prompt, view.bos)
         query, key = int(opened["query"]), int(opened["key"])
-        tokens = pair(prompt, query, key)
+        opening = [pair(prompt, query, key), *_run_note(view)]
         stream = None
         with suppress(UserError):  # said below, beside what can be told without it
             stream = services.streams.get(model, prompt)
@@ -142,8 +150,8 @@ def register(app: Dash, services: Services) -> None:
                 model, prompt, head, query, key, relative=relative, stream=stream
             )
         except UserError as error:
-            return title(head), [tokens, html.P(str(error), className="help")], False, True
-        return title(head), [tokens, *body(detail)], False, True
+            return title(head), [*opening, html.P(str(error), className="help")], False, True
+        return title(head), [*opening, *body(detail)], False, True
 
     app.clientside_callback(
         browser("close", "attribution"),
