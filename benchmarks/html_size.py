@@ -4,8 +4,8 @@
 
 For the built-in model's heads of one layer and for six heads, on the same attention, which is read
 once and not timed. BertViz's head view and CircuitsVis's attention patterns are asked for their
-HTML as their documentation says. Both write every weight as decimal digits, so above `--peers-up-to`
-tokens they are left out: at 4,096 they would need more memory than most machines have.
+HTML as their documentation says. Both write every weight as decimal digits, so they are left out
+above `--peers-up-to` tokens: at 4,096 they would need more memory than most machines have.
 """
 
 import argparse

@@ -179,7 +179,7 @@ def _toolbar() -> html.Div:
                     allowDeselect=False,
                     size="xs",
                     w=116,
-                    **{"aria-label": "One more map: all chosen heads together"},
+                    **{"aria-label": "One more map: all heads together"},
                 ),
                 className="tool",
                 **_for("matrix"),
