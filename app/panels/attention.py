@@ -36,7 +36,6 @@ STORES = (
     ids.WEIGHTS_REQUEST, ids.WEIGHTS, ids.EXPORT_MAP,
 )  # fmt: skip
 
-
 EXPORTS = (
     (ids.EXPORT_PNG, "Picture as PNG"),
     (ids.EXPORT_SVG, "Picture as SVG"),
