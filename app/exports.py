@@ -14,7 +14,6 @@ from app.services import Services, build_intervention
 from app.view import View, head_from_text
 from models.errors import UserError
 from models.types import AttentionMaps
-from viz.attention import shared_maximum
 from viz.standalone import attention_html
 
 if TYPE_CHECKING:
@@ -63,15 +62,14 @@ def json_text(view: View, outcome: Outcome) -> Iterator[str]:
 
 def html(view: View, outcome: Outcome) -> Iterator[str]:
     """Yield one HTML file that shows the view without this program."""
-    maps = outcome.maps
     yield attention_html(
-        *maps,
+        *outcome.maps,
         picture=view.picture,
         position=outcome.before.position,
         token=view.token,
         direction=view.direction,
         threshold=view.threshold,
-        zmax=shared_maximum(*maps, sink=view.sink) if view.scale == "shared" else None,
+        scale=view.scale,
         log=view.log,
         sink=view.sink,
         title=f"Attention of {view.model}",

@@ -11,7 +11,7 @@
   const HUES = 7;
   const LEVELS = 20; // of shade
   const DARKEST = 70; // percent of a head's hue behind the strongest token: text stays readable
-  const MOST_TOKENS = 30000; // over all rows: more would make the page slow
+  const MOST_TOKENS = 16384; // over all rows: more would make the page slow
   const MOST_ROWS = 12;
   const NAMED = 3; // tokens named with their weights beside a head
   const NEWLINE = "⏎";

@@ -16,6 +16,8 @@ SOURCES = [
     ),
 ]
 
+SCRIPTS = [*ROOT.glob("assets/*.js"), *ROOT.glob("viz/standalone/*.js")]
+
 EVALUATING = {"eval", "exec", "compile", "__import__", "system", "popen", "execv"}
 """Names of functions that run what they are given."""
 
@@ -75,7 +77,8 @@ def test_the_test_would_notice(line: str) -> None:
     assert list(unsafe_places(ast.parse(line)))
 
 
-def test_the_pages_script_evaluates_nothing() -> None:
-    script = (ROOT / "assets" / "page.js").read_text("utf-8")
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_no_script_evaluates_anything(path: Path) -> None:
+    script = path.read_text("utf-8")
     for forbidden in ("eval(", "new Function", "innerHTML", "outerHTML", "document.write"):
         assert forbidden not in script

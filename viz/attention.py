@@ -184,11 +184,13 @@ def token_message(
         position: the token, counted from 0.
         direction: "at" for its row of the map, where it looks; "by" for its column.
     """
-    shown = shown_map(maps, index, look)
-    row = shown.weights[position] if direction == "at" else shown.weights[:, position]
-    others = np.arange(len(row))
-    reached = others <= position if direction == "at" else others >= position
-    seen = (reached | (not shown.causal)) & (row >= look.threshold)
+    weights = maps.values[index]
+    others = np.arange(len(weights))
+    if direction == "at":
+        row, reached = without_first(weights[position], look.sink), others <= position
+    else:
+        row, reached = without_first(weights, look.sink)[:, position], others >= position
+    seen = (reached | (not is_causal(weights))) & (row >= look.threshold)
     return coding.encode(np.where(seen, row, np.nan)[None])
 
 

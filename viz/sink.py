@@ -20,7 +20,7 @@ def without_first(weights: FloatArray, sink: str) -> FloatArray:
     """Return a map as it is shown, the first token dealt with as `sink` says.
 
     Args:
-        weights: float32 [..., query, key].
+        weights: float32 [..., key].
         sink: a key of `SINKS`.
 
     Returns:

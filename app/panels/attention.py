@@ -37,7 +37,6 @@ STORES = (
     ids.WEIGHTS_REQUEST, ids.WEIGHTS, ids.EXPORT_MAP,
 )  # fmt: skip
 
-
 EXPORTS = (
     (ids.EXPORT_PNG, "Picture as PNG"),
     (ids.EXPORT_SVG, "Picture as SVG"),
@@ -188,7 +187,7 @@ def _toolbar() -> html.Div:
                     allowDeselect=False,
                     size="xs",
                     w=116,
-                    **{"aria-label": "One more map: all chosen heads together"},
+                    **{"aria-label": "One more map: all heads together"},
                 ),
                 className="tool",
                 **_for("matrix"),

@@ -355,3 +355,17 @@ def test_one_map_is_exported_by_its_own_menu(quiet: Page, address: str) -> None:
             assert "L0H0" not in content
         else:
             assert content.count("\n") == n_lines
+
+
+@pytest.mark.parametrize("picture", ["lines", "text"])
+def test_without_heads_a_picture_gives_way_to_what_to_do(
+    quiet: Page, address: str, picture: str
+) -> None:
+    open_view(quiet, address, View("long", heads=(), picture=picture))
+    expect(quiet.locator("#attention-empty")).to_be_visible()
+    place = quiet.locator(f"[data-place={picture}]")
+    expect(place).to_be_hidden()
+    quiet.get_by_role("textbox", name="Add heads").fill("1.2")
+    quiet.keyboard.press("Enter")
+    expect(place).to_be_visible()
+    expect(place).to_contain_text("L1H2")

@@ -89,3 +89,14 @@ def test_never_more_cells_are_sent(dots: int) -> None:
 def test_an_empty_region_is_refused(ends: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="a region needs"):
         Region(*ends)
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 130])
+def test_one_weight_ahead_makes_a_map_not_causal(n: int) -> None:
+    chance = np.random.default_rng(n)
+    weights = np.tril(chance.random((n, n))).astype(np.float32)
+    assert is_causal(weights)
+    for query, key in zip(*np.triu_indices(n, 1), strict=True):
+        weights[query, key] = 1e-30
+        assert not is_causal(weights), (query, key)
+        weights[query, key] = 0

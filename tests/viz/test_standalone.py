@@ -81,6 +81,15 @@ def test_nothing_in_it_comes_from_elsewhere_and_no_token_is_markup() -> None:
     assert "A &lt;b&gt;title" in text
 
 
+def test_each_map_may_have_a_scale_of_its_own() -> None:
+    maps = random_maps(8)
+    largest = [float(weights[1:].max()) for weights in maps.values]
+    for scale, expected in (("shared", [max(largest)] * 2), ("own", largest)):
+        found = about(attention_html(maps, scale=scale))["maps"]
+        zmax = [one["scale"]["zmax"] for one in found]  # type: ignore[attr-defined]
+        assert zmax == pytest.approx(expected)
+
+
 def test_it_is_small() -> None:
     assert len(attention_html(random_maps(8))) < 80_000
 

@@ -50,7 +50,7 @@ def attention_html(
     token: int | None = None,
     direction: str = "at",
     threshold: float = 0.0,
-    zmax: float | None = None,
+    scale: str = "shared",
     log: bool = False,
     sink: str = "show",
     dark: bool | None = None,
@@ -67,7 +67,7 @@ def attention_html(
         token: the position that is selected at first; None: no one.
         direction: "at" if it is shown where the selected token looks, "by" if who looks at it.
         threshold: weights below it are not shown at first.
-        zmax: the weight that shows strongest; None: the largest of all maps.
+        scale: "shared" if the largest weight of all maps shows strongest; "own": each map's own.
         log: whether strength follows the logarithm of the weight.
         sink: what is done about the first token; a key of `viz.sink.SINKS`.
         dark: None: as the reader's system has it.
@@ -81,7 +81,8 @@ def attention_html(
     if any(other.prompt.ids != maps[0].prompt.ids for other in maps):
         raise ValueError("all maps must be of one prompt")
     prompt = maps[0].prompt
-    look = Look(position, zmax=zmax or shared_maximum(*maps, sink=sink), log=log, sink=sink)
+    zmax = shared_maximum(*maps, sink=sink) if scale == "shared" else None
+    look = Look(position, zmax=zmax, log=log, sink=sink)
     heads = [_head(several, i, look) for several in maps for i in range(len(several.heads))]
     about = {
         "title": title,
@@ -104,7 +105,7 @@ def attention_html(
 def _head(maps: AttentionMaps, index: int, look: Look) -> tuple[dict[str, Any], str]:
     """Return what is said of a map, and its weights."""
     shown = shown_map(maps, index, look)
-    zmax = look.zmax or 1.0
+    zmax = look.zmax or shown.largest or 1.0
     about = {
         "head": maps.heads[index].short,
         "name": str(maps.heads[index]),
