@@ -381,13 +381,6 @@
   }
 
   const overview = {
-    // The grid takes shape only while it is seen.
-    choose(picture) {
-      shown = picture === "overview";
-      showTools();
-      schedule();
-    },
-
     draw(sent, chosen, cells, scale, log, isDark) {
       if (!sent) {
         return;
@@ -403,6 +396,13 @@
       schedule();
     },
   };
+
+  // The grid takes shape only while it is seen.
+  document.addEventListener("picture", ({ detail }) => {
+    shown = detail === "overview";
+    showTools();
+    schedule();
+  });
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, { overview });
 })();

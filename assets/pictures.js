@@ -4,7 +4,8 @@
 // A picture has a place in the page, named in `data-place`, and may have a drawer under the same name
 // in `window.attention.drawers`: a function of (place, host) that returns { update(known, changed),
 // select(chosen) }. It is made when it is first shown, and draws only while it is shown. Whatever has
-// `data-pictures` is hidden while none of the pictures named there is shown.
+// `data-pictures` is hidden while none of the pictures named there is shown. A picture that is not of the
+// chosen heads hears of the switch by the document's event "picture".
 
 (function () {
   "use strict";
@@ -137,6 +138,7 @@
       for (const element of places()) {
         element.hidden = !isFor(element, picture);
       }
+      document.dispatchEvent(new CustomEvent("picture", { detail: picture }));
       return draw();
     },
 

@@ -241,7 +241,6 @@ def register(app: Dash, services: Services) -> None:
     def cancel(n_clicks: int | None, tab: str) -> str:
         return "Cancelling" if services.jobs.cancel(tab, KIND) else ""
 
-    app.clientside_callback(browser("choose", "overview"), Input(ids.PICTURE, "value"))
     app.clientside_callback(
         browser("draw", "overview"),
         Input(ids.OVERVIEW_SENT, "data"),

@@ -137,6 +137,12 @@ def test_nothing_comes_from_another_host(dash_page: Dash) -> None:
         assert link not in str(dash_page._generate_css_dist_html())
 
 
+def test_no_callback_takes_the_place_of_another(dash_page: Dash) -> None:
+    # Dash names a callback without outputs by its inputs: of two with the same, one is lost.
+    names = [callback["output"] for callback in dash_page._callback_list]
+    assert len(names) == len(set(names))
+
+
 def test_importing_the_page_is_cheap() -> None:
     code = "import sys, app; print([m for m in ('torch', 'dash', 'plotly') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
