@@ -40,6 +40,7 @@ CONTROLS = (
     Control("threshold", ids.THRESHOLD, "value"),
     Control("scale", ids.SCALE, "value"),
     Control("log", ids.LOG, "checked"),
+    Control("values", ids.VALUES, "value"),
     Control("sink", ids.SINK, "value"),
     Control("size", ids.SIZE, "value"),
     Control("linked", ids.LINKED, "checked"),

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from app.runs import Outcome
+from app.runs import Outcome, map_key
 from app.services import Services, build_intervention
-from app.view import View, head_from_text
+from app.view import View
 from models.errors import UserError
-from models.types import AttentionMaps
+from models.types import MAP_KINDS
 from viz.standalone import attention_html
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def csv(view: View, outcome: Outcome) -> Iterator[str]:
     for maps in outcome.maps:
         for start in range(0, n, n_queries):
             queries = tuple(range(start, min(start + n_queries, n)))
-            part = AttentionMaps(
-                maps.heads, maps.values[:, list(queries)], maps.prompt, maps.ablated, queries
-            )
+            part = replace(maps, values=maps.values[:, list(queries)], queries=queries)
             yield part.to_frame().to_csv(index=False, header=first)
             first = False
 
@@ -50,6 +48,7 @@ def json_text(view: View, outcome: Outcome) -> Iterator[str]:
         "intervention": build_intervention(view.intervention).spec if ablated else None,
         "ablated_heads": [head.to_json() for head in view.heads or ()] if ablated else [],
         "heads": [head.to_json() for maps in outcome.maps for head in maps.heads],
+        **({} if outcome.kind == "attention" else {"kind": outcome.kind}),
     }
     yield json.dumps(about, ensure_ascii=False)[:-1] + ', "values": ['
     for index, maps in enumerate(outcome.maps):
@@ -72,7 +71,7 @@ def html(view: View, outcome: Outcome) -> Iterator[str]:
         scale=view.scale,
         log=view.log,
         sink=view.sink,
-        title=f"Attention of {view.model}",
+        title=f"{MAP_KINDS[outcome.kind].capitalize()} of {view.model}",
     )
 
 
@@ -107,13 +106,12 @@ def register(app: "Dash", services: Services) -> None:
 
 
 def _outcome(services: Services, asked: Any) -> tuple[View, Outcome]:
-    """Return what is exported of a view: {view, pages, head or null}."""
+    """Return what is exported of a view: {view, pages, head}, the key of a map or null."""
     view = View.from_json(asked["view"])
     outcome = services.outcome(view, max(1, int(asked["pages"])))
     if asked["head"] is None:
         return view, outcome
-    head = head_from_text(asked["head"])
-    chosen = tuple(maps for maps in outcome.maps if maps.heads[0] == head)
+    chosen = tuple(maps for maps in outcome.maps if map_key(maps) == asked["head"])
     return view, replace(outcome, maps=chosen)
 
 

@@ -2,8 +2,10 @@
 
 A run is known by its content: model, tokens, and what was ablated. Of each run the page keeps
 predictions by position and attention by head, within a budget of memory; what is missing is
-asked of the model in one forward pass. The maps of a pass stay in the one array that it wrote
-them to: they can be long, so they are never copied. Nothing here belongs to a browser tab.
+asked of the model in one forward pass. So are maps of other kinds than attention, how far the
+weights of a map reach, and prompts that were tokenised. The maps of a pass stay in the one array
+that it wrote them to: they can be long, so they are never copied. Nothing here belongs to a
+browser tab.
 """
 
 import threading
@@ -17,6 +19,7 @@ from ablation.metrics import compare
 from ablation.types import Ablation, Comparison
 from models.errors import ErrorKind, UserError
 from models.types import AttentionMaps, Head, Prediction, TokenizedPrompt
+from viz.extent import Extent, extent_of
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -29,6 +32,9 @@ TOP_TOKENS = 20
 READ_ALL_BYTES = 32 * 2**20
 """Up to this much a pass reads the maps of all heads: that takes a small part of its time, and
 whichever head is chosen next is known already."""
+
+PROMPT_BYTES = 400
+"""About what a token of a tokenised prompt takes: a number and three short texts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +50,13 @@ class Outcome:
     """One for each head asked for; of the ablated run when something is ablated."""
     problem: UserError | None = None
     """Why the ablation asked for could not be done; the rest is the clean run then."""
+    refused: UserError | None = None
+    """Why the maps are of attention, and not of the kind asked for."""
+
+    @property
+    def kind(self) -> str:
+        """What the maps show: a key of `MAP_KINDS`."""
+        return self.maps[0].kind if self.maps else "attention"
 
 
 class Memory:
@@ -75,6 +88,19 @@ class Runs:
         self._read_all_bytes = read_all_bytes
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
+
+    def prompt(self, model: "LanguageModel", text: str, bos: bool | None) -> TokenizedPrompt:
+        """Return `model.tokenize` of a text: a long one takes a while, and is asked for often.
+
+        Raises:
+            UserError: see `LanguageModel.tokenize`.
+        """
+        key = ("prompt", model.name, text, bos)
+        prompt: TokenizedPrompt | None = self._memory.get(key)
+        if prompt is None:
+            prompt = model.tokenize(text, bos)
+            self._memory.put(key, prompt, len(text) + PROMPT_BYTES * len(prompt))
+        return prompt
 
     def outcome(
         self,
@@ -109,6 +135,59 @@ class Runs:
             return Outcome(prompt, before, None, None, maps, problem)
         return Outcome(prompt, before, after, compare(before, after), maps)
 
+    def flow(
+        self, model: "LanguageModel", prompt: TokenizedPrompt, heads: Sequence[Head], kind: str
+    ) -> tuple[AttentionMaps, ...]:
+        """Return maps of the clean run that are no attention; see `models.attention_flow`.
+
+        Args:
+            kind: "moved" for a map of each head, "rollout" for one of each layer of theirs.
+
+        Raises:
+            UserError: a head does not exist, or the model does not show what is needed.
+        """
+        from models.attention_flow import attention_rollout, moved_attention
+
+        run = (model.name, prompt.ids, kind)
+        asked, everything = model.check_heads(heads), model.all_heads()
+        if kind == "rollout":  # in which the first head stands for its layer
+            asked, everything = _layers(asked), _layers(everything)
+        with self._lock_of(model.name):
+            known = {head: self._known_map(run, head) for head in asked}
+            if None in known.values():
+                missing = self._to_read(everything, prompt, run, asked)
+                if kind == "rollout":
+                    maps = attention_rollout(model, prompt, [head.layer for head in missing])
+                else:
+                    maps = moved_attention(model, prompt, missing)
+                self._keep_maps(run, maps)
+                read = {one.heads[0]: one for one in _one_by_one(maps)}
+                known = {head: known[head] or read[head] for head in asked}
+        return tuple(one for head in asked if (one := known[head]) is not None)
+
+    def extents(
+        self,
+        model: "LanguageModel",
+        maps: Sequence[AttentionMaps],
+        ablation: Ablation | None,
+        sink: str,
+    ) -> tuple[Extent, ...]:
+        """Return how far the weights of each map of `outcome` or `flow` reach.
+
+        Args:
+            sink: what is done about the first token: a key of `viz.sink.SINKS`.
+        """
+        if not maps:
+            return ()
+        what = content(ablation) if maps[0].ablated else None
+        of_heads = tuple(one.heads for one in maps)
+        key = ("extents", model.name, maps[0].prompt.ids, what, maps[0].kind, of_heads, sink)
+        extents: tuple[Extent, ...] | None = self._memory.get(key)
+        if extents is None:
+            extents = tuple(extent_of(one, 0, sink) for one in maps)
+            self._memory.put(key, extents, 100 * len(extents))
+        return extents
+
     def _measure(
         self,
         model: "LanguageModel",
@@ -127,7 +206,7 @@ class Runs:
                 answer = model.run(
                     prompt,
                     position=position,
-                    heads=self._to_read(model, prompt, run, (*heads, *foreseen)),
+                    heads=self._to_read(model.all_heads(), prompt, run, (*heads, *foreseen)),
                     ablation=ablation,
                     top_k=TOP_TOKENS,
                 )
@@ -140,13 +219,12 @@ class Runs:
 
     def _to_read(
         self,
-        model: "LanguageModel",
+        everything: Sequence[Head],
         prompt: TokenizedPrompt,
         run: Hashable,
         wanted: Sequence[Head],
     ) -> tuple[Head, ...]:
         """Return the heads that a pass reads: of those wanted, or of all, the unknown ones."""
-        everything = model.all_heads()
         if len(everything) * len(prompt) ** 2 * 4 <= self._read_all_bytes:
             wanted = everything
         return tuple(h for h in dict.fromkeys(wanted) if self._known_map(run, h) is None)
@@ -161,7 +239,7 @@ class Runs:
     def _known_map(self, run: Hashable, head: Head) -> AttentionMaps | None:
         together = self._memory.get((run, head))
         maps: AttentionMaps | None = together and self._memory.get((run, together))
-        return None if maps is None else _one_by_one(maps)[maps.heads.index(head)]
+        return None if maps is None else _one_of(maps, maps.heads.index(head))
 
     def _lock_of(self, model_name: str) -> threading.Lock:
         with self._locks_lock:
@@ -170,10 +248,22 @@ class Runs:
 
 def _one_by_one(maps: AttentionMaps) -> list[AttentionMaps]:
     """Return the map of each head by itself, as views of the same memory."""
-    return [
-        replace(maps, heads=(head,), values=maps.values[i : i + 1])
-        for i, head in enumerate(maps.heads)
-    ]
+    return [_one_of(maps, index) for index in range(len(maps.heads))]
+
+
+def _one_of(maps: AttentionMaps, index: int) -> AttentionMaps:
+    return replace(maps, heads=maps.heads[index : index + 1], values=maps.values[index : index + 1])
+
+
+def _layers(heads: Sequence[Head]) -> tuple[Head, ...]:
+    """Return the first head of each layer that has any of these."""
+    return tuple(dict.fromkeys(Head(head.layer, 0, head.stack) for head in heads))
+
+
+def map_key(maps: AttentionMaps) -> str:
+    """Return what the page calls the map of one head: "5.3", or "5" where it is of a layer."""
+    head = maps.heads[0]
+    return str(head.layer) if maps.kind == "rollout" else head.short
 
 
 def content(ablation: Ablation | None) -> Hashable:

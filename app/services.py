@@ -20,7 +20,8 @@ from app.runs import Memory, Outcome, Runs, parse_positions
 from app.streams import Streams
 from app.view import InterventionForm, View
 from models.errors import ErrorKind, UserError
-from models.types import Head, TokenizedPrompt
+from models.types import MAP_KINDS, AttentionMaps, Head, TokenizedPrompt
+from viz.extent import Extent
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -95,13 +96,44 @@ class Services:
             UserError: the clean run itself cannot be done.
         """
         model = self.model(view.model)
-        prompt = model.tokenize(view.prompt, view.bos)
+        prompt = self.runs.prompt(model, view.prompt, view.bos)
         ablation, problem = ablation_of(view, prompt)
         heads = drawable(view.heads or (), pages, len(prompt))
+        flow, refused = self._flow(view, model, prompt, heads if maps else ())
+        read = () if flow else heads
         outcome = self.runs.outcome(
-            model, prompt, view.position, heads if maps else (), ablation, foreseen=heads
+            model, prompt, view.position, read if maps else (), ablation, foreseen=read
         )
-        return replace(outcome, problem=problem or outcome.problem)
+        return replace(
+            outcome,
+            maps=flow or outcome.maps,
+            problem=problem or outcome.problem,
+            refused=refused,
+        )
+
+    def _flow(
+        self, view: View, model: "LanguageModel", prompt: TokenizedPrompt, heads: Sequence[Head]
+    ) -> tuple[tuple[AttentionMaps, ...], UserError | None]:
+        """Return the maps of another kind that a view asks for, or why there are none."""
+        if view.values == "attention" or not heads:
+            return (), None
+        if view.ablate:
+            what = MAP_KINDS[view.values]
+            return (), UserError(
+                ErrorKind.OPTION,
+                f"{what[0].upper()}{what[1:]} is of the clean run; switch the ablation off to "
+                "see it.",
+            )
+        try:
+            return self.runs.flow(model, prompt, heads, view.values), None
+        except UserError as problem:
+            return (), problem
+
+    def extents(self, view: View, outcome: Outcome) -> tuple[Extent, ...]:
+        """Return how far the weights of each map of a view's outcome reach."""
+        ablation, _ = ablation_of(view, outcome.prompt)
+        model = self.model(view.model)
+        return self.runs.extents(model, outcome.maps, ablation, view.sink)
 
     def begin(self, view: View) -> None:
         """Begin to compute what a view will show, so that it is there when the panels ask.
@@ -122,7 +154,7 @@ class Services:
         Raises:
             UserError: the prompt cannot be used with this model.
         """
-        prompt = model.tokenize(view.prompt, view.bos)
+        prompt = self.runs.prompt(model, view.prompt, view.bos)
         if model.kind == "masked" and view.position is None:
             view, prompt = _with_mask(view, prompt, model)
         position = view.position if view.position in range(len(prompt)) else None

@@ -21,6 +21,8 @@ PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text", "overview": "O
 `app.panels.attention` says which tools and which place each of them has."""
 DIRECTIONS = {"at": "looks at", "by": "is looked at by"}
 """What is shown of a selected token: its row of the map, or its column."""
+VALUES = {"attention": "attention", "moved": "× moved norm", "rollout": "rollout"}
+"""What the pictures show of the heads: keys of `MAP_KINDS`, and what the choice is called."""
 EXTRAS = {"none": "no extra", **{name: f"+ {name}" for name in COMBINATIONS}}
 """The map of all chosen heads together that may stand beside theirs, and what it is called."""
 STUDIES = ("sweep", "positions", "generic", "targeted")
@@ -73,8 +75,10 @@ class View:
     """The position whose attention alone is shown, or is brought out; None: no one."""
     direction: str = "at"
     """A key of `DIRECTIONS`."""
+    values: str = "attention"
+    """What the pictures show of each head: a key of `VALUES`."""
     threshold: float = 0.0
-    """Weights below it are not drawn."""
+    """Weights below it are not drawn; of norms, those below this part of the largest."""
     scale: str = "shared"
     """"shared": one colour scale for all maps; "own": each map has its own."""
     log: bool = False
@@ -223,6 +227,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "cells": _text(100),
     "token": _optional(_whole(0, MAX_PROMPT_CHARACTERS)),
     "direction": _one_of(tuple(DIRECTIONS)),
+    "values": _one_of(tuple(VALUES)),
     "threshold": _fraction,
     "scale": _one_of(SCALES),
     "log": _flag,

@@ -18,7 +18,7 @@
   const MAX_WIDTH = 760; // px
   const LEVELS = 16; // of opacity
   const FAINTEST = 0.04; // a fainter line is not painted
-  const MOST = 12000; // lines painted while no token is selected
+  const MOST = 12000; // lines painted while no token is selected; see viz/strongest.py
   const BATCH = 400; // lines of one stroke
   const SLICE = 10; // ms of painting before other work gets a turn
   const NAMED = 2; // keys said in words, of each head
@@ -112,14 +112,20 @@
     // The lines of all tokens: the strongest ones, in groups of a head and a level of opacity.
     function findStrongest() {
       const heads = visibleHeads();
-      if (heads.some((head) => known.maps[head].cells.step !== 1)) {
-        return { groups: [], n: 0, of: null };
-      }
       const BINS = 512;
       const perBin = new Uint32Array(BINS + 1);
       const each = (visit) => {
         for (const head of heads) {
-          const { cells, scale } = known.maps[head];
+          const { cells, scale, single } = known.maps[head];
+          if (cells.step !== 1) {
+            single.values.forEach((weight, i) => {
+              const strength = weights.strength(weight, scale);
+              if (strength >= FAINTEST) {
+                visit(head, single.queries[i], single.keys[i], strength);
+              }
+            });
+            continue;
+          }
           cells.values.forEach((row, query) => {
             for (let key = 0; key < row.length; key++) {
               const strength = weights.strength(row[key], scale);
@@ -152,7 +158,8 @@
         }
       });
       const sorted = [...groups.entries()].sort((a, b) => a[0] - b[0]).map((entry) => entry[1]);
-      return { groups: sorted, n, of };
+      const whole = heads.every((head) => known.maps[head].cells.step === 1);
+      return { groups: sorted, n, of: whole ? of : null };
     }
 
     // The lines of one token, and the weights beside the tokens at their other ends.
@@ -202,12 +209,12 @@
         const across = (selected.direction === "at" ? left : width - PAD) - x;
         pen.box(x, middle(selected.token) - ROW / 2, across, ROW, colours.mark);
       }
-      const lit = own && own.figures.length ? largest(own.figures) : null;
+      const lit = own && own.figures.length ? said(own.figures) : null;
       for (let i = first; i <= last; i++) {
         for (const side of ["at", "by"]) {
           const isSelected = selected && selected.token === i && selected.direction === side;
           const isOther = selected && selected.direction !== side;
-          const quiet = selected && !isSelected && !(isOther && lit && lit[i] >= 0.005);
+          const quiet = selected && !isSelected && !(isOther && lit && lit[i]);
           pen.text(side === "at" ? left - PAD : right + PAD, middle(i), labels[i], {
             size: SIZE,
             bold: isSelected || i === known.marked,
@@ -244,9 +251,10 @@
       }
     }
 
-    function largest(figures) {
-      return figures[0].found.map((_, i) =>
-        figures.reduce((most, { found }) => (found[i] > most ? found[i] : most), 0)
+    // Whether any head has a figure at each position.
+    function said(figures) {
+      return known.labels.map((_, i) =>
+        figures.some(({ head, found }) => weights.isSaid(found[i], known.maps[head].scale))
       );
     }
 
@@ -261,7 +269,7 @@
           : [figures.reduce((best, one) => (one.found[i] > best.found[i] ? one : best))];
         here.forEach(({ head, found }, column) => {
           const shift = (onRight ? here.length - 1 - column : -column) * FIGURE;
-          pen.text(edge - shift, middle(i), weights.short(found[i]), {
+          pen.text(edge - shift, middle(i), weights.short(found[i], known.maps[head].scale), {
             size: SIZE - 1,
             bold: false,
             align: "right",
@@ -330,7 +338,7 @@
       canvas.setAttribute("aria-label", "Attention as lines from queries, left, to keys, right");
       note.textContent =
         of === null
-          ? "Too long for all lines at once: point at a token for its own."
+          ? "The strongest " + count(n) + " lines of all. Point at a token for all of its own."
           : n < of
             ? "The strongest " + count(n) + " of " + count(of) + " lines. Point at a token for all of its own."
             : "";
@@ -342,7 +350,7 @@
         return null;
       }
       const best = weights
-        .strongest(found, NAMED)
+        .strongest(found, NAMED, known.maps[head].scale)
         .map((i) => i + " " + known.labels[i] + " " + weights.exact(found[i]));
       return best.length ? known.maps[head].name + ": " + best.join(", ") : "";
     }
@@ -496,7 +504,8 @@
       // The picture as SVG, all of it, the legend below.
       svg() {
         const heads = visibleHeads();
-        const each = 70;
+        const longest = Math.max(0, ...heads.map((head) => known.maps[head].name.length));
+        const each = Math.max(70, Math.ceil(longest * SIZE * GLYPH) + 13 + 2 * PAD);
         const perLine = Math.max(1, Math.floor(geometry.width / each));
         const lines = Math.ceil(heads.length / perLine);
         const height = geometry.height + lines * ROW + PAD;

@@ -216,7 +216,8 @@
     picture.append(plot);
     const element = document.createElement("div");
     element.className = "map-card";
-    element.append(picture, ...(isHead ? [menu(head, name), button(head, name)] : []));
+    const dropper = HEAD.test(head) ? [button(head, name)] : [];
+    element.append(picture, ...(isHead ? [menu(head, name)] : []), ...dropper);
     const drawing = { figure: null, whole: null, finer: null, wanted: null };
     return { head, element, plot, ...drawing, marks: [], led: false };
   }

@@ -173,7 +173,11 @@
       return clicks && found ? [found.heads, true] : [skip(), skip()];
     },
 
-    readThreshold(value) {
+    // Norms have no scale of their own: what is drawn of them is said in parts of the largest.
+    readThreshold(value, drawn) {
+      if (drawn && drawn.kind === "moved") {
+        return Math.round(100 * value) + " % of max";
+      }
       return value ? String(value) : "0";
     },
 

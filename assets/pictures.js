@@ -109,7 +109,10 @@
   }
 
   function read({ name, figure }) {
-    return { name, figure, scale: figure.scale, cells: window.attention.weights.cells(figure.cells) };
+    const { weights } = window.attention;
+    const single = figure.strongest && weights.single(figure.strongest);
+    figure.strongest = null; // so that the page's store does not keep the codes too
+    return { name, figure, scale: figure.scale, cells: weights.cells(figure.cells), single };
   }
 
   function take(message) {

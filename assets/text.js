@@ -171,12 +171,12 @@
       }
     }
 
-    function nameStrongest({ keys }, found) {
+    function nameStrongest({ head, keys }, found) {
       if (!found) {
         keys.replaceChildren("…");
         return;
       }
-      const best = weights.strongest(found, NAMED);
+      const best = weights.strongest(found, NAMED, known.maps[head].scale);
       keys.replaceChildren(
         ...best.map((i) => {
           const button = element("button", "text-key", known.labels[i] + " " + weights.exact(found[i]));

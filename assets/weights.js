@@ -33,7 +33,7 @@
   }
 
   const weights = {
-    // coded: { columns, lengths, codes }. Returns an array of Float32Array, one for each row.
+    // coded: { columns, lengths, codes, unit }; codes stand for parts of the unit. Returns an array of Float32Array, one for each row.
     decode(coded) {
       const weight = weightOf();
       const codes = numbers(coded.codes);
@@ -41,7 +41,7 @@
       return Array.from(numbers(coded.lengths), (length) => {
         const row = new Float32Array(coded.columns).fill(NaN);
         for (let column = 0; column < length; column++) {
-          row[column] = weight[codes[next++]];
+          row[column] = weight[codes[next++]] * coded.unit;
         }
         return row;
       });
@@ -49,7 +49,7 @@
 
     // What viz/standalone packs: deflated codes, all high bytes and then all low ones, of the rows
     // of a map of n positions; rows of a causal map end at the diagonal.
-    async unpack(base64, n, causal) {
+    async unpack(base64, n, causal, unit) {
       const packed = Uint8Array.from(window.atob(base64), (character) => character.charCodeAt(0));
       const inflated = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
       const bytes = new Uint8Array(await new Response(inflated).arrayBuffer());
@@ -59,7 +59,7 @@
       return Array.from({ length: n }, (_, query) => {
         const row = new Float32Array(causal ? query + 1 : n);
         for (let key = 0; key < row.length; key++, next++) {
-          row[key] = weight[bytes[half + next] * 256 + bytes[next]];
+          row[key] = weight[bytes[half + next] * 256 + bytes[next]] * unit;
         }
         return row;
       });
@@ -71,6 +71,11 @@
       const { query, key, step, coded } = sent;
       sent.coded = null;
       return { query, key, step, values: weights.decode(coded) };
+    },
+
+    // sent: { queries, keys, coded }: single weights of a map. Returns them as arrays.
+    single({ queries, keys, coded }) {
+      return { queries: numbers(queries), keys: numbers(keys), values: weights.decode(coded)[0] };
     },
 
     // Where a query looks ("at": a row of the map) or by whom a key is looked at ("by": a column).
@@ -94,11 +99,16 @@
       return part > 1 ? 1 : part < 0 ? 0 : part;
     },
 
+    // Whether a weight is worth a figure; of norms, where the unit is the largest, by its part of that.
+    isSaid(weight, { unit }) {
+      return weight >= LEAST_SAID * unit;
+    },
+
     // The positions of the largest weights, largest first, without those that are no figure.
-    strongest(found, count) {
+    strongest(found, count, scale) {
       const best = [];
       for (let i = 0; i < found.length; i++) {
-        if (found[i] >= LEAST_SAID && (best.length < count || found[i] > found[best[count - 1]])) {
+        if (weights.isSaid(found[i], scale) && (best.length < count || found[i] > found[best[count - 1]])) {
           let place = best.length;
           while (place > 0 && found[best[place - 1]] < found[i]) {
             place--;
@@ -110,10 +120,14 @@
       return best;
     },
 
-    // A weight as a figure in a narrow column: ".42", "1", nothing below a hundredth.
-    short(weight) {
-      if (!(weight >= LEAST_SAID)) {
+    // A weight as a figure in a narrow column: ".42", "1", nothing below a hundredth; a norm in two
+    // digits: ".042", "13".
+    short(weight, scale) {
+      if (!weights.isSaid(weight, scale)) {
         return "";
+      }
+      if (scale.unit !== 1) {
+        return String(Number(weight.toPrecision(2))).replace(/^0\./, ".");
       }
       return weight >= 0.995 ? "1" : weight.toFixed(2).slice(1);
     },
@@ -122,6 +136,9 @@
     exact(weight) {
       if (weight !== weight) {
         return "–";
+      }
+      if (weight >= 1000) {
+        return String(Math.round(weight));
       }
       const text = weight.toPrecision(3);
       const [digits, exponent] = weight < 1e-4 && weight > 0 ? weight.toExponential(2).split("e") : [text, ""];

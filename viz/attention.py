@@ -13,9 +13,11 @@ import plotly.graph_objects as go
 
 from models.types import AttentionMaps, FloatArray, TokenizedPrompt
 from viz import coding
-from viz.cells import Cells, Region, cells_of, fitting_step, is_causal, sent_step
-from viz.labels import clipped, literal
-from viz.sink import largest_weight, without_first
+from viz.cells import Cells, Region, cells_of, fitting_step, sent_step
+from viz.extent import Extent, extent_of, shared_largest
+from viz.labels import VALUE_NAMES, clipped, literal
+from viz.sink import column_without_first, without_first
+from viz.strongest import strongest_weights
 from viz.theme import (
     MONO,
     MONO_ASPECT,
@@ -28,7 +30,8 @@ from viz.theme import (
 )
 
 LOG_FLOOR = 1e-4
-"""On the logarithmic scale, weights at and below this one share the lowest colour."""
+"""On the logarithmic scale, weights at and below this one share the lowest colour; of norms, which
+may be larger than 1, those at and below this part of the largest."""
 
 _LABEL_SIZE = 10  # px
 _LABEL_ROOM = 9  # px: with smaller cells, not every token is labelled
@@ -56,12 +59,9 @@ def shared_maximum(*maps: AttentionMaps, sink: str = "show") -> float:
     Args:
         sink: see `Look`.
     """
-    largest = (
-        largest_weight(weights, is_causal(weights), sink)
-        for several in maps
-        for weights in several.values
+    return shared_largest(
+        extent_of(several, index, sink) for several in maps for index in range(len(several.heads))
     )
-    return max(largest, default=0.0) or 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,13 @@ class Look:
     """Width of the figure in px; by default what the prompt's length asks for."""
     sink: str = "show"
     """What is done about the first token: a key of `viz.sink.SINKS`."""
+    unit: float = 1.0
+    """What `threshold` is a part of; see `viz.extent.unit_of`."""
+
+    @property
+    def least(self) -> float:
+        """The least weight that is drawn."""
+        return self.threshold * self.unit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +138,7 @@ def attention_figure(
     title["text"] = title["text"].replace(NOTE, _resolution(cells, len(names)))
     figure = go.Figure(plot)
     trace = figure.data[0]
-    trace.hovertemplate = _hover(cells.pooled, look)
+    trace.hovertemplate = _hover(cells.pooled, look, maps.kind)
     if cells.pooled:
         trace.customdata = _ranges(cells, names)
     return figure.update_layout(
@@ -145,17 +152,23 @@ def attention_message(
     look: Look,
     region: Region | None = None,
     name: str | None = None,
+    extent: Extent | None = None,
 ) -> dict[str, Any]:
     """Return what `assets/pictures.js` needs to draw the same figure: small.
 
     What the browser can make by itself is left out: weights are coded (`viz.coding`), and become
     cells as coarse as its pixels there; the names of the tokens, alike for all maps, travel apart
     (`token_names`). So does what depends on how coarse the cells are: `hover` has the templates
-    for cells of one weight and of several, and the title has a place, `NOTE`, to say it.
+    for cells of one weight and of several, and the title has a place, `NOTE`, to say it. Where
+    cells of the whole map stand for several weights, `strongest` has the strongest of these.
+
+    Args:
+        extent: the map's, if it is known.
     """
+    whole = region is None
     region = region or Region.whole(len(maps.prompt))
     dots = dots_across(maps.prompt, look.size)
-    shown = shown_map(maps, index, look)
+    shown = shown_map(maps, index, look, extent)
     step = sent_step(region, shown.causal, dots)
     cells = _cells(shown, look, region, step)
     plot = _plot(maps, name or maps.title(index), look, shown, cells)
@@ -166,31 +179,45 @@ def attention_message(
     plot["layout"]["template"] = {}
     zmax = plot["data"][0]["zmax"]
     sent = {"query": region.query, "key": region.key, "step": cells.step}
+    lines = whole and cells.pooled
     return {
         **plot,
         "cells": {**sent, "coded": coding.encode(cells.values)},
-        "hover": [_hover(False, look), _hover(True, look)],
+        "strongest": strongest_weights(shown.weights, zmax, look.least) if lines else None,
+        "hover": [_hover(pooled, look, maps.kind) for pooled in (False, True)],
         "causal": shown.causal,
-        "scale": {"zmax": zmax, "floor": log_floor(zmax) if look.log else None},
+        "scale": strength_scale(zmax, look),
     }
 
 
+def strength_scale(zmax: float, look: Look) -> dict[str, float | None]:
+    """Return what `strength` of assets/weights.js tells the strength of a weight by."""
+    return {"zmax": zmax, "floor": log_floor(zmax) if look.log else None, "unit": look.unit}
+
+
 def token_message(
-    maps: AttentionMaps, index: int, look: Look, position: int, direction: str
+    maps: AttentionMaps,
+    index: int,
+    look: Look,
+    position: int,
+    direction: str,
+    extent: Extent | None = None,
 ) -> dict[str, Any]:
     """Return the weights of one token, coded as one row, for prompts whose maps are sent pooled.
 
     Args:
         position: the token, counted from 0.
         direction: "at" for its row of the map, where it looks; "by" for its column.
+        extent: the map's, if it is known.
     """
     weights = maps.values[index]
+    causal = (extent or extent_of(maps, index, look.sink)).causal
     others = np.arange(len(weights))
     if direction == "at":
         row, reached = without_first(weights[position], look.sink), others <= position
     else:
-        row, reached = without_first(weights, look.sink)[:, position], others >= position
-    seen = (reached | (not is_causal(weights))) & (row >= look.threshold)
+        row, reached = column_without_first(weights, position, look.sink), others >= position
+    seen = (reached | (not causal)) & (row >= look.least)
     return coding.encode(np.where(seen, row, np.nan)[None])
 
 
@@ -204,20 +231,19 @@ def token_names(prompt: TokenizedPrompt) -> list[str]:
     return [literal(clipped(label)) for label in prompt.unique_labels]
 
 
-def shown_map(maps: AttentionMaps, index: int, look: Look) -> ShownMap:
+def shown_map(
+    maps: AttentionMaps, index: int, look: Look, extent: Extent | None = None
+) -> ShownMap:
     """Return the map of one head with its first token dealt with as a look says."""
     if maps.queries is not None:
         raise ValueError("only maps with all their rows can be drawn")
-    weights = maps.values[index]
-    causal = is_causal(weights)
-    return ShownMap(
-        without_first(weights, look.sink), causal, largest_weight(weights, causal, look.sink)
-    )
+    extent = extent or extent_of(maps, index, look.sink)
+    return ShownMap(without_first(maps.values[index], look.sink), extent.causal, extent.largest)
 
 
 def _cells(shown: ShownMap, look: Look, region: Region, step: int) -> Cells:
     cells = cells_of(shown.weights, shown.causal, region, step)
-    cells.values[cells.values < look.threshold] = np.nan
+    cells.values[cells.values < look.least] = np.nan
     return cells
 
 
@@ -361,7 +387,7 @@ def _colour_range(zmax: float, log: bool, dark: bool) -> _ColourRange:
 
 def log_floor(zmax: float) -> float:
     """Return the weight at and below which the logarithmic scale has its lowest colour."""
-    return min(LOG_FLOOR, zmax / 10)
+    return min(LOG_FLOOR * max(1.0, zmax), zmax / 10)
 
 
 def _logarithmic(colours: ColourScale, floor: float) -> ColourScale:
@@ -385,7 +411,7 @@ def _channels(colour: str) -> tuple[int, ...]:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}".removeprefix("0") if value < 1 else f"{value:g}"
+    return f"{value:.3g}".removeprefix("0") or "0"
 
 
 def _map_trace(cells: Cells, scale: _ColourRange, geometry: _Geometry) -> dict[str, Any]:
@@ -408,12 +434,13 @@ def _map_trace(cells: Cells, scale: _ColourRange, geometry: _Geometry) -> dict[s
     }
 
 
-def _hover(pooled: bool, look: Look) -> str:
+def _hover(pooled: bool, look: Look, kind: str) -> str:
     muted = palette(look.dark).muted
+    value = (f"{VALUE_NAMES[kind]:6}", WEIGHT)
     lines = (
         (("queries", "%{customdata[0]}"), ("keys   ", "%{customdata[1]}"), ("largest", WEIGHT))
         if pooled
-        else (("query %{y:d}", "<b>%{y}</b>"), ("key   %{x:d}", "<b>%{x}</b>"), ("weight", WEIGHT))
+        else (("query %{y:d}", "<b>%{y}</b>"), ("key   %{x:d}", "<b>%{x}</b>"), value)
     )
     said = [f"<span style='color:{muted}'>{name}</span> {value}" for name, value in lines]
     if look.sink != "show":

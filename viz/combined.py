@@ -1,10 +1,12 @@
 """Several heads' maps as one: their mean, or at each place the largest weight."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from models.types import AttentionMaps, FloatArray
+from viz.labels import MAPPED
 
 Combine = Callable[[Sequence[FloatArray]], FloatArray]
 
@@ -39,9 +41,10 @@ def combined(several: Sequence[AttentionMaps], how: str) -> AttentionMaps:
     """
     first = several[0]
     weights = COMBINATIONS[how]([weights for maps in several for weights in maps.values])
-    return AttentionMaps(first.heads[:1], weights[None], first.prompt, first.ablated)
+    return replace(first, heads=first.heads[:1], values=weights[None])
 
 
-def combined_name(how: str, n_heads: int) -> str:
+def combined_name(how: str, several: Sequence[AttentionMaps]) -> str:
     """Return what a combined map is called: "Mean of 6 heads"."""
-    return f"{how.capitalize()} of {n_heads} head{'' if n_heads == 1 else 's'}"
+    n, noun = sum(len(maps.heads) for maps in several), MAPPED[several[0].kind]
+    return f"{how.capitalize()} of {n} {noun}{'' if n == 1 else 's'}"

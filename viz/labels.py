@@ -4,6 +4,10 @@ import html
 
 from models.types import TokenProbability
 
+VALUE_NAMES = {"attention": "weight", "moved": "norm", "rollout": "weight"}
+"""Kind of maps -> what one of its values is called."""
+MAPPED = {"attention": "head", "moved": "head", "rollout": "layer"}
+"""Kind of maps -> what each map is of."""
 MAX_LABEL_CHARS = 16
 """Longer token labels are shortened beside an axis; a click on the token shows all of it."""
 

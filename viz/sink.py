@@ -35,6 +35,14 @@ def without_first(weights: FloatArray, sink: str) -> FloatArray:
     return shown
 
 
+def column_without_first(weights: FloatArray, position: int, sink: str) -> FloatArray:
+    """Return one column of `without_first`, float32 [query], at less cost than all of it."""
+    if position == 0 and sink != "show":
+        return np.full(len(weights), np.nan, dtype=np.float32)
+    column = weights[:, position]
+    return column / _divisor(weights) if sink == "renormalise" else column
+
+
 def _divisor(weights: FloatArray) -> FloatArray:
     """Return what each row is divided by, float32 [..., query]: NaN for one that stays blank."""
     rest = weights[..., 1:].sum(axis=-1, dtype=np.float64)

@@ -6,7 +6,7 @@ others; tools that mean something for it name it in `_for`.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +16,20 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from app import ids, words
 from app.panels import overview
 from app.panels.pieces import browser, empty, segmented, switch
-from app.runs import Outcome
-from app.services import Services, build_intervention
-from app.view import DIRECTIONS, EXTRAS, MAX_SIZE, MIN_SIZE, PICTURES, View
-from models.types import AttentionMaps
+from app.runs import Outcome, map_key
+from app.services import Services, build_intervention, drawable
+from app.view import DIRECTIONS, EXTRAS, MAX_SIZE, MIN_SIZE, PICTURES, VALUES, View
+from models.types import MAP_KINDS, AttentionMaps
 from viz.attention import (
     Look,
     attention_message,
     dots_across,
-    shared_maximum,
     token_message,
     token_names,
 )
 from viz.cells import Region
 from viz.combined import combined, combined_name
+from viz.extent import Extent, shared_largest, unit_of
 from viz.sink import SINKS
 
 STORES = (
@@ -51,6 +51,12 @@ READING = {
     "text": "point at a token to see where it looks, click to keep it; arrow keys move it",
 }
 """How to read each picture but the matrix."""
+AXES = {
+    "attention": "rows are queries, columns are keys",
+    "moved": "of the clean run",
+    "rollout": "one map a layer, of the clean run: from where each row got what it holds",
+}
+"""How to read the maps of each kind."""
 
 
 def layout() -> html.Div:
@@ -111,6 +117,22 @@ def _toolbar() -> html.Div:
             html.Div(overview.tools(), className="tool", **_for("overview")),
             html.Div(
                 [
+                    html.Span("Show", className="field-label"),
+                    dmc.Select(
+                        id=ids.VALUES,
+                        data=_options(VALUES),
+                        value="attention",
+                        allowDeselect=False,
+                        size="xs",
+                        w=132,
+                        **{"aria-label": "Show: attention, times what it moves, or rolled out"},
+                    ),
+                ],
+                className="tool",
+                **_for("matrix", "lines", "text"),
+            ),
+            html.Div(
+                [
                     html.Span("First token", className="field-label"),
                     dmc.Select(
                         id=ids.SINK,
@@ -118,28 +140,13 @@ def _toolbar() -> html.Div:
                         value="show",
                         allowDeselect=False,
                         size="xs",
-                        w=112,
+                        w=104,
                         **{"aria-label": "First token: show, hide, or renormalise the others"},
                     ),
                 ],
                 className="tool",
                 **_for("matrix", "lines", "text"),
             ),
-            html.Div(
-                dmc.Select(
-                    id=ids.EXTRA,
-                    data=_options(EXTRAS),
-                    value="none",
-                    allowDeselect=False,
-                    size="xs",
-                    w=116,
-                    **{"aria-label": "One more map: all heads together"},
-                ),
-                className="tool",
-                **_for("matrix"),
-            ),
-            html.Div(className="grow"),
-            _export_menu(),
             html.Div(className="row-end"),
             html.Div(
                 [
@@ -162,40 +169,6 @@ def _toolbar() -> html.Div:
                 **_for("matrix", "lines", "text"),
             ),
             html.Div(
-                [
-                    html.Span("Colours", className="field-label"),
-                    segmented(
-                        ids.SCALE,
-                        (("shared", "shared"), ("own", "per map")),
-                        "shared",
-                        "Colour scale: shared by all maps, or each map its own",
-                    ),
-                    switch(ids.LOG, "log"),
-                ],
-                className="tool",
-                **_for(*PICTURES),
-            ),
-            html.Div(
-                [
-                    html.Span("Size", className="field-label"),
-                    dmc.Slider(
-                        id=ids.SIZE,
-                        min=MIN_SIZE,
-                        max=MAX_SIZE,
-                        step=10,
-                        value=View().size,
-                        size="sm",
-                        w=56,
-                        updatemode="mouseup",
-                        label=None,
-                        thumbLabel="Size of each map in pixels",
-                    ),
-                ],
-                className="tool",
-                **_for("matrix"),
-            ),
-            html.Div(switch(ids.LINKED, "link zoom"), className="tool", **_for("matrix")),
-            html.Div(
                 segmented(
                     ids.DIRECTION,
                     tuple(DIRECTIONS.items()),
@@ -206,6 +179,9 @@ def _toolbar() -> html.Div:
                 **_for("text"),
             ),
             html.Div(overview.legend(), className="tool", **_for("overview")),
+            html.Div(className="grow"),
+            html.Div(_display()),
+            _export_menu(),
         ],
         className="toolbar",
     )
@@ -213,6 +189,77 @@ def _toolbar() -> html.Div:
 
 def _options(words: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"value": value, "label": word} for value, word in words.items()]
+
+
+def _display() -> dmc.Popover:
+    """Return what is changed now and then about how maps are drawn."""
+    opener = dmc.Button("Display", size="compact-xs", variant="default", rightSection="▾")
+    return dmc.Popover(
+        [
+            dmc.PopoverTarget(opener),
+            dmc.PopoverDropdown(
+                [
+                    _setting(
+                        "Colours",
+                        segmented(
+                            ids.SCALE,
+                            (("shared", "shared"), ("own", "per map")),
+                            "shared",
+                            "Colour scale: shared by all maps, or each map its own",
+                        ),
+                        *PICTURES,
+                    ),
+                    _setting("Scale", switch(ids.LOG, "log"), *PICTURES),
+                    _setting(
+                        "Size",
+                        dmc.Slider(
+                            id=ids.SIZE,
+                            min=MIN_SIZE,
+                            max=MAX_SIZE,
+                            step=10,
+                            value=View().size,
+                            size="sm",
+                            w=116,
+                            updatemode="mouseup",
+                            label=None,
+                            thumbLabel="Size of each map in pixels",
+                        ),
+                        "matrix",
+                    ),
+                    _setting("All maps", switch(ids.LINKED, "link zoom"), "matrix"),
+                    _setting(
+                        "One more map",
+                        dmc.Select(
+                            id=ids.EXTRA,
+                            data=_options(EXTRAS),
+                            value="none",
+                            allowDeselect=False,
+                            size="xs",
+                            w=116,
+                            comboboxProps={"withinPortal": False},
+                            **{"aria-label": "One more map: all heads together"},
+                        ),
+                        "matrix",
+                    ),
+                ],
+                className="display-tools",
+                **{"aria-label": "Display"},
+            ),
+        ],
+        id=ids.DISPLAY,
+        keepMounted=True,  # what is in it belongs to the view
+        withinPortal=False,
+        trapFocus=True,
+        returnFocus=True,
+        position="bottom-end",
+        shadow="md",
+    )
+
+
+def _setting(label: str, control: Any, *pictures: str) -> html.Div:
+    """Return a line of `_display` that is there for some pictures."""
+    name = html.Span(label, className="field-label")
+    return html.Div([name, control], className="tool", **_for(*pictures))
 
 
 def _export_menu() -> dmc.Menu:
@@ -228,12 +275,17 @@ def _export_menu() -> dmc.Menu:
     )
 
 
-def look(view: View, outcome: Outcome, dark: bool) -> Look:
-    """Return how all maps of a view are drawn."""
+def look(view: View, outcome: Outcome, extents: Sequence[Extent], dark: bool) -> Look:
+    """Return how all maps of a view are drawn.
+
+    Args:
+        extents: of the maps of the outcome.
+    """
     return Look(
         position=outcome.before.position,
         threshold=view.threshold,
-        zmax=shared_maximum(*outcome.maps, sink=view.sink) if view.scale == "shared" else None,
+        unit=unit_of(outcome.kind, extents),
+        zmax=shared_largest(extents) if view.scale == "shared" else None,
         log=view.log,
         dark=dark,
         size=view.size,
@@ -241,13 +293,15 @@ def look(view: View, outcome: Outcome, dark: bool) -> Look:
     )
 
 
-def signature(view: View, how: Look) -> str:
+def signature(view: View, outcome: Outcome, how: Look) -> str:
     """Return what all maps that are drawn have in common: if it changes, all change."""
     data = view.to_json()
     same = {name: data[name] for name in ("model", "prompt", "bos", "ablate")}
     if view.ablate:
         same |= {name: data[name] for name in ("heads", "intervention", "acted")}
-    return hashlib.sha256(json.dumps([same, repr(how)], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([same, outcome.kind, repr(how)], sort_keys=True).encode()
+    ).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,39 +312,47 @@ class Shown:
     name: str
     read: Callable[[], AttentionMaps]
     """Returns the map; that of all heads is made only when it is needed."""
+    extent: Extent | None = None
+    """The map's, where it is known."""
 
     def message(self, how: Look, region: Region | None = None) -> dict[str, Any]:
-        return attention_message(self.read(), 0, how, region, self.name)
+        return attention_message(self.read(), 0, how, region, self.name, self.extent)
 
 
-def shown_maps(outcome: Outcome) -> list[Shown]:
+def shown_maps(outcome: Outcome, extents: Sequence[Extent]) -> list[Shown]:
     """Return the maps of the chosen heads."""
-    return [_of_head(maps) for maps in outcome.maps]
+    return [_of_head(*one) for one in zip(outcome.maps, extents, strict=True)]
 
 
-def _of_head(maps: AttentionMaps) -> Shown:
-    return Shown(maps.heads[0].short, str(maps.heads[0]), lambda: maps)
+def _of_head(maps: AttentionMaps, extent: Extent) -> Shown:
+    return Shown(map_key(maps), maps.title(0), lambda: maps, extent)
 
 
 def extra_map(view: View, outcome: Outcome) -> list[Shown]:
     """Return the map of all heads that are drawn together, if the view asks for one."""
     if view.extra == "none" or not outcome.maps:
         return []
-    heads = ",".join(maps.heads[0].short for maps in outcome.maps)
-    name = combined_name(view.extra, len(outcome.maps))
+    heads = ",".join(map_key(maps) for maps in outcome.maps)
+    name = combined_name(view.extra, outcome.maps)
     return [Shown(f"{view.extra} {heads}", name, lambda: combined(outcome.maps, view.extra))]
 
 
 def message(
-    view: View, outcome: Outcome, how: Look, serial: str, drawn: Mapping[str, Any] | None
+    view: View,
+    outcome: Outcome,
+    extents: Sequence[Extent],
+    how: Look,
+    serial: str,
+    drawn: Mapping[str, Any] | None,
 ) -> dict[str, Any] | None:
     """Return what `assets/pictures.js` draws from, or None if all stand as they should.
 
     Args:
+        extents: of the maps of the outcome.
         serial: the signature of how they are drawn.
         drawn: `heads` and `serial` of the maps that stand; those are not sent again.
     """
-    of_heads, extra = shown_maps(outcome), extra_map(view, outcome)
+    of_heads, extra = shown_maps(outcome, extents), extra_map(view, outcome)
     order, extras = [one.key for one in of_heads], [one.key for one in extra]
     standing = set(drawn["heads"]) if drawn is not None and drawn["serial"] == serial else set()
     if drawn is not None and standing and list(drawn["heads"]) == order + extras:
@@ -311,9 +373,9 @@ def message(
     }
 
 
-def _standing(sent: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `message` needs to know of the maps that stand once these are drawn."""
-    return {"heads": [*sent["order"], *sent["extra"]], "serial": sent["serial"]}
+def _standing(sent: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return what must be known of the maps that stand once these are drawn."""
+    return {"heads": [*sent["order"], *sent["extra"]], "serial": sent["serial"], "kind": kind}
 
 
 def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
@@ -323,26 +385,32 @@ def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
             html.Span("Not ablated: attention of the clean run", className="tag failed"),
             f" {outcome.problem}",
         ]
+    refused = "" if outcome.refused is None else f" {outcome.refused}"
     if outcome.after is not None:
         label = build_intervention(view.intervention).label
         where = f" at positions {view.acted}" if view.acted.strip() else ""
         return [
             html.Span("Attention of the ablated run", className="tag ablated"),
-            f" {words.count(n_chosen, 'head')}: {label}{where}",
+            f" {words.count(n_chosen, 'head')}: {label}{where}{refused and '.'}{refused}",
         ]
-    return [html.Span("Attention of the clean run", className="tag"), f" {_reading(view, outcome)}"]
+    shown = MAP_KINDS[outcome.kind].capitalize()
+    tag = f"{shown} of the clean run" if outcome.kind == "attention" else shown
+    return [html.Span(tag, className="tag"), refused or f" {_reading(view, outcome)}"]
 
 
 def _reading(view: View, outcome: Outcome) -> str:
     """Say how to read the picture, and to see more of maps that have more weights than pixels."""
     if view.picture != "matrix":
         return READING.get(view.picture, "")
-    axes = "rows are queries, columns are keys; "
-    if len(outcome.prompt) <= dots_across(outcome.prompt, view.size):
-        return axes + "click a cell to see why the head looks there"
-    return axes + (
-        "each dot is the largest of several weights: drag to see them all, double-click to go back"
-    )
+    axes = AXES[outcome.kind]
+    if len(outcome.prompt) > dots_across(outcome.prompt, view.size):
+        return (
+            f"{axes}; each dot is the largest of several weights: drag to see them all, "
+            "double-click to go back"
+        )
+    if outcome.kind == "rollout":
+        return axes
+    return f"{axes}; click a cell to see why the head looks there"
 
 
 def register(app: Dash, services: Services) -> None:
@@ -371,14 +439,15 @@ def register(app: Dash, services: Services) -> None:
         if view.picture == "overview":  # which has a panel of its own
             return (no_update,) * 7
         outcome = services.outcome(view, pages)
-        how = look(view, outcome, bool(dark))
-        serial = signature(view, how)
-        sent = message(view, outcome, how, serial, drawn)
+        extents = services.extents(view, outcome)
+        how = look(view, outcome, extents, bool(dark))
+        serial = signature(view, outcome, how)
+        sent = message(view, outcome, extents, how, serial, drawn)
         n_chosen = len(view.heads or ())
-        hidden = n_chosen - len(outcome.maps)
+        hidden = n_chosen - len(drawable(view.heads or (), pages, len(outcome.prompt)))
         return (
             no_update if sent is None else sent,
-            no_update if sent is None else _standing(sent),
+            no_update if sent is None else _standing(sent, outcome.kind),
             "pictures",
             note(view, outcome, n_chosen),
             bool(n_chosen),
@@ -401,14 +470,15 @@ def register(app: Dash, services: Services) -> None:
             return no_update
         view = View.from_json(data)
         outcome = services.outcome(view, pages)
-        how = look(view, outcome, bool(dark))
-        if request["serial"] != signature(view, how):
+        extents = services.extents(view, outcome)
+        how = look(view, outcome, extents, bool(dark))
+        if request["serial"] != signature(view, outcome, how):
             return no_update
         region = Region(**request["region"])
         asked = set(request["heads"])
         figures = {
             one.key: one.message(how, region)
-            for one in (*shown_maps(outcome), *extra_map(view, outcome))
+            for one in (*shown_maps(outcome, extents), *extra_map(view, outcome))
             if one.key in asked
         }
         return {**request, "figures": figures}
@@ -428,17 +498,18 @@ def register(app: Dash, services: Services) -> None:
             return no_update
         view = View.from_json(data)
         outcome = services.outcome(view, pages)
-        how = look(view, outcome, bool(dark))
-        if request["serial"] != signature(view, how):
+        extents = services.extents(view, outcome)
+        how = look(view, outcome, extents, bool(dark))
+        if request["serial"] != signature(view, outcome, how):
             return no_update
         token, direction = request["token"], request["direction"]
         asked = set(request["heads"])
         return {
             **request,
             "heads": {
-                maps.heads[0].short: token_message(maps, 0, how, token, direction)
-                for maps in outcome.maps
-                if maps.heads[0].short in asked
+                map_key(maps): token_message(maps, 0, how, token, direction, extent)
+                for maps, extent in zip(outcome.maps, extents, strict=True)
+                if map_key(maps) in asked
             },
         }
 
@@ -474,6 +545,7 @@ def register(app: Dash, services: Services) -> None:
         browser("readThreshold"),
         Output(ids.THRESHOLD_READING, "children"),
         Input(ids.THRESHOLD, "value"),
+        Input(ids.DRAWN, "data"),
     )
     app.clientside_callback(
         browser("showMore"),

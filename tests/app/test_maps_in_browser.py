@@ -303,8 +303,10 @@ def test_linked_maps_are_zoomed_together_and_only_these(
         assert value["z"] == pytest.approx(float(expected), rel=RELATIVE_ERROR, abs=1e-12)
     double_click(quiet)
     wait_until(quiet, lambda: all_ranges(quiet)[1][0] == [-0.5, 1999.5])
+    quiet.get_by_role("button", name="Display").press("Enter")
     quiet.get_by_role("switch", name="link zoom").focus()
     quiet.keyboard.press("Space")
+    quiet.keyboard.press("Escape")
     zoom(quiet, top=0.6, left=0.2, share=0.1)
     wait_until(quiet, lambda: all_ranges(quiet)[0][0] != [-0.5, 1999.5])
     assert all_ranges(quiet)[1][0] == [-0.5, 1999.5]
@@ -325,6 +327,7 @@ def test_one_more_map_shows_the_chosen_heads_together(
     expect(last).to_contain_text("Mean of 3 heads")
     expected = weights[:, 17].mean(axis=0)
     np.testing.assert_allclose(quiet.evaluate(held_values), expected, rtol=2 * RELATIVE_ERROR)
+    quiet.get_by_role("button", name="Display").press("Enter")
     quiet.get_by_role("textbox", name="One more map").click()
     quiet.get_by_role("option", name="+ maximum").click()
     expect(last).to_contain_text("Maximum of 3 heads")

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from app import permalink
 from app.view import View
+from models.attention_flow import moved_attention
 from models.language_model import LanguageModel
 from models.types import Head
 
@@ -89,13 +90,19 @@ def test_switching_the_picture_sends_no_map_again_and_keeps_the_choice(
     choose(quiet, "Lines")
     canvas(quiet)
     expect(quiet.locator(".map-card").first).to_be_hidden()
+    quiet.get_by_role("button", name="Display").click()
+    expect(quiet.get_by_text("Colours", exact=True)).to_be_visible()
     expect(quiet.get_by_text("Size", exact=True)).to_be_hidden()
+    quiet.keyboard.press("Escape")
     expect(quiet.locator(".lines-head")).to_have_text(["L0H0", "L1H2", "L2H1"])
     expect(quiet.locator("#threshold-reading")).to_have_text("0.05")
     quiet.wait_for_function("location.hash.length > 10")
     choose(quiet, "Matrix")
     expect(quiet.locator(".map-card .hm image")).to_have_count(3)
+    quiet.get_by_role("button", name="Display").press("Enter")
     expect(quiet.get_by_text("Size", exact=True)).to_be_visible()
+    quiet.keyboard.press("Escape")
+    expect(quiet.get_by_text("Size", exact=True)).to_be_hidden()
     assert max(sizes, default=0) < 3_000  # links and the like; a map is more
 
 
@@ -293,6 +300,87 @@ def test_weights_of_a_long_prompt_come_for_the_token_that_is_selected(
     choose(quiet, "Lines")
     expect(quiet.locator(".lines-reading")).to_contain_text("41 ")
     expect_strongest(quiet.locator(".lines-reading").text_content() or "", weights[:, 41])
+
+
+def test_the_strongest_lines_of_a_long_prompt_are_shown(
+    quiet: Page, address: str, model: LanguageModel
+) -> None:
+    text = " ".join(f"The cat number {i} sat on the mat." for i in range(90))
+    prompt = model.tokenize(text)
+    assert len(prompt) > 1024
+    weights = model.attention(prompt, HEADS).values
+    open_view(quiet, address, View("long", text, heads=HEADS, picture="lines", threshold=0.2))
+    assert 0 < n_lines(quiet) == int((weights >= 0.2).sum()) < 12_000
+    expect(quiet.locator(".lines-note")).to_contain_text("The strongest")
+    quiet.get_by_role("button", name="L1H2", exact=True).click()
+    expected = int((weights[[0, 2]] >= 0.2).sum())
+    expect(canvas(quiet)).to_have_attribute("data-lines", str(expected))
+
+
+def test_moved_norms_are_said_in_all_pictures(
+    quiet: Page, address: str, model: LanguageModel
+) -> None:
+    view = View("long", heads=HEADS, picture="lines", values="moved", token=9)
+    open_view(quiet, address, view)
+    norms = moved_attention(model, model.tokenize(View().prompt), HEADS).values
+    assert norms.max() > 1
+    reading = quiet.locator(".lines-reading")
+    expect(reading).to_contain_text("L0H0 moved: ")
+    said = (reading.text_content() or "").partition(" looks at ")[2].split(" · ")
+    for of_head, words in zip(norms[:, 9], said, strict=True):
+        numbers = [float(number) for number in re.findall(r"\S+ \S+ ([\d.]+)(?:,|$)", words)]
+        np.testing.assert_allclose(numbers, np.sort(of_head)[:-3:-1], rtol=6e-3)
+    choose(quiet, "Text")
+    zmax = float(norms[:, 1:].max())
+    for row in range(3):
+        expect_lit(quiet, row, norms[row, 9], zmax)
+    choose(quiet, "Matrix")
+    expect(quiet.locator(".map-card .gtitle").first).to_contain_text("L0H0 moved")
+    expect(quiet.locator("#threshold-reading")).to_have_text("0 % of max")
+    box = quiet.locator(".map-card .nsewdrag").first.bounding_box()
+    assert box is not None
+    quiet.mouse.move(box["x"] + box["width"] * 4.5 / 18, box["y"] + box["height"] * 9.5 / 18)
+    hover = quiet.locator(".map-card .hoverlayer").first
+    expect(hover).to_contain_text("norm")
+    norm = float((hover.text_content() or "").rpartition(" ")[2])
+    assert norm == pytest.approx(float(norms[0, 9, 4]), rel=6e-3)  # three digits
+
+
+def test_switching_what_is_shown_draws_other_maps(quiet: Page, address: str) -> None:
+    open_view(quiet, address, View("long", heads=(*HEADS, Head(2, 3))))
+    expect(quiet.locator(".map-card .hm image")).to_have_count(4)
+    quiet.get_by_role("textbox", name="Show: attention").click()
+    quiet.get_by_role("option", name="rollout").click()
+    expect(quiet.locator(".map-card")).to_have_count(3)  # one a layer
+    expect(quiet.locator(".map-card .gtitle").last).to_contain_text("rollout to L2")
+    expect(quiet.get_by_role("button", name="Take ")).to_have_count(0)
+    expect(quiet.locator("#attention-note")).to_contain_text("one map a layer")
+    quiet.get_by_role("textbox", name="Show: attention").click()
+    quiet.get_by_role("option", name="× moved norm").click()
+    expect(quiet.locator(".map-card")).to_have_count(4)
+    expect(quiet.locator(".map-card .gtitle").last).to_contain_text("L2H3 moved")
+    expect(quiet.get_by_role("button", name="Take ")).to_have_count(4)
+
+
+def toolbar_rows(page: Page) -> int:
+    """Count the rows that the tools of the picture stand in."""
+    middles = page.locator(".tab-body > .toolbar > *").evaluate_all(
+        """tools => tools.map((tool) => tool.getBoundingClientRect())
+            .filter((box) => box.width && box.height > 4).map((box) => box.top + box.height / 2)"""
+    )
+    rows: list[float] = []
+    for middle in sorted(middles):
+        if not rows or middle - rows[-1] > 12:  # px; tools of one row are centred
+            rows.append(middle)
+    return len(rows)
+
+
+@pytest.mark.parametrize("picture", ["Matrix", "Lines", "Text", "Overview"])
+def test_the_tools_of_a_picture_take_two_rows(quiet: Page, address: str, picture: str) -> None:
+    open_view(quiet, address, View("long", heads=HEADS, values="moved", threshold=0.25))
+    first_is_drawn(quiet, "Matrix")
+    choose(quiet, picture)
+    assert toolbar_rows(quiet) <= 2
 
 
 def exported(page: Page, item: str) -> tuple[str, bytes]:

@@ -6,10 +6,12 @@ import pytest
 from ablation.interventions import Scale, Zero
 from ablation.types import Ablation
 from app.examples import interesting_heads, spread_heads
-from app.runs import Memory, Runs, parse_positions
+from app.runs import Memory, Runs, map_key, parse_positions
+from models.attention_flow import attention_rollout, moved_attention
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import AttentionMaps, Head, TokenizedPrompt
+from viz.extent import extent_of
 
 
 @pytest.fixture
@@ -140,6 +142,85 @@ def test_the_ablated_run_is_compared_with_the_clean_one(llama: LanguageModel) ->
     assert outcome.maps[0].ablated
     expected = llama.attention(prompt, [Head(2, 0)], ablation)
     np.testing.assert_array_equal(outcome.maps[0].values, expected.values)
+
+
+@pytest.mark.parametrize("read_all_bytes", [0, 2**20])
+def test_moved_norms_are_computed_once(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch, read_all_bytes: int
+) -> None:
+    passes = []
+    watch = LanguageModel.watch
+    monkeypatch.setattr(
+        LanguageModel, "watch", lambda *args, **kw: passes.append(args) or watch(*args, **kw)
+    )
+    runs, prompt = Runs(read_all_bytes=read_all_bytes), llama.tokenize("The key to the cabinets")
+    heads = [Head(0, 1), Head(2, 3)]
+    first = runs.flow(llama, prompt, heads, "moved")
+    again = runs.flow(llama, prompt, heads[::-1], "moved")
+    assert len(passes) == 1
+    expected = moved_attention(llama, prompt, heads)
+    for maps, other, values in zip(first, again[::-1], expected.values, strict=True):
+        assert (maps.kind, other.heads) == ("moved", maps.heads)
+        np.testing.assert_array_equal(maps.values[0], values)
+        np.testing.assert_array_equal(other.values[0], values)
+    runs.flow(llama, prompt, [Head(1, 1)], "moved")
+    assert len(passes) == (3 if read_all_bytes == 0 else 2)  # one of them is the expected one's
+
+
+@pytest.mark.parametrize("read_all_bytes", [0, 2**20])
+def test_a_rollout_has_a_map_for_each_layer_of_the_heads(
+    llama: LanguageModel, read_all_bytes: int
+) -> None:
+    runs, prompt = Runs(read_all_bytes=read_all_bytes), llama.tokenize("The key to the cabinets")
+    shown = runs.flow(llama, prompt, [Head(2, 3), Head(0, 1), Head(2, 1)], "rollout")
+    expected = attention_rollout(llama, prompt, [2, 0])
+    assert [map_key(maps) for maps in shown] == ["2", "0"]
+    np.testing.assert_array_equal(np.concatenate([maps.values for maps in shown]), expected.values)
+
+
+def test_a_head_that_does_not_exist_has_no_moved_norms(llama: LanguageModel) -> None:
+    with pytest.raises(UserError, match=r"7\.1|L7H1"):
+        Runs().flow(llama, llama.tokenize("The key"), [Head(7, 1)], "moved")
+
+
+def test_a_prompt_is_tokenised_once(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    tokenize = LanguageModel.tokenize
+    monkeypatch.setattr(
+        LanguageModel, "tokenize", lambda *args: asked.append(args[1:]) or tokenize(*args)
+    )
+    runs = Runs()
+    first = runs.prompt(llama, "The key", None)
+    assert runs.prompt(llama, "The key", None) is first
+    assert runs.prompt(llama, "The key", True) is not first
+    assert asked == [("The key", None), ("The key", True)]
+    for _ in range(2):
+        with pytest.raises(UserError):
+            runs.prompt(llama, "", None)
+
+
+def test_a_map_is_looked_through_once(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    monkeypatch.setattr("app.runs.extent_of", lambda *args: looked.append(args) or extent_of(*args))
+    runs, prompt = Runs(), llama.tokenize("The key to the cabinets")
+    ablation = Ablation((Head(0, 0),), Zero())
+    heads = [Head(1, 1), Head(2, 3)]
+    cases = [(None, "show"), (None, "renormalise"), (ablation, "show")]
+    for _ in range(2):
+        found = []
+        for what, sink in cases:
+            outcome = runs.outcome(llama, prompt, None, heads, what)
+            found.append(runs.extents(llama, outcome.maps, what, sink))
+            expected = tuple(extent_of(maps, 0, sink) for maps in outcome.maps)
+            assert found[-1] == expected
+        moved = runs.flow(llama, prompt, heads, "moved")
+        found.append(runs.extents(llama, moved, None, "show"))
+        assert found[-1] == tuple(extent_of(maps, 0, "show") for maps in moved)
+        assert len(set(found)) == len(found)
+    assert len(looked) == 4 * len(heads)
+    assert runs.extents(llama, (), None, "show") == ()
 
 
 def test_memory_forgets_the_least_recently_used() -> None:

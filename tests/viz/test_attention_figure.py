@@ -19,11 +19,13 @@ from viz.attention import (
     attention_message,
     clicked_cell,
     dots_across,
+    log_floor,
     shared_maximum,
     token_message,
     token_names,
 )
 from viz.cells import Region, cells_of
+from viz.extent import extent_of, unit_of
 
 LABELS = ("When", "·John", "·and", "·John")
 
@@ -300,6 +302,44 @@ def test_a_map_says_that_its_first_token_is_left_out(sink: str, said: str) -> No
 def test_maps_of_other_kinds_say_what_they_are(kind: str, title: str) -> None:
     maps = replace(causal_maps("a", "b", "c"), kind=kind)
     assert f"<b>{title}</b>" in attention_figure(maps, 0).layout.title.text
+
+
+def moved_maps(*labels: str, times: float = 40.0) -> AttentionMaps:
+    """Norms up to `times` as large as the weights of `causal_maps`."""
+    maps = causal_maps(*labels)
+    return replace(maps, values=maps.values * np.float32(times), kind="moved")
+
+
+def test_norms_are_called_so_and_sent_as_they_are() -> None:
+    maps = moved_maps("a", "b", "c", "d")  # the last row: 16, 8, 8, 8
+    extent = extent_of(maps, 0)
+    assert (extent.causal, extent.largest) == (True, pytest.approx(80 / 3))
+    message = attention_message(maps, 0, Look(unit=unit_of("moved", [extent])))
+    shown = coding.decode(message["cells"]["coded"])
+    np.testing.assert_allclose(shown[3], [16, 8, 8, 8], rtol=1.1 * coding.RELATIVE_ERROR)
+    assert all("weight" not in template for template in message["hover"])
+    assert "norm" in message["hover"][0]
+    assert message["scale"] == {"zmax": extent.largest, "floor": None, "unit": extent.largest}
+    assert "max 26.7" in message["layout"]["title"]["text"]
+
+
+def test_a_threshold_of_norms_is_a_part_of_the_largest() -> None:
+    maps = moved_maps("a", "b", "c", "d")
+    look = Look(threshold=0.4, unit=unit_of("moved", [extent_of(maps, 0)]))  # of 26.7: 10.7
+    blank = np.isnan(coding.decode(attention_message(maps, 0, look)["cells"]["coded"]))
+    assert blank[3].tolist() == [False, True, True, True]
+    row = coding.decode(token_message(maps, 0, look, 3, "at"))[0]
+    assert np.isnan(row).tolist() == [False, True, True, True]
+
+
+def test_probabilities_have_no_unit_but_1() -> None:
+    extent = extent_of(causal_maps("a", "b", "c"), 0)
+    assert (unit_of("attention", [extent]), unit_of("rollout", [extent])) == (1, 1)
+
+
+def test_the_logarithmic_scale_of_norms_ends_at_a_part_of_the_largest() -> None:
+    assert log_floor(0.5) == LOG_FLOOR
+    assert log_floor(50) == pytest.approx(50 * LOG_FLOOR)
 
 
 def test_maps_of_unknown_kinds_are_refused() -> None:

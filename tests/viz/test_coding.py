@@ -33,6 +33,15 @@ def test_what_is_smaller_than_the_floor_is_0_and_a_rounded_up_1_is_1() -> None:
     np.testing.assert_array_equal(there_and_back(values), [[0, 0, 1]])
 
 
+@pytest.mark.parametrize("largest", [1.5, 60.7, 1e6])
+def test_norms_keep_three_digits_too(largest: float) -> None:
+    norms = np.geomspace(largest * FLOOR, largest, 10_000).astype(np.float32).reshape(100, 100)
+    norms[3, 99] = np.nan
+    found = there_and_back(norms)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(norms))
+    np.testing.assert_allclose(found, norms, rtol=1.1 * RELATIVE_ERROR)  # a quotient's rounding
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 2)])
 def test_cells_without_any_value(shape: tuple[int, int]) -> None:
     blank = np.full(shape, np.nan, np.float32)

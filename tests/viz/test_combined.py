@@ -1,5 +1,7 @@
 """One map of several heads, by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from viz_samples import prompt
@@ -36,10 +38,14 @@ def test_the_maps_stay_as_they_are() -> None:
 
 
 def test_the_map_says_what_it_is() -> None:
-    assert (combined_name("mean", 6), combined_name("maximum", 1)) == (
-        "Mean of 6 heads",
-        "Maximum of 1 head",
-    )
-    one = combined([maps(ONE, TWO)], "mean")
-    figure = attention_figure(one, 0, name=combined_name("mean", 2))
+    assert combined_name("mean", [maps(ONE, TWO), maps(THREE)]) == "Mean of 3 heads"
+    assert combined_name("maximum", [maps(ONE)]) == "Maximum of 1 head"
+    several = [maps(ONE, TWO)]
+    figure = attention_figure(combined(several, "mean"), 0, name=combined_name("mean", several))
     assert "<b>Mean of 2 heads</b>" in figure.layout.title.text
+
+
+def test_maps_of_layers_stay_such() -> None:
+    several = [replace(maps(ONE, TWO), kind="rollout")]
+    assert combined_name("mean", several) == "Mean of 2 layers"
+    assert combined(several, "mean").kind == "rollout"

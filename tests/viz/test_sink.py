@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from viz.sink import LEAST_REST, SINKS, largest_weight, without_first
+from viz.sink import LEAST_REST, SINKS, column_without_first, largest_weight, without_first
 
 ROUNDING = 1e-5
 """A row of up to 12 float32 weights, each divided and summed: some dozen roundings of 6e-8 each,
@@ -79,3 +79,12 @@ def test_a_single_token_leaves_nothing(sink: str) -> None:
     weights = np.ones((1, 1), np.float32)
     assert np.isnan(without_first(weights, sink)).all()
     assert largest_weight(weights, True, sink) == 0
+
+
+@given(maps(), st.sampled_from(list(SINKS)), st.data())
+def test_a_column_is_that_of_the_whole_map(
+    weights: np.ndarray, sink: str, data: st.DataObject
+) -> None:
+    position = data.draw(st.integers(0, len(weights) - 1))
+    expected = without_first(weights, sink)[:, position]
+    np.testing.assert_array_equal(column_without_first(weights, position, sink), expected)

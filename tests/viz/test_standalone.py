@@ -5,6 +5,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -150,6 +151,31 @@ def test_a_map_says_the_weight_that_is_pointed_at(offline: Page, tmp_path: Path,
         assert abs(at[0] - query) <= 1 + n // SIDE
         weight = maps.values[card, *at]
         assert float(found[3]) == pytest.approx(weight, rel=6e-3, abs=SMALLEST)
+
+
+@pytest.mark.browser
+def test_norms_are_said_as_they_are(offline: Page, tmp_path: Path) -> None:
+    weights = random_maps(12)
+    maps = replace(weights, values=weights.values * np.float32(80), kind="moved")
+    open_file(offline, tmp_path, attention_html(maps, token=9, threshold=0.1))
+    said = hover_cell(offline, 12, 9, 9)
+    norm = maps.values[0, 9, 9]
+    best = int(maps.values[0, 9].argmax())
+    largest = float(maps.values[:, 1:].max())
+    hovered = hover_cell(offline, 12, 9, best)
+    assert hovered.endswith(f"norm   {maps.values[0, 9, best]:.3g}")
+    assert (said == "") == (norm < 0.1 * largest)
+    expect(offline.locator(".map-title").first).to_have_text("L3H0 moved")
+    expect(offline.locator(".reading")).to_have_text(f"{0.1 * largest:.3g}")
+    expect(offline.locator(".note").first).to_contain_text("norms below")
+    offline.get_by_role("radio", name="Lines").click()
+    expect(offline.locator(".lines-reading")).to_contain_text(f"L3H0 moved: {best} t{best} ")
+
+
+def test_maps_of_two_kinds_are_no_page() -> None:
+    maps = random_maps(4)
+    with pytest.raises(ValueError, match="one kind"):
+        attention_html(maps, replace(maps, kind="rollout"))
 
 
 @pytest.mark.browser

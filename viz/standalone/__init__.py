@@ -17,12 +17,14 @@ import numpy as np
 
 from models.types import AttentionMaps
 from viz import coding
-from viz.attention import Look, log_floor, shared_maximum, shown_map
-from viz.labels import clipped
+from viz.attention import Look, shown_map, strength_scale
+from viz.extent import Extent, extent_of, shared_largest, unit_of
+from viz.labels import VALUE_NAMES, clipped
 from viz.theme import css_variables, sequential_scale
 
 SMALLEST = 1e-5
-"""Smaller weights are written as 0: nobody reads them, and they would be half of a large file."""
+"""Smaller weights are written as 0: nobody reads them, and they would be half of a large file. Of
+norms: this part of the largest."""
 
 _HERE = Path(__file__).resolve().parent
 _ASSETS = _HERE.parents[1] / "assets"
@@ -66,7 +68,8 @@ def attention_html(
         position: the position at which the prediction was read; it is marked.
         token: the position that is selected at first; None: no one.
         direction: "at" if it is shown where the selected token looks, "by" if who looks at it.
-        threshold: weights below it are not shown at first.
+        threshold: weights below it are not shown at first; of norms, those below this part of
+            the largest.
         scale: "shared" if the largest weight of all maps shows strongest; "own": each map's own.
         log: whether strength follows the logarithm of the weight.
         sink: what is done about the first token; a key of `viz.sink.SINKS`.
@@ -74,16 +77,21 @@ def attention_html(
         title: a heading.
 
     Raises:
-        ValueError: there is no map, or they are not of one prompt.
+        ValueError: there is no map, or they are not of one prompt and one kind.
     """
     if not maps or not maps[0].heads:
         raise ValueError("a page of attention needs a map")
     if any(other.prompt.ids != maps[0].prompt.ids for other in maps):
         raise ValueError("all maps must be of one prompt")
+    if any(other.kind != maps[0].kind for other in maps):
+        raise ValueError("all maps must be of one kind")
     prompt = maps[0].prompt
-    zmax = shared_maximum(*maps, sink=sink) if scale == "shared" else None
-    look = Look(position, zmax=zmax, log=log, sink=sink)
-    heads = [_head(several, i, look) for several in maps for i in range(len(several.heads))]
+    each = [(several, i) for several in maps for i in range(len(several.heads))]
+    extents = [extent_of(several, i, sink) for several, i in each]
+    zmax = shared_largest(extents) if scale == "shared" else None
+    unit = unit_of(maps[0].kind, extents)
+    look = Look(position, zmax=zmax, log=log, sink=sink, unit=unit)
+    heads = [_head(*one, look, extent) for one, extent in zip(each, extents, strict=True)]
     about = {
         "title": title,
         "names": [clipped(label) for label in prompt.unique_labels],
@@ -93,6 +101,9 @@ def attention_html(
         "token": token,
         "direction": direction,
         "threshold": threshold,
+        "unit": unit,
+        "smallest": f"{SMALLEST * unit:.3g}" if unit != 1 else f"{SMALLEST:f}".rstrip("0"),
+        "value": VALUE_NAMES[maps[0].kind],
         "sink": sink,
         "ablated": any(several.ablated for several in maps),
         "dark": dark,
@@ -102,27 +113,31 @@ def attention_html(
     return "".join(_page(title, about, [codes for _, codes in heads]))
 
 
-def _head(maps: AttentionMaps, index: int, look: Look) -> tuple[dict[str, Any], str]:
+def _head(
+    maps: AttentionMaps, index: int, look: Look, extent: Extent
+) -> tuple[dict[str, Any], str]:
     """Return what is said of a map, and its weights."""
-    shown = shown_map(maps, index, look)
-    zmax = look.zmax or shown.largest or 1.0
+    shown = shown_map(maps, index, look, extent)
+    coded_unit = coding.unit_of(shown.weights)
     about = {
         "head": maps.heads[index].short,
-        "name": str(maps.heads[index]),
+        "name": maps.title(index),
         "causal": shown.causal,
         "largest": shown.largest,
-        "scale": {"zmax": zmax, "floor": log_floor(zmax) if look.log else None},
+        "unit": coded_unit,
+        "scale": strength_scale(look.zmax or shown.largest or 1.0, look),
     }
-    return about, _packed(shown.weights, shown.causal)
+    parts = shown.weights / coded_unit if coded_unit != 1 else shown.weights
+    return about, _packed(parts, shown.causal, SMALLEST * look.unit / coded_unit)
 
 
-def _packed(weights: np.ndarray, causal: bool) -> str:
+def _packed(weights: np.ndarray, causal: bool, smallest: float) -> str:
     """Return the codes of a map, row by row and of a causal one up to the diagonal, deflated.
 
     High bytes come before low ones: they are alike, and so take less.
     """
     rows = (row[: query + 1] if causal else row for query, row in enumerate(weights))
-    values = np.concatenate([np.where(row < SMALLEST, 0.0, row) for row in rows])
+    values = np.concatenate([np.where(row < smallest, 0.0, row) for row in rows])
     codes = coding.codes_of(values).astype("<u2")
     planes = codes.view(np.uint8).reshape(-1, 2).T.tobytes()
     return base64.b64encode(zlib.compress(planes, 6)).decode("ascii")

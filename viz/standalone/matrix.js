@@ -166,7 +166,7 @@
         const { query, key } = cell;
         tip.textContent =
           "query  " + query + " " + known.names[query] + "\nkey    " + key + " " + known.names[key] +
-          "\nweight " + weights.exact(weight);
+          "\n" + known.value.padEnd(6) + " " + weights.exact(weight);
         tip.style.left = Math.min(event.clientX + 12, window.innerWidth - 190) + "px";
         tip.style.top = event.clientY + 14 + "px";
       }

@@ -32,7 +32,7 @@
   const maps = {};
   for (const map of about.maps) {
     const packed = document.querySelector(`script[data-head="${map.head}"]`);
-    const values = await weights.unpack(packed.textContent, about.labels.length, map.causal);
+    const values = await weights.unpack(packed.textContent, about.labels.length, map.causal, map.unit);
     packed.remove();
     maps[map.head] = { ...map, cells: { query: 0, key: 0, step: 1, values } };
   }
@@ -43,7 +43,8 @@
     labels: about.labels,
     marked: about.marked,
     note: SINKS[about.sink] || "",
-    threshold: about.threshold,
+    threshold: about.threshold * about.unit, // weights below it are not shown
+    value: about.value,
     maps,
   };
 
@@ -89,13 +90,14 @@
   }
 
   function threshold() {
-    const label = element("label", "field", "Weights ≥ ");
+    const label = element("label", "field", about.value === "norm" ? "Norms ≥ " : "Weights ≥ ");
     const slider = document.createElement("input");
-    const reading = element("span", "reading", String(known.threshold));
-    Object.assign(slider, { type: "range", min: 0, max: 0.5, step: 0.01, value: known.threshold });
+    const read = (value) => (about.unit === 1 ? String(value) : weights.exact(value * about.unit));
+    const reading = element("span", "reading", read(about.threshold));
+    Object.assign(slider, { type: "range", min: 0, max: 0.5, step: 0.01, value: about.threshold });
     slider.addEventListener("change", () => {
-      known.threshold = Number(slider.value);
-      reading.textContent = slider.value;
+      known.threshold = Number(slider.value) * about.unit;
+      reading.textContent = read(Number(slider.value));
       setThreshold();
       Object.values(drawers).forEach((drawer) => (drawer.stale = true));
       draw();
@@ -170,7 +172,7 @@
     places[name] = element("div", className);
   }
   const run = about.ablated ? "ablated run" : "clean run";
-  const parts = [about.labels.length + " tokens", run, known.note, "weights below 0.00001 are shown as 0"];
+  const parts = [about.labels.length + " tokens", run, known.note, about.value + "s below " + about.smallest + " are shown as 0"];
   status.textContent = parts.filter(Boolean).join(" · ");
   page.append(bar, ...Object.values(places));
   draw();
