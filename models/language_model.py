@@ -1,8 +1,10 @@
 """The one class that the rest of the program talks to: tokenise, run, read attention, ablate."""
 
+import inspect
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,14 @@ from models.attention_tap import TapRequest, dispatches
 from models.branching import BranchEngine
 from models.budget import MemoryBudget
 from models.discovery import find_dispatching_sites, find_returning_sites
-from models.edits import AblationLike, Intervention, RowPlan, acted_on_mask
+from models.edits import AblationLike, Intervention, Plan
 from models.errors import ErrorKind, UserError
-from models.forward_pass import ForwardPass, log_softmax64
+from models.forward_pass import ForwardPass, beside, is_encoder_decoder, log_softmax64
 from models.fused import fuse
 from models.head_sets import HeadSets
 from models.placement import execution_device, weights_at_hand
 from models.self_check import branches_rightly, run_self_check
+from models.stacks import MAIN, Axes, StackTable
 from models.types import (
     AttentionMaps,
     Head,
@@ -41,7 +44,14 @@ class Run:
     """What one forward pass gave."""
 
     prediction: Prediction
-    attention: AttentionMaps
+    maps: tuple[AttentionMaps, ...]
+    """One for each stack that the heads asked for are of; without heads, an empty one."""
+
+    @property
+    def attention(self) -> AttentionMaps:
+        """The maps of heads that are all of one stack."""
+        [maps] = self.maps
+        return maps
 
 
 class LanguageModel:
@@ -58,8 +68,9 @@ class LanguageModel:
         """Wrap a transformers model and tokenizer.
 
         Args:
-            model: a causal or masked language model loaded with `attn_implementation` set to
-                `attention_tap.ATTENTION_NAME` if it dispatches, to "eager" if it does not.
+            model: a causal or masked language model or an encoder-decoder, loaded with
+                `attn_implementation` set to `attention_tap.ATTENTION_NAME` if it dispatches, to
+                "eager" if it does not.
             name: what the user called it.
             memory_gb: gigabytes (10^9 bytes) that one pass over many sets of heads may take; None
                 for a share of what is free.
@@ -74,37 +85,84 @@ class LanguageModel:
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         if self.dtype == torch.float32:
             fuse(model)
-        self.kind = "masked" if _predicts_at_mask(model, tokenizer) else "causal"
+        self.kind = _kind(model, tokenizer)
+        self.pairs = _tells_pairs_apart(model, tokenizer)
         self.max_positions = _max_positions(model, tokenizer)
         self._pass = ForwardPass(model, name, self.lock)
         self.dispatches = dispatches(type(model))
         self.sites = self._find_sites()
-        self.n_layers = len(self.sites)
-        self.n_heads = max(site.n_heads for site in self.sites)
+        self.stacks = self._find_stacks()
+        self.n_layers = self.stacks.named(MAIN).n_layers
+        self.n_heads = self.stacks.named(MAIN).n_heads
         self.n_kv_heads = max(site.n_kv_heads for site in self.sites)
         self.d_head = max(site.d_head for site in self.sites)
-        self.n_vocab = int(self._pass.logits(self._probe_prompt(), TapRequest()).shape[-1])
+        self.n_vocab = int(self._probe_logits(TapRequest()).shape[-1])
         budget = MemoryBudget.of(
-            model, self.device, self.dtype, self.n_heads, self.n_vocab, memory_gb
+            model,
+            self.device,
+            self.dtype,
+            max(stack.n_heads for stack in self.stacks.stacks),
+            self.n_vocab,
+            memory_gb,
         )
         self.head_sets = HeadSets(self, self._pass, self._find_engine(), budget)
         self.info = self._describe()
 
     # --- text -----------------------------------------------------------------------------
 
-    def tokenize(self, text: str, bos: bool | None = None) -> TokenizedPrompt:
+    def tokenize(
+        self,
+        text: str,
+        bos: bool | None = None,
+        *,
+        decoder: str | None = None,
+        pair: str | None = None,
+    ) -> TokenizedPrompt:
         """Turn text into a prompt.
 
         Args:
+            text: for an encoder-decoder, what its encoder reads: the `source` of the prompt.
             bos: whether a beginning-of-sequence token stands in front; None leaves it to the
                 tokenizer.
+            decoder: what an encoder-decoder's decoder has written so far; the token that starts it
+                is put in front. None and the empty text leave that token alone.
+            pair: for an encoder that tells sentences apart, the second sentence of a pair.
 
         Raises:
-            UserError: the text is empty, gives no tokens, or exceeds the model's context.
+            UserError: the text is empty, gives no tokens, or exceeds the model's context; or the
+                model has no decoder beside an encoder, or knows no pairs.
         """
-        prompt = tokens.tokenize(self._reader, text, self.max_positions, bos)
+        if pair is not None and not self.pairs:
+            raise UserError(
+                ErrorKind.PROMPT,
+                f"{self.name} does not tell the sentences of a pair apart; leave the second out.",
+            )
+        prompt = tokens.tokenize(self._reader, text, self.max_positions, bos, pair)
         self._check_embedded(prompt.ids)
-        return prompt
+        return self.with_decoder(prompt, decoder)
+
+    def with_decoder(self, source: TokenizedPrompt, text: str | None) -> TokenizedPrompt:
+        """Return the prompt of an encoder-decoder that reads `source` and has written `text`.
+
+        Other models' prompts stay as they are.
+
+        Raises:
+            UserError: the text exceeds the model's context; or the model has no decoder beside an
+                encoder, and there is text for it.
+        """
+        if self.kind == "encoder-decoder":
+            start = decoder_start(self._model, self._reader.tokenizer, self.name)
+            prompt = tokens.decoder_prompt(
+                self._reader, text or "", start, self.max_positions, source
+            )
+            self._check_embedded(prompt.ids)
+            return prompt
+        if text:
+            raise UserError(
+                ErrorKind.PROMPT,
+                f"{self.name} is no encoder-decoder, so there is no decoder text; leave it out.",
+            )
+        return source
 
     def prompt_of_ids(self, ids: Sequence[int]) -> TokenizedPrompt:
         """Return the prompt made of these token ids (random stimuli, for example).
@@ -130,7 +188,7 @@ class LanguageModel:
 
     def has_bos(self, prompt: TokenizedPrompt) -> bool:
         """Return whether a prompt begins with the token that opens a sequence."""
-        return prompt.ids[0] == tokens.bos_id(self._reader.tokenizer)
+        return prompt.typed.ids[0] == tokens.bos_id(self._reader.tokenizer)
 
     def resolve_token(self, target: int | str) -> int:
         """Return the one token id that an id or a text names, or raise `UserError`."""
@@ -148,11 +206,12 @@ class LanguageModel:
         """
         n = len(prompt)
         if position is None:
-            return n - 1 if self.kind == "causal" else self._mask_position(prompt)
+            return n - 1 if self.kind != "masked" else self._mask_position(prompt)
         if not -n <= position < n:
+            text = "prompt" if prompt.source is None else "decoder text"
             raise UserError(
                 ErrorKind.POSITION,
-                f"Position {position} is outside the prompt; its {n} positions are 0 to {n - 1} "
+                f"Position {position} is outside the {text}; its {n} positions are 0 to {n - 1} "
                 f"(or -{n} to -1 from the end).",
             )
         return position % n
@@ -182,25 +241,26 @@ class LanguageModel:
 
     # --- heads ----------------------------------------------------------------------------
 
-    def all_heads(self) -> tuple[Head, ...]:
-        """Return every head, in (layer, head) order."""
-        return tuple(
-            Head(layer, head)
-            for layer, site in enumerate(self.sites)
-            for head in range(site.n_heads)
-        )
+    def all_heads(self, stack: str | None = None) -> tuple[Head, ...]:
+        """Return every head of a stack, or of all, in (layer, head) order within each."""
+        return self.stacks.heads(stack)
+
+    def axes_of(self, prompt: TokenizedPrompt, heads: Sequence[Head]) -> Axes:
+        """Return the positions that the attention of heads joins.
+
+        Raises:
+            UserError: the heads are of several stacks.
+        """
+        return self.stacks.axes(prompt, self.stacks.stack_of(heads).name)
 
     def check_heads(self, heads: Sequence[Head]) -> tuple[Head, ...]:
         """Return the heads as given, or raise `UserError` naming the first that does not exist."""
-        for head in heads:
-            in_model = head.stack == "" and 0 <= head.layer < self.n_layers
-            if not in_model or not 0 <= head.head < self.sites[head.layer].n_heads:
-                raise UserError(
-                    ErrorKind.HEADS,
-                    f"There is no head {head} in {self.name}: layers run from 0 to "
-                    f"{self.n_layers - 1}, heads from 0 to {self.n_heads - 1}.",
-                )
+        self.stacks.check(heads, self.name)
         return tuple(heads)
+
+    def layers_of(self, heads: Sequence[Head]) -> list[int]:
+        """Return the attention layers that heads are in, counted in the order they run."""
+        return sorted({self.stacks.run_layer(head) for head in heads})
 
     def check_positions(
         self, prompt: TokenizedPrompt, positions: Sequence[int] | None
@@ -241,9 +301,11 @@ class LanguageModel:
         """Return attention probabilities of the given heads, in the given order.
 
         Args:
+            heads: of one stack, as the positions of stacks differ.
             queries: the positions whose rows are wanted, in that order; negative ones count from
                 the end, None stands for all.
         """
+        self.stacks.stack_of(self.check_heads(heads))
         # A prompt without a mask token can be looked at, if not predicted from.
         return self.run(
             prompt, position=-1, heads=heads, ablation=ablation, queries=queries, top_k=1
@@ -264,7 +326,8 @@ class LanguageModel:
         Args:
             position: where the prediction is read; see `resolve_position`.
             heads: those whose attention is read.
-            queries: the positions whose rows of attention are read; None for all.
+            queries: the positions whose rows of attention are read, of heads of one stack; None
+                for all.
 
         Raises:
             UserError: a head or position does not exist, the intervention does not fit, or the
@@ -272,23 +335,21 @@ class LanguageModel:
         """
         position = self.resolve_position(prompt, position)
         wanted = self.check_heads(heads)
-        rows = None if queries is None else self._resolve_queries(prompt, queries)
-        n = len(prompt)
-        values = np.empty((len(wanted), n if rows is None else len(rows), n), dtype=np.float32)
-        read = _by_layer(wanted)
+        ablated = ablation is not None and bool(ablation.heads)
+        maps = self._unread_maps(prompt, wanted, queries, ablated)
         # The pass writes straight into the result: a second copy of long maps is not affordable.
-        places = {layer: [values[i] for i in members] for layer, members in read.items()}
-        request = TapRequest(
-            read={layer: [wanted[i].head for i in members] for layer, members in read.items()},
-            queries=rows,
-            attention=places,
-        )
-        if ablation is not None and ablation.heads:
-            request.plan = self._plan_row(prompt, ablation)
-        logits = self._pass.logits_at([prompt.ids], request, position)
-        prediction = self.prediction_from(log_softmax64(logits)[0], position, top_k)
-        maps = AttentionMaps(wanted, values, prompt, request.plan is not None, rows)
-        return Run(prediction, maps)
+        read: dict[int, list[int]] = {}
+        places: dict[int, list[np.ndarray]] = {}
+        for of_stack in maps:
+            running = self.stacks.running(of_stack.heads)
+            for head, place in zip(running, of_stack.values, strict=True):
+                read.setdefault(head.layer, []).append(head.head)
+                places.setdefault(head.layer, []).append(place)
+        request = TapRequest(read=read, queries=maps[0].queries, attention=places)
+        if ablation is not None and ablated:
+            request.plan = self._plan_row(prompt, ablation, position)
+        logits = self._pass.logits_at([prompt.ids], request, position, beside(prompt))
+        return Run(self.prediction_from(log_softmax64(logits)[0], position, top_k), maps)
 
     def token_detail(self, prompt: TokenizedPrompt, position: int, top_k: int = 5) -> TokenDetail:
         """Return what is known of one position: its token, its embedding, its prediction."""
@@ -310,11 +371,14 @@ class LanguageModel:
     def head_outputs(self, prompt: TokenizedPrompt, layers: Sequence[int]) -> dict[int, Tensor]:
         """Return the clean z of whole layers, from one forward pass.
 
+        Args:
+            layers: attention layers, counted in the order they run (`layers_of`).
+
         Returns:
             layer -> [position, n_heads, d_head], on the model's device.
         """
         request = TapRequest(keep_z=frozenset(layers))
-        self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
+        self._pass.logits_at([prompt.ids], request, len(prompt) - 1, beside(prompt))
         return {layer: z[0] for layer, z in request.z.items()}
 
     @property
@@ -361,31 +425,63 @@ class LanguageModel:
 
     # --- parts ----------------------------------------------------------------------------
 
-    def _plan_row(self, prompt: TokenizedPrompt, ablation: AblationLike) -> RowPlan:
+    def _unread_maps(
+        self,
+        prompt: TokenizedPrompt,
+        heads: Sequence[Head],
+        queries: Sequence[int] | None,
+        ablated: bool,
+    ) -> tuple[AttentionMaps, ...]:
+        """Return the maps of each stack's heads, with room for what a pass will write there."""
+        if queries is not None:
+            self.stacks.stack_of(heads)
+        found = []
+        for name, members in (self.stacks.by_stack(heads) or {MAIN: ()}).items():
+            axes = self.stacks.axes(prompt, name)
+            rows = None if queries is None else self._resolve_queries(axes.queries, queries)
+            shape = (len(members), len(axes.queries if rows is None else rows), len(axes.keys))
+            looked_at = None if axes.own else axes.keys
+            values = np.empty(shape, dtype=np.float32)
+            found.append(AttentionMaps(members, values, axes.queries, ablated, rows, looked_at))
+        return tuple(found)
+
+    def _plan_row(self, prompt: TokenizedPrompt, ablation: AblationLike, position: int) -> Plan:
         """Plan a batch of one row with the ablation's heads edited."""
-        heads = self.check_heads(ablation.heads)
-        positions = self.check_positions(prompt, ablation.positions)
-        editor = ablation.intervention.prepare(self, prompt, heads, positions)
-        acted_on = acted_on_mask(positions, len(prompt), self.device)
-        return RowPlan.for_rows(editor, [heads], acted_on, self.device)
+        posed = self.head_sets.pose(
+            prompt, ablation.intervention, ablation.heads, position, ablation.positions
+        )
+        return posed.plan([ablation.heads])
 
     # --- at load --------------------------------------------------------------------------
 
-    def _probe_prompt(self) -> list[list[int]]:
-        """Return one row of a few different ordinary token ids: the self-check's short prompt."""
+    def _probe_prompt(self) -> TokenizedPrompt:
+        """Return a prompt of a few different ordinary token ids: the self-check's short prompt.
+
+        Source and decoder text of an encoder-decoder differ in length: it tells its stacks apart.
+        """
         n_ids = len(self._reader.tokenizer)
         ordinary = [i for i in range(n_ids // 2, n_ids) if i not in self._reader.special_ids]
         step = max(1, len(ordinary) // 8)
-        return [ordinary[::step][:7]]
+        ids = ordinary[::step][:7]
+        prompt = tokens.prompt_of_ids(self._reader, ids)
+        if self.kind != "encoder-decoder":
+            return prompt
+        start = decoder_start(self._model, self._reader.tokenizer, self.name)
+        decoder = tokens.prompt_of_ids(self._reader, [start, *ids[1:4]])
+        return replace(decoder, source=prompt)
+
+    def _probe_logits(self, request: TapRequest) -> Tensor:
+        prompt = self._probe_prompt()
+        return self._pass.logits([prompt.ids], request, beside=beside(prompt))
 
     def _find_sites(self) -> list[AttentionSite]:
-        ids = self._probe_prompt()
+        prompt = self._probe_prompt()
+        given = self._pass.inputs([prompt.ids], beside(prompt))
 
         def forward() -> None:
-            batch = torch.tensor(ids, device=self.device)
             try:
                 with torch.inference_mode():
-                    logits = self._model(input_ids=batch, use_cache=False).logits
+                    logits = self._model(**given, use_cache=False).logits
             except (
                 ArithmeticError,
                 AttributeError,
@@ -401,24 +497,32 @@ class LanguageModel:
                 ) from error
             self._pass.refuse_not_finite(logits)
 
+        one_stack = self.kind != "encoder-decoder"
         if self.dispatches:
-            sites = find_dispatching_sites(self._model, forward)
-        else:
-            sites = find_returning_sites(self._model, forward, len(ids[0]))
-        if not self.dispatches:
-            for layer, site in enumerate(sites):
-                install_hooks(site, layer)
+            return find_dispatching_sites(self._model, forward, one_stack)
+        n, n_source = len(prompt), len(prompt.typed)
+        extents = {(n, n), (n, n_source), (n_source, n_source)}
+        sites = find_returning_sites(self._model, forward, extents, one_stack)
+        for layer, site in enumerate(sites):
+            install_hooks(site, layer)
         return sites
+
+    def _find_stacks(self) -> StackTable:
+        if self.kind != "encoder-decoder":
+            return StackTable.of_one(self.sites, causal=self.kind == "causal")
+        prompt = self._probe_prompt()
+        n_source = len(prompt.typed)
+        return StackTable.of_encoder_decoder(self._model, self.sites, n_source, len(prompt))
 
     def _find_engine(self) -> BranchEngine | None:
         """Return what evaluates sets of heads as branches, if that is right for this model."""
-        if not self.dispatches:
+        if not self.dispatches or self.kind == "encoder-decoder":
             return None
         causal = self.kind == "causal"
         engine = BranchEngine.install(self._model, self.sites, causal, self._pass.logits)
         if engine is None:
             return None
-        ids = self._probe_prompt()[0]
+        ids = self._probe_prompt().ids
         proven = branches_rightly(engine, self.sites, causal, ids, self._pass.logits)
         return engine if proven else None
 
@@ -426,6 +530,7 @@ class LanguageModel:
         tokenizer = self._reader.tokenizer
         opening = tokens.bos_id(tokenizer)
         first = tokenizer("a", verbose=False)["input_ids"][:1]
+        probe = self._probe_prompt()
         return ModelInfo(
             name=self.name,
             architecture=type(self._model).__name__,
@@ -445,20 +550,54 @@ class LanguageModel:
             self_check=run_self_check(
                 self._model,
                 self.sites,
+                self.stacks,
                 self.dispatches,
-                self.kind,
-                self._probe_prompt(),
-                self._pass.logits,
+                [probe.ids],
+                partial(self._pass.logits, beside=beside(probe)),
+                self._pass.inputs([probe.ids], beside(probe)),
             ),
+            stacks=self.stacks.stacks,
+            pairs=self.pairs,
         )
 
 
-def _by_layer(heads: Sequence[Head]) -> Mapping[int, Sequence[int]]:
-    """Return for each layer which of the heads, by index, are its own."""
-    by_layer: dict[int, list[int]] = {}
-    for i, head in enumerate(heads):
-        by_layer.setdefault(head.layer, []).append(i)
-    return by_layer
+def _kind(model: Any, tokenizer: Any) -> str:
+    """Return what `ModelInfo.kind` says of a model."""
+    if is_encoder_decoder(model):
+        return "encoder-decoder"
+    return "masked" if _predicts_at_mask(model, tokenizer) else "causal"
+
+
+def _tells_pairs_apart(model: Any, tokenizer: Any) -> bool:
+    """Whether a model embeds to which sentence of a pair a token belongs, and is told so."""
+    accepted = inspect.signature(model.forward).parameters
+    if "token_type_ids" not in accepted or getattr(model.config, "type_vocab_size", 0) < 2:
+        return False
+    given = tokenizer("a", "a", verbose=False, return_token_type_ids=True)
+    return 1 in given.get("token_type_ids", ())
+
+
+def decoder_start(model: Any, tokenizer: Any, name: str) -> int:
+    """Return the id of the token that starts an encoder-decoder's decoder.
+
+    Raises:
+        UserError: neither the model nor its tokenizer names one.
+    """
+    generation = getattr(model, "generation_config", None)
+    stated = (
+        getattr(generation, "decoder_start_token_id", None),
+        getattr(model.config, "decoder_start_token_id", None),
+        tokenizer.bos_token_id,
+        tokenizer.pad_token_id,
+    )
+    for token_id in stated:
+        if isinstance(token_id, int):
+            return token_id
+    raise UserError(
+        ErrorKind.MODEL,
+        f"{name} does not say which token starts its decoder; put decoder_start_token_id into its "
+        "config.json.",
+    )
 
 
 def _predicts_at_mask(model: Any, tokenizer: Any) -> bool:

@@ -1,7 +1,7 @@
 """The interventions themselves: frozen values that compare and hash by content."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -136,7 +136,7 @@ class Mean:
         prompts = [
             _tokenize_like(prompt, text, model, "reference prompt") for text in self.references
         ]
-        return editors.GivenZ(_mean_outputs(model, prompts, _layers_of(heads)))
+        return editors.GivenZ(_mean_outputs(model, prompts, heads))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +171,15 @@ class Resample:
         positions: Sequence[int] | None,
     ) -> HeadEditor:
         source = _tokenize_like(prompt, self.source, model, "source prompt")
-        if len(source) != len(prompt):
+        own, other = (model.axes_of(each, heads).queries for each in (prompt, source))
+        if len(other) != len(own):
             raise UserError(
                 ErrorKind.INTERVENTION,
-                f"Resample needs a source of equal length, but the prompt has {len(prompt)} tokens "
-                f"({_token_list(prompt)}) and the source has {len(source)} "
-                f"({_token_list(source)}); change one of them.",
+                f"Resample needs a source of equal length, but the prompt has {len(own)} tokens "
+                f"({_token_list(own)}) and the source has {len(other)} "
+                f"({_token_list(other)}); change one of them.",
             )
-        return editors.GivenZ(model.head_outputs(source, _layers_of(heads)))
+        return editors.GivenZ(model.head_outputs(source, model.layers_of(heads)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +215,9 @@ class Permute:
         heads: Sequence[Head],
         positions: Sequence[int] | None,
     ) -> HeadEditor:
-        moved = torch.tensor(resolve_positions(positions, len(prompt)))
-        source = torch.arange(len(prompt))
+        n = len(model.axes_of(prompt, heads).queries)
+        moved = torch.tensor(resolve_positions(positions, n))
+        source = torch.arange(n)
         source[moved] = moved[self.permutation(len(moved))]
         return editors.ReorderedZ(source.to(model.device))
 
@@ -272,7 +274,8 @@ class Sparsify:
     ) -> HeadEditor:
         if self.fraction is None:
             return editors.LargeZ(self._given)
-        acted_on = torch.tensor(resolve_positions(positions, len(prompt)), device=model.device)
+        n = len(model.axes_of(prompt, heads).queries)
+        acted_on = torch.tensor(resolve_positions(positions, n), device=model.device)
         return editors.LargestZ(self._given, acted_on)
 
 
@@ -312,12 +315,13 @@ class Knockout:
         heads: Sequence[Head],
         positions: Sequence[int] | None,
     ) -> HeadEditor:
-        n = len(prompt)
+        axes = model.axes_of(prompt, heads)
+        n, n_keys = len(axes.queries), len(axes.keys)
         queries = resolve_positions(self.queries, n, "queries of knockout")
-        blocked = torch.zeros(n, n, dtype=torch.bool)  # query, key
-        blocked[queries] = self._blocked_keys(n)[queries]
-        visible = torch.ones(n, n, dtype=torch.bool)
-        if model.kind == "causal":
+        blocked = torch.zeros(n, n_keys, dtype=torch.bool)  # query, key
+        blocked[queries] = self._blocked_keys(n, n_keys, axes.own)[queries]
+        visible = torch.ones(n, n_keys, dtype=torch.bool)
+        if axes.causal:
             visible = visible.tril()
         left_alone = ~(visible & ~blocked).any(dim=1)  # query
         if self.queries is not None and left_alone.any():
@@ -328,12 +332,22 @@ class Knockout:
         blocked[~acted_on] = False
         return editors.BlockedPattern(blocked.to(model.device))
 
-    def _blocked_keys(self, n: int) -> Tensor:
-        """Return bool [query, key] of a prompt of n tokens, as if every query was chosen."""
+    def _blocked_keys(self, n: int, n_keys: int, own: bool) -> Tensor:
+        """Return bool [query, key], as if every query was chosen.
+
+        Args:
+            own: whether queries and keys are the same positions.
+        """
+        if self.keys is None and not own:
+            raise UserError(
+                ErrorKind.INTERVENTION,
+                "A knockout of every key but the query's own needs attention among the same "
+                "positions, which cross attention is not; name the keys.",
+            )
         if self.keys is None:
             return ~torch.eye(n, dtype=torch.bool)
-        blocked = torch.zeros(n, n, dtype=torch.bool)
-        blocked[:, resolve_positions(self.keys, n, "keys of knockout")] = True
+        blocked = torch.zeros(n, n_keys, dtype=torch.bool)
+        blocked[:, resolve_positions(self.keys, n_keys, "keys of knockout")] = True
         return blocked
 
 
@@ -352,33 +366,33 @@ def _no_key_left(query: int) -> UserError:
 def _tokenize_like(
     prompt: TokenizedPrompt, text: str, model: "LanguageModel", role: str
 ) -> TokenizedPrompt:
-    """Tokenise `text` with a beginning-of-sequence token exactly when `prompt` has one."""
+    """Tokenise `text` with a beginning-of-sequence token exactly when `prompt` has one.
+
+    For an encoder-decoder the text takes the place of the source; the decoder text stays.
+    """
     wanted = model.has_bos(prompt)
     try:
         tokenized = model.tokenize(text)
-        if model.has_bos(tokenized) == wanted:
-            return tokenized
-        return model.tokenize(text, bos=wanted)
+        if model.has_bos(tokenized) != wanted:
+            tokenized = model.tokenize(text, bos=wanted)
     except UserError as error:
         raise UserError(
             ErrorKind.INTERVENTION, f"The {role} {quoted(text)} cannot be used: {error}"
         ) from error
-
-
-def _layers_of(heads: Iterable[Head]) -> list[int]:
-    return sorted({head.layer for head in heads})
+    return tokenized if tokenized.source is None else replace(prompt, source=tokenized.source)
 
 
 def _mean_outputs(
-    model: "LanguageModel", prompts: Sequence[TokenizedPrompt], layers: Sequence[int]
+    model: "LanguageModel", prompts: Sequence[TokenizedPrompt], heads: Sequence[Head]
 ) -> dict[int, Tensor]:
     """Return layer -> [1, n_heads, d_head]: the mean over all positions of all prompts."""
+    layers = model.layers_of(heads)
     sums: dict[int, Tensor] = {}
     for prompt in prompts:
         for layer, z in model.head_outputs(prompt, layers).items():
             total = z.float().sum(dim=0, keepdim=True)  # [1, n_heads, d_head]
             sums[layer] = sums[layer] + total if layer in sums else total
-    count = sum(len(prompt) for prompt in prompts)
+    count = sum(len(model.axes_of(prompt, heads).queries) for prompt in prompts)
     return {layer: total / count for layer, total in sums.items()}
 
 
