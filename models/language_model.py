@@ -400,7 +400,8 @@ class LanguageModel:
         Returns:
             float64 [n_sets, n_vocab], natural log-probabilities of the sets in their order.
         """
-        question = self.head_sets.pose(prompt, intervention, None, position, positions)
+        asked = sorted({head for heads in head_sets for head in heads})
+        question = self.head_sets.pose(prompt, intervention, asked, position, positions)
         passes = list(self.head_sets.evaluate(question, head_sets))
         order = [i for indices, _ in passes for i in indices]
         rows = torch.cat([log_probs for _, log_probs in passes])
