@@ -1,4 +1,4 @@
-"""One head's attention as a heat map: queries down, keys across.
+"""One head's attention as a heat map: queries down, keys across, each side with its own tokens.
 
 A map with more weights than pixels is drawn in cells that stand for several (`viz.cells`), and
 says so; a region of it is drawn in finer ones.
@@ -51,9 +51,16 @@ def shared_maximum(*maps: AttentionMaps) -> float:
     Under causal attention the first position, which can only attend to itself, does not count.
     """
     largest = (
-        _largest(weights, is_causal(weights)) for several in maps for weights in several.values
+        _largest(several.values[i], causal(several, i))
+        for several in maps
+        for i in range(len(several.heads))
     )
     return max(largest, default=0.0) or 1.0
+
+
+def causal(maps: AttentionMaps, index: int) -> bool:
+    """Return whether a map is one of positions among themselves in which none looks ahead."""
+    return maps.looked_at is None and is_causal(maps.values[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +105,21 @@ def attention_figure(
     The other arguments are those of `Look`.
     """
     look = Look(position, threshold, zmax, log, dark, size)
-    region = region or Region.whole(len(maps.prompt))
-    step = fitting_step(region.side, dots_across(maps.prompt, size))
+    region = region or _whole(maps)
+    step = fitting_step(region.side, dots_across(maps.prompt, size, maps.keys))
     cells = _cells(maps, index, look, region, step)
-    names = token_names(maps.prompt)
+    queries, keys = token_names(maps.prompt), token_names(maps.keys)
     plot = _plot(maps, index, look, cells)
     title = plot["layout"]["title"]
-    title["text"] = title["text"].replace(NOTE, _resolution(cells, len(names)))
+    title["text"] = title["text"].replace(NOTE, _resolution(cells, _whole(maps)))
     figure = go.Figure(plot)
     trace = figure.data[0]
     trace.hovertemplate = _hover(cells.pooled, dark)
     if cells.pooled:
-        trace.customdata = _ranges(cells, names)
+        trace.customdata = _ranges(cells, queries, keys)
     return figure.update_layout(
-        xaxis={"labelalias": _aliases(names, None)}, yaxis={"labelalias": _aliases(names, position)}
+        xaxis={"labelalias": _aliases(keys, None)},
+        yaxis={"labelalias": _aliases(queries, position)},
     )
 
 
@@ -125,9 +133,9 @@ def attention_message(
     (`token_names`). So does what depends on how coarse the cells are: `hover` has the templates
     for cells of one weight and of several, and the title has a place, `NOTE`, to say it.
     """
-    region = region or Region.whole(len(maps.prompt))
-    dots = dots_across(maps.prompt, look.size)
-    step = sent_step(region, is_causal(maps.values[index]), dots)
+    region = region or _whole(maps)
+    dots = dots_across(maps.prompt, look.size, maps.keys)
+    step = sent_step(region, causal(maps, index), dots)
     cells = _cells(maps, index, look, region, step)
     plot = _plot(maps, index, look, cells)
     for name in ("z", "x0", "dx", "y0", "dy"):
@@ -143,9 +151,16 @@ def attention_message(
     }
 
 
-def dots_across(prompt: TokenizedPrompt, size: int | None) -> int:
-    """Return how many pixels a figure `size` px wide has for a prompt's positions."""
-    return int(_geometry(prompt.unique_labels, size).plot)
+def dots_across(
+    prompt: TokenizedPrompt, size: int | None, keys: TokenizedPrompt | None = None
+) -> int:
+    """Return how many pixels a figure `size` px wide has for a prompt's positions.
+
+    Args:
+        keys: the columns, where they are not the prompt's; then it is about the longer side.
+    """
+    columns = prompt.unique_labels if keys is None else keys.unique_labels
+    return int(_geometry(prompt.unique_labels, columns, size).plot)
 
 
 def token_names(prompt: TokenizedPrompt) -> list[str]:
@@ -153,11 +168,15 @@ def token_names(prompt: TokenizedPrompt) -> list[str]:
     return [literal(clipped(label)) for label in prompt.unique_labels]
 
 
+def _whole(maps: AttentionMaps) -> Region:
+    return Region.whole(len(maps.prompt), len(maps.keys))
+
+
 def _cells(maps: AttentionMaps, index: int, look: Look, region: Region, step: int) -> Cells:
     if maps.queries is not None:
         raise ValueError("only maps with all their rows can be drawn")
     weights = maps.values[index]
-    cells = cells_of(weights, is_causal(weights), region, step)
+    cells = cells_of(weights, causal(maps, index), region, step)
     cells.values[cells.values < look.threshold] = np.nan
     return cells
 
@@ -169,11 +188,12 @@ def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str
     else about a map.
     """
     weights, dark = maps.values[index], look.dark
-    n = len(weights)
+    n_query, n_key = weights.shape
     largest = _largest(weights, cells.causal)
-    geometry = _geometry(maps.prompt.unique_labels, look.size)
+    geometry = _geometry(maps.prompt.unique_labels, maps.keys.unique_labels, look.size)
     scale = _colour_range(look.zmax or largest or 1.0, look.log, dark)
-    axis = _token_axis(n, geometry, dark)
+    across = _token_axis(n_key, geometry, dark)
+    down = _token_axis(n_query, geometry, dark)
     bar = compact_colour_bar(
         dark,
         pixels=scale.bar_pixels,
@@ -182,33 +202,34 @@ def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str
         ticktext=scale.ticktext,
     )
     # The bar ends where the figure ends, not where a map narrower than its header does.
-    bar["x"] = 1 + (geometry.right - _BAR_EDGE) / geometry.plot
+    bar["x"] = 1 + (geometry.right - _BAR_EDGE) / geometry.across
     return {
         "data": [_map_trace(cells, scale, geometry), _bar_trace(scale, bar)],
         "layout": {
             **base_layout(dark),
             **_frame(geometry),
             "title": _title(str(maps.heads[index]), largest, maps.ablated, geometry, dark),
-            "xaxis": axis | {"range": [-0.5, n - 0.5], "tickangle": -90},
-            "yaxis": axis | {"range": [n - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
-            "shapes": _row_mark(look.position, n, cells.causal, dark),
+            "xaxis": across | {"range": [-0.5, n_key - 0.5], "tickangle": -90},
+            "yaxis": down
+            | {"range": [n_query - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
+            "shapes": _row_mark(look.position, n_key, cells.causal, dark),
         },
     }
 
 
-def _resolution(cells: Cells, n: int) -> str:
+def _resolution(cells: Cells, whole: Region) -> str:
     """Say how cells stand for weights where that is not one for one, or not all of the map."""
     if cells.pooled:
         return f" · each dot: max of {cells.step}×{cells.step}"
-    return "" if cells.region == Region.whole(n) else " · every weight"
+    return "" if cells.region == whole else " · every weight"
 
 
-def _ranges(cells: Cells, names: list[str]) -> np.ndarray:
+def _ranges(cells: Cells, query_names: list[str], key_names: list[str]) -> np.ndarray:
     """Return for each cell the queries and the keys that it stands for, in words."""
     rows, columns = cells.values.shape
     region, step = cells.region, cells.step
-    queries = [_range(region.query + i * step, step, names) for i in range(rows)]
-    keys = [_range(region.key + j * step, step, names) for j in range(columns)]
+    queries = [_range(region.query + i * step, step, query_names) for i in range(rows)]
+    keys = [_range(region.key + j * step, step, key_names) for j in range(columns)]
     return np.array([[(query, key) for key in keys] for query in queries], dtype=object)
 
 
@@ -237,36 +258,49 @@ class _Geometry:
     """Where things stand, in px."""
 
     cell: float
-    plot: float
+    across: float
+    down: float
     left: int
     bottom: int
     width: int
-    n_labels: int
-    """How many labels fit beside an axis."""
+
+    @property
+    def plot(self) -> float:
+        """The longer side of the map."""
+        return max(self.across, self.down)
 
     @property
     def height(self) -> int:
-        return round(_HEADER + self.plot + self.bottom)
+        return round(_HEADER + self.down + self.bottom)
 
     @property
     def right(self) -> int:
-        return round(self.width - self.left - self.plot)
+        return round(self.width - self.left - self.across)
+
+    def n_labels(self, n: int) -> int:
+        """Return how many labels fit beside an axis of n positions."""
+        return n if self.cell >= _LABEL_ROOM else max(int(self.cell * n / _THIN_LABEL_ROOM), 1)
 
 
-def _geometry(labels: tuple[str, ...], size: int | None) -> _Geometry:
-    n = max(len(labels), 1)
-    longest = max((len(clipped(label)) for label in labels), default=0)
-    margin = round(longest * _LABEL_SIZE * MONO_ASPECT) + 12
+def _geometry(
+    query_labels: tuple[str, ...], key_labels: tuple[str, ...], size: int | None
+) -> _Geometry:
+    n = max(len(query_labels), len(key_labels), 1)
+    left, bottom = _label_margin(query_labels), _label_margin(key_labels)
     if size is None:
         cell = min(min(max(_SMALL_PLOT, _LABEL_ROOM * n), _LARGE_PLOT) / n, _LARGEST_CELL)
     else:
-        cell = min(max(size - margin - _EDGE, 1) / n, _LARGEST_SIZED_CELL)
+        cell = min(max(size - left - _EDGE, 1) / n, _LARGEST_SIZED_CELL)
     # Whole pixels keep all cells equally large.
     cell = float(int(cell)) if cell >= 1 else cell
-    plot = cell * n
-    n_labels = n if cell >= _LABEL_ROOM else max(int(plot / _THIN_LABEL_ROOM), 1)
-    width = size or max(round(margin + plot) + _EDGE, _MIN_WIDTH)
-    return _Geometry(cell, plot, margin, margin, width, n_labels)
+    across, down = (cell * max(len(labels), 1) for labels in (key_labels, query_labels))
+    width = size or max(round(left + across) + _EDGE, _MIN_WIDTH)
+    return _Geometry(cell, across, down, left, bottom, width)
+
+
+def _label_margin(labels: tuple[str, ...]) -> int:
+    longest = max((len(clipped(label)) for label in labels), default=0)
+    return round(longest * _LABEL_SIZE * MONO_ASPECT) + 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +456,7 @@ def _token_axis(n: int, geometry: _Geometry, dark: bool) -> dict[str, Any]:
         "type": "category",
         "categoryorder": "array",
         "categoryarray": list(range(n)),
-        "nticks": geometry.n_labels,
+        "nticks": geometry.n_labels(n),
         "tickfont": {"family": MONO, "size": _LABEL_SIZE, "color": palette(dark).muted},
     }
 

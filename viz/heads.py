@@ -30,6 +30,7 @@ def head_map_figure(
     scores: HeadScores | None = None,
     chosen: Sequence[Head] = (),
     *,
+    stack: str = "",
     dark: bool = False,
     width: int = 280,
     height: int | None = None,
@@ -41,6 +42,7 @@ def head_map_figure(
     `y`, the layer.
 
     Args:
+        stack: the stack whose heads they are; of the chosen ones only its are outlined.
         width, height: of the figure in px; by default the height follows the number of layers.
     """
     if scores is not None and scores.values.shape != (n_layers, n_heads):
@@ -53,6 +55,7 @@ def head_map_figure(
     cell_width = (width - _LEFT - _RIGHT) / n_heads
     cell_height = (height - header - _BOTTOM) / n_layers
     gap = 1 if min(cell_width, cell_height) >= 4 else 0
+    n_chosen = len({head for head in chosen if head.stack == stack})
     traces = [_empty_cells(values, scores is not None, gap, dark)]
     if scores is not None:
         traces.append(_score_cells(scores, gap, width, height, dark))
@@ -70,10 +73,10 @@ def head_map_figure(
                 "pad": 2,
                 "autoexpand": False,
             },
-            "title": _title(scores, n_layers * n_heads, len(set(chosen)), height, width, dark),
+            "title": _title(scores, n_layers * n_heads, n_chosen, height, width, dark),
             "xaxis": _index_axis("head", n_heads, cell_width, 15, dark),
             "yaxis": _index_axis("layer", n_layers, cell_height, 11, dark),
-            "shapes": _outlines(chosen, dark),
+            "shapes": _outlines(chosen, stack, dark),
         },
     )
 
@@ -167,9 +170,9 @@ def _index_axis(name: str, n: int, cell: float, room: float, dark: bool) -> dict
     }
 
 
-def _outlines(chosen: Sequence[Head], dark: bool) -> list[dict[str, Any]]:
+def _outlines(chosen: Sequence[Head], stack: str, dark: bool) -> list[dict[str, Any]]:
     """Return the outlines of the chosen cells; a halo keeps them visible on any colour."""
-    cells = sorted({(head.layer, head.head) for head in chosen if not head.stack})
+    cells = sorted({(head.layer, head.head) for head in chosen if head.stack == stack})
     if not cells:
         return []
     colours = palette(dark)
