@@ -66,6 +66,7 @@ def sweep_positions(
             baseline=question.baseline,
             target=None if target_id is None else question.clean_token(target_id),
             stopped=stopped,
+            read_here=queries is tokenized,
         )
 
     passes = model.head_sets.evaluate_by_position(

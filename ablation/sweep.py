@@ -53,10 +53,11 @@ def sweep_heads(
     """
     chosen = metric_named(metric)
     require_target(chosen, target)
+    shape = model.stacks.named(stack)
+    stack = shape.name
     heads = model.all_heads(stack)
     questions = pose_all(model, prompt, intervention, heads, position, positions, cancel)
     targets = targets_of(model, target, len(questions))
-    shape = model.stacks.named(stack)
     values = np.full((len(questions), shape.n_layers, shape.n_heads), np.nan, dtype=np.float32)
     total, done, stopped = len(heads) * len(questions), 0, "complete"
     try:
@@ -68,11 +69,13 @@ def sweep_heads(
                 for i, score in zip(indices, scores.tolist(), strict=True):
                     of_prompt[heads[i].layer, heads[i].head] = score
                 if progress is not None:
-                    partial = _scores(questions[0], chosen, targets[0], values, stack, "running")
+                    partial = _scores(
+                        questions[0], chosen, targets[0], values, shape.name, "running"
+                    )
                     progress(Progress(done, total, f"{done} of {total} heads", partial))
     except Cancelled:
         stopped = "complete" if done == total else "cancelled"
-    return _scores(questions[0], chosen, targets[0], values, stack, stopped)
+    return _scores(questions[0], chosen, targets[0], values, shape.name, stopped)
 
 
 def require_target(metric: Metric, target: object) -> None:

@@ -142,6 +142,8 @@ class PositionScores:
     """The token that the metric is about, as likely as the clean run finds it."""
     stopped: str = "complete"
     """As for `HeadScores`."""
+    read_here: bool = True
+    """Whether the position read is one of these: an encoder's positions are the source's."""
 
     def __post_init__(self) -> None:
         expected = (len(self.heads), len(self.prompt))

@@ -93,9 +93,13 @@ class StackTable:
         return StackTable(stacks, tuple(places), n_heads)
 
     def named(self, name: str) -> Stack:
-        """Return a stack by its name; raise `UserError` if there is none."""
+        """Return a stack by its name; raise `UserError` if there is none.
+
+        Where there are several, the main one may be called by its label too.
+        """
         for stack in self.stacks:
-            if stack.name == name:
+            labelled = not stack.name and len(self.stacks) > 1 and stack.label == name
+            if stack.name == name or labelled:
                 return stack
         others = [stack.name for stack in self.stacks if stack.name]
         known = f"beside the main one they are {', '.join(others)}" if others else "it has only one"

@@ -56,9 +56,10 @@ def head_map_figure(
     cell_height = (height - header - _BOTTOM) / n_layers
     gap = 1 if min(cell_width, cell_height) >= 4 else 0
     n_chosen = len({head for head in chosen if head.stack == stack})
-    traces = [_empty_cells(values, scores is not None, gap, dark)]
+    prefix = f"{stack}:" if stack else ""
+    traces = [_empty_cells(values, scores is not None, prefix, gap, dark)]
     if scores is not None:
-        traces.append(_score_cells(scores, gap, width, height, dark))
+        traces.append(_score_cells(scores, prefix, gap, width, height, dark))
     return go.Figure(
         data=traces,
         layout={
@@ -99,7 +100,7 @@ def ranking_table(scores: HeadScores) -> list[dict[str, Any]]:
     ]
 
 
-def _empty_cells(values: FloatArray, scored: bool, gap: int, dark: bool) -> go.Heatmap:
+def _empty_cells(values: FloatArray, scored: bool, prefix: str, gap: int, dark: bool) -> go.Heatmap:
     """Draw the cells without a value, which are to be hovered and clicked like the others."""
     colour = palette(dark).empty
     note = "<br>not evaluated" if scored else ""
@@ -112,11 +113,13 @@ def _empty_cells(values: FloatArray, scored: bool, gap: int, dark: bool) -> go.H
         xgap=gap,
         ygap=gap,
         hoverongaps=False,
-        hovertemplate=f"<b>L%{{y:d}}H%{{x:d}}</b>{note}<extra></extra>",
+        hovertemplate=f"<b>{prefix}L%{{y:d}}H%{{x:d}}</b>{note}<extra></extra>",
     )
 
 
-def _score_cells(scores: HeadScores, gap: int, width: int, height: int, dark: bool) -> go.Heatmap:
+def _score_cells(
+    scores: HeadScores, prefix: str, gap: int, width: int, height: int, dark: bool
+) -> go.Heatmap:
     colours = score_colours(scores.metric, scores.values, dark)
     return go.Heatmap(
         z=scores.values.astype(np.float32, copy=False),
@@ -126,7 +129,9 @@ def _score_cells(scores: HeadScores, gap: int, width: int, height: int, dark: bo
         xgap=gap,
         ygap=gap,
         hoverongaps=False,
-        hovertemplate=f"<b>L%{{y:d}}H%{{x:d}}</b><br>{score_hover(scores.metric)}<extra></extra>",
+        hovertemplate=(
+            f"<b>{prefix}L%{{y:d}}H%{{x:d}}</b><br>{score_hover(scores.metric)}<extra></extra>"
+        ),
         colorbar=compact_colour_bar(
             dark,
             pixels=_BAR,

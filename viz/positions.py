@@ -72,7 +72,7 @@ def position_map_figure(scores: PositionScores, *, dark: bool = False) -> go.Fig
             "title": _title(scores, height, dark),
             "xaxis": _position_axis(scores, dark),
             "yaxis": _head_axis(scores, cell, dark),
-            "shapes": [] if _of_source(scores) else [_frame(scores, dark)],
+            "shapes": [_frame(scores, dark)] if scores.read_here else [],
         },
     )
 
@@ -136,7 +136,7 @@ def _position_axis(scores: PositionScores, dark: bool) -> dict[str, Any]:
     """
     names = [literal(clipped(name)) for name in scores.prompt.unique_labels]
     read = scores.baseline.position
-    if not _of_source(scores):
+    if scores.read_here:
         names[read] = f"<b>{names[read]}</b>"
     return _category_axis(names, dark) | {"range": [-0.5, len(names) - 0.5], "tickangle": -90}
 
@@ -157,11 +157,6 @@ def _category_axis(names: list[str], dark: bool) -> dict[str, Any]:
         "labelalias": {str(i): name for i, name in enumerate(names)},
         "tickfont": {"family": MONO, "size": _LABEL_SIZE, "color": palette(dark).muted},
     }
-
-
-def _of_source(scores: PositionScores) -> bool:
-    """Whether the positions are an encoder's, where no prediction is read."""
-    return any(head.stack == "encoder" for head in scores.heads)
 
 
 def _frame(scores: PositionScores, dark: bool) -> dict[str, Any]:
