@@ -69,13 +69,11 @@ def sweep_heads(
                 for i, score in zip(indices, scores.tolist(), strict=True):
                     of_prompt[heads[i].layer, heads[i].head] = score
                 if progress is not None:
-                    partial = _scores(
-                        questions[0], chosen, targets[0], values, shape.name, "running"
-                    )
+                    partial = _scores(questions[0], chosen, targets[0], values, stack, "running")
                     progress(Progress(done, total, f"{done} of {total} heads", partial))
     except Cancelled:
         stopped = "complete" if done == total else "cancelled"
-    return _scores(questions[0], chosen, targets[0], values, shape.name, stopped)
+    return _scores(questions[0], chosen, targets[0], values, stack, stopped)
 
 
 def require_target(metric: Metric, target: object) -> None:

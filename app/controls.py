@@ -26,9 +26,11 @@ class Control:
 CONTROLS = (
     Control("model", ids.MODEL, "data"),
     Control("prompt", ids.PROMPT, "data"),
+    Control("second", ids.SECOND, "data"),
     Control("bos", ids.BOS_USED, "data"),
     Control("position", ids.POSITION, "data"),
     Control("heads", ids.HEADS, "value"),
+    Control("stack", ids.STACK, "value"),
     Control("intervention", ids.INTERVENTION, "data"),
     Control("ablate", ids.ABLATE, "checked"),
     Control("acted", ids.ACTED_TEXT, "value"),

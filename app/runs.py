@@ -118,7 +118,7 @@ class Runs:
         ablation: Ablation | None,
         foreseen: Sequence[Head] = (),
     ) -> tuple[Prediction, tuple[AttentionMaps, ...]]:
-        run = (model.name, prompt.ids, _content(ablation))
+        run = (model.name, prompt.content, _content(ablation))
         # Two panels ask for the same run at the same moment: the second finds it done.
         with self._lock_of(model.name):
             prediction: Prediction | None = self._memory.get((run, position))
@@ -133,8 +133,10 @@ class Runs:
                 )
                 prediction = answer.prediction
                 self._memory.put((run, position), prediction, prediction.log_probs.nbytes)
-                self._keep_maps(run, answer.attention)
-                read = {maps.heads[0]: maps for maps in _one_by_one(answer.attention)}
+                read: dict[Head, AttentionMaps] = {}
+                for of_stack in answer.maps:
+                    self._keep_maps(run, of_stack)
+                    read |= {each.heads[0]: each for each in _one_by_one(of_stack)}
                 known = {head: known[head] or read[head] for head in heads}
         return prediction, tuple(maps for head in heads if (maps := known[head]) is not None)
 
@@ -147,7 +149,7 @@ class Runs:
     ) -> tuple[Head, ...]:
         """Return the heads that a pass reads: of those wanted, or of all, the unknown ones."""
         everything = model.all_heads()
-        if len(everything) * len(prompt) ** 2 * 4 <= self._read_all_bytes:
+        if model.map_bytes(prompt, everything) <= self._read_all_bytes:
             wanted = everything
         return tuple(h for h in dict.fromkeys(wanted) if self._known_map(run, h) is None)
 
@@ -171,7 +173,13 @@ class Runs:
 def _one_by_one(maps: AttentionMaps) -> list[AttentionMaps]:
     """Return the map of each head by itself, as views of the same memory."""
     return [
-        AttentionMaps((head,), maps.values[i : i + 1], maps.prompt, maps.ablated)
+        AttentionMaps(
+            (head,),
+            maps.values[i : i + 1],
+            maps.prompt,
+            maps.ablated,
+            looked_at=maps.looked_at,
+        )
         for i, head in enumerate(maps.heads)
     ]
 

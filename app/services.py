@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ablation.interventions import INTERVENTIONS, Intervention
 from ablation.types import Ablation
-from app.examples import BUILTIN_HEADS, interesting_heads, spread_heads
+from app.examples import BUILTIN_HEADS, interesting_heads, sharpest_heads, spread_heads
 from app.jobs import Jobs
 from app.runs import Memory, Outcome, Runs, parse_positions
-from app.view import InterventionForm, View
+from app.view import MAIN_STACK, InterventionForm, View
 from models.errors import ErrorKind, UserError
 from models.types import Head, TokenizedPrompt
 
@@ -91,14 +91,14 @@ class Services:
             UserError: the clean run itself cannot be done.
         """
         model = self.model(view.model)
-        prompt = model.tokenize(view.prompt, view.bos)
+        prompt = prompt_of(view, model)
         ablation, problem = None, None
         if view.ablate and view.heads:
             try:
                 ablation = Ablation(view.heads, *intervention_of(view, prompt))
             except UserError as error:
                 problem = error
-        heads = drawable(view.heads or (), pages, len(prompt))
+        heads = drawable(view.heads or (), pages, most_positions(prompt))
         outcome = self.runs.outcome(
             model, prompt, view.position, heads if maps else (), ablation, foreseen=heads
         )
@@ -123,7 +123,7 @@ class Services:
         Raises:
             UserError: the prompt cannot be used with this model.
         """
-        prompt = model.tokenize(view.prompt, view.bos)
+        prompt = prompt_of(view, model)
         if model.kind == "masked" and view.position is None:
             view, prompt = _with_mask(view, prompt, model)
         position = view.position if view.position in range(len(prompt)) else None
@@ -132,13 +132,32 @@ class Services:
         heads = tuple(head for head in view.heads or () if head in existing)
         if view.heads is None or (view.heads and not heads):
             heads = first_heads(model, prompt)
+        stacks = {stack.name for stack in model.stacks.stacks}
         return replace(
             view,
             model=model.name,
+            stack=view.stack if view.stack_name in stacks else MAIN_STACK,
             bos=bos,
             position=model.resolve_position(prompt, position),
             heads=heads,
         )
+
+
+def prompt_of(view: View, model: "LanguageModel") -> TokenizedPrompt:
+    """Return the prompt that a view is about; its second text counts where the model takes one.
+
+    Raises:
+        UserError: a text cannot be used with this model.
+    """
+    if model.kind == "encoder-decoder":
+        return model.tokenize(view.prompt, view.bos, decoder=view.second)
+    pair = view.second if model.pairs and view.second else None
+    return model.tokenize(view.prompt, view.bos, pair=pair)
+
+
+def most_positions(prompt: TokenizedPrompt) -> int:
+    """Return how many positions a prompt has, or its source if that is longer."""
+    return max(len(prompt), len(prompt.typed))
 
 
 def intervention_of(
@@ -149,7 +168,9 @@ def intervention_of(
     Raises:
         UserError: the form is unfinished, or the positions are not the prompt's.
     """
-    return build_intervention(view.intervention), parse_positions(view.acted, len(prompt))
+    return build_intervention(view.intervention), parse_positions(
+        view.acted, most_positions(prompt)
+    )
 
 
 def build_intervention(form: InterventionForm) -> Intervention:
@@ -185,9 +206,14 @@ def first_heads(model: "LanguageModel", prompt: TokenizedPrompt) -> tuple[Head, 
     everything = model.all_heads()
     if model.name == "builtin" and set(BUILTIN_HEADS) <= set(everything):
         return BUILTIN_HEADS
-    if len(everything) * len(prompt) ** 2 * 4 > MAX_FIRST_LOOK_BYTES:
+    if model.map_bytes(prompt, everything) > MAX_FIRST_LOOK_BYTES:
         return spread_heads(model.n_layers, model.n_heads)
-    return interesting_heads(model.attention(prompt, everything))
+    if len(model.stacks.stacks) == 1:
+        return interesting_heads(model.attention(prompt, everything))
+    run = model.run(prompt, position=-1, heads=everything, top_k=1)
+    # Where there is but one key, all look at it.
+    telling = (maps for maps in run.maps if len(maps.keys) > 1)
+    return tuple(head for maps in telling for head in sharpest_heads(maps))
 
 
 def _with_mask(
@@ -195,7 +221,7 @@ def _with_mask(
 ) -> tuple[View, TokenizedPrompt]:
     """Give a prompt its mask token at the end if it has none: there the model predicts."""
     mask = model.info.mask_token
-    if mask is None or mask in view.prompt:
+    if mask is None or mask in view.prompt or (model.pairs and mask in view.second):
         return view, prompt
     view = replace(view, prompt=f"{view.prompt} {mask}")
-    return view, model.tokenize(view.prompt, view.bos)
+    return view, prompt_of(view, model)

@@ -103,12 +103,25 @@
   // head -> card: its element and plot; what the server says of it; the cells of the whole map and,
   // if a region was asked for, finer ones of that; the region that was asked for last.
   const cards = new Map();
-  let drawn = { serial: null, names: [], marked: null };
+  let drawn = { serial: null, names: [], source: null, marked: null };
 
-  function aliases(marked) {
+  // What the positions of a side are called: those of the prompt, or of an encoder's source.
+  function namesOf(side) {
+    return side === "source" ? drawn.source : drawn.names;
+  }
+
+  function queries(card) {
+    return namesOf(card.figure.sides[0]);
+  }
+
+  function keys(card) {
+    return namesOf(card.figure.sides[1]);
+  }
+
+  function aliases(side, marked) {
     const names = {};
-    drawn.names.forEach((name, i) => {
-      names[i] = i === marked ? "<b>" + name + "</b>" : name;
+    namesOf(side).forEach((name, i) => {
+      names[i] = i === marked && side === "prompt" ? "<b>" + name + "</b>" : name;
     });
     return names;
   }
@@ -116,34 +129,33 @@
   // What each cell stands for, in words: alike for maps that show the same region.
   let ranges = { of: null, words: null };
 
-  function rangesOf(cells) {
-    const names = drawn.names;
+  function rangesOf(card, cells) {
     const rows = cells.values.length;
     const columns = cells.values[0].length;
-    const of = [drawn.serial, cells.query, cells.key, cells.step, rows, columns].join();
+    const { sides } = card.figure;
+    const of = [drawn.serial, ...sides, cells.query, cells.key, cells.step, rows, columns].join();
     if (of !== ranges.of) {
-      const range = (first, i) => {
+      const range = (names, first, i) => {
         const from = first + i * cells.step;
         const to = Math.min(from + cells.step, names.length) - 1;
         return from + "–" + to + " <b>" + names[from] + " … " + names[to] + "</b>";
       };
-      const keys = Array.from({ length: columns }, (_, j) => range(cells.key, j));
+      const across = Array.from({ length: columns }, (_, j) => range(keys(card), cells.key, j));
       const words = Array.from({ length: rows }, (_, i) => {
-        const query = range(cells.query, i);
-        return keys.map((key) => [query, key]);
+        const query = range(queries(card), cells.query, i);
+        return across.map((key) => [query, key]);
       });
       ranges = { of, words };
     }
     return ranges.words;
   }
 
-  function whole() {
-    const n = drawn.names.length;
-    return { query: 0, queryEnd: n, key: 0, keyEnd: n };
+  function whole(card) {
+    return { query: 0, queryEnd: queries(card).length, key: 0, keyEnd: keys(card).length };
   }
 
-  function isWhole(region) {
-    return JSON.stringify(region) === JSON.stringify(whole());
+  function isWhole(card, region) {
+    return JSON.stringify(region) === JSON.stringify(whole(card));
   }
 
   // How many weights share a dot, so that none of them is smaller than a pixel.
@@ -158,7 +170,7 @@
     const centre = (dots.step - 1) / 2;
     const pooled = dots.step > 1;
     const size = dots.step + "×" + dots.step;
-    const note = pooled ? " · each dot: max of " + size : isWhole(region) ? "" : " · every weight";
+    const note = pooled ? " · each dot: max of " + size : isWhole(card, region) ? "" : " · every weight";
     return {
       trace: {
         z: dots.values,
@@ -166,7 +178,7 @@
         dx: dots.step,
         y0: dots.query + centre,
         dy: dots.step,
-        customdata: pooled ? rangesOf(dots) : null,
+        customdata: pooled ? rangesOf(card, dots) : null,
         hovertemplate: card.figure.hover[pooled ? 1 : 0],
       },
       title: card.title.replace("{note}", note),
@@ -214,41 +226,59 @@
   function draw(card, figure) {
     const first = card.figure === null;
     const { layout, data } = figure;
-    const positions = drawn.names.map((_, i) => i);
-    Object.assign(layout.xaxis, { categoryarray: positions, labelalias: aliases(null) });
-    Object.assign(layout.yaxis, { categoryarray: positions, labelalias: aliases(drawn.marked) });
+    const [down, across] = figure.sides;
+    Object.assign(layout.xaxis, {
+      categoryarray: namesOf(across).map((_, i) => i),
+      labelalias: aliases(across, null),
+    });
+    Object.assign(layout.yaxis, {
+      categoryarray: namesOf(down).map((_, i) => i),
+      labelalias: aliases(down, drawn.marked),
+    });
     Object.assign(card, { figure, finer: null, wanted: null, title: layout.title.text });
     card.whole = cellsOf(figure);
-    const pixels = layout.width - layout.margin.l - layout.margin.r;
-    const { trace, title } = shown(card, whole(), card.whole, fittingStep(whole(), pixels));
+    const { width, height, margin } = layout;
+    const pixels = Math.max(width - margin.l - margin.r, height - margin.t - margin.b);
+    const region = whole(card);
+    const { trace, title } = shown(card, region, card.whole, fittingStep(region, pixels));
     Object.assign(data[0], trace);
     layout.title.text = title;
     window.Plotly.react(card.plot, data, layout, CONFIG);
     if (first) {
-      card.plot.on("plotly_click", openQuery);
+      card.plot.on("plotly_click", (event) => openQuery(card, event));
       card.plot.on("plotly_relayout", (change) => look(card, change));
       card.plot.on("plotly_doubleclick", () => showWhole(card));
     }
   }
 
-  function openQuery(event) {
+  function openQuery(card, event) {
+    if (card.figure.sides[0] === "source") {
+      return; // no prediction is read there
+    }
     const position = Number(event.points[0].y);
     window.dash_clientside.set_props("token-open", { data: { position, at: Date.now() } });
   }
 
   // --- zooming ---
 
-  function visible(axis) {
+  function visible(axis, n) {
     const [a, b] = [...axis.range].sort((one, other) => one - other);
-    const n = drawn.names.length;
     const first = Math.min(Math.max(Math.round(a + 0.5), 0), n - 1);
     return [first, Math.min(Math.max(Math.round(b + 0.5), first + 1), n)];
   }
 
   function showWhole(card) {
-    const n = drawn.names.length;
-    const ranges = { "xaxis.range": [-0.5, n - 0.5], "yaxis.range": [n - 0.5, -0.5] };
-    window.Plotly.relayout(card.plot, ranges);
+    window.Plotly.relayout(card.plot, {
+      "xaxis.range": [-0.5, keys(card).length - 0.5],
+      "yaxis.range": [queries(card).length - 0.5, -0.5],
+    });
+  }
+
+  // Of the longer side, where the sides are not the same positions.
+  function pixelsOf(card) {
+    const { xaxis, yaxis } = card.plot._fullLayout;
+    const [down, across] = card.figure.sides;
+    return down === across ? xaxis._length : Math.max(xaxis._length, yaxis._length);
   }
 
   // Draw what is zoomed to by the finest cells there are, and ask for finer ones if they would show.
@@ -257,13 +287,14 @@
       return;
     }
     const { xaxis, yaxis } = card.plot._fullLayout;
-    if (card.whole.step === 1 && fittingStep(whole(), xaxis._length) === 1) {
+    const pixels = pixelsOf(card);
+    if (card.whole.step === 1 && fittingStep(whole(card), pixels) === 1) {
       return; // every weight is drawn already
     }
-    const [query, queryEnd] = visible(yaxis);
-    const [key, keyEnd] = visible(xaxis);
+    const [query, queryEnd] = visible(yaxis, queries(card).length);
+    const [key, keyEnd] = visible(xaxis, keys(card).length);
     const region = { query, queryEnd, key, keyEnd };
-    const step = fittingStep(region, xaxis._length);
+    const step = fittingStep(region, pixels);
     const known = [card.finer, card.whole].find((cells) => cells && covers(cells, region));
     if (known.step > step) {
       card.wanted = region;
@@ -284,8 +315,9 @@
   }
 
   const maps = {
-    // message: { serial, order: heads, names, marked, maps: { head: { name, figure } } }. Heads
-    // without a figure stand already and stay as they are.
+    // message: { serial, order: heads, names, source, marked, maps: { head: { name, figure } } }.
+    // Heads without a figure stand already and stay as they are. `source` has the names of an
+    // encoder's positions; a figure's `sides` say of which its queries and its keys are.
     async draw(message) {
       if (!message) {
         return;
@@ -342,7 +374,7 @@
       const cells = cellsOf(message.figure);
       if (covers(cells, card.wanted)) {
         card.finer = cells;
-        const step = fittingStep(card.wanted, card.plot._fullLayout.xaxis._length);
+        const step = fittingStep(card.wanted, pixelsOf(card));
         show(card, card.wanted, cells, step);
       }
     },

@@ -279,6 +279,14 @@ class LanguageModel:
             )
         return tuple(sorted({self.resolve_position(prompt, p) for p in positions}))
 
+    def map_bytes(self, prompt: TokenizedPrompt, heads: Sequence[Head]) -> int:
+        """Return the memory that the attention maps of heads take, in bytes."""
+        n_bytes = 0
+        for name, members in self.stacks.by_stack(heads).items():
+            axes = self.stacks.axes(prompt, name)
+            n_bytes += 4 * len(members) * len(axes.queries) * len(axes.keys)
+        return n_bytes
+
     # --- questions ------------------------------------------------------------------------
 
     def predict(

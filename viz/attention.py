@@ -202,7 +202,7 @@ def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str
         ticktext=scale.ticktext,
     )
     # The bar ends where the figure ends, not where a map narrower than its header does.
-    bar["x"] = 1 + (geometry.right - _BAR_EDGE) / geometry.across
+    bar |= {"xref": "container", "x": 1 - _BAR_EDGE / geometry.width}
     return {
         "data": [_map_trace(cells, scale, geometry), _bar_trace(scale, bar)],
         "layout": {

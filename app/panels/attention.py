@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -13,6 +14,7 @@ from app.panels.pieces import browser, empty, segmented, switch
 from app.runs import Outcome
 from app.services import Services, build_intervention
 from app.view import MAX_SIZE, MIN_SIZE, View
+from models.types import AttentionMaps, TokenizedPrompt
 from viz.attention import Look, attention_message, dots_across, shared_maximum, token_names
 from viz.cells import Region
 
@@ -118,7 +120,7 @@ def look(view: View, outcome: Outcome, dark: bool) -> Look:
 def signature(view: View, how: Look) -> str:
     """Return what all maps that are drawn have in common: if it changes, all change."""
     data = view.to_json()
-    same = {name: data[name] for name in ("model", "prompt", "bos", "ablate")}
+    same = {name: data[name] for name in ("model", "prompt", "second", "bos", "ablate")}
     if view.ablate:
         same |= {name: data[name] for name in ("heads", "intervention", "acted")}
     return hashlib.sha256(json.dumps([same, repr(how)], sort_keys=True).encode()).hexdigest()
@@ -133,17 +135,38 @@ def message(
         serial: the signature of how they are drawn.
         drawn: `heads` and `serial` of the maps that stand; those are not sent again.
     """
+    prompt = outcome.prompt
     order = [maps.heads[0].short for maps in outcome.maps]
     standing = set(drawn["heads"]) if drawn is not None and drawn["serial"] == serial else set()
     if drawn is not None and standing and list(drawn["heads"]) == order:
         return None
     new = {
-        head: {"name": str(maps.heads[0]), "figure": attention_message(maps, 0, how)}
+        head: {"name": str(maps.heads[0]), "figure": map_message(maps, prompt, how)}
         for head, maps in zip(order, outcome.maps, strict=True)
         if head not in standing
     }
-    names = token_names(outcome.prompt)
-    return {"serial": serial, "order": order, "names": names, "marked": how.position, "maps": new}
+    return {
+        "serial": serial,
+        "order": order,
+        "names": token_names(prompt),
+        "source": None if prompt.source is None else token_names(prompt.source),
+        "marked": how.position,
+        "maps": new,
+    }
+
+
+def map_message(
+    maps: AttentionMaps, prompt: TokenizedPrompt, how: Look, region: Region | None = None
+) -> dict[str, Any]:
+    """Return what draws one map: its figure, and of which side are its queries and its keys."""
+    sides = [_side(of, prompt) for of in (maps.prompt, maps.keys)]
+    if sides[0] == "source":  # where no prediction is read
+        how = replace(how, position=None)
+    return {**attention_message(maps, 0, how, region), "sides": sides}
+
+
+def _side(positions: TokenizedPrompt, prompt: TokenizedPrompt) -> str:
+    return "prompt" if positions.content == prompt.content else "source"
 
 
 def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
@@ -166,7 +189,8 @@ def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
 def _reading(view: View, outcome: Outcome) -> str:
     """Say how to read the maps, and to see more of those that have more weights than pixels."""
     axes = "rows are queries, columns are keys; "
-    if len(outcome.prompt) <= dots_across(outcome.prompt, view.size):
+    longest = max(outcome.prompt, outcome.prompt.typed, key=len)
+    if len(longest) <= dots_across(longest, view.size):
         return axes + "click a cell for its query token"
     return axes + (
         "each dot is the largest of several weights: drag to see them all, double-click to go back"
@@ -232,7 +256,7 @@ def register(app: Dash, services: Services) -> None:
         if request["head"] not in shown or request["serial"] != signature(view, how):
             return no_update
         region = Region(**request["region"])
-        figure = attention_message(shown[request["head"]], 0, how, region)
+        figure = map_message(shown[request["head"]], outcome.prompt, how, region)
         return {**request, "figure": figure}
 
     app.clientside_callback(
