@@ -38,6 +38,7 @@ CONTROLS = (
     Control("threshold", ids.THRESHOLD, "value"),
     Control("scale", ids.SCALE, "value"),
     Control("log", ids.LOG, "checked"),
+    Control("between", ids.BETWEEN, "value"),
     Control("size", ids.SIZE, "value"),
     Control("watched", ids.WATCHED, "data"),
     Control("metric", ids.METRIC, "value"),

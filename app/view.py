@@ -21,6 +21,8 @@ MAX_PROMPT_CHARACTERS = 200_000
 """A longer prompt is refused before it is tokenised: no model here could show its attention."""
 MAX_CHOSEN_HEADS = 4096
 _STACK = re.compile(r"[a-z][a-z_]{0,30}")
+DIRECTIONS: Mapping[str, tuple[int, int] | None] = {"all": None, "a-b": (0, 1), "b-a": (1, 0)}
+"""From which sentence of a pair to which: the part of a map that is drawn, None being all."""
 MAIN_STACK = "main"
 """What the main stack is called here, as its own name is empty."""
 MIN_SIZE, MAX_SIZE = 160, 640
@@ -70,6 +72,8 @@ class View:
     scale: str = "shared"
     """"shared": one colour scale for all maps; "own": each map has its own."""
     log: bool = False
+    between: str = "all"
+    """Which part of the maps of a pair of sentences is drawn: a key of `DIRECTIONS`."""
     size: int = 300
     watched: int | None = None
     """The vocabulary id whose rank is shown; None: the token most likely before."""
@@ -223,6 +227,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "threshold": _fraction,
     "scale": _one_of(SCALES),
     "log": _flag,
+    "between": _one_of(tuple(DIRECTIONS)),
     "size": _whole(MIN_SIZE, MAX_SIZE),
     "watched": _TOKEN,
     "metric": _text(100),

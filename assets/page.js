@@ -196,6 +196,11 @@
       return clicks && found ? [found.heads, true] : [skip(), skip()];
     },
 
+    // Only a pair of sentences has them.
+    hideDirections(tokens) {
+      return !tokens || !tokens.segments;
+    },
+
     readThreshold(value) {
       return value ? String(value) : "0";
     },

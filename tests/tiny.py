@@ -241,7 +241,9 @@ def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
         CORPUS, trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=special)
     )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

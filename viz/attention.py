@@ -29,6 +29,9 @@ from viz.theme import (
 LOG_FLOOR = 1e-4
 """On the logarithmic scale, weights at and below this one share the lowest colour."""
 
+_LEFT_OUT = np.float32(-1)
+"""Stands where a weight is not drawn: below every threshold, and every other weight of a cell."""
+
 _LABEL_SIZE = 10  # px
 _LABEL_ROOM = 9  # px: with smaller cells, not every token is labelled
 _THIN_LABEL_ROOM = 12  # px between labels once they are thinned
@@ -79,6 +82,9 @@ class Look:
     dark: bool = False
     size: int | None = None
     """Width of the figure in px; by default what the prompt's length asks for."""
+    between: tuple[int, int] | None = None
+    """(sentence of the queries, sentence of the keys), 0 or 1: of a pair of sentences only this
+    part is drawn."""
 
 
 def attention_figure(
@@ -91,6 +97,7 @@ def attention_figure(
     log: bool = False,
     dark: bool = False,
     size: int | None = None,
+    between: tuple[int, int] | None = None,
     region: Region | None = None,
 ) -> go.Figure:
     """Draw the map of one head.
@@ -104,7 +111,7 @@ def attention_figure(
 
     The other arguments are those of `Look`.
     """
-    look = Look(position, threshold, zmax, log, dark, size)
+    look = Look(position, threshold, zmax, log, dark, size, between)
     region = region or _whole(maps)
     step = fitting_step(region.side, dots_across(maps.prompt, size, maps.keys))
     cells = _cells(maps, index, look, region, step)
@@ -176,9 +183,21 @@ def _cells(maps: AttentionMaps, index: int, look: Look, region: Region, step: in
     if maps.queries is not None:
         raise ValueError("only maps with all their rows can be drawn")
     weights = maps.values[index]
-    cells = cells_of(weights, causal(maps, index), region, step)
+    part = _between(maps, look)
+    shown = weights if part is None else np.where(part, weights, _LEFT_OUT)
+    cells = cells_of(shown, causal(maps, index), region, step)
     cells.values[cells.values < look.threshold] = np.nan
     return cells
+
+
+def _between(maps: AttentionMaps, look: Look) -> np.ndarray | None:
+    """Return which weights [query, key] are drawn of a pair of sentences; None for all."""
+    if look.between is None or maps.prompt.segments is None or maps.keys.segments is None:
+        return None
+    queries = np.array(maps.prompt.segments) == look.between[0]
+    keys = np.array(maps.keys.segments) == look.between[1]
+    drawn: np.ndarray = queries[:, None] & keys
+    return drawn
 
 
 def _plot(maps: AttentionMaps, index: int, look: Look, cells: Cells) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ablation.interventions.notation import (
 from models.edits import HeadEditor
 from models.edits import Intervention as ModelIntervention
 from models.errors import ErrorKind, UserError
+from models.tokens import PAIR_MARK
 from models.types import Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -368,13 +369,17 @@ def _tokenize_like(
 ) -> TokenizedPrompt:
     """Tokenise `text` with a beginning-of-sequence token exactly when `prompt` has one.
 
-    For an encoder-decoder the text takes the place of the source; the decoder text stays.
+    For an encoder-decoder the text takes the place of the source; the decoder text stays. For a
+    pair of sentences the text may be one too, with its mark between them.
     """
     wanted = model.has_bos(prompt)
+    first, mark, second = text.partition(PAIR_MARK)
+    paired = prompt.segments is not None and bool(mark)
+    own: tuple[str, str | None] = (first, second) if paired else (text, None)
     try:
-        tokenized = model.tokenize(text)
+        tokenized = model.tokenize(own[0], pair=own[1])
         if model.has_bos(tokenized) != wanted:
-            tokenized = model.tokenize(text, bos=wanted)
+            tokenized = model.tokenize(own[0], bos=wanted, pair=own[1])
     except UserError as error:
         raise UserError(
             ErrorKind.INTERVENTION, f"The {role} {quoted(text)} cannot be used: {error}"

@@ -13,7 +13,7 @@ from app import ids, words
 from app.panels.pieces import browser, empty, segmented, switch
 from app.runs import Outcome
 from app.services import Services, build_intervention
-from app.view import MAX_SIZE, MIN_SIZE, View
+from app.view import DIRECTIONS, MAX_SIZE, MIN_SIZE, View
 from models.types import AttentionMaps, TokenizedPrompt
 from viz.attention import Look, attention_message, dots_across, shared_maximum, token_names
 from viz.cells import Region
@@ -84,6 +84,20 @@ def _toolbar() -> html.Div:
             ),
             html.Div(
                 [
+                    html.Span("Sentences", className="field-label"),
+                    segmented(
+                        ids.BETWEEN,
+                        (("all", "all"), ("a-b", "A→B"), ("b-a", "B→A")),
+                        "all",
+                        "Which sentence of the pair looks at which",
+                    ),
+                ],
+                id=ids.BETWEEN_PLACE,
+                className="tool",
+                hidden=True,
+            ),
+            html.Div(
+                [
                     html.Span("Size", className="field-label"),
                     dmc.Slider(
                         id=ids.SIZE,
@@ -114,6 +128,7 @@ def look(view: View, outcome: Outcome, dark: bool) -> Look:
         log=view.log,
         dark=dark,
         size=view.size,
+        between=DIRECTIONS[view.between],
     )
 
 
@@ -264,6 +279,11 @@ def register(app: Dash, services: Services) -> None:
     )
     app.clientside_callback(
         browser("zoom", "maps"), Input(ids.ZOOMED, "data"), prevent_initial_call=True
+    )
+    app.clientside_callback(
+        browser("hideDirections"),
+        Output(ids.BETWEEN_PLACE, "hidden"),
+        Input(ids.TOKENS, "data"),
     )
     app.clientside_callback(
         browser("readThreshold"),

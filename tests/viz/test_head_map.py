@@ -106,3 +106,12 @@ def test_the_ranking_is_by_absolute_value() -> None:
         (5, "L1H1"),
     ]
     assert rows[0] == {"rank": 1, "head": "L0H1", "layer": 0, "head_index": 1, "value": -0.5}
+
+
+def test_only_the_chosen_heads_of_the_stack_are_outlined_and_counted() -> None:
+    chosen = [Head(0, 1), Head(1, 1, "cross"), Head(1, 0, "cross")]
+    figure = head_map_figure(2, 2, chosen=chosen, stack="cross")
+    assert figure.layout.shapes[0].path.count("M") == 2
+    assert figure.layout.title.text == "2 of 4 heads chosen"
+    assert figure.data[0].hovertemplate.startswith("<b>cross:L")
+    assert head_map_figure(2, 2, chosen=chosen).layout.shapes[0].path.count("M") == 1
