@@ -100,37 +100,49 @@ def kl(clean: Tensor, ablated: Tensor) -> float:
     return float((clean.exp() * (clean - ablated)).sum())
 
 
+_BART_PROJECTIONS = {
+    "encoder": "model.encoder.layers.{}.self_attn.out_proj",
+    "": "model.decoder.layers.{}.self_attn.out_proj",
+    "cross": "model.decoder.layers.{}.encoder_attn.out_proj",
+}
+_T5_PROJECTIONS = {
+    "encoder": "encoder.block.{}.layer.0.SelfAttention.o",
+    "": "decoder.block.{}.layer.0.SelfAttention.o",
+    "cross": "decoder.block.{}.layer.1.EncDecAttention.o",
+}
 STACK_PROJECTIONS = {
-    "bart": {
-        "encoder": "model.encoder.layers.{}.self_attn.out_proj",
-        "": "model.decoder.layers.{}.self_attn.out_proj",
-        "cross": "model.decoder.layers.{}.encoder_attn.out_proj",
-    },
-    "t5": {
-        "encoder": "encoder.block.{}.layer.0.SelfAttention.o",
-        "": "decoder.block.{}.layer.0.SelfAttention.o",
-        "cross": "decoder.block.{}.layer.1.EncDecAttention.o",
+    **dict.fromkeys(("t5", "mt5", "umt5", "switch_transformers"), _T5_PROJECTIONS),
+    "t5gemma": {
+        "encoder": "model.encoder.layers.{}.self_attn.o_proj",
+        "": "model.decoder.layers.{}.self_attn.o_proj",
+        "cross": "model.decoder.layers.{}.cross_attn.o_proj",
     },
 }
-"""Output projections of the stacks of encoder-decoders, named as BART's or as T5's."""
+"""Output projections of the stacks of encoder-decoders; all others are named as BART's."""
+
+
+def n_stack_heads(config: Any, stack: str) -> int:
+    """Return how many heads each layer of a stack has, as the configuration says."""
+    side = "encoder" if stack == "encoder" else "decoder"
+    stated = getattr(config, f"{side}_attention_heads", None)
+    own = getattr(config, side, None)  # T5Gemma's sides have configurations of their own
+    return stated or (config.num_heads if own is None else own.num_attention_heads)
 
 
 @contextmanager
 def edited_stack_heads(family: str, edits: Sequence[tuple[Head, EditZ]]) -> Iterator[None]:
     """Give an encoder-decoder's reference model plain hooks that edit heads of its stacks."""
     model = reference(family)
-    paths = STACK_PROJECTIONS["t5" if family.endswith("t5") else "bart"]
-    config, handles = model.config, []
+    paths = STACK_PROJECTIONS.get(family, _BART_PROJECTIONS)
+    handles = []
     for head, edit in edits:
-        side = "encoder" if head.stack == "encoder" else "decoder"
-        n_heads = getattr(config, f"{side}_attention_heads", None) or config.num_heads
 
         def hook(
             _module: Any,
             args: tuple[Tensor, ...],
             head: Head = head,
             edit: EditZ = edit,
-            n_heads: int = n_heads,
+            n_heads: int = n_stack_heads(model.config, head.stack),
         ) -> tuple[Tensor, ...]:
             z = args[0].clone()  # [1, position, n_heads * d_head]
             d_head = z.shape[-1] // n_heads

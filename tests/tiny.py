@@ -186,6 +186,17 @@ _T5 = {
     "relative_attention_max_distance": 16,
 }
 
+_T5GEMMA = {
+    **_LLAMA,
+    "head_dim": 8,
+    "vocab_size": VOCAB,
+    "query_pre_attn_scalar": 8,
+    "attn_logit_softcapping": 2.0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 1,
+}
+
 ENCODER_DECODERS: dict[str, Family] = {
     # T5 does not scale q.k: with wider weights its gated form rounds to several 1e-5 (to 1e-14 in
     # float64, so that it is rounding).
@@ -197,12 +208,26 @@ ENCODER_DECODERS: dict[str, Family] = {
     for name, config in {
         "t5": _T5,
         "umt5": _T5,
+        "switch_transformers": {
+            **_T5,
+            "num_experts": 2,
+            "num_sparse_encoder_layers": 1,
+            "num_sparse_decoder_layers": 1,
+            "expert_capacity": 64,
+        },
+        "t5gemma": {
+            "encoder": {**_T5GEMMA, "num_hidden_layers": 2},
+            "decoder": {**_T5GEMMA, "num_hidden_layers": 3},
+            # It masks padding in the decoder too, so that no decoder can start with it.
+            "decoder_start_token_id": 2,
+        },
         "bart": _BART,
         "mbart": _BART,
         "pegasus": _BART,
         "marian": _BART,
         "m2m_100": _BART,
         "blenderbot": _BART,
+        "plbart": _BART,
     }.items()
 }
 """Encoder and decoder differ in their number of layers, and BART's in their number of heads, so
