@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from models.attention_tap import TapRequest, active, refuse_empty_queries
 from models.errors import ErrorKind, UserError
@@ -47,13 +48,14 @@ class ForwardPass:
         request: TapRequest,
         position: int,
         beside: Beside | None = None,
+        encoded: Tensor | None = None,
     ) -> Tensor:
         """Run a batch of prompts of equal length; return logits [batch, n_vocab] at a position.
 
         Raises:
             UserError: memory ran out, or the logits are not finite.
         """
-        logits = self.logits(ids, request, position, beside=beside)[:, 0]
+        logits = self.logits(ids, request, position, beside=beside, encoded=encoded)[:, 0]
         self.refuse_not_finite(logits)
         return logits
 
@@ -64,17 +66,23 @@ class ForwardPass:
         position: int | None = None,
         gradients: bool = False,
         beside: Beside | None = None,
+        encoded: Tensor | None = None,
     ) -> Tensor:
         """Run a batch; return logits [batch, 1, n_vocab], or [batch, position, n_vocab] for all.
 
         Args:
             ids: of the prompts, an encoder-decoder's being those of its decoder.
             beside: what goes in with them.
+            encoded: what the encoder makes of the source (`encode`), [1, n_source, d_model]. With
+                it the decoder alone runs; `request` counts its layers on from the encoder's.
 
         Raises:
             UserError: memory ran out, or a knockout left a query no key.
         """
-        given = self.inputs(ids, beside)
+        given: dict[str, Any] = {**self.inputs(ids, beside)}
+        if encoded is not None:
+            del given["input_ids"]
+            given["encoder_outputs"] = BaseModelOutput(encoded.expand(len(ids), -1, -1))
         options = dict(self._options)
         sliced = position is not None and "logits_to_keep" in options
         if sliced:
@@ -86,6 +94,13 @@ class ForwardPass:
             logits: Tensor = self._model(**given, **options).logits
         refuse_empty_queries(request.left_alone)
         return logits if position is None or sliced else logits[:, position : position + 1]
+
+    def encode(self, ids: Sequence[int]) -> Tensor:
+        """Return what an encoder-decoder's encoder makes of a source, [1, n_source, d_model]."""
+        batch = torch.tensor([list(ids)], device=self.device)
+        with self.computing(1, len(ids)):
+            hidden: Tensor = self._model.get_encoder()(input_ids=batch).last_hidden_state
+        return hidden
 
     def inputs(
         self, ids: Sequence[Sequence[int]], beside: Beside | None = None

@@ -20,7 +20,7 @@ from models.edits import Intervention, JointPlan, Plan, acted_on_mask, rows_by_l
 from models.errors import ErrorKind, UserError
 from models.forward_pass import ForwardPass, beside, log_softmax64
 from models.head_gradients import Gates
-from models.stacks import MAIN, StackTable
+from models.stacks import ENCODER, MAIN, StackTable
 from models.types import FloatArray, Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -76,9 +76,16 @@ class HeadSets:
         forward: ForwardPass,
         engine: BranchEngine | None,
         budget: MemoryBudget,
+        decodes_alone: bool,
     ) -> None:
-        """Args: engine: None if sets cannot branch off a shared run."""
+        """Wrap what evaluates sets.
+
+        Args:
+            engine: None if sets cannot branch off a shared run.
+            decodes_alone: whether the decoder can be run on what the encoder has made of a source.
+        """
         self.engine = engine
+        self._decodes_alone = decodes_alone
         self.budget = budget
         self._model = model
         self._forward = forward
@@ -237,16 +244,30 @@ class HeadSets:
         )
 
     def _rows(self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]]) -> Iterator[Pass]:
-        """Evaluate each set as a row from the bottom up."""
-        prompt = posed.prompt
+        """Evaluate each set as a row from the bottom up: where no head of the encoder is in it,
+        from the bottom of the decoder."""
+        prompt, stacks = posed.prompt, self._model.stacks
         n = len(prompt) if prompt.source is None else len(prompt) + len(prompt.source)
         rows = self.budget.rows(Window(0, n), n, writes_scores=True)
-        for start in range(0, len(head_sets), rows):
-            batch = head_sets[start : start + rows]
-            request = TapRequest(plan=posed.plan(batch))
-            ids = [prompt.ids] * len(batch)
-            logits = self._forward.logits_at(ids, request, posed.read, beside(prompt))
-            yield list(range(start, start + len(batch))), log_softmax64(logits)
+        whole, decoder = list(range(len(head_sets))), list[int]()
+        if self._decodes_alone:
+            touched = [any(head.stack == ENCODER for head in heads) for heads in head_sets]
+            whole = [i for i, touches in enumerate(touched) if touches]
+            decoder = [i for i, touches in enumerate(touched) if not touches]
+        for members in _parts(whole, rows):
+            plan = posed.plan([head_sets[i] for i in members])
+            yield members, self._row_logprobs(posed, len(members), TapRequest(plan=plan), None)
+        encoded = self._forward.encode(prompt.typed.ids) if decoder else None
+        for members in _parts(decoder, rows):
+            plan = posed.plan([head_sets[i] for i in members])
+            request = TapRequest(plan=plan, n_calls=stacks.encoder_layers)
+            yield members, self._row_logprobs(posed, len(members), request, encoded)
+
+    def _row_logprobs(
+        self, posed: PosedPrompt, n_rows: int, request: TapRequest, encoded: Tensor | None
+    ) -> Tensor:
+        ids, given = [posed.prompt.ids] * n_rows, beside(posed.prompt)
+        return log_softmax64(self._forward.logits_at(ids, request, posed.read, given, encoded))
 
     def _branches(self, base: BaseRun, sets: Sequence[frozenset[Head]]) -> Iterator[Pass]:
         """Evaluate the sets as branches of one shared run."""
@@ -262,3 +283,8 @@ class HeadSets:
             indices, logits = found
             self._forward.refuse_not_finite(logits)
             yield indices, log_softmax64(logits)
+
+
+def _parts(indices: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(indices), size):
+        yield list(indices[start : start + size])

@@ -23,7 +23,7 @@ from models.forward_pass import ForwardPass, beside, is_encoder_decoder, log_sof
 from models.fused import fuse
 from models.head_sets import HeadSets
 from models.placement import execution_device, weights_at_hand
-from models.self_check import branches_rightly, run_self_check
+from models.self_check import branches_rightly, run_self_check, same_numbers
 from models.stacks import MAIN, Axes, StackTable
 from models.types import (
     AttentionMaps,
@@ -105,7 +105,9 @@ class LanguageModel:
             self.n_vocab,
             memory_gb,
         )
-        self.head_sets = HeadSets(self, self._pass, self._find_engine(), budget)
+        self.head_sets = HeadSets(
+            self, self._pass, self._find_engine(), budget, self._decodes_alone()
+        )
         self.info = self._describe()
 
     # --- text -----------------------------------------------------------------------------
@@ -534,6 +536,22 @@ class LanguageModel:
         ids = self._probe_prompt().ids
         proven = branches_rightly(engine, self.sites, causal, ids, self._pass.logits)
         return engine if proven else None
+
+    def _decodes_alone(self) -> bool:
+        """Return whether an encoder-decoder's decoder, run on what its encoder has made of a
+        source, gives the same numbers as both together; tried on two rows."""
+        if self.kind != "encoder-decoder":
+            return False
+        prompt = self._probe_prompt()
+        rows, given = [prompt.ids] * 2, beside(prompt)
+        expected = self._pass.logits(rows, TapRequest(), beside=given)
+        request = TapRequest(n_calls=self.stacks.encoder_layers)
+        try:
+            encoded = self._pass.encode(prompt.typed.ids)
+            found = self._pass.logits(rows, request, beside=given, encoded=encoded)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+            return False
+        return request.n_calls == len(self.sites) and same_numbers(found, expected)
 
     def _describe(self) -> ModelInfo:
         tokenizer = self._reader.tokenizer

@@ -154,6 +154,11 @@ class StackTable:
         """Return heads as the attention tap counts them: by the order in which layers run."""
         return [Head(self.run_layer(head), head.head) for head in heads]
 
+    @property
+    def encoder_layers(self) -> int:
+        """How many attention layers the encoder has, which run before all others."""
+        return sum(name == ENCODER for name, _ in self.places)
+
     def by_stack(self, heads: Sequence[Head]) -> dict[str, tuple[Head, ...]]:
         """Return the heads of each stack that they are of, in the order given."""
         names = dict.fromkeys(head.stack for head in heads)

@@ -264,3 +264,45 @@ def test_a_decoder_text_needs_an_encoder_decoder() -> None:
 def test_a_decoder_text_that_is_too_long_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="The decoder text has"):
         tiny_model("bart").tokenize(PROMPT, decoder="cat " * 200)
+
+
+# --- the decoder run alone, on what the encoder has made of the source ---
+
+
+NOT_ALONE = "switch_transformers"
+"""Its forward pass wants more of the encoder than its last hidden states."""
+
+
+@pytest.mark.parametrize("family", [name for name in ENCODER_DECODERS if name != NOT_ALONE])
+def test_sets_without_a_head_of_the_encoder_run_the_decoder_alone(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompt = posed(family)
+    calls: list[int] = []
+    forward = model._pass.logits
+
+    def counted(ids: Any, request: TapRequest, *args: Any, **options: Any) -> Tensor:
+        first = request.n_calls
+        logits = forward(ids, request, *args, **options)
+        calls.append(request.n_calls - first)
+        return logits
+
+    monkeypatch.setattr(model._pass, "logits", counted)
+    sets = [[], [Head(1, 2)], [Head(0, 1, "encoder"), Head(1, 2)], [Head(1, 2, "cross")]]
+    rows = model.ablated_logprobs(prompt, sets, Zero())
+    assert calls == [2 + 3 + 3, 3 + 3]
+    for heads, row in zip(sets, rows, strict=True):
+        with edited_stack_heads(family, [(head, zero) for head in heads]):
+            expected = log_probs(family, prompt)
+        torch.testing.assert_close(row, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_a_decoder_that_cannot_run_alone_runs_with_its_encoder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not tiny_model(NOT_ALONE).head_sets._decodes_alone  # its parity is proven above
+    model, prompt = posed("bart")
+    alone = model.ablated_logprobs(prompt, [[Head(1, 2)]], Zero())
+    monkeypatch.setattr(model.head_sets, "_decodes_alone", False)
+    together = model.ablated_logprobs(prompt, [[Head(1, 2)]], Zero())
+    torch.testing.assert_close(alone, together, atol=TOLERANCE, rtol=0)
