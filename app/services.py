@@ -123,11 +123,12 @@ class Services:
         Raises:
             UserError: the prompt cannot be used with this model.
         """
+        # First of all: a pair may get no opening token from a tokenizer that gives one otherwise.
+        view = replace(view, bos=model.info.adds_bos if view.bos is None else view.bos)
         prompt = prompt_of(view, model)
         if model.kind == "masked" and view.position is None:
             view, prompt = _with_mask(view, prompt, model)
         position = view.position if view.position in range(len(prompt)) else None
-        bos = model.info.adds_bos if view.bos is None else view.bos
         existing = set(model.all_heads())
         heads = tuple(head for head in view.heads or () if head in existing)
         if view.heads is None or (view.heads and not heads):
@@ -137,7 +138,6 @@ class Services:
             view,
             model=model.name,
             stack=view.stack if view.stack_name in stacks else MAIN_STACK,
-            bos=bos,
             position=model.resolve_position(prompt, position),
             heads=heads,
         )

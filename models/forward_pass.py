@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from models.attention_tap import TapRequest, active, refuse_empty_queries
 from models.errors import ErrorKind, UserError
+from models.model_facts import is_encoder_decoder
 from models.placement import execution_device
 from models.types import TokenizedPrompt
 
@@ -148,11 +149,6 @@ class ForwardPass:
             f"{self.device}; use a shorter prompt, a smaller model, less --memory-gb, or another "
             "--device.",
         )
-
-
-def is_encoder_decoder(model: Any) -> bool:
-    """Whether a model has an encoder, a decoder and cross attention between them."""
-    return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def log_softmax64(logits: Tensor) -> Tensor:

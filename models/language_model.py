@@ -1,6 +1,5 @@
 """The one class that the rest of the program talks to: tokenise, run, read attention, ablate."""
 
-import inspect
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +18,10 @@ from models.budget import MemoryBudget
 from models.discovery import find_dispatching_sites, find_returning_sites
 from models.edits import AblationLike, Intervention, Plan
 from models.errors import ErrorKind, UserError
-from models.forward_pass import ForwardPass, beside, is_encoder_decoder, log_softmax64
+from models.forward_pass import ForwardPass, beside, log_softmax64
 from models.fused import fuse
 from models.head_sets import HeadSets
+from models.model_facts import decoder_start, kind_of, max_positions_of, tells_pairs_apart
 from models.placement import execution_device, weights_at_hand
 from models.self_check import branches_rightly, run_self_check, same_numbers
 from models.stacks import MAIN, Axes, StackTable
@@ -34,9 +34,6 @@ from models.types import (
     TokenizedPrompt,
     TokenProbability,
 )
-
-NO_LIMIT = 1_000_000
-"""The context of architectures that state none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +82,9 @@ class LanguageModel:
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         if self.dtype == torch.float32:
             fuse(model)
-        self.kind = _kind(model, tokenizer)
-        self.pairs = _tells_pairs_apart(model, tokenizer)
-        self.max_positions = _max_positions(model, tokenizer)
+        self.kind = kind_of(model, tokenizer)
+        self.pairs = tells_pairs_apart(model, tokenizer)
+        self.max_positions = max_positions_of(model, tokenizer)
         self._pass = ForwardPass(model, name, self.lock)
         self.dispatches = dispatches(type(model))
         self.sites = self._find_sites()
@@ -586,65 +583,3 @@ class LanguageModel:
             stacks=self.stacks.stacks,
             pairs=self.pairs,
         )
-
-
-def _kind(model: Any, tokenizer: Any) -> str:
-    """Return what `ModelInfo.kind` says of a model."""
-    if is_encoder_decoder(model):
-        return "encoder-decoder"
-    return "masked" if _predicts_at_mask(model, tokenizer) else "causal"
-
-
-def _tells_pairs_apart(model: Any, tokenizer: Any) -> bool:
-    """Whether a model embeds to which sentence of a pair a token belongs, and is told so."""
-    accepted = inspect.signature(model.forward).parameters
-    if "token_type_ids" not in accepted or getattr(model.config, "type_vocab_size", 0) < 2:
-        return False
-    given = tokenizer("a", "a", verbose=False, return_token_type_ids=True)
-    return 1 in given.get("token_type_ids", ())
-
-
-def decoder_start(model: Any, tokenizer: Any, name: str) -> int:
-    """Return the id of the token that starts an encoder-decoder's decoder.
-
-    Raises:
-        UserError: neither the model nor its tokenizer names one.
-    """
-    generation = getattr(model, "generation_config", None)
-    stated = (
-        getattr(generation, "decoder_start_token_id", None),
-        getattr(model.config, "decoder_start_token_id", None),
-        tokenizer.bos_token_id,
-        tokenizer.pad_token_id,
-    )
-    for token_id in stated:
-        if isinstance(token_id, int):
-            return token_id
-    raise UserError(
-        ErrorKind.MODEL,
-        f"{name} does not say which token starts its decoder; put decoder_start_token_id into its "
-        "config.json.",
-    )
-
-
-def _predicts_at_mask(model: Any, tokenizer: Any) -> bool:
-    return type(model).__name__.endswith("ForMaskedLM") and tokenizer.mask_token_id is not None
-
-
-def _max_positions(model: Any, tokenizer: Any) -> int:
-    """Return how many tokens fit the model's context."""
-    text = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        value = getattr(text, name, None)
-        if isinstance(value, int) and value > 0:
-            limit = value
-            break
-    else:
-        limit = NO_LIMIT
-    for name, module in model.named_modules():
-        # RoBERTa counts positions from behind its padding index: the rows up to it serve no token.
-        padding = getattr(module, "padding_idx", None)
-        if name.endswith("position_embeddings") and padding is not None:
-            limit = min(limit, module.num_embeddings - padding - 1)
-    stated = int(min(tokenizer.model_max_length, NO_LIMIT))
-    return min(limit, stated)
