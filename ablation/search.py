@@ -254,7 +254,7 @@ def _first_not_reached(search: Search, rows: Sequence[Tensor]) -> TokenProbabili
 
 
 def _candidates(model: LanguageModel, candidates: Sequence[Head] | None) -> tuple[Head, ...]:
-    heads = model.all_heads() if candidates is None else model.check_heads(candidates)
+    heads = model.all_heads(None) if candidates is None else model.check_heads(candidates)
     if not heads:
         raise UserError(ErrorKind.HEADS, "No heads are left to search among; name at least one.")
     return tuple(sorted(set(heads)))

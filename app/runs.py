@@ -148,7 +148,7 @@ class Runs:
         wanted: Sequence[Head],
     ) -> tuple[Head, ...]:
         """Return the heads that a pass reads: of those wanted, or of all, the unknown ones."""
-        everything = model.all_heads()
+        everything = model.all_heads(None)
         if model.map_bytes(prompt, everything) <= self._read_all_bytes:
             wanted = everything
         return tuple(h for h in dict.fromkeys(wanted) if self._known_map(run, h) is None)

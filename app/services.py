@@ -129,7 +129,7 @@ class Services:
         if model.kind == "masked" and view.position is None:
             view, prompt = _with_mask(view, prompt, model)
         position = view.position if view.position in range(len(prompt)) else None
-        existing = set(model.all_heads())
+        existing = set(model.all_heads(None))
         heads = tuple(head for head in view.heads or () if head in existing)
         if view.heads is None or (view.heads and not heads):
             heads = first_heads(model, prompt)
@@ -203,7 +203,7 @@ def form_problem(form: InterventionForm) -> UserError | None:
 
 def first_heads(model: "LanguageModel", prompt: TokenizedPrompt) -> tuple[Head, ...]:
     """Return the heads that the page opens with."""
-    everything = model.all_heads()
+    everything = model.all_heads(None)
     if model.name == "builtin" and set(BUILTIN_HEADS) <= set(everything):
         return BUILTIN_HEADS
     if model.map_bytes(prompt, everything) > MAX_FIRST_LOOK_BYTES:

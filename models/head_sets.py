@@ -110,7 +110,7 @@ class HeadSets:
             UserError: a part does not exist, or does not fit.
         """
         model = self._model
-        asked = model.all_heads() if heads is None else model.check_heads(heads)
+        asked = model.all_heads(None) if heads is None else model.check_heads(heads)
         read = model.resolve_position(prompt, position)
         editings = {}
         for name, members in (model.stacks.by_stack(asked) or {MAIN: ()}).items():

@@ -167,8 +167,15 @@ class LanguageModel:
         """Return the prompt made of these token ids (random stimuli, for example).
 
         Raises:
-            UserError: there is no id, or one that the model has no embedding of.
+            UserError: there is no id, or one that the model has no embedding of; or the model is an
+                encoder-decoder, which reads a source too.
         """
+        if self.kind == "encoder-decoder":
+            raise UserError(
+                ErrorKind.PROMPT,
+                f"{self.name} is an encoder-decoder, and token ids alone are no prompt for it: its "
+                "encoder needs a source; use text.",
+            )
         if not len(ids):
             raise UserError(ErrorKind.PROMPT, "A prompt needs at least one token id; give some.")
         self._check_embedded(ids)
@@ -240,8 +247,9 @@ class LanguageModel:
 
     # --- heads ----------------------------------------------------------------------------
 
-    def all_heads(self, stack: str | None = None) -> tuple[Head, ...]:
-        """Return every head of a stack, or of all, in (layer, head) order within each."""
+    def all_heads(self, stack: str | None = MAIN) -> tuple[Head, ...]:
+        """Return every head of a stack, the main one by default, in (layer, head) order; for None
+        those of all stacks, one stack after another."""
         return self.stacks.heads(stack)
 
     def axes_of(self, prompt: TokenizedPrompt, heads: Sequence[Head]) -> Axes:

@@ -200,7 +200,7 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         services.registry.available(),
         header.facts(model.info),
         header.self_check_badge(model.info),
-        heads.options(model.all_heads(), model.info.stacks),
+        heads.options(model.all_heads(None), model.info.stacks),
         view.prompt,
         None,
         view.second,

@@ -263,8 +263,8 @@ def test_a_search_looks_among_the_heads_of_all_stacks() -> None:
     def divergence(*heads: Head) -> float:
         return kl(clean, log_probs("t5", prompt, [(head, zero) for head in heads]))
 
-    first = max(model.all_heads(), key=divergence)
-    rest = [head for head in model.all_heads() if head != first]
+    first = max(model.all_heads(None), key=divergence)
+    rest = [head for head in model.all_heads(None) if head != first]
     second = max(rest, key=lambda head: divergence(first, head))
     assert [step.head for step in result.steps] == [first, second]
     assert result.steps[1].kl == pytest.approx(divergence(first, second), abs=TOLERANCE)

@@ -105,7 +105,7 @@ def test_positions_acted_on_are_those_of_the_stack(services: Services) -> None:
 
 
 def test_the_list_of_heads_is_grouped_by_stack(model: LanguageModel) -> None:
-    groups = [option["group"] for option in heads.options(model.all_heads(), model.info.stacks)]
+    groups = [option["group"] for option in heads.options(model.all_heads(None), model.info.stacks)]
     assert groups[:3] == ["Encoder, layer 0", "Encoder, layer 1", "Decoder, layer 0"]
     assert groups[-1] == "Cross attention, layer 2"
     assert [choice["value"] for choice in heads.stack_choices(model.info.stacks)] == [

@@ -86,7 +86,7 @@ def test_zeroing_each_head_equals_a_plain_hook(family: str, stack: str) -> None:
 def test_the_tolerance_tells_heads_of_all_stacks_apart(family: str) -> None:
     """Guard against a test that could not fail: every head's ablation is its own, visibly."""
     model, prompt = posed(family)
-    heads = model.all_heads()
+    heads = model.all_heads(None)
     rows = model.ablated_logprobs(prompt, [[], *([head] for head in heads)], Zero())
     difference = (rows[:, None] - rows[None]).abs().amax(-1)
     difference.fill_diagonal_(torch.inf)
@@ -97,7 +97,7 @@ def test_the_tolerance_tells_heads_of_all_stacks_apart(family: str) -> None:
 def test_heads_of_several_stacks_ablated_together_equal_plain_hooks(family: str) -> None:
     model, prompt = posed(family)
     heads = (Head(0, 1, "encoder"), Head(1, 0), Head(2, 2), Head(1, 3, "cross"))
-    ours = model.run(prompt, heads=model.all_heads(), ablation=Ablation(heads, Zero()))
+    ours = model.run(prompt, heads=model.all_heads(None), ablation=Ablation(heads, Zero()))
     with edited_stack_heads(family, [(head, zero) for head in heads]):
         theirs = plain(family, prompt, output_attentions=True)
     expected = theirs.logits[0, -1].double().log_softmax(-1)
@@ -182,7 +182,9 @@ def test_heads_count_layers_within_their_stack() -> None:
         ("", 3, 4),
         ("cross", 3, 4),
     ]
-    assert len(model.all_heads()) == 2 * 2 + 3 * 4 + 3 * 4
+    assert len(model.all_heads(None)) == 2 * 2 + 3 * 4 + 3 * 4
+    assert model.all_heads() == model.all_heads("")
+    assert len(model.all_heads()) == model.n_layers * model.n_heads
     assert model.all_heads("encoder")[-1] == Head(1, 1, "encoder")
     # The encoder runs first; then the decoder's layers, each with its cross attention behind.
     assert model.layers_of([Head(1, 0, "encoder"), Head(0, 0), Head(2, 0, "cross")]) == [1, 2, 7]
@@ -259,6 +261,11 @@ def test_the_prompt_is_the_decoders_and_starts_with_its_token() -> None:
 def test_a_decoder_text_needs_an_encoder_decoder() -> None:
     with pytest.raises(UserError, match="no encoder-decoder"):
         tiny_model("llama").tokenize(PROMPT, decoder="The")
+
+
+def test_token_ids_alone_are_no_prompt() -> None:
+    with pytest.raises(UserError, match="needs a source"):
+        tiny_model("bart").prompt_of_ids([5, 6])
 
 
 def test_a_decoder_text_that_is_too_long_is_refused_by_name() -> None:
