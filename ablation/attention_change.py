@@ -13,6 +13,7 @@ import numpy as np
 from ablation.reading import parts_of
 from ablation.types import Ablation, HeadValues, MetricInfo, Progress
 from models.errors import ErrorKind, UserError
+from models.tokens import PAIR_MARK
 from models.types import AttentionMaps, FloatArray, Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -61,9 +62,11 @@ class Pair:
         """Refuse runs that do not correspond.
 
         Raises:
-            UserError: other layers or heads, or another number of tokens.
+            UserError: other layers or heads, or another number of tokens; or an encoder-decoder.
         """
         one, other = self.before, self.after
+        for model in (one.model, other.model):
+            model.check_one_stack("A comparison of attention")
         shapes = [(r.model.n_layers, r.model.n_heads) for r in (one, other)]
         if shapes[0] != shapes[1]:
             raise UserError(
@@ -106,7 +109,10 @@ def with_model(model: "LanguageModel", prompt: TokenizedPrompt, other: "Language
     Raises:
         UserError: the other model splits the prompt into other tokens, or is of another shape.
     """
-    theirs = other.tokenize(prompt.text, bos=model.has_bos(prompt))
+    other.check_one_stack("A comparison of attention")
+    texts = prompt.text.split(PAIR_MARK, 1) if prompt.segments is not None else [prompt.text]
+    second = texts[1] if len(texts) == 2 else None
+    theirs = other.tokenize(texts[0], bos=model.has_bos(prompt), pair=second)
     if (theirs.ids, theirs.labels) != (prompt.ids, prompt.labels):
         raise UserError(
             ErrorKind.MODEL,

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.runs import Outcome
 from app.services import Services, build_intervention
-from app.view import View, head_from_text
+from app.view import BETWEEN, View, head_from_text
 from models.errors import UserError
-from models.types import AttentionMaps
 from viz.standalone import attention_html
 
 if TYPE_CHECKING:
@@ -27,15 +26,13 @@ Export = Callable[[View, Outcome], Iterator[str]]
 
 def csv(view: View, outcome: Outcome) -> Iterator[str]:
     """Yield `AttentionMaps.to_frame` of all maps as CSV."""
-    n = len(outcome.prompt)
-    n_queries = max(1, ROWS_OF_FRAME // max(1, n))
     first = True
     for maps in outcome.maps:
+        n = len(maps.prompt)
+        n_queries = max(1, ROWS_OF_FRAME // len(maps.keys))
         for start in range(0, n, n_queries):
             queries = tuple(range(start, min(start + n_queries, n)))
-            part = AttentionMaps(
-                maps.heads, maps.values[:, list(queries)], maps.prompt, maps.ablated, queries
-            )
+            part = replace(maps, values=maps.values[:, list(queries)], queries=queries)
             yield part.to_frame().to_csv(index=False, header=first)
             first = False
 
@@ -64,6 +61,7 @@ def html(view: View, outcome: Outcome) -> Iterator[str]:
     """Yield one HTML file that shows the view without this program."""
     yield attention_html(
         *outcome.maps,
+        prompt=outcome.prompt,
         picture=view.picture,
         position=outcome.before.position,
         token=view.token,
@@ -72,6 +70,7 @@ def html(view: View, outcome: Outcome) -> Iterator[str]:
         scale=view.scale,
         log=view.log,
         sink=view.sink,
+        between=BETWEEN[view.between],
         title=f"Attention of {view.model}",
     )
 

@@ -55,4 +55,4 @@ def question(
     model: "LanguageModel", prompt: TokenizedPrompt, ablation: Ablation | None
 ) -> Hashable:
     """Return what tells one summary from another."""
-    return (model.name, prompt.ids, content(ablation))
+    return (model.name, prompt.content, content(ablation))

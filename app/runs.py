@@ -118,7 +118,7 @@ class Runs:
         ablation: Ablation | None,
         foreseen: Sequence[Head] = (),
     ) -> tuple[Prediction, tuple[AttentionMaps, ...]]:
-        run = (model.name, prompt.ids, content(ablation))
+        run = (model.name, prompt.content, content(ablation))
         # Two panels ask for the same run at the same moment: the second finds it done.
         with self._lock_of(model.name):
             prediction: Prediction | None = self._memory.get((run, position))
@@ -133,8 +133,10 @@ class Runs:
                 )
                 prediction = answer.prediction
                 self._memory.put((run, position), prediction, prediction.log_probs.nbytes)
-                self._keep_maps(run, answer.attention)
-                read = {maps.heads[0]: maps for maps in _one_by_one(answer.attention)}
+                read: dict[Head, AttentionMaps] = {}
+                for of_stack in answer.maps:
+                    self._keep_maps(run, of_stack)
+                    read |= {each.heads[0]: each for each in _one_by_one(of_stack)}
                 known = {head: known[head] or read[head] for head in heads}
         return prediction, tuple(maps for head in heads if (maps := known[head]) is not None)
 
@@ -146,8 +148,8 @@ class Runs:
         wanted: Sequence[Head],
     ) -> tuple[Head, ...]:
         """Return the heads that a pass reads: of those wanted, or of all, the unknown ones."""
-        everything = model.all_heads()
-        if len(everything) * len(prompt) ** 2 * 4 <= self._read_all_bytes:
+        everything = model.all_heads(None)
+        if model.map_bytes(prompt, everything) <= self._read_all_bytes:
             wanted = everything
         return tuple(h for h in dict.fromkeys(wanted) if self._known_map(run, h) is None)
 

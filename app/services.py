@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ablation.interventions import INTERVENTIONS, Intervention
 from ablation.types import Ablation
-from app.examples import BUILTIN_HEADS, interesting_heads, spread_heads
+from app.examples import BUILTIN_HEADS, interesting_heads, sharpest_heads, spread_heads
 from app.jobs import Jobs
 from app.overviews import Overviews
 from app.runs import Memory, Outcome, Runs, parse_positions
 from app.streams import Streams
-from app.view import InterventionForm, View
+from app.view import MAIN_STACK, InterventionForm, View
 from models.errors import ErrorKind, UserError
 from models.types import Head, TokenizedPrompt
 
@@ -95,9 +95,9 @@ class Services:
             UserError: the clean run itself cannot be done.
         """
         model = self.model(view.model)
-        prompt = model.tokenize(view.prompt, view.bos)
+        prompt = prompt_of(view, model)
         ablation, problem = ablation_of(view, prompt)
-        heads = drawable(view.heads or (), pages, len(prompt))
+        heads = drawable(view.heads or (), pages, most_positions(prompt))
         outcome = self.runs.outcome(
             model, prompt, view.position, heads if maps else (), ablation, foreseen=heads
         )
@@ -122,19 +122,21 @@ class Services:
         Raises:
             UserError: the prompt cannot be used with this model.
         """
-        prompt = model.tokenize(view.prompt, view.bos)
+        # First of all: a pair may get no opening token from a tokenizer that gives one otherwise.
+        view = replace(view, bos=model.info.adds_bos if view.bos is None else view.bos)
+        prompt = prompt_of(view, model)
         if model.kind == "masked" and view.position is None:
             view, prompt = _with_mask(view, prompt, model)
         position = view.position if view.position in range(len(prompt)) else None
-        bos = model.info.adds_bos if view.bos is None else view.bos
-        existing = set(model.all_heads())
+        existing = set(model.all_heads(None))
         heads = tuple(head for head in view.heads or () if head in existing)
         if view.heads is None or (view.heads and not heads):
             heads = first_heads(model, prompt)
+        stacks = {stack.name for stack in model.stacks.stacks}
         return replace(
             view,
             model=model.name,
-            bos=bos,
+            stack=view.stack if view.stack_name in stacks else MAIN_STACK,
             position=model.resolve_position(prompt, position),
             heads=heads,
         )
@@ -150,6 +152,23 @@ def ablation_of(view: View, prompt: TokenizedPrompt) -> tuple[Ablation | None, U
         return None, problem
 
 
+def prompt_of(view: View, model: "LanguageModel") -> TokenizedPrompt:
+    """Return the prompt that a view is about; its second text counts where the model takes one.
+
+    Raises:
+        UserError: a text cannot be used with this model.
+    """
+    if model.kind == "encoder-decoder":
+        return model.tokenize(view.prompt, view.bos, decoder=view.second)
+    pair = view.second if model.pairs and view.second else None
+    return model.tokenize(view.prompt, view.bos, pair=pair)
+
+
+def most_positions(prompt: TokenizedPrompt) -> int:
+    """Return how many positions a prompt has, or its source if that is longer."""
+    return max(len(prompt), len(prompt.typed))
+
+
 def intervention_of(
     view: View, prompt: TokenizedPrompt
 ) -> tuple[Intervention, tuple[int, ...] | None]:
@@ -158,7 +177,9 @@ def intervention_of(
     Raises:
         UserError: the form is unfinished, or the positions are not the prompt's.
     """
-    return build_intervention(view.intervention), parse_positions(view.acted, len(prompt))
+    return build_intervention(view.intervention), parse_positions(
+        view.acted, most_positions(prompt)
+    )
 
 
 def build_intervention(form: InterventionForm) -> Intervention:
@@ -191,12 +212,17 @@ def form_problem(form: InterventionForm) -> UserError | None:
 
 def first_heads(model: "LanguageModel", prompt: TokenizedPrompt) -> tuple[Head, ...]:
     """Return the heads that the page opens with."""
-    everything = model.all_heads()
+    everything = model.all_heads(None)
     if model.name == "builtin" and set(BUILTIN_HEADS) <= set(everything):
         return BUILTIN_HEADS
-    if len(everything) * len(prompt) ** 2 * 4 > MAX_FIRST_LOOK_BYTES:
+    if model.map_bytes(prompt, everything) > MAX_FIRST_LOOK_BYTES:
         return spread_heads(model.n_layers, model.n_heads)
-    return interesting_heads(model.attention(prompt, everything))
+    if len(model.stacks.stacks) == 1:
+        return interesting_heads(model.attention(prompt, everything))
+    run = model.run(prompt, position=-1, heads=everything, top_k=1)
+    # Where there is but one key, all look at it.
+    telling = (maps for maps in run.maps if len(maps.keys) > 1)
+    return tuple(head for maps in telling for head in sharpest_heads(maps))
 
 
 def _with_mask(
@@ -204,7 +230,7 @@ def _with_mask(
 ) -> tuple[View, TokenizedPrompt]:
     """Give a prompt its mask token at the end if it has none: there the model predicts."""
     mask = model.info.mask_token
-    if mask is None or mask in view.prompt:
+    if mask is None or mask in view.prompt or (model.pairs and mask in view.second):
         return view, prompt
     view = replace(view, prompt=f"{view.prompt} {mask}")
-    return view, model.tokenize(view.prompt, view.bos)
+    return view, prompt_of(view, model)

@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from models.attention_reading import AttentionReader, MapWriter, read_probabilities
-from models.edits import RowPlan
+from models.edits import Plan, RowPlan
 from models.errors import ErrorKind, UserError
 
 ATTENTION_NAME = "head_tap"
@@ -113,7 +113,7 @@ class TapRequest:
     """What takes the probabilities in; None: they are kept in `attention`."""
     queries: Sequence[int] | None = None
     """The positions whose rows are read, counted from 0; None for all."""
-    plan: RowPlan | None = None
+    plan: Plan | None = None
     keep_z: frozenset[int] = frozenset()
     """Layers whose (edited) z is kept."""
     on_call: Callable[[int, Call], Tensor | None] | None = None
@@ -134,11 +134,16 @@ class TapRequest:
         self.n_calls += 1
         return self.n_calls - 1
 
+    def plan_of(self, layer: int) -> RowPlan | None:
+        """Return what is changed in a layer, if anything is."""
+        return None if self.plan is None else self.plan.of(layer)
+
     def attend(self, inputs: Inputs) -> Tensor:
         layer = self.next_layer()
-        planned = planned_inputs(inputs, layer, self.plan, self.left_alone)
+        plan = self.plan_of(layer)
+        planned = planned_inputs(inputs, layer, plan, self.left_alone)
         raw_z = run_attention(planned)
-        z = edit_outputs(raw_z, layer, self.plan)
+        z = edit_outputs(raw_z, layer, plan)
         if layer in self.read:
             self._read(layer, planned)
         return self.passed_on(layer, Call(planned, raw_z, z))

@@ -1,6 +1,7 @@
 """Several heads' maps as one: their mean, or at each place the largest weight."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,12 +35,12 @@ def combined(several: Sequence[AttentionMaps], how: str) -> AttentionMaps:
     """Return one map for all heads of maps of one run; it bears the first head's name.
 
     Args:
-        several: at least one head in all.
+        several: at least one head in all, of one stack.
         how: a key of `COMBINATIONS`.
     """
     first = several[0]
     weights = COMBINATIONS[how]([weights for maps in several for weights in maps.values])
-    return AttentionMaps(first.heads[:1], weights[None], first.prompt, first.ablated)
+    return replace(first, heads=first.heads[:1], values=weights[None])
 
 
 def combined_name(how: str, n_heads: int) -> str:

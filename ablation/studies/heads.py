@@ -185,9 +185,11 @@ def run(
         `details` are `HeadDistributions`, `table` is their frame.
 
     Raises:
-        UserError: no passage fits the model's context, or there is no such head.
+        UserError: no passage fits the model's context, there is no such head, or the model is an
+            encoder-decoder.
     """
     started = time.monotonic()
+    model.check_one_stack("The study of heads over a corpus")
     if head is not None:
         model.check_heads([head])
     prompts, too_long = _fitting(model, load_corpus() if passages is None else passages)

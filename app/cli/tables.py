@@ -67,14 +67,14 @@ def comparison_lines(comparison: Comparison | None, before: Prediction) -> Itera
 
 def attention_table(maps: AttentionMaps, index: int, top: int) -> Table:
     """Show for each query of one head the keys with most weight."""
-    labels = maps.prompt.unique_labels
+    queries, labels = maps.prompt.unique_labels, maps.keys.unique_labels
     ablated = " (ablated run)" if maps.ablated else ""
     table = Table("", "query", "looks at", box=None, title=f"{maps.title(index)}{ablated}")
     table.title_justify = "left"
     for query, row in enumerate(maps.values[index]):
         keys = np.argsort(-row, kind="stable")[:top]
         looks = ", ".join(f"{visible(labels[k])} {row[k]:.3f}" for k in keys if row[k] > 0)
-        table.add_row(str(query), visible(labels[query]), looks)
+        table.add_row(str(query), visible(queries[query]), looks)
     return table
 
 

@@ -17,7 +17,7 @@ from app import ids, words
 from app.jobs import Job, Pace
 from app.overviews import question
 from app.panels.pieces import browser
-from app.services import Services, ablation_of
+from app.services import Services, ablation_of, prompt_of
 from app.view import View
 from models.errors import UserError
 from viz.overview import overview_message
@@ -146,7 +146,7 @@ def wanted(services: Services, view: View | None, tab: str, drawn: str | None) -
         services.jobs.drop(tab, KIND)
         return None
     model = services.model(view.model)
-    prompt = model.tokenize(view.prompt, view.bos)
+    prompt = prompt_of(view, model)
     asked = question(model, prompt, ablation_of(view, prompt)[0])
     key = hashlib.sha256(repr(asked).encode()).hexdigest()
     running = services.jobs.current(tab, KIND)
@@ -165,7 +165,7 @@ def summarise(
         UserError: the clean run cannot be done.
     """
     model = services.model(view.model)
-    prompt = model.tokenize(view.prompt, view.bos)
+    prompt = prompt_of(view, model)
     ablation, problem = ablation_of(view, prompt)
     try:
         return services.overviews.of(model, prompt, ablation, report, job.cancel), problem

@@ -8,14 +8,14 @@ Weights travel as the codes of `viz.coding`, deflated: what is below `SMALLEST` 
 import base64
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models.types import AttentionMaps
+from models.types import AttentionMaps, TokenizedPrompt
 from viz import coding
 from viz.attention import Look, log_floor, shared_maximum, shown_map
 from viz.labels import clipped
@@ -30,6 +30,7 @@ _SCRIPTS = (
     _ASSETS / "weights.js",
     _ASSETS / "pens.js",
     _ASSETS / "exports.js",
+    _ASSETS / "stacks.js",
     _ASSETS / "lines.js",
     _ASSETS / "text.js",
     _HERE / "matrix.js",
@@ -45,6 +46,7 @@ _POLICY = (
 
 def attention_html(
     *maps: AttentionMaps,
+    prompt: TokenizedPrompt | None = None,
     picture: str = "matrix",
     position: int | None = None,
     token: int | None = None,
@@ -53,6 +55,7 @@ def attention_html(
     scale: str = "shared",
     log: bool = False,
     sink: str = "show",
+    between: tuple[int, int] | None = None,
     dark: bool | None = None,
     title: str = "Attention",
 ) -> str:
@@ -62,6 +65,8 @@ def attention_html(
 
     Args:
         maps: of one prompt, with all their rows.
+        prompt: what they are of; None: as the maps have it. Maps of an encoder's heads alone do not
+            tell that there is a decoder, whose position is the one that was read.
         picture: the one that it opens with: "matrix", "lines" or "text".
         position: the position at which the prediction was read; it is marked.
         token: the position that is selected at first; None: no one.
@@ -70,6 +75,7 @@ def attention_html(
         scale: "shared" if the largest weight of all maps shows strongest; "own": each map's own.
         log: whether strength follows the logarithm of the weight.
         sink: what is done about the first token; a key of `viz.sink.SINKS`.
+        between: of a pair of sentences, the part that is drawn; see `viz.attention.Look`.
         dark: None: as the reader's system has it.
         title: a heading.
 
@@ -78,16 +84,19 @@ def attention_html(
     """
     if not maps or not maps[0].heads:
         raise ValueError("a page of attention needs a map")
-    if any(other.prompt.ids != maps[0].prompt.ids for other in maps):
-        raise ValueError("all maps must be of one prompt")
-    prompt = maps[0].prompt
+    prompt = prompt or _prompt_of(maps)
+    sides = [_sides(several, prompt) for several in maps]
     zmax = shared_maximum(*maps, sink=sink) if scale == "shared" else None
-    look = Look(position, zmax=zmax, log=log, sink=sink)
-    heads = [_head(several, i, look) for several in maps for i in range(len(several.heads))]
+    look = Look(position, zmax=zmax, log=log, sink=sink, between=between)
+    heads = [
+        _head(several, i, look, of)
+        for several, of in zip(maps, sides, strict=True)
+        for i in range(len(several.heads))
+    ]
     about = {
         "title": title,
-        "names": [clipped(label) for label in prompt.unique_labels],
-        "labels": list(prompt.labels),
+        **_names_and_labels(prompt),
+        "source": None if prompt.source is None else _names_and_labels(prompt.source),
         "marked": position,
         "picture": picture,
         "token": token,
@@ -102,13 +111,39 @@ def attention_html(
     return "".join(_page(title, about, [codes for _, codes in heads]))
 
 
-def _head(maps: AttentionMaps, index: int, look: Look) -> tuple[dict[str, Any], str]:
+def _prompt_of(maps: Sequence[AttentionMaps]) -> TokenizedPrompt:
+    """Return what maps are of: an encoder-decoder's prompt rather than its source."""
+    return next((one.prompt for one in maps if one.prompt.source is not None), maps[0].prompt)
+
+
+def _sides(maps: AttentionMaps, prompt: TokenizedPrompt) -> list[str]:
+    """Return of what the queries and the keys are the positions: "prompt" or "source"."""
+    names = {prompt.content: "prompt"}
+    if prompt.source is not None:
+        names[prompt.source.content] = "source"
+    found = [names.get(positions.content) for positions in (maps.prompt, maps.keys)]
+    if None in found:
+        raise ValueError("all maps must be of one prompt")
+    return [name for name in found if name is not None]
+
+
+def _names_and_labels(positions: TokenizedPrompt) -> dict[str, list[str]]:
+    return {
+        "names": [clipped(label) for label in positions.unique_labels],
+        "labels": list(positions.labels),
+    }
+
+
+def _head(
+    maps: AttentionMaps, index: int, look: Look, sides: list[str]
+) -> tuple[dict[str, Any], str]:
     """Return what is said of a map, and its weights."""
     shown = shown_map(maps, index, look)
     zmax = look.zmax or shown.largest or 1.0
     about = {
         "head": maps.heads[index].short,
         "name": str(maps.heads[index]),
+        "sides": sides,
         "causal": shown.causal,
         "largest": shown.largest,
         "scale": {"zmax": zmax, "floor": log_floor(zmax) if look.log else None},
