@@ -13,6 +13,7 @@ from ablation.evaluation import Cancelled
 from ablation.head_metrics import HEAD_METRICS, Rows
 from ablation.types import Ablation, HeadSummaries, Progress
 from models.attention_reading import AttentionBlock
+from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import TokenizedPrompt
 
@@ -25,37 +26,47 @@ def summarise_heads(
     prompt: TokenizedPrompt | str,
     ablation: Ablation | None = None,
     *,
+    stack: str = "",
     side: int = THUMBNAIL_SIDE,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> HeadSummaries:
-    """Summarise what every head attends to, each by a thumbnail and by `HEAD_METRICS`.
+    """Summarise what every head of a stack attends to, by a thumbnail and by `HEAD_METRICS`.
 
     One forward pass, whose maps are never kept: memory stays bounded for thousands of tokens.
 
     Args:
         ablation: heads that are ablated meanwhile; None for the clean run.
+        stack: of an encoder-decoder "encoder", or the decoder's own.
         side: most cells of a thumbnail, across and down.
         progress: called after each layer.
         cancel: looked at at least once a layer; once set, what was found so far is returned.
 
     Raises:
-        UserError: the prompt or the intervention does not fit the model, or numbers are not
-            finite.
+        UserError: the prompt or the intervention does not fit the model, numbers are not finite,
+            or the stack is cross attention.
     """
     tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
-    summary = _Summary(model, len(tokenized), side, progress, cancel)
+    axes = model.stacks.axes(tokenized, stack)
+    if not axes.own:
+        raise UserError(
+            ErrorKind.HEADS,
+            "An overview is of attention among the same positions, which cross attention is not; "
+            "choose another stack above the map, or look at single heads.",
+        )
+    summary = _Summary(model, stack, len(axes.queries), side, progress, cancel)
     with suppress(Cancelled):
-        model.read_attention(tokenized, summary, ablation)
+        model.read_attention(tokenized, summary, ablation, stack)
     return HeadSummaries(
-        prompt=tokenized,
+        prompt=axes.queries,
         metrics=tuple(metric.info for metric in HEAD_METRICS.values()),
         values=summary.means(),
         thumbnails=summary.thumbnails(),
         step=summary.step,
         causal=summary.causal,
         ablated=ablation is not None and bool(ablation.heads),
-        stopped="complete" if summary.n_done == model.n_layers else "cancelled",
+        stopped="complete" if summary.is_complete else "cancelled",
+        stack=model.stacks.named(stack).name,
     )
 
 
@@ -65,23 +76,29 @@ class _Summary:
     def __init__(
         self,
         model: LanguageModel,
+        name: str,
         n_tokens: int,
         side: int,
         progress: Callable[[Progress], None] | None,
         cancel: threading.Event | None,
     ) -> None:
-        self.causal = model.kind == "causal"
+        stack = model.stacks.named(name)
+        self.causal = stack.causal
         self.step = math.ceil(n_tokens / side)
         self.n_done = 0
         """Layers read."""
-        self._n_heads = [site.n_heads for site in model.sites]
+        self._n_heads = [model.sites[running].n_heads for running in model.stacks.layers(name)]
         self._n_tokens = n_tokens
         self._progress = progress
         self._cancel = cancel
-        grid = (model.n_layers, model.n_heads)
+        grid = (stack.n_layers, stack.n_heads)
         n_cells = math.ceil(n_tokens / self.step)
         self._sums = np.zeros((len(HEAD_METRICS), *grid))
         self._cells = torch.zeros(*grid, n_cells, n_cells)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.n_done == len(self._n_heads)
 
     def take(self, block: AttentionBlock) -> None:
         if self._cancel is not None and self._cancel.is_set():

@@ -143,6 +143,8 @@ class HeadSummaries:
     """Whether the run they come from had heads ablated."""
     stopped: str = "complete"
     """"complete"; "cancelled" when not every head was read."""
+    stack: str = ""
+    """The stack that the heads are of; `prompt` has the positions of its attention."""
 
     def __post_init__(self) -> None:
         n_cells = -(-len(self.prompt) // self.step)
@@ -158,13 +160,14 @@ class HeadSummaries:
 
     def ranked(self, metric: str) -> list[tuple[Head, float]]:
         """Return heads that have a value, largest first, ties by lowest (layer, head)."""
-        return ranked_heads(self.values_of(metric))
+        return ranked_heads(self.values_of(metric), self.stack)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a head: layer, head, and each metric by its name."""
         layer, head = np.indices(self.values.shape[1:]).reshape(2, -1)
         named = {info.name: self.values_of(info.name).reshape(-1) for info in self.metrics}
-        return pd.DataFrame({"layer": layer, "head": head, **named})
+        stack = {"stack": self.stack} if self.stack else {}
+        return pd.DataFrame({**stack, "layer": layer, "head": head, **named})
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -172,6 +175,7 @@ class HeadSummaries:
                 info.name: {"label": info.label, "unit": info.unit, "values": without_nan(values)}
                 for info, values in zip(self.metrics, self.values, strict=True)
             },
+            **({"stack": self.stack} if self.stack else {}),
             "ablated": self.ablated,
             "stopped": self.stopped,
         }

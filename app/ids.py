@@ -191,6 +191,8 @@ SEARCH_SENTENCES = "search-sentences"
 USE_HEADS = "use-heads"
 
 # Heads: their roles
+HEADS_TAB_NOTE = "heads-tab-note"
+HEADS_TAB_PARTS = "heads-tab-parts"
 HEADS_TAB = "heads-tab"
 ROLES_PLACE = "roles-place"
 DOSSIER = "dossier"

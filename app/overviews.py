@@ -26,25 +26,28 @@ class Overviews:
         model: "LanguageModel",
         prompt: TokenizedPrompt,
         ablation: Ablation | None,
+        stack: str,
         progress: Callable[[Progress], None],
         cancel: threading.Event,
     ) -> HeadSummaries:
-        """Return the summaries of all heads, with thumbnails as large as the page shows them.
+        """Return the summaries of a stack's heads, with thumbnails as large as the page shows them.
 
         What was cancelled is not remembered.
 
         Raises:
-            UserError: the ablation does not fit, or the model's numbers are not finite.
+            UserError: the ablation does not fit, the model's numbers are not finite, or there are
+                no overviews of this stack.
         """
-        key = question(model, prompt, ablation)
+        key = question(model, prompt, ablation, stack)
         known: HeadSummaries | None = self._memory.get(key)
         if known is not None:
             return known
         from ablation.summaries import summarise_heads  # torch comes with it
 
-        side = thumbnail_side(len(model.all_heads()), model.kind == "causal")
+        causal = model.stacks.named(stack).causal
+        side = thumbnail_side(len(model.all_heads(stack)), causal)
         found = summarise_heads(
-            model, prompt, ablation, side=side, progress=progress, cancel=cancel
+            model, prompt, ablation, stack=stack, side=side, progress=progress, cancel=cancel
         )
         if found.stopped == "complete":
             self._memory.put(key, found, found.thumbnails.nbytes + found.values.nbytes)
@@ -52,7 +55,7 @@ class Overviews:
 
 
 def question(
-    model: "LanguageModel", prompt: TokenizedPrompt, ablation: Ablation | None
+    model: "LanguageModel", prompt: TokenizedPrompt, ablation: Ablation | None, stack: str
 ) -> Hashable:
     """Return what tells one summary from another."""
-    return (model.name, prompt.content, content(ablation))
+    return (model.name, prompt.content, content(ablation), stack)

@@ -22,6 +22,7 @@
     element.setAttribute("role", "radiogroup");
     element.setAttribute("aria-label", "Stack of attention layers");
     let stack = "prompt prompt";
+    let isChosen = false; // by a person
 
     function fill(stacks) {
       element.hidden = stacks.length < 2;
@@ -34,6 +35,7 @@
           button.setAttribute("aria-checked", String(name === stack));
           button.addEventListener("click", () => {
             stack = name;
+            isChosen = true;
             fill(stacks);
             changed();
           });
@@ -45,10 +47,10 @@
     return {
       element,
 
-      // Take the heads that are known now; the stack that was chosen stays if any is of it.
+      // Take the heads that are known now; the first one's stack is shown if none was chosen.
       update(known) {
         const stacks = [...new Set(known.order.map((head) => stackOf(known, head)))];
-        if (!stacks.includes(stack)) {
+        if (!isChosen || !stacks.includes(stack)) {
           stack = stacks[0] || "prompt prompt";
         }
         fill(stacks);

@@ -7,7 +7,7 @@ used for the next one; the reader keeps what it wants. Writing maps into arrays 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -59,6 +59,18 @@ class MapWriter:
         for place, rows in zip(places, block.probabilities, strict=True):
             torch.from_numpy(place[block.rows, :n_seen]).copy_(rows)
             place[block.rows, n_seen:] = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OfStack:
+    """Hands on what is read of one stack, its layers counted within it."""
+
+    reader: AttentionReader
+    layers: Mapping[int, int]
+    """Layer in the order in which all run -> layer of the stack."""
+
+    def take(self, block: AttentionBlock) -> None:
+        self.reader.take(replace(block, layer=self.layers[block.layer]))
 
 
 def read_probabilities(

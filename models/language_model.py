@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models import tokens
 from models.attention_hooks import AttentionSite, install_hooks
-from models.attention_reading import AttentionReader, MapWriter
+from models.attention_reading import AttentionReader, MapWriter, OfStack
 from models.attention_tap import TapRequest, dispatches
 from models.blocks import watched_blocks
 from models.branching import BranchEngine
@@ -404,19 +404,20 @@ class LanguageModel:
         prompt: TokenizedPrompt,
         reader: AttentionReader,
         ablation: AblationLike | None = None,
+        stack: str = MAIN,
     ) -> None:
-        """Hand the attention of every head to a reader, block by block, in one forward pass.
+        """Hand the attention of every head of a stack to a reader, block by block, in one pass.
 
         Layer by layer, the heads of a layer in their order. Nothing is kept, so that memory stays
         bounded however long the prompt. What the reader raises ends the pass.
 
         Raises:
-            UserError: the model is an encoder-decoder, the intervention does not fit, or the
-                model's numbers are not finite.
+            UserError: there is no such stack, the intervention does not fit, or the model's
+                numbers are not finite.
         """
-        self.check_one_stack("Reading all heads at once")
-        read = {layer: range(site.n_heads) for layer, site in enumerate(self.sites)}
-        request = TapRequest(read=read, reader=reader)
+        layers = self.stacks.layers(stack)
+        read = {running: range(self.sites[running].n_heads) for running in layers}
+        request = TapRequest(read=read, reader=OfStack(reader, layers))
         if ablation is not None and ablation.heads:
             request.plan = self._plan_row(prompt, ablation, len(prompt) - 1)
         self._pass.logits_at([prompt.ids], request, len(prompt) - 1, beside(prompt))

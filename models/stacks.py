@@ -123,6 +123,15 @@ class StackTable:
         order = [stack.name for stack in self.stacks if name in (None, stack.name)]
         return tuple(head for stack in order for head in found if head.stack == stack)
 
+    def layers(self, name: str) -> dict[int, int]:
+        """Return the layers of a stack: counted in the order they run -> counted within it.
+
+        Raises:
+            UserError: there is no stack of this name.
+        """
+        stack = self.named(name).name
+        return {i: layer for i, (of, layer) in enumerate(self.places) if of == stack}
+
     def check(self, heads: Sequence[Head], model_name: str) -> None:
         """Raise `UserError` naming the first head that the model does not have."""
         n_heads_of = dict(zip(self.places, self.n_heads, strict=True))

@@ -147,7 +147,7 @@ def wanted(services: Services, view: View | None, tab: str, drawn: str | None) -
         return None
     model = services.model(view.model)
     prompt = prompt_of(view, model)
-    asked = question(model, prompt, ablation_of(view, prompt)[0])
+    asked = question(model, prompt, ablation_of(view, prompt)[0], view.stack_name)
     key = hashlib.sha256(repr(asked).encode()).hexdigest()
     running = services.jobs.current(tab, KIND)
     if running is not None and running.about == key:
@@ -168,11 +168,15 @@ def summarise(
     prompt = prompt_of(view, model)
     ablation, problem = ablation_of(view, prompt)
     try:
-        return services.overviews.of(model, prompt, ablation, report, job.cancel), problem
+        return services.overviews.of(
+            model, prompt, ablation, view.stack_name, report, job.cancel
+        ), problem
     except UserError as error:
         if ablation is None:
             raise
-        return services.overviews.of(model, prompt, None, report, job.cancel), error
+        return services.overviews.of(
+            model, prompt, None, view.stack_name, report, job.cancel
+        ), error
 
 
 def note(summaries: HeadSummaries, problem: UserError | None) -> list[Any]:
@@ -193,6 +197,11 @@ def note(summaries: HeadSummaries, problem: UserError | None) -> list[Any]:
     if summaries.ablated:
         return [html.Span("Heads of the ablated run", className="tag ablated"), said]
     return [html.Span("Heads of the clean run", className="tag"), said]
+
+
+def not_shown(error: UserError) -> list[Any]:
+    """Say why there is no overview."""
+    return [html.Span("Not shown", className="tag failed"), f" {error}"]
 
 
 def register(app: Dash, services: Services) -> None:
@@ -226,7 +235,10 @@ def register(app: Dash, services: Services) -> None:
                 lambda: services.jobs.current(tab, KIND) is job,
                 lambda: socket is not None and socket.is_shutdown,
             )
-            summaries, problem = summarise(services, view, job, live)
+            try:
+                summaries, problem = summarise(services, view, job, live)
+            except UserError as error:
+                return (None, key, not_shown(error), {"display": "none"})
             if not live.is_wanted():
                 return (no_update,) * 4
         more = {} if summaries.stopped == "cancelled" else {"display": "none"}

@@ -71,12 +71,13 @@ def test_maps_of_all_stacks_stand_beside_each_other(
         expected = model.attention(tokens, [head])
         np.testing.assert_allclose(maps.values, expected.values, atol=1e-6)
     how = attention.look(replace(VIEW, heads=chosen), outcome, False)
-    sent = attention.message(outcome, how, "serial", None)
+    sent = attention.message(VIEW, outcome, how, "serial", None)
     assert sent is not None
     sides = [sent["maps"][head.short]["figure"]["sides"] for head in chosen]
     assert sides == [["prompt", "source"], ["source", "source"], ["prompt", "prompt"]]
     assert len(sent["names"]) == len(tokens)
-    assert len(sent["source"]) == len(tokens.typed)
+    assert len(sent["source"]["names"]) == len(tokens.typed)
+    assert sent["source"]["labels"] == list(tokens.typed.labels)
     marks = [sent["maps"][head.short]["figure"]["layout"]["shapes"] for head in chosen]
     assert [len(shapes) for shapes in marks] == [1, 0, 1]
 
