@@ -1,6 +1,7 @@
 """The command line on an encoder-decoder and on a pair of sentences."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,3 +120,36 @@ def test_a_decoder_text_of_another_kind_of_model_is_refused(
     arguments = asked("predict")
     arguments[arguments.index(MODEL)] = str(tiny_directory("llama"))
     assert "no encoder-decoder" in refused(capsys, *arguments)
+
+
+def test_attention_of_all_stacks_in_one_page(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "maps.html"
+    heads = ("--heads", "encoder:0.1, 2.0, cross:1.2")
+    found = result(capsys, *asked("attention", *heads, "--html", str(file)))
+    assert found["heads"] == ["encoder:0.1", [2, 0], "cross:1.2"]
+    page = file.read_text("utf-8")
+    about = json.loads(page.partition('id="about">')[2].partition("</script")[0])
+    assert about["labels"] == found["tokens"]
+    assert about["source"]["labels"] == found["source"]["tokens"]
+    sides = [one["sides"] for one in about["maps"]]
+    assert sides == [["source", "source"], ["prompt", "prompt"], ["prompt", "source"]]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("attention", "--heads", "1.2", "--show", "moved"),
+        ("attention", "--heads", "1.2", "--show", "rollout"),
+        ("attribute",),
+        ("compare", "--ablate", "1.2"),
+    ],
+    ids=lambda command: " ".join(command[:1] + command[-1:]),
+)
+def test_what_needs_one_stack_is_refused_in_a_sentence(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    said = refused(capsys, *asked(*command))
+    assert "needs a model with one stack of attention layers" in said
+    assert len(said.strip().splitlines()) == 1

@@ -198,5 +198,12 @@ def _with_percent(token: TokenProbability) -> str:
 
 
 def _cell(value: float) -> str:
-    """A score in at most eight characters; nothing for one that is not there."""
-    return "" if np.isnan(value) else f"{value:.2g}" if abs(value) < 1e-3 else f"{value:.3f}"
+    """A score in six characters, if it can be written so; nothing for one that is not there."""
+    if np.isnan(value):
+        return ""
+    if 0 < abs(value) < 1e-3:
+        forms = (f"{value:.{digits}e}".replace("e-0", "e-") for digits in (1, 0))
+    else:
+        forms = (f"{value:.{digits}f}" for digits in (3, 2, 1, 0))
+    *shorter, last = forms
+    return next((form for form in shorter if len(form) <= CELL_WIDTH - 2), last)

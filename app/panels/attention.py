@@ -111,6 +111,38 @@ def _toolbar() -> html.Div:
             html.Div(overview.tools(), className="tool", **_for("overview")),
             html.Div(
                 [
+                    html.Span("First token", className="field-label"),
+                    dmc.Select(
+                        id=ids.SINK,
+                        data=_options(SINKS),
+                        value="show",
+                        allowDeselect=False,
+                        size="xs",
+                        w=112,
+                        **{"aria-label": "First token: show, hide, or renormalise the others"},
+                    ),
+                ],
+                className="tool",
+                **_for("matrix", "lines", "text"),
+            ),
+            html.Div(
+                dmc.Select(
+                    id=ids.EXTRA,
+                    data=_options(EXTRAS),
+                    value="none",
+                    allowDeselect=False,
+                    size="xs",
+                    w=116,
+                    **{"aria-label": "One more map: all heads together"},
+                ),
+                className="tool",
+                **_for("matrix"),
+            ),
+            html.Div(className="grow"),
+            _export_menu(),
+            html.Div(className="row-end"),
+            html.Div(
+                [
                     html.Span("Weights ≥", className="field-label"),
                     dmc.Slider(
                         id=ids.THRESHOLD,
@@ -119,7 +151,7 @@ def _toolbar() -> html.Div:
                         step=0.01,
                         value=0,
                         size="sm",
-                        w=84,
+                        w=64,
                         updatemode="mouseup",
                         label=None,
                         thumbLabel="Threshold: smaller weights are not drawn",
@@ -144,34 +176,21 @@ def _toolbar() -> html.Div:
                 **_for(*PICTURES),
             ),
             html.Div(
-                [
-                    html.Span("First token", className="field-label"),
-                    dmc.Select(
-                        id=ids.SINK,
-                        data=_options(SINKS),
-                        value="show",
-                        allowDeselect=False,
-                        size="xs",
-                        w=112,
-                        **{"aria-label": "First token: show, hide, or renormalise the others"},
-                    ),
-                ],
-                className="tool",
+                html.Div(
+                    [
+                        html.Span("Sentences", className="field-label"),
+                        segmented(
+                            ids.BETWEEN,
+                            (("all", "all"), ("a-b", "A→B"), ("b-a", "B→A")),
+                            "all",
+                            "Which sentence of the pair looks at which",
+                        ),
+                    ],
+                    id=ids.BETWEEN_PLACE,
+                    className="tool",
+                    hidden=True,
+                ),
                 **_for("matrix", "lines", "text"),
-            ),
-            html.Div(
-                [
-                    html.Span("Sentences", className="field-label"),
-                    segmented(
-                        ids.BETWEEN,
-                        (("all", "all"), ("a-b", "A→B"), ("b-a", "B→A")),
-                        "all",
-                        "Which sentence of the pair looks at which",
-                    ),
-                ],
-                id=ids.BETWEEN_PLACE,
-                className="tool",
-                hidden=True,
             ),
             html.Div(
                 [
@@ -183,7 +202,7 @@ def _toolbar() -> html.Div:
                         step=10,
                         value=View().size,
                         size="sm",
-                        w=70,
+                        w=56,
                         updatemode="mouseup",
                         label=None,
                         thumbLabel="Size of each map in pixels",
@@ -194,34 +213,16 @@ def _toolbar() -> html.Div:
             ),
             html.Div(switch(ids.LINKED, "link zoom"), className="tool", **_for("matrix")),
             html.Div(
-                dmc.Select(
-                    id=ids.EXTRA,
-                    data=_options(EXTRAS),
-                    value="none",
-                    allowDeselect=False,
-                    size="xs",
-                    w=116,
-                    **{"aria-label": "One more map: all heads together"},
+                segmented(
+                    ids.DIRECTION,
+                    tuple(DIRECTIONS.items()),
+                    "at",
+                    "What is shown of the selected token",
                 ),
-                className="tool",
-                **_for("matrix"),
-            ),
-            html.Div(
-                [
-                    html.Span("Token", className="field-label"),
-                    segmented(
-                        ids.DIRECTION,
-                        tuple(DIRECTIONS.items()),
-                        "at",
-                        "What is shown of the selected token",
-                    ),
-                ],
                 className="tool",
                 **_for("text"),
             ),
             html.Div(overview.legend(), className="tool", **_for("overview")),
-            html.Div(className="grow"),
-            _export_menu(),
         ],
         className="toolbar",
     )

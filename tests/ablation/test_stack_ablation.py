@@ -3,7 +3,7 @@
 TOLERANCE: float32 rounding is of order 1e-6, as in `test_intervention_parity`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,19 @@ from reference import EditZ, edited_stack_heads, kl, reference, zero
 from tiny import PROMPT, tiny_model
 from torch import Tensor
 
-from ablation import Ablation, search_heads, sweep_heads, sweep_positions
+from ablation import (
+    Ablation,
+    attribute_logits,
+    compare_attention,
+    explain_attention,
+    head_dossier,
+    logit_lens,
+    run_study,
+    search_heads,
+    summarise_heads,
+    sweep_heads,
+    sweep_positions,
+)
 from ablation.interventions import (
     Intervention,
     Knockout,
@@ -26,6 +38,7 @@ from ablation.interventions import (
     Sparsify,
     Zero,
 )
+from models.attention_flow import attention_rollout, moved_attention
 from models.errors import UserError
 from models.language_model import LanguageModel
 from models.types import Head, TokenizedPrompt
@@ -302,3 +315,63 @@ def test_a_question_about_some_stacks_gates_only_these() -> None:
     estimates = model.head_sets.estimate(posed_cross, [], lambda row: row[5])
     known = [model.stacks.places[i][0] for i in np.flatnonzero(~np.isnan(estimates).all(axis=1))]
     assert known == ["cross"] * 3
+
+
+# --- what is asked of all heads, or of the residual stream ---
+
+
+@pytest.mark.parametrize("stack", ["", "encoder"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_summaries_are_of_the_stack_that_is_named(family: str, stack: str) -> None:
+    model, prompt = posed(family)
+    found = summarise_heads(model, prompt, stack=stack, side=100)
+    heads = model.all_heads(stack)
+    maps = model.attention(prompt, heads)
+    assert found.prompt.content == maps.prompt.content
+    assert found.step == 1
+    for head, weights in zip(heads, maps.values, strict=True):
+        thumbnail = found.thumbnails[head.layer, head.head]
+        np.testing.assert_allclose(thumbnail, weights, atol=TOLERANCE)
+        counted = weights[1:] if not stack else weights  # a decoder's first query has one key
+        largest = found.values_of("largest_weight")[head.layer, head.head]
+        assert largest == pytest.approx(counted.max(axis=1).mean(), abs=TOLERANCE)
+    assert {head.stack for head, _ in found.ranked("entropy")} == {stack}
+
+
+def test_summaries_of_an_ablated_run_are_those_of_the_ablated_maps() -> None:
+    model, prompt = posed("bart")
+    ablation = Ablation(MANY, Zero())
+    found = summarise_heads(model, prompt, ablation, side=100)
+    head = Head(2, 1)
+    [weights] = model.attention(prompt, [head], ablation).values
+    np.testing.assert_allclose(found.thumbnails[2, 1], weights, atol=TOLERANCE)
+    clean = model.attention(prompt, [head]).values[0]
+    assert np.abs(weights - clean).max() > 100 * TOLERANCE
+
+
+def test_cross_attention_has_no_summaries() -> None:
+    model, prompt = posed("bart")
+    with pytest.raises(UserError, match="which cross attention is not"):
+        summarise_heads(model, prompt, stack="cross")
+
+
+ASKED: dict[str, Callable[[LanguageModel, TokenizedPrompt], object]] = {
+    "attribution": lambda model, prompt: attribute_logits(model, prompt),
+    "lens": lambda model, prompt: logit_lens(model, prompt),
+    "query and key": lambda model, prompt: explain_attention(model, prompt, Head(0, 0), 1, 0),
+    "moved": lambda model, prompt: moved_attention(model, prompt, [Head(0, 0)]),
+    "rollout": lambda model, prompt: attention_rollout(model, prompt),
+    "dossier": lambda model, prompt: head_dossier(model),
+    "corpus": lambda model, prompt: run_study("heads", model),
+    "change": lambda model, prompt: compare_attention(
+        model, prompt, ablation=Ablation((Head(0, 0),), Zero())
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_needs_one_stack_says_so(name: str) -> None:
+    model, prompt = posed("bart")
+    with pytest.raises(UserError, match="needs a model with one stack of attention layers") as said:
+        ASKED[name](model, prompt)
+    assert "is an encoder-decoder" in str(said.value)

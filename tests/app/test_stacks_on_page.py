@@ -265,10 +265,71 @@ def test_a_pair_of_sentences_and_one_looking_at_the_other(
 
 
 @pytest.mark.browser
+def test_lines_and_text_draw_one_stack_at_a_time_with_both_its_texts(
+    open_view: Callable[[View], Page], model: LanguageModel
+) -> None:
+    view = replace(VIEW, heads=(CROSS, ENCODER))
+    opened = open_view(view)
+    tokens = prompt_of(view, model)
+    [weights] = model.attention(tokens, [CROSS]).values
+    picture = opened.locator(f"#{ids.PICTURE}")
+    picture.get_by_text("Lines", exact=True).click()
+    stacks = opened.locator(".lines").get_by_role("radio")
+    assert stacks.all_text_contents() == ["cross attention", "encoder"]
+    canvas = opened.locator(".lines canvas")
+    box = canvas.bounding_box()
+    assert box is not None
+    canvas.click(position={"x": 60, "y": 6 + 16 * 1.5})  # the second query
+    best = int(weights[1].argmax())
+    expected = f"1 {tokens.labels[1]} looks at {CROSS}: {best} {tokens.typed.labels[best]} "
+    expect(opened.locator(".lines-reading")).to_contain_text(expected)
+    picture.get_by_text("Text", exact=True).click()
+    flows = opened.locator(".text-row .text-flow")
+    texts = ["".join(side.labels) for side in (tokens, tokens.typed)]
+    assert [flow.text_content() for flow in flows.all()] == texts
+    named = opened.locator(".text-key").first
+    expect(named).to_contain_text(tokens.typed.labels[best])
+    flows.nth(1).locator(".text-token").nth(3).click()  # a key: who looks at it
+    by = int(weights[:, 3].argmax())
+    expect(named).to_contain_text(tokens.labels[by])
+    opened.locator(".text").get_by_role("radio", name="encoder").click()
+    expect(flows).to_have_count(1)
+    expect(flows).to_have_text(texts[1])
+
+
+@pytest.mark.browser
+def test_what_is_not_for_encoder_decoders_is_said_in_its_place(
+    open_view: Callable[[View], Page],
+) -> None:
+    opened = open_view(replace(VIEW, heads=(CROSS,), stack="cross"))
+    opened.locator(f"#{ids.PICTURE}").get_by_text("Overview", exact=True).click()
+    expect(opened.locator(f"#{ids.OVERVIEW_NOTE}")).to_contain_text("which cross attention is not")
+    opened.click(f"#{ids.STACK}")
+    opened.get_by_role("option", name="encoder").click()
+    expect(opened.locator(f"#{ids.OVERVIEW_NOTE}")).to_contain_text("4 heads")
+    opened.locator("canvas.overview-grid").click(position={"x": 60, "y": 40})
+    expect(opened.locator(f"#{ids.HEADS_COUNT}")).to_have_text("2 of 28")
+    for tab, place in (("Attribution", ids.ATTRIBUTION_NOTE), ("Heads", ids.HEADS_TAB_NOTE)):
+        opened.get_by_role("tab", name=tab, exact=True).click()
+        expect(opened.locator(f"#{place}")).to_contain_text("needs a model with one stack")
+    expect(opened.locator(f"#{ids.DOSSIER_RUN}")).to_be_hidden()
+    expect(opened.locator(".mantine-Notification-root")).to_have_count(0)
+
+
+@pytest.mark.browser
+def test_a_map_of_all_heads_is_one_of_each_stack(open_view: Callable[[View], Page]) -> None:
+    opened = open_view(replace(VIEW, heads=(CROSS, ENCODER, Head(0, 0, "cross")), extra="mean"))
+    expect(opened.locator(".map-card")).to_have_count(5)
+    for name in ("Mean of 2 heads (cross)", "Mean of 1 head (encoder)"):
+        expect(opened.get_by_role("img", name=name)).to_be_visible()
+
+
+@pytest.mark.browser
 def test_other_models_have_one_text_and_no_choice_of_stacks(
     open_view: Callable[[View], Page],
 ) -> None:
     opened = open_view(View("llama"))
+    expect(opened.locator(f"#{ids.TOKEN_STRIP} button.token").first).to_be_visible()
     expect(opened.locator(f"#{ids.SECOND_TEXT}")).to_be_hidden()
     expect(opened.locator(f"#{ids.STACK}")).to_be_hidden()
     expect(opened.locator(f"#{ids.BETWEEN}")).to_be_hidden()
