@@ -128,13 +128,13 @@ def test_attention_of_all_stacks_in_one_page(
     file = tmp_path / "maps.html"
     heads = ("--heads", "encoder:0.1, 2.0, cross:1.2")
     found = result(capsys, *asked("attention", *heads, "--html", str(file)))
-    assert found["heads"] == ["encoder:0.1", [2, 0], "cross:1.2"]
+    assert found["heads"] == ["encoder:0.1", "cross:1.2", [2, 0]]
     page = file.read_text("utf-8")
     about = json.loads(page.partition('id="about">')[2].partition("</script")[0])
     assert about["labels"] == found["tokens"]
     assert about["source"]["labels"] == found["source"]["tokens"]
     sides = [one["sides"] for one in about["maps"]]
-    assert sides == [["source", "source"], ["prompt", "prompt"], ["prompt", "source"]]
+    assert sides == [["source", "source"], ["prompt", "source"], ["prompt", "prompt"]]
 
 
 @pytest.mark.parametrize(

@@ -356,11 +356,11 @@ def test_cross_attention_has_no_summaries() -> None:
 
 
 ASKED: dict[str, Callable[[LanguageModel, TokenizedPrompt], object]] = {
-    "attribution": lambda model, prompt: attribute_logits(model, prompt),
-    "lens": lambda model, prompt: logit_lens(model, prompt),
+    "attribution": attribute_logits,
+    "lens": logit_lens,
     "query and key": lambda model, prompt: explain_attention(model, prompt, Head(0, 0), 1, 0),
     "moved": lambda model, prompt: moved_attention(model, prompt, [Head(0, 0)]),
-    "rollout": lambda model, prompt: attention_rollout(model, prompt),
+    "rollout": attention_rollout,
     "dossier": lambda model, prompt: head_dossier(model),
     "corpus": lambda model, prompt: run_study("heads", model),
     "change": lambda model, prompt: compare_attention(
