@@ -26,6 +26,8 @@ def summarise_heads(
     ablation: Ablation | None = None,
     *,
     side: int = THUMBNAIL_SIDE,
+    position: int = -1,
+    top_k: int = 10,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> HeadSummaries:
@@ -36,17 +38,20 @@ def summarise_heads(
     Args:
         ablation: heads that are ablated meanwhile; None for the clean run.
         side: most cells of a thumbnail, across and down.
+        position, top_k: where the prediction of the same pass is read, and how many of the
+            likeliest tokens it lists.
         progress: called after each layer.
         cancel: looked at at least once a layer; once set, what was found so far is returned.
 
     Raises:
-        UserError: the prompt or the intervention does not fit the model, or numbers are not
-            finite.
+        UserError: the prompt, the position or the intervention does not fit the model, or numbers
+            are not finite.
     """
     tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
     summary = _Summary(model, len(tokenized), side, progress, cancel)
+    prediction = None
     with suppress(Cancelled):
-        model.read_attention(tokenized, summary, ablation)
+        prediction = model.read_attention(tokenized, summary, ablation, position, top_k)
     return HeadSummaries(
         prompt=tokenized,
         metrics=tuple(metric.info for metric in HEAD_METRICS.values()),
@@ -55,7 +60,8 @@ def summarise_heads(
         step=summary.step,
         causal=summary.causal,
         ablated=ablation is not None and bool(ablation.heads),
-        stopped="complete" if summary.n_done == model.n_layers else "cancelled",
+        stopped="cancelled" if prediction is None else "complete",
+        prediction=prediction,
     )
 
 

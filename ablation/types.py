@@ -137,6 +137,8 @@ class HeadSummaries:
     """Whether the run they come from had heads ablated."""
     stopped: str = "complete"
     """"complete"; "cancelled" when not every head was read."""
+    prediction: Prediction | None = None
+    """What the same pass predicts; None when it was cancelled."""
 
     def __post_init__(self) -> None:
         n_cells = -(-len(self.prompt) // self.step)

@@ -312,20 +312,28 @@ class LanguageModel:
         prompt: TokenizedPrompt,
         reader: AttentionReader,
         ablation: AblationLike | None = None,
-    ) -> None:
+        position: int = -1,
+        top_k: int = 10,
+    ) -> Prediction:
         """Hand the attention of every head to a reader, block by block, in one forward pass.
 
         Layer by layer, the heads of a layer in their order. Nothing is kept, so that memory stays
         bounded however long the prompt. What the reader raises ends the pass.
 
+        Returns:
+            What the same pass predicts at `position`.
+
         Raises:
-            UserError: the intervention does not fit, or the model's numbers are not finite.
+            UserError: there is no such position, the intervention does not fit, or the model's
+                numbers are not finite.
         """
+        position = self.resolve_position(prompt, position)
         read = {layer: range(site.n_heads) for layer, site in enumerate(self.sites)}
         request = TapRequest(read=read, reader=reader)
         if ablation is not None and ablation.heads:
             request.plan = self._plan_row(prompt, ablation)
-        self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
+        logits = self._pass.logits_at([prompt.ids], request, position)
+        return self.prediction_from(log_softmax64(logits)[0], position, top_k)
 
     def token_detail(self, prompt: TokenizedPrompt, position: int, top_k: int = 5) -> TokenDetail:
         """Return what is known of one position: its token, its embedding, its prediction."""
