@@ -362,8 +362,15 @@ class LanguageModel:
         self.watch(prompt, request)
         return {layer: z[0] for layer, z in request.z.items()}
 
-    def watch(self, prompt: TokenizedPrompt, request: TapRequest) -> None:
-        """Run the clean prompt for what a request reads on the way."""
+    def watch(
+        self,
+        prompt: TokenizedPrompt,
+        request: TapRequest,
+        ablation: AblationLike | None = None,
+    ) -> None:
+        """Run a prompt, clean or ablated, for what a request reads on the way."""
+        if ablation is not None and ablation.heads:
+            request.plan = self._plan_row(prompt, ablation)
         self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
 
     @cached_property
