@@ -61,6 +61,17 @@ class MapWriter:
             place[block.rows, n_seen:] = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SeveralReaders:
+    """The reader that hands each block to several others, in their order."""
+
+    readers: Sequence[AttentionReader]
+
+    def take(self, block: AttentionBlock) -> None:
+        for reader in self.readers:
+            reader.take(block)
+
+
 def read_probabilities(
     query: Tensor,
     key: Tensor,
