@@ -78,7 +78,7 @@ class MetricMeans:
         self._absent = np.arange(model.n_heads) >= n_heads[:, None]  # [n_layers, n_heads]
 
     def take(self, block: AttentionBlock) -> None:
-        rows = Rows(block.probabilities, block.queries)
+        rows = Rows(block.probabilities, block.queries, block.scores)
         # One transfer from the device for all metrics.
         values = torch.stack([metric.of_rows(rows) for metric in HEAD_METRICS.values()])
         counted = block.queries.cpu().numpy() >= self._firsts[:, None]  # [n_metrics, n_rows]

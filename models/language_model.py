@@ -329,7 +329,7 @@ class LanguageModel:
         """
         position = self.resolve_position(prompt, position)
         read = {layer: range(site.n_heads) for layer, site in enumerate(self.sites)}
-        request = TapRequest(read=read, reader=reader)
+        request = TapRequest(read=read, reader=reader, z_from_weights=True)
         if ablation is not None and ablation.heads:
             request.plan = self._plan_row(prompt, ablation)
         logits = self._pass.logits_at([prompt.ids], request, position)
