@@ -145,6 +145,8 @@ class HeadSummaries:
     """"complete"; "cancelled" when not every head was read."""
     stack: str = ""
     """The stack that the heads are of; `prompt` has the positions of its attention."""
+    prediction: Prediction | None = None
+    """What the same pass predicts; None when it was cancelled."""
 
     def __post_init__(self) -> None:
         n_cells = -(-len(self.prompt) // self.step)

@@ -7,7 +7,8 @@ them to: they can be long, so they are never copied. Nothing here belongs to a b
 """
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,6 +110,22 @@ class Runs:
             return Outcome(prompt, before, None, None, maps, problem)
         return Outcome(prompt, before, after, compare(before, after), maps)
 
+    @contextmanager
+    def awaited(self, model: "LanguageModel") -> Iterator[None]:
+        """Let what is not known of a model wait while the body runs: it may find that (`keep`)."""
+        with self._lock_of(model.name):
+            yield
+
+    def keep(
+        self,
+        model: "LanguageModel",
+        prompt: TokenizedPrompt,
+        ablation: Ablation | None,
+        prediction: Prediction,
+    ) -> None:
+        """Keep a prediction, of `TOP_TOKENS` tokens, that another pass of the run has given."""
+        self._keep_prediction(run_of(model, prompt, ablation), prediction)
+
     def _measure(
         self,
         model: "LanguageModel",
@@ -118,27 +135,39 @@ class Runs:
         ablation: Ablation | None,
         foreseen: Sequence[Head] = (),
     ) -> tuple[Prediction, tuple[AttentionMaps, ...]]:
-        run = (model.name, prompt.content, content(ablation))
+        run = run_of(model, prompt, ablation)
+        known = self._known(run, position, heads)  # what is known waits for no pass
+        if known is not None:
+            return known
         # Two panels ask for the same run at the same moment: the second finds it done.
         with self._lock_of(model.name):
-            prediction: Prediction | None = self._memory.get((run, position))
-            known = {head: self._known_map(run, head) for head in heads}
-            if prediction is None or None in known.values():
-                answer = model.run(
-                    prompt,
-                    position=position,
-                    heads=self._to_read(model, prompt, run, (*heads, *foreseen)),
-                    ablation=ablation,
-                    top_k=TOP_TOKENS,
-                )
-                prediction = answer.prediction
-                self._memory.put((run, position), prediction, prediction.log_probs.nbytes)
-                read: dict[Head, AttentionMaps] = {}
-                for of_stack in answer.maps:
-                    self._keep_maps(run, of_stack)
-                    read |= {each.heads[0]: each for each in _one_by_one(of_stack)}
-                known = {head: known[head] or read[head] for head in heads}
-        return prediction, tuple(maps for head in heads if (maps := known[head]) is not None)
+            known = self._known(run, position, heads)
+            if known is not None:
+                return known
+            maps = {head: self._known_map(run, head) for head in heads}
+            answer = model.run(
+                prompt,
+                position=position,
+                heads=self._to_read(model, prompt, run, (*heads, *foreseen)),
+                ablation=ablation,
+                top_k=TOP_TOKENS,
+            )
+            self._keep_prediction(run, answer.prediction)
+            for of_stack in answer.maps:
+                self._keep_maps(run, of_stack)
+        read = {each.heads[0]: each for several in answer.maps for each in _one_by_one(several)}
+        return answer.prediction, tuple(maps[head] or read[head] for head in heads)
+
+    def _known(
+        self, run: Hashable, position: int, heads: Sequence[Head]
+    ) -> tuple[Prediction, tuple[AttentionMaps, ...]] | None:
+        """Return what is asked of a run if all of it is known."""
+        prediction: Prediction | None = self._memory.get((run, position))
+        maps = [known for head in heads if (known := self._known_map(run, head)) is not None]
+        return None if prediction is None or len(maps) < len(heads) else (prediction, tuple(maps))
+
+    def _keep_prediction(self, run: Hashable, prediction: Prediction) -> None:
+        self._memory.put((run, prediction.position), prediction, prediction.log_probs.nbytes)
 
     def _to_read(
         self,
@@ -176,6 +205,11 @@ def _one_by_one(maps: AttentionMaps) -> list[AttentionMaps]:
         replace(maps, heads=(head,), values=maps.values[i : i + 1])
         for i, head in enumerate(maps.heads)
     ]
+
+
+def run_of(model: "LanguageModel", prompt: TokenizedPrompt, ablation: Ablation | None) -> Hashable:
+    """Return what tells one run from another."""
+    return (model.name, prompt.ids, content(ablation))
 
 
 def content(ablation: Ablation | None) -> Hashable:

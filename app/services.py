@@ -15,7 +15,7 @@ from ablation.interventions import INTERVENTIONS, Intervention
 from ablation.types import Ablation
 from app.examples import BUILTIN_HEADS, interesting_heads, sharpest_heads, spread_heads
 from app.jobs import Jobs
-from app.overviews import Overviews
+from app.overviews import Overviews, shows_overview
 from app.runs import Memory, Outcome, Runs, parse_positions
 from app.streams import Streams
 from app.view import MAIN_STACK, InterventionForm, View
@@ -76,18 +76,23 @@ class Services:
     jobs: Jobs = field(default_factory=Jobs)
     results: Results = field(default_factory=Results)
     streams: Streams = field(default_factory=Streams)
-    overviews: Overviews = field(default_factory=Overviews)
+    overviews: Overviews = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "overviews", Overviews(self.runs))
 
     def model(self, name: str, progress: Callable[[str], None] | None = None) -> "LanguageModel":
         """Return a model, loading it if need be; raise `UserError` if it cannot be loaded."""
         return self.registry.get(name, progress=progress)
 
-    def outcome(self, view: View, pages: int = 1, maps: bool = True) -> Outcome:
+    def outcome(self, view: View, pages: int = 1, maps: bool = True, anew: bool = False) -> Outcome:
         """Return what a view shows, with the attention of the heads that are drawn.
 
         Args:
             pages: see `drawable`.
             maps: False leaves the attention out.
+            anew: whether somebody has just asked for the prompt: all heads are then read for the
+                overview also if that was cancelled before.
 
         An ablation that cannot be done leaves the clean run and says why in `problem`.
 
@@ -98,6 +103,11 @@ class Services:
         prompt = prompt_of(view, model)
         ablation, problem = ablation_of(view, prompt)
         heads = drawable(view.heads or (), pages, most_positions(prompt))
+        if shows_overview(view) and not maps:
+            # The pass that reads all heads predicts too: it shall come first.
+            self.overviews.begin(
+                model, prompt, ablation, view.stack_name, view.position, even_if_cancelled=anew
+            )
         outcome = self.runs.outcome(
             model, prompt, view.position, heads if maps else (), ablation, foreseen=heads
         )
@@ -112,7 +122,7 @@ class Services:
 
         def work() -> None:
             with suppress(UserError):
-                self.outcome(view)
+                self.outcome(view, maps=not shows_overview(view), anew=True)
 
         threading.Thread(target=work, daemon=True).start()
 

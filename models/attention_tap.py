@@ -22,7 +22,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from models.attention_reading import AttentionReader, MapWriter, read_probabilities
+from models.attention_reading import (
+    AttentionReader,
+    MapWriter,
+    OutputReader,
+    SeveralReaders,
+    read_probabilities,
+)
 from models.edits import Plan, RowPlan
 from models.errors import ErrorKind, UserError
 
@@ -113,6 +119,9 @@ class TapRequest:
     """What takes the probabilities in; None: they are kept in `attention`."""
     queries: Sequence[int] | None = None
     """The positions whose rows are read, counted from 0; None for all."""
+    z_from_weights: bool = False
+    """Whether z is computed from the weights that are read where all of a layer are: for long
+    prompts that is much less work than fused attention beside it."""
     plan: Plan | None = None
     keep_z: frozenset[int] = frozenset()
     """Layers whose (edited) z is kept."""
@@ -142,11 +151,32 @@ class TapRequest:
         layer = self.next_layer()
         plan = self.plan_of(layer)
         planned = planned_inputs(inputs, layer, plan, self.left_alone)
-        raw_z = run_attention(planned)
+        if self._gives_z(layer, planned):
+            raw_z = self._read_for_z(layer, planned)
+        else:
+            raw_z = run_attention(planned)
+            if layer in self.read:
+                self._read(layer, planned)
         z = edit_outputs(raw_z, layer, plan)
-        if layer in self.read:
-            self._read(layer, planned)
         return self.passed_on(layer, Call(planned, raw_z, z))
+
+    def _gives_z(self, layer: int, inputs: Inputs) -> bool:
+        """Whether what is read of a layer is all that its z is made from, in its own precision."""
+        return (
+            self.z_from_weights
+            and self.reader is not None
+            and self.queries is None
+            and list(self.read.get(layer, ())) == list(range(inputs.query.shape[1]))
+            and inputs.query.shape[0] == 1
+            and inputs.query.dtype == torch.float32
+        )
+
+    def _read_for_z(self, layer: int, inputs: Inputs) -> Tensor:
+        assert self.reader is not None  # see `_gives_z`
+        outputs = OutputReader(inputs.value, *inputs.query.shape[1:3])
+        readers = SeveralReaders((outputs, self.reader))
+        read_inputs(inputs, layer, self.read[layer], readers)
+        return outputs.z
 
     def _read(self, layer: int, inputs: Inputs) -> None:
         """Have the probabilities of the wanted heads of a layer read."""

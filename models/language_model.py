@@ -404,23 +404,33 @@ class LanguageModel:
         prompt: TokenizedPrompt,
         reader: AttentionReader,
         ablation: AblationLike | None = None,
+        position: int = -1,
+        top_k: int = 10,
         stack: str = MAIN,
-    ) -> None:
+    ) -> Prediction:
         """Hand the attention of every head of a stack to a reader, block by block, in one pass.
 
         Layer by layer, the heads of a layer in their order. Nothing is kept, so that memory stays
         bounded however long the prompt. What the reader raises ends the pass.
 
+        Returns:
+            What the same pass predicts at `position`.
+
         Raises:
-            UserError: there is no such stack, the intervention does not fit, or the model's
-                numbers are not finite.
+            UserError: there is no such stack or position, the intervention does not fit, or the
+                model's numbers are not finite.
         """
+        position = self.resolve_position(prompt, position)
         layers = self.stacks.layers(stack)
-        read = {running: range(self.sites[running].n_heads) for running in layers}
-        request = TapRequest(read=read, reader=OfStack(reader, layers))
+        request = TapRequest(
+            read={running: range(self.sites[running].n_heads) for running in layers},
+            reader=OfStack(reader, layers),
+            z_from_weights=True,
+        )
         if ablation is not None and ablation.heads:
-            request.plan = self._plan_row(prompt, ablation, len(prompt) - 1)
-        self._pass.logits_at([prompt.ids], request, len(prompt) - 1, beside(prompt))
+            request.plan = self._plan_row(prompt, ablation, position)
+        logits = self._pass.logits_at([prompt.ids], request, position, beside(prompt))
+        return self.prediction_from(log_softmax64(logits)[0], position, top_k)
 
     def token_detail(self, prompt: TokenizedPrompt, position: int, top_k: int = 5) -> TokenDetail:
         """Return what is known of one position: its token, its embedding, its prediction."""
@@ -452,9 +462,17 @@ class LanguageModel:
         self.watch(prompt, request)
         return {layer: z[0] for layer, z in request.z.items()}
 
-    def watch(self, prompt: TokenizedPrompt, request: TapRequest) -> None:
-        """Run the clean prompt for what a request reads on the way."""
-        self._pass.logits_at([prompt.ids], request, len(prompt) - 1, beside(prompt))
+    def watch(
+        self,
+        prompt: TokenizedPrompt,
+        request: TapRequest,
+        ablation: AblationLike | None = None,
+    ) -> None:
+        """Run a prompt, clean or ablated, for what a request reads on the way."""
+        last = len(prompt) - 1
+        if ablation is not None and ablation.heads:
+            request.plan = self._plan_row(prompt, ablation, last)
+        self._pass.logits_at([prompt.ids], request, last, beside(prompt))
 
     @cached_property
     def residual(self) -> ResidualReader:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,10 +12,10 @@ import numpy as np
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 
 from ablation.head_metrics import HEAD_METRICS
-from ablation.types import HeadSummaries, Progress
+from ablation.types import Ablation, HeadSummaries, Progress
 from app import ids, words
 from app.jobs import Job, Pace
-from app.overviews import question
+from app.overviews import shows_overview, summary_of
 from app.panels.pieces import browser
 from app.services import Services, ablation_of, prompt_of
 from app.view import View
@@ -130,10 +130,6 @@ def waiting(services: Services, tab: str, about: Hashable) -> Iterator[Job]:
             set_props(ids.OVERVIEW_FRAME, {"className": FRAME})
 
 
-def is_shown(view: View) -> bool:
-    return view.tab == "attention" and view.picture == "overview"
-
-
 def wanted(services: Services, view: View | None, tab: str, drawn: str | None) -> str | None:
     """Return what is to be read for a view, as the page knows it, or None if nothing is.
 
@@ -142,12 +138,12 @@ def wanted(services: Services, view: View | None, tab: str, drawn: str | None) -
     Args:
         drawn: what stands on the page.
     """
-    if view is None or not is_shown(view):
+    if view is None or not shows_overview(view):
         services.jobs.drop(tab, KIND)
         return None
     model = services.model(view.model)
     prompt = prompt_of(view, model)
-    asked = question(model, prompt, ablation_of(view, prompt)[0], view.stack_name)
+    asked = summary_of(model, prompt, ablation_of(view, prompt)[0], view.stack_name)
     key = hashlib.sha256(repr(asked).encode()).hexdigest()
     running = services.jobs.current(tab, KIND)
     if running is not None and running.about == key:
@@ -167,16 +163,17 @@ def summarise(
     model = services.model(view.model)
     prompt = prompt_of(view, model)
     ablation, problem = ablation_of(view, prompt)
+
+    def read(ablation: Ablation | None) -> HeadSummaries:
+        stack, position = view.stack_name, view.position
+        return services.overviews.of(model, prompt, ablation, stack, position, report, job.cancel)
+
     try:
-        return services.overviews.of(
-            model, prompt, ablation, view.stack_name, report, job.cancel
-        ), problem
+        return read(ablation), problem
     except UserError as error:
         if ablation is None:
             raise
-        return services.overviews.of(
-            model, prompt, None, view.stack_name, report, job.cancel
-        ), error
+        return read(None), error
 
 
 def note(summaries: HeadSummaries, problem: UserError | None) -> list[Any]:
@@ -228,8 +225,6 @@ def register(app: Dash, services: Services) -> None:
             return (no_update,) * 4
         socket = ctx.websocket
         with waiting(services, tab, key) as job:
-            with suppress(UserError):  # said by the panel that needs it
-                services.outcome(view, maps=False)  # the prediction is awaited most
             live = Live(
                 replace(job, started=time.monotonic()),
                 lambda: services.jobs.current(tab, KIND) is job,
