@@ -77,16 +77,17 @@ def summarise_heads(
 
 
 class MetricMeans:
-    """The reader that adds up what `HEAD_METRICS` say of the rows of every head of a model."""
+    """The reader that adds up what `HEAD_METRICS` say of the rows of every head of a stack."""
 
-    def __init__(self, model: LanguageModel, n_tokens: int) -> None:
+    def __init__(self, model: LanguageModel, n_tokens: int, name: str = "") -> None:
+        stack = model.stacks.named(name)
         self._n_tokens = n_tokens
         self._firsts = np.array(
-            [metric.first_query(model.kind == "causal") for metric in HEAD_METRICS.values()]
+            [metric.first_query(stack.causal) for metric in HEAD_METRICS.values()]
         )
-        self._sums = np.zeros((len(HEAD_METRICS), model.n_layers, model.n_heads))
-        n_heads = np.array([site.n_heads for site in model.sites])
-        self._absent = np.arange(model.n_heads) >= n_heads[:, None]  # [n_layers, n_heads]
+        self._sums = np.zeros((len(HEAD_METRICS), stack.n_layers, stack.n_heads))
+        n_heads = np.array([model.sites[running].n_heads for running in model.stacks.layers(name)])
+        self._absent = np.arange(stack.n_heads) >= n_heads[:, None]  # [n_layers, n_heads]
 
     def take(self, block: AttentionBlock) -> None:
         rows = Rows(block.probabilities, block.queries, block.scores)
@@ -131,12 +132,8 @@ class _Summary:
         self._cancel = cancel
         grid = (stack.n_layers, stack.n_heads)
         n_cells = math.ceil(n_tokens / self.step)
-        self._means = MetricMeans(model, n_tokens)
+        self._means = MetricMeans(model, n_tokens, name)
         self._cells = torch.zeros(*grid, n_cells, n_cells)
-
-    @property
-    def is_complete(self) -> bool:
-        return self.n_done == len(self._n_heads)
 
     def take(self, block: AttentionBlock) -> None:
         if self._cancel is not None and self._cancel.is_set():

@@ -240,12 +240,12 @@ def test_who_waits_is_told_how_far_reading_is_and_can_cancel_it(
         goes_on.set()
 
     def start() -> HeadSummaries:
-        return services.overviews.of(model, prompt, None, -1, held, first.cancel)
+        return services.overviews.of(model, prompt, None, "", -1, held, first.cancel)
 
     with ThreadPoolExecutor(1) as pool:
         whole = pool.submit(start)
         assert going.wait(30)
-        partial = services.overviews.of(model, prompt, None, -1, tell, second.cancel)
+        partial = services.overviews.of(model, prompt, None, "", -1, tell, second.cancel)
         assert (told[0].done, told[0].total) == (1, 3)
         assert whole.result(30).stopped == "complete"  # the first did not cancel
     assert partial.stopped in ("cancelled", "complete")
