@@ -4,7 +4,8 @@ The runs are of two prompts, of two models with the same tokenizer, or clean and
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from ablation.reading import parts_of
 from ablation.types import Ablation, HeadValues, MetricInfo, Progress
 from models.errors import ErrorKind, UserError
+from models.tokens import PAIR_MARK
 from models.types import AttentionMaps, FloatArray, Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -31,9 +33,6 @@ CHANGE = MetricInfo(
 SIDE_BYTES = 256 * 2**20
 """Maps of so much memory are read at a time of each run. More than for one run alone: each part of
 the heads costs two forward passes."""
-
-BLOCK_WEIGHTS = 2**19
-"""How many weights are compared at a time: in float64 some arrays of 4 MB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +60,11 @@ class Pair:
         """Refuse runs that do not correspond.
 
         Raises:
-            UserError: other layers or heads, or another number of tokens.
+            UserError: other layers or heads, or another number of tokens; or an encoder-decoder.
         """
         one, other = self.before, self.after
+        for model in (one.model, other.model):
+            model.check_one_stack("A comparison of attention")
         shapes = [(r.model.n_layers, r.model.n_heads) for r in (one, other)]
         if shapes[0] != shapes[1]:
             raise UserError(
@@ -106,7 +107,10 @@ def with_model(model: "LanguageModel", prompt: TokenizedPrompt, other: "Language
     Raises:
         UserError: the other model splits the prompt into other tokens, or is of another shape.
     """
-    theirs = other.tokenize(prompt.text, bos=model.has_bos(prompt))
+    other.check_one_stack("A comparison of attention")
+    texts = prompt.text.split(PAIR_MARK, 1) if prompt.segments is not None else [prompt.text]
+    second = texts[1] if len(texts) == 2 else None
+    theirs = other.tokenize(texts[0], bos=model.has_bos(prompt), pair=second)
     if (theirs.ids, theirs.labels) != (prompt.ids, prompt.labels):
         raise UserError(
             ErrorKind.MODEL,
@@ -163,77 +167,82 @@ def attention_change(
     """Return how much each head's attention differs between two runs, in nats.
 
     The Jensen-Shannon divergence (Lin 1991) of the two rows of each query, mean over all queries.
-    Heads are read as many at a time as memory allows, in both runs.
+    It takes one forward pass of each run, and no whole map is ever there. Of models that do not
+    show what their attention is made from, maps are read as many at a time as memory allows.
 
     Args:
-        progress: called after each part of the heads, with the values found so far.
-        cancel: looked at before each part; once set, the values found so far are returned.
+        progress: called after each layer of each run (each part of the heads, where maps are
+            read), with the values found so far.
+        cancel: looked at before each of them; once set, the values found so far are returned.
 
     Raises:
         UserError: the ablation does not fit, or numbers are not finite.
     """
-    model = pair.before.model
-    values = np.full((model.n_layers, model.n_heads), np.nan, dtype=np.float32)
-    heads = model.all_heads()
-    done = 0
-    for before, after in _read(pair, heads, cancel):
-        for i, head in enumerate(before.heads):
-            rows = row_divergences(before.values[i], after.values[i])
-            values[head.layer, head.head] = rows.mean()
-        done += len(before.heads)
-        if progress is not None:
-            found = HeadValues(CHANGE, values.copy(), "running")
-            progress(Progress(done, len(heads), f"{done} of {len(heads)} heads", found))
-    return HeadValues(CHANGE, values, "complete" if done == len(heads) else "cancelled")
+    from ablation.paired_reading import shows_inputs  # torch comes with it
+
+    change = _Change(pair.before.model, progress)
+    compare = _in_step if shows_inputs(pair.before, pair.after) else _map_by_map
+    compare(pair, change, cancel)
+    return change.result()
 
 
-def _read(
-    pair: Pair, heads: Sequence[Head], cancel: threading.Event | None
-) -> Iterator[tuple[AttentionMaps, AttentionMaps]]:
-    """Yield the maps of both runs, as many heads at a time as memory allows."""
+class _Change:
+    """The values found so far."""
+
+    def __init__(self, model: "LanguageModel", progress: Callable[[Progress], None] | None) -> None:
+        self._n_heads = [site.n_heads for site in model.sites]
+        self._values = np.full((model.n_layers, model.n_heads), np.nan, dtype=np.float32)
+        self._progress = progress
+
+    def found_layer(self, layer: int, changes: FloatArray) -> None:
+        self._values[layer, : len(changes)] = changes
+        self._report()
+
+    def found_heads(self, changes: dict[Head, float]) -> None:
+        for head, change in changes.items():
+            self._values[head.layer, head.head] = change
+        self._report()
+
+    def first_run_at(self, layer: int) -> None:
+        """Say how far the first run is, in which nothing can be found yet."""
+        if self._progress is not None:
+            message = f"first run, layer {layer + 1} of {len(self._n_heads)}"
+            self._progress(Progress(*self._counts(), message))
+
+    def result(self) -> HeadValues:
+        n_done, n_all = self._counts()
+        return HeadValues(CHANGE, self._values, "complete" if n_done == n_all else "cancelled")
+
+    def _counts(self) -> tuple[int, int]:
+        return int((~np.isnan(self._values)).sum()), sum(self._n_heads)
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            n_done, n_all = self._counts()
+            found = HeadValues(CHANGE, self._values.copy(), "running")
+            self._progress(Progress(n_done, n_all, f"{n_done} of {n_all} heads", found))
+
+
+def _in_step(pair: Pair, change: _Change, cancel: threading.Event | None) -> None:
+    """Compare layer by layer while the second run goes on."""
+    from ablation.evaluation import Cancelled
+    from ablation.paired_reading import changes_by_layer
+
+    with suppress(Cancelled):
+        changes_by_layer(pair.before, pair.after, change.found_layer, change.first_run_at, cancel)
+
+
+def _map_by_map(pair: Pair, change: _Change, cancel: threading.Event | None) -> None:
+    """Compare whole maps, as many heads at a time as memory allows; two passes each time."""
+    from ablation.paired_reading import map_change
+
+    heads = pair.before.model.all_heads()
     for part in parts_of(heads, len(pair.before.prompt), SIDE_BYTES):
         if cancel is not None and cancel.is_set():
             return
-        yield pair.before.attention(part), pair.after.attention(part)
-
-
-def row_divergences(before: FloatArray, after: FloatArray) -> FloatArray:
-    """Return the Jensen-Shannon divergence of each query's weights, in nats.
-
-    What a row lacks to 1, because attention sinks took it, counts as the weight on one more key.
-
-    Args:
-        before, after: float32 [n_query, n_key], rows that sum to at most 1.
-
-    Returns:
-        float64 [n_query], from 0 to ln 2.
-    """
-    size = max(1, BLOCK_WEIGHTS // before.shape[1])
-    blocks = [
-        _divergences(_whole(before[start : start + size]), _whole(after[start : start + size]))
-        for start in range(0, len(before), size)
-    ]
-    return np.concatenate(blocks)
-
-
-def _whole(rows: FloatArray) -> FloatArray:
-    """Return rows in float64 that sum to 1, with the weight that sinks took at their end."""
-    weights: FloatArray = rows.astype(np.float64)
-    sunk = np.maximum(1 - weights.sum(axis=1, keepdims=True), 0)
-    whole = np.concatenate([weights, sunk], axis=1)
-    return whole / whole.sum(axis=1, keepdims=True)
-
-
-def _divergences(p: FloatArray, q: FloatArray) -> FloatArray:
-    middle = (p + q) / 2
-    return np.maximum((_information(p, middle) + _information(q, middle)) / 2, 0)
-
-
-def _information(p: FloatArray, q: FloatArray) -> FloatArray:
-    """Return KL(p || q) of each row, in nats; q is not 0 where p is not."""
-    reached = p > 0
-    quotient = np.divide(p, q, out=np.ones_like(p), where=reached)
-    return (p * np.log(quotient)).sum(axis=1)
+        before, after = pair.before.attention(part), pair.after.attention(part)
+        maps = zip(part, before.values, after.values, strict=True)
+        change.found_heads({head: map_change(one, other) for head, one, other in maps})
 
 
 def to_json(pair: Pair, change: HeadValues) -> dict[str, Any]:

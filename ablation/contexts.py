@@ -1,11 +1,14 @@
 """Where in a corpus a head looks most: its strongest contexts."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from models.types import FloatArray, TokenizedPrompt
+
+if TYPE_CHECKING:
+    from models.attention_reading import AttentionBlock
 
 ELLIPSIS = " … "
 
@@ -83,25 +86,35 @@ def _pieces_of(text: str, part: str) -> list[Piece]:
     return [piece for piece in parts if piece.text]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class LargestWeights:
-    """The largest weight of each head on one passage, the first token apart.
+    """The reader that finds the largest weight of each head on one passage, the first token apart.
 
     What the first token gets is where a head rests; the first query under causal attention can
     look nowhere else. Ties go to the lowest (query, key).
     """
 
-    queries: np.ndarray
-    """int64 [n_heads], positions."""
-    keys: np.ndarray
-    """int64 [n_heads], positions."""
-    weights: FloatArray
-    """float32 [n_heads]."""
+    def __init__(self, n_layers: int, n_heads: int) -> None:
+        grid = (n_layers, n_heads)
+        self.weights: FloatArray = np.full(grid, np.nan, np.float32)
+        """float32 [n_layers, n_heads]; NaN for absent heads."""
+        self.queries = np.zeros(grid, np.int64)
+        """int64 [n_layers, n_heads], positions."""
+        self.keys = np.zeros(grid, np.int64)
+        """int64 [n_layers, n_heads], positions."""
 
-    @staticmethod
-    def of(maps: FloatArray) -> "LargestWeights":
-        """Find them in float32 [n_heads, n_query, n_key], of at least two tokens."""
-        rest = maps[:, 1:, 1:].reshape(len(maps), -1)
-        index = rest.argmax(axis=1)
-        queries, keys = np.divmod(index, maps.shape[2] - 1)
-        return LargestWeights(queries + 1, keys + 1, rest[np.arange(len(rest)), index])
+    def take(self, block: "AttentionBlock") -> None:
+        queries = block.queries.cpu().numpy()
+        weights = block.probabilities[:, queries > 0, 1:].cpu().numpy()  # [n, n_rows, n_keys]
+        if weights[0].size == 0:
+            return
+        flat = weights.reshape(len(weights), -1)
+        index = flat.argmax(axis=1)
+        rows, keys = np.divmod(index, weights.shape[2])
+        largest = flat[np.arange(len(flat)), index]
+        larger = ~(self.weights[block.layer, block.heads] >= largest)  # than NaN too
+        for known, found in (
+            (self.weights, largest),
+            (self.queries, queries[queries > 0][rows]),
+            (self.keys, keys + 1),
+        ):
+            known[block.layer, block.heads][larger] = found[larger]

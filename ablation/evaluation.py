@@ -47,7 +47,7 @@ class Question:
     @property
     def position(self) -> int:
         """Where predictions are read, counted from 0."""
-        return self.posed.editing.read
+        return self.posed.read
 
     def evaluate(self, head_sets: Sequence[Sequence[Head]]) -> Iterator[tuple[list[int], Tensor]]:
         """Ablate each set of heads, many sets in one forward pass.
@@ -72,7 +72,7 @@ class Question:
             score: log-probs float64 [n_vocab] -> a scalar.
 
         Returns:
-            float32 [n_layers, n_heads].
+            float32 [n_layers, n_heads], with the layers of all stacks in the order they run.
         """
         if self.cancel is not None and self.cancel.is_set():
             raise Cancelled
@@ -153,4 +153,4 @@ def pose(
     """
     tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
     posed = model.head_sets.pose(tokenized, intervention, heads, position, positions)
-    return Question(model, posed, model.predict(tokenized, posed.editing.read), cancel)
+    return Question(model, posed, model.predict(tokenized, posed.read), cancel)

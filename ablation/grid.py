@@ -33,7 +33,7 @@ def sweep_positions(
     on to the one read are computed, so a cell costs less the later it is.
 
     Args:
-        heads: the rows of the grid, in this order.
+        heads: the rows of the grid, in this order, all of one stack; its queries are the columns.
         metric: a name of `ablation.metrics.METRICS`.
         position: where the prediction is read; negative numbers count from the end. None: the
             last position, or the first mask token.
@@ -50,20 +50,23 @@ def sweep_positions(
     rows = model.check_heads(heads)
     if not rows:
         raise UserError(ErrorKind.HEADS, "No heads are chosen for the grid; name at least one.")
+    model.stacks.stack_of(rows)
     question = pose(model, prompt, intervention, rows, position, None, cancel)
     [target_id] = targets_of(model, target, 1)
     tokenized = question.posed.prompt
-    values = np.full((len(rows), len(tokenized)), np.nan, dtype=np.float32)
+    queries = model.axes_of(tokenized, rows).queries
+    values = np.full((len(rows), len(queries)), np.nan, dtype=np.float32)
 
     def scores(stopped: str) -> PositionScores:
         return PositionScores(
             metric=chosen.info,
             heads=rows,
             values=values.copy(),  # the next batch writes into the array
-            prompt=tokenized,
+            prompt=queries,
             baseline=question.baseline,
             target=None if target_id is None else question.clean_token(target_id),
             stopped=stopped,
+            read_here=queries is tokenized,
         )
 
     passes = model.head_sets.evaluate_by_position(

@@ -33,13 +33,18 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 class Rows:
     """Rows of attention of some heads, and what several metrics need of them."""
 
-    def __init__(self, probabilities: Tensor, queries: Tensor) -> None:
+    def __init__(
+        self, probabilities: Tensor, queries: Tensor, scores: Tensor | None = None
+    ) -> None:
         """Args:
         probabilities: float32 [n_heads, n_rows, n_keys], keys from 0 on; later ones get 0.
-        queries: int64 [n_rows], the position of each row.
+        queries: int64 [n_rows], the position of each row, ascending.
+        scores: float32 [n_heads, n_rows, n_keys], see `AttentionBlock`: with them no logarithm of
+            a weight need be taken.
         """
         self.probabilities = probabilities
         self.queries = queries
+        self.scores = scores
 
     @cached_property
     def total(self) -> Tensor:
@@ -47,14 +52,37 @@ class Rows:
         return self.probabilities.sum(dim=-1).clamp_min(SMALLEST)
 
     @cached_property
+    def largest(self) -> Tensor:
+        """The largest weight of each row, [n_heads, n_rows]."""
+        return self.probabilities.amax(dim=-1)
+
+    @cached_property
     def entropy(self) -> Tensor:
         """The entropy of each row scaled to sum to 1, in nats, [n_heads, n_rows]."""
         import torch
 
-        logarithms = self.probabilities.clamp_min(SMALLEST).log_()
+        if self.scores is None:
+            logarithms, more = self.probabilities.clamp_min(SMALLEST).log_(), self.total.log()
+        else:
+            # log p is the score, which is 0 for the largest p, plus the logarithm of that.
+            logarithms, more = self.scores, (self.total / self.largest.clamp_min(SMALLEST)).log()
         information = torch.einsum("hqk,hqk->hq", self.probabilities, logarithms)
         # p / s has the entropy log s - (sum of p log p) / s. Rounding may leave -1e-7 of 0.
-        return (self.total.log() - information / self.total).clamp_min(0)
+        return (more - information / self.total).clamp_min(0)
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """The sum of p |query - key| of each row, [n_heads, n_rows]."""
+        import torch
+
+        first = int(self.queries[0])
+        keys = torch.arange(self.probabilities.shape[-1], device=self.queries.device).float()
+        queries = self.queries.float()
+        # Seen from the first query, so that large numbers do not cancel: one product for all rows.
+        signed = self.probabilities @ (first - keys) + self.total * (queries - first)
+        # What looks ahead counts as negative there. Under causal attention it is a small square.
+        ahead = (keys[first + 1 :] - queries[:, None]).clamp_min_(0)  # [n_rows, n_keys ahead]
+        return signed + 2 * (self.probabilities[..., first + 1 :] * ahead).sum(dim=-1)
 
     def at(self, keys: Tensor) -> Tensor:
         """Return the weight on one key a row, [n_heads, n_rows]; a key before the first has 0."""
@@ -86,11 +114,7 @@ def _effective_span(rows: Rows) -> Tensor:
 
 
 def _mean_distance(rows: Rows) -> Tensor:
-    import torch
-
-    keys = torch.arange(rows.probabilities.shape[-1], device=rows.queries.device).float()
-    distances = (rows.queries[:, None].float() - keys).abs_()  # [n_rows, n_keys]
-    return (rows.probabilities * distances).sum(dim=-1) / rows.total
+    return rows.distance / rows.total
 
 
 def _self_weight(rows: Rows) -> Tensor:
@@ -106,7 +130,7 @@ def _first_weight(rows: Rows) -> Tensor:
 
 
 def _largest_weight(rows: Rows) -> Tensor:
-    return rows.probabilities.amax(dim=-1)
+    return rows.largest
 
 
 def head_metric_named(name: str) -> HeadMetric:

@@ -5,22 +5,26 @@
     *.3                head 3 of every layer
     5.0-3  3-5.0-2     ranges of heads, of layers, or of both; L3-L5 for whole layers
     all  *             every head
+    cross:5.3          a head of another stack than the main one; encoder:all for all of one
 
 Parts are separated by commas, semicolons or white space; capital letters do not matter.
 """
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from models.errors import ErrorKind, UserError
-from models.types import Head
+from models.types import Head, Stack
 
 HEAD_NOTATION = (
     "5.3 or L5H3 for one head, 5.* or L5 for a layer, *.3 for head 3 of every layer, "
     "3-5.0-2 for ranges, or all"
 )
 """The notation in one phrase, for messages and help."""
+
+STACK_NOTATION = "cross:5.3 for another stack's"
+"""What the notation has for models of several stacks."""
 
 _SEPARATORS = re.compile(r"[,;\s]+")
 _INDICES = r"\*|[0-9]{1,9}(?:-[lh]?[0-9]{1,9})?"
@@ -29,15 +33,21 @@ _WHOLE_LAYERS = re.compile(rf"l(?P<layers>{_INDICES})")
 _BARE_NUMBERS = re.compile(r"[0-9]+(?:-[0-9]+)?")
 _DASHES = str.maketrans("–—−", "---")
 _SHOWN_LENGTH = 40
+_STACK = re.compile(r"(?P<stack>[a-z][a-z_]{0,30}):(?P<rest>.*)", re.DOTALL)
+_SPACE_BEHIND_STACK = re.compile(r":\s+")
 
 
-def parse_heads(text: str, n_layers: int, n_heads: int) -> tuple[Head, ...]:
+def parse_heads(
+    text: str, n_layers: int, n_heads: int, stacks: Sequence[Stack] = ()
+) -> tuple[Head, ...]:
     """Read heads in a person's notation.
 
     Args:
         text: parts in the notation of this module; an empty text means no heads.
-        n_layers: layers that the model has.
-        n_heads: heads that each layer has.
+        n_layers: layers that the model's main stack has.
+        n_heads: heads that each of them has.
+        stacks: all stacks of the model, where there are several. The main one may be named by its
+            label, as in decoder:5.3.
 
     Returns:
         The heads named, sorted by (layer, head), each once.
@@ -47,7 +57,13 @@ def parse_heads(text: str, n_layers: int, n_heads: int) -> tuple[Head, ...]:
     """
     heads: set[Head] = set()
     for part in _parts(text):
-        heads.update(_parse_part(part, n_layers, n_heads))
+        name, rest = _split_stack(part)
+        if name is None:
+            heads.update(_parse_part(part, n_layers, n_heads))
+            continue
+        stack = _stack_named(name, stacks)
+        found = _parse_part(rest, stack.n_layers, stack.n_heads)
+        heads.update(Head(head.layer, head.head, stack.name) for head in found)
     return tuple(sorted(heads))
 
 
@@ -58,11 +74,30 @@ def check_notation(text: str) -> None:
         UserError: a part that cannot be read.
     """
     for part in _parts(text):
-        _parse_part(part, sys.maxsize, sys.maxsize)
+        _parse_part(_split_stack(part)[1], sys.maxsize, sys.maxsize)
 
 
 def _parts(text: str) -> list[str]:
-    return [part for part in _SEPARATORS.split(text.translate(_DASHES)) if part]
+    joined = _SPACE_BEHIND_STACK.sub(":", text.translate(_DASHES))
+    return [part for part in _SEPARATORS.split(joined) if part]
+
+
+def _split_stack(part: str) -> tuple[str | None, str]:
+    """Return the name of a stack in front of heads, if there is one, and the rest."""
+    match = _STACK.fullmatch(part.lower())
+    return (match["stack"], match["rest"]) if match else (None, part)
+
+
+def _stack_named(name: str, stacks: Sequence[Stack]) -> Stack:
+    for stack in stacks:
+        if name == (stack.name or stack.label):
+            return stack
+    known = ", ".join(stack.name or stack.label for stack in stacks)
+    raise UserError(
+        ErrorKind.HEADS,
+        f"This model has no stack {_shown(name)}; "
+        + (f"its stacks are {known}." if known else "write its heads without a stack: 5.3."),
+    )
 
 
 def format_heads(
@@ -72,11 +107,20 @@ def format_heads(
 
     Args:
         heads: in any order; repeats are written once.
-        n_heads: heads a layer has. Given, a whole layer is written `5.*`.
-        n_layers: layers the model has. Given as well, every head together is written `all`.
+        n_heads: heads a layer of the main stack has. Given, a whole layer is written `5.*`.
+        n_layers: layers it has. Given as well, all of its heads together are written `all`.
     """
+    members = sorted(set(heads))
+    written = [_format_main([h for h in members if not h.stack], n_heads, n_layers)]
+    for stack in sorted({head.stack for head in members if head.stack}):
+        of_stack = _format_main([head for head in members if head.stack == stack], None, None)
+        written.extend(f"{stack}:{part}" for part in of_stack.split(", "))
+    return ", ".join(filter(None, written))
+
+
+def _format_main(heads: Sequence[Head], n_heads: int | None, n_layers: int | None) -> str:
     by_layer: dict[int, list[int]] = {}
-    for head in sorted(set(heads)):
+    for head in heads:
         by_layer.setdefault(head.layer, []).append(head.head)
     whole = [layer for layer, members in by_layer.items() if len(members) == n_heads]
     if n_layers is not None and whole and len(whole) == n_layers:

@@ -39,8 +39,9 @@ def explain_attention(
 
     Raises:
         UserError: a head or position that does not exist, or a model that shows no queries and
-            keys.
+            keys or is an encoder-decoder.
     """
+    model.check_one_stack("A score in parts")
     model.check_heads([head])
     tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
     query, key = (model.resolve_position(tokenized, at) for at in (query, key))

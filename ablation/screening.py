@@ -61,7 +61,8 @@ def most_promising(
     if len(remaining) <= count:
         return list(remaining)
     mean = np.mean([_estimates(aim, kept) for aim in aims], axis=0)
-    by_slope = sorted(remaining, key=lambda head: -mean[head.layer, head.head])
+    run_layer = aims[0].question.model.stacks.run_layer
+    by_slope = sorted(remaining, key=lambda head: -mean[run_layer(head), head.head])
     known = [head for head in remaining if head in last_gains]
     by_gain = sorted(known, key=lambda head: -last_gains[head])
     chosen = dict.fromkeys(by_slope[: count - min(count // 2, len(by_gain))])
@@ -74,7 +75,10 @@ def most_promising(
 
 
 def _estimates(aim: Aim, kept: Sequence[Head]) -> FloatArray:
-    """Return the estimated change of an aim's score by each head, float32 [n_layers, n_heads]."""
+    """Return the estimated change of an aim's score by each head, float32 [n_layers, n_heads].
+
+    The layers of all stacks are counted in the order they run.
+    """
 
     def score(log_probs: Tensor) -> Tensor:
         return aim.scores(log_probs[None])[0]

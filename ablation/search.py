@@ -55,7 +55,7 @@ def search_heads(
         position: where the prediction is read; negative numbers count from the end. None: the
             last position, or the first mask token.
         positions: the positions acted on; None for all.
-        candidates: the heads considered; None for all.
+        candidates: the heads considered, of any stacks; None for all of all stacks.
         strategy: "exact" evaluates every remaining head in each step. "screened" evaluates only
             the `screen` most promising ones (`ablation.screening`); the result says so. The first
             step of a generic search is exact all the same: there the gradient of KL vanishes.
@@ -254,7 +254,7 @@ def _first_not_reached(search: Search, rows: Sequence[Tensor]) -> TokenProbabili
 
 
 def _candidates(model: LanguageModel, candidates: Sequence[Head] | None) -> tuple[Head, ...]:
-    heads = model.all_heads() if candidates is None else model.check_heads(candidates)
+    heads = model.all_heads(None) if candidates is None else model.check_heads(candidates)
     if not heads:
         raise UserError(ErrorKind.HEADS, "No heads are left to search among; name at least one.")
     return tuple(sorted(set(heads)))

@@ -45,8 +45,10 @@ def repeated_tokens(
         seed: of the random choice; the same seed gives a tokenizer the same sequences.
 
     Raises:
-        UserError: the sequences are none or too long, or the vocabulary has too few tokens.
+        UserError: the sequences are none or too long, or the vocabulary has too few tokens; or the
+            model is an encoder-decoder.
     """
+    model.check_one_stack("A score on repeated random tokens")
     opening = [] if model.opening_id is None else [model.opening_id]
     ordinary = model.ordinary_ids()
     longest = min((model.max_positions - len(opening)) // 2, len(ordinary))

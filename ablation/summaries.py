@@ -13,8 +13,9 @@ from ablation.evaluation import Cancelled
 from ablation.head_metrics import HEAD_METRICS, Rows
 from ablation.types import Ablation, HeadSummaries, Progress
 from models.attention_reading import AttentionBlock
+from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
-from models.types import TokenizedPrompt
+from models.types import FloatArray, TokenizedPrompt
 
 THUMBNAIL_SIDE = 48
 """Most cells, across and down, of a head's thumbnail."""
@@ -25,105 +26,143 @@ def summarise_heads(
     prompt: TokenizedPrompt | str,
     ablation: Ablation | None = None,
     *,
+    stack: str = "",
     side: int = THUMBNAIL_SIDE,
+    position: int = -1,
+    top_k: int = 10,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> HeadSummaries:
-    """Summarise what every head attends to, each by a thumbnail and by `HEAD_METRICS`.
+    """Summarise what every head of a stack attends to, by a thumbnail and by `HEAD_METRICS`.
 
     One forward pass, whose maps are never kept: memory stays bounded for thousands of tokens.
 
     Args:
         ablation: heads that are ablated meanwhile; None for the clean run.
+        stack: of an encoder-decoder "encoder", or the decoder's own.
         side: most cells of a thumbnail, across and down.
+        position, top_k: where the prediction of the same pass is read, and how many of the
+            likeliest tokens it lists.
         progress: called after each layer.
         cancel: looked at at least once a layer; once set, what was found so far is returned.
 
     Raises:
-        UserError: the prompt or the intervention does not fit the model, or numbers are not
-            finite.
+        UserError: the prompt, the position or the intervention does not fit the model, numbers are
+            not finite, or the stack is cross attention.
     """
     tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
-    summary = _Summary(model, len(tokenized), side, progress, cancel)
+    axes = model.stacks.axes(tokenized, stack)
+    if not axes.own:
+        raise UserError(
+            ErrorKind.HEADS,
+            "An overview is of attention among the same positions, which cross attention is not; "
+            "choose another stack above the map, or look at single heads.",
+        )
+    summary = _Summary(model, stack, len(axes.queries), side, progress, cancel)
+    prediction = None
     with suppress(Cancelled):
-        model.read_attention(tokenized, summary, ablation)
+        prediction = model.read_attention(tokenized, summary, ablation, position, top_k, stack)
     return HeadSummaries(
-        prompt=tokenized,
+        prompt=axes.queries,
         metrics=tuple(metric.info for metric in HEAD_METRICS.values()),
         values=summary.means(),
         thumbnails=summary.thumbnails(),
         step=summary.step,
         causal=summary.causal,
         ablated=ablation is not None and bool(ablation.heads),
-        stopped="complete" if summary.n_done == model.n_layers else "cancelled",
+        stopped="cancelled" if prediction is None else "complete",
+        stack=model.stacks.named(stack).name,
+        prediction=prediction,
     )
 
 
+class MetricMeans:
+    """The reader that adds up what `HEAD_METRICS` say of the rows of every head of a stack."""
+
+    def __init__(self, model: LanguageModel, n_tokens: int, name: str = "") -> None:
+        stack = model.stacks.named(name)
+        self._n_tokens = n_tokens
+        self._firsts = np.array(
+            [metric.first_query(stack.causal) for metric in HEAD_METRICS.values()]
+        )
+        self._sums = np.zeros((len(HEAD_METRICS), stack.n_layers, stack.n_heads))
+        n_heads = np.array([model.sites[running].n_heads for running in model.stacks.layers(name)])
+        self._absent = np.arange(stack.n_heads) >= n_heads[:, None]  # [n_layers, n_heads]
+
+    def take(self, block: AttentionBlock) -> None:
+        rows = Rows(block.probabilities, block.queries, block.scores)
+        # One transfer from the device for all metrics.
+        values = torch.stack([metric.of_rows(rows) for metric in HEAD_METRICS.values()])
+        counted = block.queries.cpu().numpy() >= self._firsts[:, None]  # [n_metrics, n_rows]
+        found = values.cpu().numpy().astype(float) * counted[:, None]
+        self._sums[:, block.layer, block.heads] += found.sum(axis=-1)
+
+    def values(self) -> FloatArray:
+        """Return the means over the queries that count, float32 [n_metrics, n_layers, n_heads].
+
+        NaN where a head is absent, or no query counts.
+        """
+        counts = (self._n_tokens - self._firsts).astype(float)
+        counts[counts == 0] = np.nan
+        means = self._sums / counts[:, None, None]
+        means[:, self._absent] = np.nan
+        return means.astype(np.float32)
+
+
 class _Summary:
-    """The reader that adds rows up and pools them into thumbnails."""
+    """The reader that takes the means and pools rows into thumbnails."""
 
     def __init__(
         self,
         model: LanguageModel,
+        name: str,
         n_tokens: int,
         side: int,
         progress: Callable[[Progress], None] | None,
         cancel: threading.Event | None,
     ) -> None:
-        self.causal = model.kind == "causal"
+        stack = model.stacks.named(name)
+        self.causal = stack.causal
         self.step = math.ceil(n_tokens / side)
         self.n_done = 0
         """Layers read."""
-        self._n_heads = [site.n_heads for site in model.sites]
+        self._n_heads = [model.sites[running].n_heads for running in model.stacks.layers(name)]
         self._n_tokens = n_tokens
         self._progress = progress
         self._cancel = cancel
-        grid = (model.n_layers, model.n_heads)
+        grid = (stack.n_layers, stack.n_heads)
         n_cells = math.ceil(n_tokens / self.step)
-        self._sums = np.zeros((len(HEAD_METRICS), *grid))
+        self._means = MetricMeans(model, n_tokens, name)
         self._cells = torch.zeros(*grid, n_cells, n_cells)
 
     def take(self, block: AttentionBlock) -> None:
         if self._cancel is not None and self._cancel.is_set():
             raise Cancelled
-        rows = Rows(block.probabilities, block.queries)
-        self._add(block, rows)
+        self._means.take(block)
         self._pool(block)
         last_head = block.heads.stop == self._n_heads[block.layer]
         if last_head and block.rows.stop == self._n_tokens:
             self._finish(block.layer)
 
-    def means(self) -> np.ndarray:
-        """Return the means over the queries that count, float32 [n_metrics, n_layers, n_heads].
+    def means(self) -> FloatArray:
+        """Return the means of each metric, float32 [n_metrics, n_layers, n_heads].
 
         NaN where a head was not read, or no query counts.
         """
-        firsts = [metric.first_query(self.causal) for metric in HEAD_METRICS.values()]
-        counts = self._n_tokens - np.array(firsts, dtype=float)
-        counts[counts == 0] = np.nan
-        means = self._sums / counts[:, None, None]
+        means = self._means.values()
         means[:, ~self._read()] = np.nan
-        return means.astype(np.float32)
+        return means
 
-    def thumbnails(self) -> np.ndarray:
+    def thumbnails(self) -> FloatArray:
         """Return the cells, float32 [n_layers, n_heads, row, column]; NaN where not read."""
-        cells: np.ndarray = self._cells.numpy()
+        cells: FloatArray = self._cells.numpy()
         cells[~self._read()] = np.nan
         return cells
 
     def _read(self) -> np.ndarray:
         """Return which heads were read in full, bool [n_layers, n_heads]."""
         layers = np.arange(len(self._n_heads))[:, None] < self.n_done
-        return layers & (np.arange(self._sums.shape[2]) < np.array(self._n_heads)[:, None])
-
-    def _add(self, block: AttentionBlock, rows: Rows) -> None:
-        """Add to each metric's sum what the rows of a block have."""
-        # One transfer from the device for all metrics.
-        values = torch.stack([metric.of_rows(rows) for metric in HEAD_METRICS.values()])
-        firsts = [metric.first_query(self.causal) for metric in HEAD_METRICS.values()]
-        counted = block.queries.cpu().numpy() >= np.array(firsts)[:, None]  # [n_metrics, n_rows]
-        found = values.cpu().numpy().astype(float) * counted[:, None]
-        self._sums[:, block.layer, block.heads] += found.sum(axis=-1)
+        return layers & (np.arange(self._cells.shape[1]) < np.array(self._n_heads)[:, None])
 
     def _pool(self, block: AttentionBlock) -> None:
         """Let the cells of a block's rows know its weights."""

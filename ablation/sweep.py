@@ -23,10 +23,11 @@ def sweep_heads(
     *,
     target: int | str | Sequence[int | str] | None = None,
     positions: Sequence[int] | None = None,
+    stack: str = "",
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> HeadScores:
-    """Score every head by what ablating it alone does to the prediction.
+    """Score every head of a stack by what ablating it alone does to the prediction.
 
     Args:
         prompt: one prompt, or several of equal or different lengths; then the scores are the mean
@@ -36,7 +37,9 @@ def sweep_heads(
             last position, or the first mask token.
         target: token id or text of one token, for the metrics that need one; for several prompts
             one for all, or a sequence with one each.
-        positions: the positions acted on; None for all.
+        positions: the positions acted on, among the stack's queries; None for all.
+        stack: whose heads are ablated, such as "cross"; by default the model's main stack, which
+            for most models is the only one.
         progress: called after each batch with the scores found so far.
         cancel: looked at before each batch; once set, the scores found so far are returned.
 
@@ -50,10 +53,12 @@ def sweep_heads(
     """
     chosen = metric_named(metric)
     require_target(chosen, target)
-    heads = model.all_heads()
+    shape = model.stacks.named(stack)
+    stack = shape.name
+    heads = model.all_heads(stack)
     questions = pose_all(model, prompt, intervention, heads, position, positions, cancel)
     targets = targets_of(model, target, len(questions))
-    values = np.full((len(questions), model.n_layers, model.n_heads), np.nan, dtype=np.float32)
+    values = np.full((len(questions), shape.n_layers, shape.n_heads), np.nan, dtype=np.float32)
     total, done, stopped = len(heads) * len(questions), 0, "complete"
     try:
         for question, target_id, of_prompt in zip(questions, targets, values, strict=True):
@@ -64,11 +69,11 @@ def sweep_heads(
                 for i, score in zip(indices, scores.tolist(), strict=True):
                     of_prompt[heads[i].layer, heads[i].head] = score
                 if progress is not None:
-                    partial = _scores(questions[0], chosen, targets[0], values, "running")
+                    partial = _scores(questions[0], chosen, targets[0], values, stack, "running")
                     progress(Progress(done, total, f"{done} of {total} heads", partial))
     except Cancelled:
         stopped = "complete" if done == total else "cancelled"
-    return _scores(questions[0], chosen, targets[0], values, stopped)
+    return _scores(questions[0], chosen, targets[0], values, stack, stopped)
 
 
 def require_target(metric: Metric, target: object) -> None:
@@ -81,7 +86,12 @@ def require_target(metric: Metric, target: object) -> None:
 
 
 def _scores(
-    first: Question, metric: Metric, target_id: int | None, values: FloatArray, stopped: str
+    first: Question,
+    metric: Metric,
+    target_id: int | None,
+    values: FloatArray,
+    stack: str,
+    stopped: str,
 ) -> HeadScores:
     """Return the scores found so far, `values` being [n_prompts, n_layers, n_heads]."""
     return HeadScores(
@@ -92,4 +102,5 @@ def _scores(
         stopped=stopped,
         # A copy: the next batch writes into the array.
         by_prompt=values.copy() if len(values) > 1 else None,
+        stack=stack,
     )

@@ -103,18 +103,24 @@ class HeadScores:
     """"complete"; "cancelled" when not every head was evaluated; "running" in a progress report."""
     by_prompt: FloatArray | None = None
     """float32 [n_prompts, n_layers, n_heads] where there are several prompts."""
+    stack: str = ""
+    """The stack of attention layers that the heads are of; empty for the main one."""
 
     def ranked(self) -> list[tuple[Head, float]]:
         """Return evaluated heads, largest absolute value first, ties by lowest (layer, head)."""
-        return ranked_heads(self.values)
+        return ranked_heads(self.values, self.stack)
 
     def to_frame(self) -> pd.DataFrame:
         rows = [(h.layer, h.head, value) for h, value in self.ranked()]
-        return pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
+        frame = pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
+        if self.stack:
+            frame.insert(0, "stack", self.stack)
+        return frame
 
     def to_json(self) -> dict[str, Any]:
+        stack = {"stack": self.stack} if self.stack else {}
         scores = without_nan(self.values)
-        return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}
+        return {"metric": self.metric.name, **stack, "scores": scores, "stopped": self.stopped}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +143,10 @@ class HeadSummaries:
     """Whether the run they come from had heads ablated."""
     stopped: str = "complete"
     """"complete"; "cancelled" when not every head was read."""
+    stack: str = ""
+    """The stack that the heads are of; `prompt` has the positions of its attention."""
+    prediction: Prediction | None = None
+    """What the same pass predicts; None when it was cancelled."""
 
     def __post_init__(self) -> None:
         n_cells = -(-len(self.prompt) // self.step)
@@ -152,13 +162,14 @@ class HeadSummaries:
 
     def ranked(self, metric: str) -> list[tuple[Head, float]]:
         """Return heads that have a value, largest first, ties by lowest (layer, head)."""
-        return ranked_heads(self.values_of(metric))
+        return ranked_heads(self.values_of(metric), self.stack)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a head: layer, head, and each metric by its name."""
         layer, head = np.indices(self.values.shape[1:]).reshape(2, -1)
         named = {info.name: self.values_of(info.name).reshape(-1) for info in self.metrics}
-        return pd.DataFrame({"layer": layer, "head": head, **named})
+        stack = {"stack": self.stack} if self.stack else {}
+        return pd.DataFrame({**stack, "layer": layer, "head": head, **named})
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -166,6 +177,7 @@ class HeadSummaries:
                 info.name: {"label": info.label, "unit": info.unit, "values": without_nan(values)}
                 for info, values in zip(self.metrics, self.values, strict=True)
             },
+            **({"stack": self.stack} if self.stack else {}),
             "ablated": self.ablated,
             "stopped": self.stopped,
         }
@@ -200,15 +212,16 @@ def without_nan(values: FloatArray) -> list[list[float | None]]:
     return [[None if np.isnan(v) else float(v) for v in row] for row in values]
 
 
-def ranked_heads(values: FloatArray) -> list[tuple[Head, float]]:
-    """Return the heads of [n_layers, n_heads] that have a value, largest absolute value first.
+def ranked_heads(values: FloatArray, stack: str = "") -> list[tuple[Head, float]]:
+    """Return the heads of a stack's [n_layers, n_heads] that have a value, largest absolute value
+    first.
 
     Ties go to the lowest (layer, head).
     """
     flat = values.reshape(-1).astype(float)
     order = sorted(np.flatnonzero(~np.isnan(flat)), key=lambda i: (-abs(flat[i]), i))
     n_heads = values.shape[1]
-    return [(Head(int(i) // n_heads, int(i) % n_heads), float(flat[i])) for i in order]
+    return [(Head(int(i) // n_heads, int(i) % n_heads, stack), float(flat[i])) for i in order]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,11 +234,14 @@ class PositionScores:
     """float32 [n_heads, n_positions]; NaN where it was not evaluated (cancelled). Behind the
     position read, under causal attention, the effect is 0."""
     prompt: TokenizedPrompt
+    """Whose positions they are: those of the heads' queries, an encoder's of the source."""
     baseline: Prediction
     target: TokenProbability | None = None
     """The token that the metric is about, as likely as the clean run finds it."""
     stopped: str = "complete"
     """As for `HeadScores`."""
+    read_here: bool = True
+    """Whether the position read is one of these: an encoder's positions are the source's."""
 
     def __post_init__(self) -> None:
         expected = (len(self.heads), len(self.prompt))
@@ -235,8 +251,10 @@ class PositionScores:
     def to_frame(self) -> pd.DataFrame:
         """Return one row a head and position that was evaluated."""
         cells = np.argwhere(~np.isnan(self.values))
+        stacks = [self.heads[i].stack for i, _ in cells]
         return pd.DataFrame(
             {
+                **({"stack": stacks} if any(stacks) else {}),
                 "layer": [self.heads[i].layer for i, _ in cells],
                 "head": [self.heads[i].head for i, _ in cells],
                 "position": [int(at) for _, at in cells],
@@ -348,9 +366,11 @@ class SearchResult:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a step."""
+        stacks = [s.head.stack for s in self.steps]
         return pd.DataFrame(
             {
                 "step": range(1, len(self.steps) + 1),
+                **({"stack": stacks} if any(stacks) else {}),
                 "layer": [s.head.layer for s in self.steps],
                 "head": [s.head.head for s in self.steps],
                 "kl": [s.kl for s in self.steps],

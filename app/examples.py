@@ -50,6 +50,8 @@ the previous token (weight 0.79 on average); from the second "John", 8.0 looks a
 (0.78), and 24.4 and 23.0 at the other one (0.81 and 0.69), which is the prediction."""
 
 N_FIRST_HEADS = 6
+N_STACK_HEADS = 2
+"""How many heads of each stack are shown first where there are several."""
 
 
 def interesting_heads(maps: AttentionMaps, count: int = N_FIRST_HEADS) -> tuple[Head, ...]:
@@ -71,6 +73,28 @@ def interesting_heads(maps: AttentionMaps, count: int = N_FIRST_HEADS) -> tuple[
     elsewhere = (weight.sum(axis=2) - weight[:, :, 0] - own)[:, min(1, n - 1) :].mean(axis=1)
     best: dict[int, tuple[float, Head]] = {}
     for head, score in zip(maps.heads, elsewhere.tolist(), strict=True):
+        if head.layer not in best or score > best[head.layer][0]:
+            best[head.layer] = (score, head)
+    order = sorted(best.values(), key=lambda item: (-item[0], item[1]))
+    return tuple(sorted(head for _, head in order[:count]))
+
+
+def sharpest_heads(maps: AttentionMaps, count: int = N_STACK_HEADS) -> tuple[Head, ...]:
+    """Return heads of different layers whose queries look hardest at one key each.
+
+    For a stack whose queries and keys may be different positions, where there is no start and no
+    own position to rest on.
+
+    Args:
+        maps: attention of every head of the stack.
+        count: how many heads are wanted; fewer are returned if there are fewer layers.
+
+    Returns:
+        The heads, sorted.
+    """
+    largest = maps.values.max(axis=2).mean(axis=1)  # [n_heads]
+    best: dict[int, tuple[float, Head]] = {}
+    for head, score in zip(maps.heads, largest.tolist(), strict=True):
         if head.layer not in best or score > best[head.layer][0]:
             best[head.layer] = (score, head)
     order = sorted(best.values(), key=lambda item: (-item[0], item[1]))

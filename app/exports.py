@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.runs import Outcome, map_key
 from app.services import Services, build_intervention
-from app.view import View
+from app.view import BETWEEN, View
 from models.errors import UserError
 from models.types import MAP_KINDS
 from viz.standalone import attention_html
@@ -27,10 +27,10 @@ Export = Callable[[View, Outcome], Iterator[str]]
 
 def csv(view: View, outcome: Outcome) -> Iterator[str]:
     """Yield `AttentionMaps.to_frame` of all maps as CSV."""
-    n = len(outcome.prompt)
-    n_queries = max(1, ROWS_OF_FRAME // max(1, n))
     first = True
     for maps in outcome.maps:
+        n = len(maps.prompt)
+        n_queries = max(1, ROWS_OF_FRAME // len(maps.keys))
         for start in range(0, n, n_queries):
             queries = tuple(range(start, min(start + n_queries, n)))
             part = replace(maps, values=maps.values[:, list(queries)], queries=queries)
@@ -63,6 +63,7 @@ def html(view: View, outcome: Outcome) -> Iterator[str]:
     """Yield one HTML file that shows the view without this program."""
     yield attention_html(
         *outcome.maps,
+        prompt=outcome.prompt,
         picture=view.picture,
         position=outcome.before.position,
         token=view.token,
@@ -71,6 +72,7 @@ def html(view: View, outcome: Outcome) -> Iterator[str]:
         scale=view.scale,
         log=view.log,
         sink=view.sink,
+        between=BETWEEN[view.between],
         title=f"{MAP_KINDS[outcome.kind].capitalize()} of {view.model}",
     )
 

@@ -9,7 +9,8 @@ browser tab.
 """
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,17 +90,23 @@ class Runs:
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
-    def prompt(self, model: "LanguageModel", text: str, bos: bool | None) -> TokenizedPrompt:
+    def prompt(
+        self, model: "LanguageModel", text: str, bos: bool | None, **beside: str
+    ) -> TokenizedPrompt:
         """Return `model.tokenize` of a text: a long one takes a while, and is asked for often.
+
+        Args:
+            beside: the text that goes with it, as `decoder` or as `pair`.
 
         Raises:
             UserError: see `LanguageModel.tokenize`.
         """
-        key = ("prompt", model.name, text, bos)
+        key = ("prompt", model.name, text, bos, *sorted(beside.items()))
         prompt: TokenizedPrompt | None = self._memory.get(key)
         if prompt is None:
-            prompt = model.tokenize(text, bos)
-            self._memory.put(key, prompt, len(text) + PROMPT_BYTES * len(prompt))
+            prompt = model.tokenize(text, bos, **beside)
+            n_tokens = len(prompt) + (0 if prompt.source is None else len(prompt.source))
+            self._memory.put(key, prompt, len(text) + PROMPT_BYTES * n_tokens)
         return prompt
 
     def outcome(
@@ -148,14 +155,14 @@ class Runs:
         """
         from models.attention_flow import attention_rollout, moved_attention
 
-        run = (model.name, prompt.ids, kind)
-        asked, everything = model.check_heads(heads), model.all_heads()
+        run = (run_of(model, prompt, None), kind)
+        asked, everything = model.check_heads(heads), model.all_heads(None)
         if kind == "rollout":  # in which the first head stands for its layer
             asked, everything = _layers(asked), _layers(everything)
         with self._lock_of(model.name):
             known = {head: self._known_map(run, head) for head in asked}
             if None in known.values():
-                missing = self._to_read(everything, prompt, run, asked)
+                missing = self._to_read(model, everything, prompt, run, asked)
                 if kind == "rollout":
                     maps = attention_rollout(model, prompt, [head.layer for head in missing])
                 else:
@@ -168,6 +175,7 @@ class Runs:
     def extents(
         self,
         model: "LanguageModel",
+        prompt: TokenizedPrompt,
         maps: Sequence[AttentionMaps],
         ablation: Ablation | None,
         sink: str,
@@ -179,14 +187,29 @@ class Runs:
         """
         if not maps:
             return ()
-        what = content(ablation) if maps[0].ablated else None
-        of_heads = tuple(one.heads for one in maps)
-        key = ("extents", model.name, maps[0].prompt.ids, what, maps[0].kind, of_heads, sink)
+        run = run_of(model, prompt, ablation if maps[0].ablated else None)
+        key = ("extents", run, maps[0].kind, tuple(one.heads for one in maps), sink)
         extents: tuple[Extent, ...] | None = self._memory.get(key)
         if extents is None:
             extents = tuple(extent_of(one, 0, sink) for one in maps)
             self._memory.put(key, extents, 100 * len(extents))
         return extents
+
+    @contextmanager
+    def awaited(self, model: "LanguageModel") -> Iterator[None]:
+        """Let what is not known of a model wait while the body runs: it may find that (`keep`)."""
+        with self._lock_of(model.name):
+            yield
+
+    def keep(
+        self,
+        model: "LanguageModel",
+        prompt: TokenizedPrompt,
+        ablation: Ablation | None,
+        prediction: Prediction,
+    ) -> None:
+        """Keep a prediction, of `TOP_TOKENS` tokens, that another pass of the run has given."""
+        self._keep_prediction(run_of(model, prompt, ablation), prediction)
 
     def _measure(
         self,
@@ -197,35 +220,50 @@ class Runs:
         ablation: Ablation | None,
         foreseen: Sequence[Head] = (),
     ) -> tuple[Prediction, tuple[AttentionMaps, ...]]:
-        run = (model.name, prompt.ids, content(ablation))
+        run = run_of(model, prompt, ablation)
+        known = self._known(run, position, heads)  # what is known waits for no pass
+        if known is not None:
+            return known
         # Two panels ask for the same run at the same moment: the second finds it done.
         with self._lock_of(model.name):
-            prediction: Prediction | None = self._memory.get((run, position))
-            known = {head: self._known_map(run, head) for head in heads}
-            if prediction is None or None in known.values():
-                answer = model.run(
-                    prompt,
-                    position=position,
-                    heads=self._to_read(model.all_heads(), prompt, run, (*heads, *foreseen)),
-                    ablation=ablation,
-                    top_k=TOP_TOKENS,
-                )
-                prediction = answer.prediction
-                self._memory.put((run, position), prediction, prediction.log_probs.nbytes)
-                self._keep_maps(run, answer.attention)
-                read = {maps.heads[0]: maps for maps in _one_by_one(answer.attention)}
-                known = {head: known[head] or read[head] for head in heads}
-        return prediction, tuple(maps for head in heads if (maps := known[head]) is not None)
+            known = self._known(run, position, heads)
+            if known is not None:
+                return known
+            maps = {head: self._known_map(run, head) for head in heads}
+            answer = model.run(
+                prompt,
+                position=position,
+                heads=self._to_read(model, model.all_heads(None), prompt, run, (*heads, *foreseen)),
+                ablation=ablation,
+                top_k=TOP_TOKENS,
+            )
+            self._keep_prediction(run, answer.prediction)
+            for of_stack in answer.maps:
+                self._keep_maps(run, of_stack)
+        read = {each.heads[0]: each for several in answer.maps for each in _one_by_one(several)}
+        return answer.prediction, tuple(maps[head] or read[head] for head in heads)
+
+    def _known(
+        self, run: Hashable, position: int, heads: Sequence[Head]
+    ) -> tuple[Prediction, tuple[AttentionMaps, ...]] | None:
+        """Return what is asked of a run if all of it is known."""
+        prediction: Prediction | None = self._memory.get((run, position))
+        maps = [known for head in heads if (known := self._known_map(run, head)) is not None]
+        return None if prediction is None or len(maps) < len(heads) else (prediction, tuple(maps))
+
+    def _keep_prediction(self, run: Hashable, prediction: Prediction) -> None:
+        self._memory.put((run, prediction.position), prediction, prediction.log_probs.nbytes)
 
     def _to_read(
         self,
+        model: "LanguageModel",
         everything: Sequence[Head],
         prompt: TokenizedPrompt,
         run: Hashable,
         wanted: Sequence[Head],
     ) -> tuple[Head, ...]:
         """Return the heads that a pass reads: of those wanted, or of all, the unknown ones."""
-        if len(everything) * len(prompt) ** 2 * 4 <= self._read_all_bytes:
+        if model.map_bytes(prompt, everything) <= self._read_all_bytes:
             wanted = everything
         return tuple(h for h in dict.fromkeys(wanted) if self._known_map(run, h) is None)
 
@@ -264,6 +302,11 @@ def map_key(maps: AttentionMaps) -> str:
     """Return what the page calls the map of one head: "5.3", or "5" where it is of a layer."""
     head = maps.heads[0]
     return str(head.layer) if maps.kind == "rollout" else head.short
+
+
+def run_of(model: "LanguageModel", prompt: TokenizedPrompt, ablation: Ablation | None) -> Hashable:
+    """Return what tells one run from another."""
+    return (model.name, prompt.content, content(ablation))
 
 
 def content(ablation: Ablation | None) -> Hashable:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ablation.interventions import INTERVENTIONS, Intervention
 from ablation.types import Ablation
-from app.examples import BUILTIN_HEADS, interesting_heads, spread_heads
+from app.examples import BUILTIN_HEADS, interesting_heads, sharpest_heads, spread_heads
 from app.jobs import Jobs
-from app.overviews import Overviews
+from app.overviews import Overviews, shows_overview
 from app.runs import Memory, Outcome, Runs, parse_positions
 from app.streams import Streams
-from app.view import InterventionForm, View
+from app.view import MAIN_STACK, InterventionForm, View
 from models.errors import ErrorKind, UserError
 from models.types import MAP_KINDS, AttentionMaps, Head, TokenizedPrompt
 from viz.extent import Extent
@@ -77,18 +77,27 @@ class Services:
     jobs: Jobs = field(default_factory=Jobs)
     results: Results = field(default_factory=Results)
     streams: Streams = field(default_factory=Streams)
-    overviews: Overviews = field(default_factory=Overviews)
+    overviews: Overviews = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "overviews", Overviews(self.runs))
 
     def model(self, name: str, progress: Callable[[str], None] | None = None) -> "LanguageModel":
         """Return a model, loading it if need be; raise `UserError` if it cannot be loaded."""
         return self.registry.get(name, progress=progress)
 
-    def outcome(self, view: View, pages: int = 1, maps: bool = True) -> Outcome:
+    def prompt(self, view: View, model: "LanguageModel") -> TokenizedPrompt:
+        """Return `prompt_of` a view, which is kept."""
+        return self.runs.prompt(model, view.prompt, view.bos, **_beside(view, model))
+
+    def outcome(self, view: View, pages: int = 1, maps: bool = True, anew: bool = False) -> Outcome:
         """Return what a view shows, with the attention of the heads that are drawn.
 
         Args:
             pages: see `drawable`.
             maps: False leaves the attention out.
+            anew: whether somebody has just asked for the prompt: all heads are then read for the
+                overview also if that was cancelled before.
 
         An ablation that cannot be done leaves the clean run and says why in `problem`.
 
@@ -96,9 +105,14 @@ class Services:
             UserError: the clean run itself cannot be done.
         """
         model = self.model(view.model)
-        prompt = self.runs.prompt(model, view.prompt, view.bos)
+        prompt = self.prompt(view, model)
         ablation, problem = ablation_of(view, prompt)
-        heads = drawable(view.heads or (), pages, len(prompt))
+        heads = drawable(view.heads or (), pages, most_positions(prompt))
+        if shows_overview(view) and not maps:
+            # The pass that reads all heads predicts too: it shall come first.
+            self.overviews.begin(
+                model, prompt, ablation, view.stack_name, view.position, even_if_cancelled=anew
+            )
         flow, refused = self._flow(view, model, prompt, heads if maps else ())
         read = () if flow else heads
         outcome = self.runs.outcome(
@@ -133,7 +147,7 @@ class Services:
         """Return how far the weights of each map of a view's outcome reach."""
         ablation, _ = ablation_of(view, outcome.prompt)
         model = self.model(view.model)
-        return self.runs.extents(model, outcome.maps, ablation, view.sink)
+        return self.runs.extents(model, outcome.prompt, outcome.maps, ablation, view.sink)
 
     def begin(self, view: View) -> None:
         """Begin to compute what a view will show, so that it is there when the panels ask.
@@ -144,7 +158,7 @@ class Services:
 
         def work() -> None:
             with suppress(UserError):
-                self.outcome(view)
+                self.outcome(view, maps=not shows_overview(view), anew=True)
 
         threading.Thread(target=work, daemon=True).start()
 
@@ -154,19 +168,21 @@ class Services:
         Raises:
             UserError: the prompt cannot be used with this model.
         """
-        prompt = self.runs.prompt(model, view.prompt, view.bos)
+        # First of all: a pair may get no opening token from a tokenizer that gives one otherwise.
+        view = replace(view, bos=model.info.adds_bos if view.bos is None else view.bos)
+        prompt = self.prompt(view, model)
         if model.kind == "masked" and view.position is None:
             view, prompt = _with_mask(view, prompt, model)
         position = view.position if view.position in range(len(prompt)) else None
-        bos = model.info.adds_bos if view.bos is None else view.bos
-        existing = set(model.all_heads())
+        existing = set(model.all_heads(None))
         heads = tuple(head for head in view.heads or () if head in existing)
         if view.heads is None or (view.heads and not heads):
             heads = first_heads(model, prompt)
+        stacks = {stack.name for stack in model.stacks.stacks}
         return replace(
             view,
             model=model.name,
-            bos=bos,
+            stack=view.stack if view.stack_name in stacks else MAIN_STACK,
             position=model.resolve_position(prompt, position),
             heads=heads,
         )
@@ -182,6 +198,27 @@ def ablation_of(view: View, prompt: TokenizedPrompt) -> tuple[Ablation | None, U
         return None, problem
 
 
+def prompt_of(view: View, model: "LanguageModel") -> TokenizedPrompt:
+    """Return the prompt that a view is about; its second text counts where the model takes one.
+
+    Raises:
+        UserError: a text cannot be used with this model.
+    """
+    return model.tokenize(view.prompt, view.bos, **_beside(view, model))
+
+
+def _beside(view: View, model: "LanguageModel") -> dict[str, str]:
+    """Return the second text of a view as `LanguageModel.tokenize` takes it."""
+    if model.kind == "encoder-decoder":
+        return {"decoder": view.second}
+    return {"pair": view.second} if model.pairs and view.second else {}
+
+
+def most_positions(prompt: TokenizedPrompt) -> int:
+    """Return how many positions a prompt has, or its source if that is longer."""
+    return max(len(prompt), len(prompt.typed))
+
+
 def intervention_of(
     view: View, prompt: TokenizedPrompt
 ) -> tuple[Intervention, tuple[int, ...] | None]:
@@ -190,7 +227,9 @@ def intervention_of(
     Raises:
         UserError: the form is unfinished, or the positions are not the prompt's.
     """
-    return build_intervention(view.intervention), parse_positions(view.acted, len(prompt))
+    return build_intervention(view.intervention), parse_positions(
+        view.acted, most_positions(prompt)
+    )
 
 
 def build_intervention(form: InterventionForm) -> Intervention:
@@ -223,12 +262,17 @@ def form_problem(form: InterventionForm) -> UserError | None:
 
 def first_heads(model: "LanguageModel", prompt: TokenizedPrompt) -> tuple[Head, ...]:
     """Return the heads that the page opens with."""
-    everything = model.all_heads()
+    everything = model.all_heads(None)
     if model.name == "builtin" and set(BUILTIN_HEADS) <= set(everything):
         return BUILTIN_HEADS
-    if len(everything) * len(prompt) ** 2 * 4 > MAX_FIRST_LOOK_BYTES:
+    if model.map_bytes(prompt, everything) > MAX_FIRST_LOOK_BYTES:
         return spread_heads(model.n_layers, model.n_heads)
-    return interesting_heads(model.attention(prompt, everything))
+    if len(model.stacks.stacks) == 1:
+        return interesting_heads(model.attention(prompt, everything))
+    run = model.run(prompt, position=-1, heads=everything, top_k=1)
+    # Where there is but one key, all look at it.
+    telling = (maps for maps in run.maps if len(maps.keys) > 1)
+    return tuple(head for maps in telling for head in sharpest_heads(maps))
 
 
 def _with_mask(
@@ -236,7 +280,7 @@ def _with_mask(
 ) -> tuple[View, TokenizedPrompt]:
     """Give a prompt its mask token at the end if it has none: there the model predicts."""
     mask = model.info.mask_token
-    if mask is None or mask in view.prompt:
+    if mask is None or mask in view.prompt or (model.pairs and mask in view.second):
         return view, prompt
     view = replace(view, prompt=f"{view.prompt} {mask}")
-    return view, model.tokenize(view.prompt, view.bos)
+    return view, prompt_of(view, model)

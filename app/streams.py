@@ -33,8 +33,8 @@ class Streams:
         with self._lock:
             if self._model is not model:
                 self._model, self._memory = model, Memory(MAX_BYTES)
-            stream: ResidualStream | None = self._memory.get(prompt.ids)
+            stream: ResidualStream | None = self._memory.get(prompt.content)
             if stream is None:
                 stream = model.residual.read(prompt)
-                self._memory.put(prompt.ids, stream, stream.n_bytes)
+                self._memory.put(prompt.content, stream, stream.n_bytes)
             return stream

@@ -5,6 +5,7 @@ computed again. Its JSON form holds for each field exactly what the page's contr
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -30,6 +31,11 @@ SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000
 """A longer prompt is refused before it is tokenised: no model here could show its attention."""
 MAX_CHOSEN_HEADS = 4096
+_STACK = re.compile(r"[a-z][a-z_]{0,30}")
+BETWEEN: Mapping[str, tuple[int, int] | None] = {"all": None, "a-b": (0, 1), "b-a": (1, 0)}
+"""From which sentence of a pair to which: the part of a map that is drawn, None being all."""
+MAIN_STACK = "main"
+"""What the main stack is called here, as its own name is empty."""
 MIN_SIZE, MAX_SIZE = 160, 640
 """Edge of one attention map, in CSS pixels."""
 
@@ -55,12 +61,17 @@ class View:
 
     model: str = "builtin"
     prompt: str = EXAMPLES[0].text
+    second: str = ""
+    """The text beside the prompt, for models that take one: what an encoder-decoder's decoder has
+    written so far, or the second sentence of a pair. May be empty."""
     bos: bool | None = None
     """Whether a beginning-of-sequence token goes in front; None: what the tokenizer does."""
     position: int | None = None
     """The position read; None: the last one, or the masked one."""
     heads: tuple[Head, ...] | None = None
     """The chosen heads; None: some that are interesting on this prompt."""
+    stack: str = MAIN_STACK
+    """The stack whose heads are on the map, and which a sweep is about."""
     intervention: InterventionForm = InterventionForm()
     ablate: bool = False
     """Whether the chosen heads are ablated."""
@@ -84,6 +95,8 @@ class View:
     log: bool = False
     sink: str = "show"
     """What is done about the first token: a key of `SINKS`."""
+    between: str = "all"
+    """Which part of the maps of a pair of sentences is drawn: a key of `BETWEEN`."""
     size: int = 300
     linked: bool = False
     """Whether all maps are zoomed together."""
@@ -98,6 +111,11 @@ class View:
     max_heads: int = 10
     strategy: str = "exact"
     """How a search chooses: a key of `STRATEGIES`."""
+
+    @property
+    def stack_name(self) -> str:
+        """The stack's name as heads have it."""
+        return "" if self.stack == MAIN_STACK else self.stack
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data from which `from_json` makes the same view."""
@@ -170,16 +188,23 @@ def _optional(read: Callable[[str, object], Any]) -> Callable[[str, object], Any
 
 
 def head_from_text(text: object) -> Head:
-    """Read the notation of one head, "5.3".
+    """Read the notation of one head, "5.3" or "cross:5.3".
 
     Raises:
         ValueError: `text` is anything else.
     """
-    layer, dot, head = text.partition(".") if isinstance(text, str) else ("", "", "")
+    stack, colon, name = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    layer, dot, head = name.partition(".")
     digits = layer.isascii() and head.isascii() and layer.isdigit() and head.isdigit()
     if not dot or not digits or len(layer) > 4 or len(head) > 4:
         raise ValueError(f"a head is written layer.head, as in 5.3, not {text!r}")
-    return Head(int(layer), int(head))
+    return Head(int(layer), int(head), _stack("stack", stack) if colon else "")
+
+
+def _stack(name: str, value: object) -> str:
+    if not isinstance(value, str) or not _STACK.fullmatch(value):
+        raise ValueError(f"{name} must be the name of a stack of layers, not {value!r}")
+    return value
 
 
 def _heads(name: str, value: object) -> tuple[Head, ...]:
@@ -207,8 +232,9 @@ def _entered(name: str, value: object) -> str | float:
     return value
 
 
-def _typed(name: str, value: object) -> str:
-    return "" if value in ("", None) else _text(1000)(name, value)
+def _typed(longest: int) -> Callable[[str, object], str]:
+    read = _text(longest)
+    return lambda name, value: "" if value in ("", None) else read(name, value)
 
 
 _TOKEN = _optional(_whole(0, 10_000_000))
@@ -216,12 +242,14 @@ _TOKEN = _optional(_whole(0, 10_000_000))
 _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "model": _text(1000),
     "prompt": _text(MAX_PROMPT_CHARACTERS),
+    "second": _typed(MAX_PROMPT_CHARACTERS),
     "bos": _optional(_flag),
     "position": _optional(_whole(0, MAX_PROMPT_CHARACTERS)),
     "heads": _optional(_heads),
+    "stack": _stack,
     "intervention": _form,
     "ablate": _flag,
-    "acted": _typed,
+    "acted": _typed(1000),
     "tab": _one_of(TABS),
     "picture": _one_of(tuple(PICTURES)),
     "cells": _text(100),
@@ -232,6 +260,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "scale": _one_of(SCALES),
     "log": _flag,
     "sink": _one_of(tuple(SINKS)),
+    "between": _one_of(tuple(BETWEEN)),
     "size": _whole(MIN_SIZE, MAX_SIZE),
     "linked": _flag,
     "extra": _one_of(tuple(EXTRAS)),

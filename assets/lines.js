@@ -40,7 +40,12 @@
 
   window.attention = Object.assign({ drawers: {} }, window.attention);
   window.attention.drawers.lines = function (place, host) {
-    const { weights, canvasPen, svgPen } = window.attention;
+    const { weights, canvasPen, svgPen, stackChoice } = window.attention;
+    const stacks = stackChoice(() => {
+      hovered = null;
+      fillLegend();
+      refresh();
+    });
 
     // --- what stands in the place ---
 
@@ -55,10 +60,10 @@
     scroller.append(canvas, spacer);
     const reading = make(null, "lines-reading");
     reading.setAttribute("aria-live", "polite");
-    place.replaceChildren(legend, note, reading, scroller);
+    place.replaceChildren(stacks.element, legend, note, reading, scroller);
 
     let known = null;
-    let chosen = { token: null, direction: "at" };
+    let chosen = { token: null, direction: "at", side: "prompt" };
     let hovered = null; // { token, direction }
     let hidden = new Set(); // heads, by the legend
     let strongest = null; // the lines that are painted while no token is selected
@@ -79,26 +84,31 @@
     }
 
     function hueOf(head) {
-      return known.order.indexOf(head) % HUES;
+      return stacks.place(known, head) % HUES;
     }
 
     function visibleHeads() {
-      return known.order.filter((head) => !hidden.has(head));
+      return stacks.heads(known).filter((head) => !hidden.has(head));
+    }
+
+    // How many tokens there are on the side of a direction, and what they are called.
+    function count(direction) {
+      return geometry.labels[direction].length;
     }
 
     function measure() {
-      const n = known.labels.length;
-      const labels = known.labels.map(clipped);
-      const longest = labels.reduce((most, label) => Math.max(most, [...label].length), 1);
+      const labels = { at: stacks.labels(known, "at").map(clipped), by: stacks.labels(known, "by").map(clipped) };
+      const n = Math.max(labels.at.length, labels.by.length);
+      const widest = (side) => labels[side].reduce((most, label) => Math.max(most, [...label].length), 1);
       const width = Math.min(Math.max(scroller.clientWidth, 320), MAX_WIDTH);
       const figures = Math.min(Math.max(visibleHeads().length, 1), FIGURES) * FIGURE + PAD;
-      const tokens = Math.ceil(longest * SIZE * GLYPH) + 2 * PAD;
+      const room = (side) => Math.ceil(widest(side) * SIZE * GLYPH) + 2 * PAD;
       geometry = {
         n,
         labels,
         width,
-        left: figures + tokens,
-        right: width - figures - tokens,
+        left: figures + room("at"),
+        right: width - figures - room("by"),
         height: n * ROW + 2 * PAD,
       };
     }
@@ -191,8 +201,9 @@
     }
 
     function current() {
-      const selected = hovered || (chosen.token === null ? null : chosen);
-      return selected && selected.token < geometry.n ? selected : null;
+      const isHere = chosen.token !== null && chosen.side === stacks.side(chosen.direction);
+      const selected = hovered || (isHere ? chosen : null);
+      return selected && selected.token < count(selected.direction) ? selected : null;
     }
 
     // --- painting: a generator that rests after each stroke ---
@@ -211,13 +222,14 @@
       }
       const lit = own && own.figures.length ? said(own.figures) : null;
       for (let i = first; i <= last; i++) {
-        for (const side of ["at", "by"]) {
+        for (const side of ["at", "by"].filter((one) => i < count(one))) {
           const isSelected = selected && selected.token === i && selected.direction === side;
           const isOther = selected && selected.direction !== side;
           const quiet = selected && !isSelected && !(isOther && lit && lit[i]);
-          pen.text(side === "at" ? left - PAD : right + PAD, middle(i), labels[i], {
+          const isRead = i === known.marked && stacks.side(side) === "prompt";
+          pen.text(side === "at" ? left - PAD : right + PAD, middle(i), labels[side][i], {
             size: SIZE,
-            bold: isSelected || i === known.marked,
+            bold: isSelected || isRead,
             align: side === "at" ? "right" : "left",
             colour: quiet ? colours.muted : colours.text,
           });
@@ -253,7 +265,7 @@
 
     // Whether any head has a figure at each position.
     function said(figures) {
-      return known.labels.map((_, i) =>
+      return Array.from(figures[0].found, (_, i) =>
         figures.some(({ head, found }) => weights.isSaid(found[i], known.maps[head].scale))
       );
     }
@@ -263,7 +275,7 @@
       const onRight = selected.direction === "at";
       const edge = onRight ? geometry.width - PAD : PAD + FIGURE;
       const few = figures.length <= FIGURES;
-      for (let i = first; i <= last; i++) {
+      for (let i = first; i <= Math.min(last, figures[0].found.length - 1); i++) {
         const here = few
           ? figures
           : [figures.reduce((best, one) => (one.found[i] > best.found[i] ? one : best))];
@@ -321,7 +333,7 @@
     function say() {
       const selected = current();
       if (selected) {
-        const name = selected.token + " " + known.labels[selected.token];
+        const name = selected.token + " " + stacks.labels(known, selected.direction)[selected.token];
         const verb = selected.direction === "at" ? " looks at" : " is looked at by";
         const parts = visibleHeads().map((head) => inWords(head, selected));
         const waiting = parts.includes(null);
@@ -334,13 +346,13 @@
       }
       reading.textContent = "";
       const { n, of } = strongest;
-      const count = (number) => number.toLocaleString("en");
+      const figure = (number) => number.toLocaleString("en");
       canvas.setAttribute("aria-label", "Attention as lines from queries, left, to keys, right");
       note.textContent =
         of === null
-          ? "The strongest " + count(n) + " lines of all. Point at a token for all of its own."
+          ? "The strongest " + figure(n) + " lines of all. Point at a token for all of its own."
           : n < of
-            ? "The strongest " + count(n) + " of " + count(of) + " lines. Point at a token for all of its own."
+            ? "The strongest " + figure(n) + " of " + figure(of) + " lines. Point at a token for all of its own."
             : "";
     }
 
@@ -349,9 +361,10 @@
       if (!found) {
         return null;
       }
+      const others = stacks.labels(known, direction === "at" ? "by" : "at");
       const best = weights
         .strongest(found, NAMED, known.maps[head].scale)
-        .map((i) => i + " " + known.labels[i] + " " + weights.exact(found[i]));
+        .map((i) => i + " " + others[i] + " " + weights.exact(found[i]));
       return best.length ? known.maps[head].name + ": " + best.join(", ") : "";
     }
 
@@ -359,7 +372,7 @@
 
     function fillLegend() {
       legend.replaceChildren(
-        ...known.order.map((head) => {
+        ...stacks.heads(known).map((head) => {
           const button = document.createElement("button");
           button.type = "button";
           button.className = "lines-head";
@@ -395,13 +408,12 @@
       const x = event.clientX - box.left;
       const y = event.clientY - box.top + scroller.scrollTop;
       const token = Math.floor((y - PAD) / ROW);
-      if (token < 0 || token >= geometry.n) {
-        return null;
-      }
-      if (x <= geometry.left + ROW) {
-        return { token, direction: "at" };
-      }
-      return x >= geometry.right - ROW ? { token, direction: "by" } : null;
+      const direction = x <= geometry.left + ROW ? "at" : x >= geometry.right - ROW ? "by" : null;
+      return direction && token >= 0 && token < count(direction) ? { token, direction } : null;
+    }
+
+    function select(token, direction) {
+      host.select(token, direction, stacks.side(direction));
     }
 
     function same(a, b) {
@@ -432,18 +444,19 @@
     canvas.addEventListener("mouseleave", () => hover(null));
     canvas.addEventListener("click", (event) => {
       const found = tokenAt(event);
-      const off = !found || same(found, chosen);
+      const off = !found || (same(found, chosen) && chosen.side === stacks.side(found.direction));
       hovered = off ? null : hovered;
-      host.select(off ? null : found.token, found ? found.direction : chosen.direction);
+      select(off ? null : found.token, found ? found.direction : chosen.direction);
     });
     canvas.addEventListener("keydown", (event) => {
       const at = current() || { token: -1, direction: "at" };
-      const last = geometry.n - 1;
+      const last = count(at.direction) - 1;
+      const across = (direction) => Math.min(Math.max(at.token, 0), count(direction) - 1);
       const goals = {
         ArrowDown: [Math.min(at.token + 1, last), at.direction],
         ArrowUp: [Math.max(at.token - 1, 0), at.direction],
-        ArrowLeft: [Math.max(at.token, 0), "at"],
-        ArrowRight: [Math.max(at.token, 0), "by"],
+        ArrowLeft: [across("at"), "at"],
+        ArrowRight: [across("by"), "by"],
         Home: [0, at.direction],
         End: [last, at.direction],
         Escape: [null, at.direction],
@@ -451,7 +464,7 @@
       if (event.key in goals) {
         event.preventDefault();
         hovered = null;
-        host.select(...goals[event.key]);
+        select(...goals[event.key]);
       }
     });
     scroller.addEventListener("scroll", soon);
@@ -475,11 +488,14 @@
         const before = known && known.order;
         known = { ...now };
         hovered = null;
+        stacks.update(known);
         if (!before || before.join() !== known.order.join()) {
           hidden = new Set([
             ...[...hidden].filter((head) => known.order.includes(head)),
             // Two heads of one hue cannot be told apart.
-            ...known.order.slice(HUES).filter((head) => !(before || []).includes(head)),
+            ...known.order.filter(
+              (head) => stacks.place(known, head) >= HUES && !(before || []).includes(head)
+            ),
           ]);
         }
         readColours();
@@ -492,7 +508,7 @@
         if (!known) {
           return;
         }
-        if (chosen.token !== null && chosen.token < geometry.n) {
+        if (!hovered && current()) {
           reveal(chosen.token);
         }
         repaint();

@@ -8,7 +8,7 @@
 
   // Going back is done here: Plotly would go back to the ranges that a card was first drawn with.
   const CONFIG = { displayModeBar: false, displaylogo: false, doubleClick: false, showTips: false };
-  const HEAD = /^\d+\.\d+$/; // a map of one head goes by its notation
+  const HEAD = /^([a-z_]+:)?\d+\.\d+$/; // a map of one head goes by its notation
 
   // --- cells: values in rows, each the largest of step x step weights ---
 
@@ -57,12 +57,25 @@
   // head -> card: its element and plot; what the server says of it; the cells of the whole map and,
   // if a region was asked for, finer ones of that; the region that was asked for last.
   const cards = new Map();
-  let drawn = { serial: null, names: [], marked: null };
+  let drawn = { serial: null, names: [], source: null, marked: null };
 
-  function aliases(marked) {
+  // What the positions of a side are called: those of the prompt, or of an encoder's source.
+  function namesOf(side) {
+    return side === "source" ? drawn.source : drawn.names;
+  }
+
+  function queries(card) {
+    return namesOf(card.figure.sides[0]);
+  }
+
+  function keys(card) {
+    return namesOf(card.figure.sides[1]);
+  }
+
+  function aliases(side, marked) {
     const names = {};
-    drawn.names.forEach((name, i) => {
-      names[i] = i === marked ? "<b>" + name + "</b>" : name;
+    namesOf(side).forEach((name, i) => {
+      names[i] = i === marked && side === "prompt" ? "<b>" + name + "</b>" : name;
     });
     return names;
   }
@@ -70,34 +83,33 @@
   // What each cell stands for, in words: alike for maps that show the same region.
   let ranges = { of: null, words: null };
 
-  function rangesOf(cells) {
-    const names = drawn.names;
+  function rangesOf(card, cells) {
     const rows = cells.values.length;
     const columns = cells.values[0].length;
-    const of = [drawn.serial, cells.query, cells.key, cells.step, rows, columns].join();
+    const { sides } = card.figure;
+    const of = [drawn.serial, ...sides, cells.query, cells.key, cells.step, rows, columns].join();
     if (of !== ranges.of) {
-      const range = (first, i) => {
+      const range = (names, first, i) => {
         const from = first + i * cells.step;
         const to = Math.min(from + cells.step, names.length) - 1;
         return from + "–" + to + " <b>" + names[from] + " … " + names[to] + "</b>";
       };
-      const keys = Array.from({ length: columns }, (_, j) => range(cells.key, j));
+      const across = Array.from({ length: columns }, (_, j) => range(keys(card), cells.key, j));
       const words = Array.from({ length: rows }, (_, i) => {
-        const query = range(cells.query, i);
-        return keys.map((key) => [query, key]);
+        const query = range(queries(card), cells.query, i);
+        return across.map((key) => [query, key]);
       });
       ranges = { of, words };
     }
     return ranges.words;
   }
 
-  function whole() {
-    const n = drawn.names.length;
-    return { query: 0, queryEnd: n, key: 0, keyEnd: n };
+  function whole(card) {
+    return { query: 0, queryEnd: queries(card).length, key: 0, keyEnd: keys(card).length };
   }
 
-  function isWhole(region) {
-    return JSON.stringify(region) === JSON.stringify(whole());
+  function isWhole(card, region) {
+    return JSON.stringify(region) === JSON.stringify(whole(card));
   }
 
   // How many weights share a dot, so that none of them is smaller than a pixel.
@@ -112,7 +124,7 @@
     const centre = (dots.step - 1) / 2;
     const pooled = dots.step > 1;
     const size = dots.step + "×" + dots.step;
-    const note = pooled ? " · each dot: max of " + size : isWhole(region) ? "" : " · every weight";
+    const note = pooled ? " · each dot: max of " + size : isWhole(card, region) ? "" : " · every weight";
     return {
       trace: {
         z: dots.values,
@@ -120,7 +132,7 @@
         dx: dots.step,
         y0: dots.query + centre,
         dy: dots.step,
-        customdata: pooled ? rangesOf(dots) : null,
+        customdata: pooled ? rangesOf(card, dots) : null,
         hovertemplate: card.figure.hover[pooled ? 1 : 0],
       },
       title: card.title.replace("{note}", note),
@@ -225,13 +237,21 @@
   function draw(card, { figure, cells }) {
     const first = card.figure === null;
     const { layout, data } = figure;
-    const positions = drawn.names.map((_, i) => i);
-    Object.assign(layout.xaxis, { categoryarray: positions, labelalias: aliases(null) });
-    Object.assign(layout.yaxis, { categoryarray: positions, labelalias: aliases(drawn.marked) });
+    const [down, across] = figure.sides;
+    Object.assign(layout.xaxis, {
+      categoryarray: namesOf(across).map((_, i) => i),
+      labelalias: aliases(across, null),
+    });
+    Object.assign(layout.yaxis, {
+      categoryarray: namesOf(down).map((_, i) => i),
+      labelalias: aliases(down, drawn.marked),
+    });
     Object.assign(card, { figure, finer: null, wanted: null, title: layout.title.text });
     card.whole = cells;
-    const pixels = layout.width - layout.margin.l - layout.margin.r;
-    const { trace, title } = shown(card, whole(), card.whole, fittingStep(whole(), pixels));
+    const { width, height, margin } = layout;
+    const pixels = Math.max(width - margin.l - margin.r, height - margin.t - margin.b);
+    const region = whole(card);
+    const { trace, title } = shown(card, region, card.whole, fittingStep(region, pixels));
     Object.assign(data[0], trace);
     layout.title.text = title;
     card.marks = layout.shapes || [];
@@ -249,37 +269,44 @@
     }
   }
 
-  // A click selects the query's token, with Shift the key's, and asks why the head looks there; a
-  // cell that stands for several weights, or a map of several heads, says what token it is of.
+  // A click selects the query's token, with Shift the key's, and asks why the head looks there. A
+  // cell that stands for several weights, a map of several heads, or one of an encoder-decoder, says
+  // what token it is of; where no prediction is read, it does not.
   function openCell(card, { event, points }) {
     const { x, y, data } = points[0];
     const byKey = Boolean(event && event.shiftKey);
     const [query, key, at] = [Math.round(Number(y)), Math.round(Number(x)), Date.now()];
     const position = byKey ? key : query;
-    host.select(position, byKey ? "by" : "at");
-    const asked =
-      data.dx === 1 && HEAD.test(card.head)
-        ? ["explain-open", { head: card.head, query, key, at }]
-        : ["token-open", { position, at }];
+    const side = card.figure.sides[byKey ? 1 : 0];
+    host.select(position, byKey ? "by" : "at", side);
+    if (side === "source") {
+      return;
+    }
+    const explains = data.dx === 1 && HEAD.test(card.head) && drawn.source === null;
+    const asked = explains
+      ? ["explain-open", { head: card.head, query, key, at }]
+      : ["token-open", { position, at }];
     window.dash_clientside.set_props(asked[0], { data: asked[1] });
   }
 
   // --- the selected token ---
 
   let host = null;
-  let chosen = { token: null, direction: "at" };
+  let chosen = { token: null, direction: "at", side: "prompt" };
 
   // A frame around the row of the selected token, where it looks, or around its column.
   function selection({ figure }) {
-    const n = drawn.names.length;
-    const { token, direction } = chosen;
-    if (token === null || token >= n) {
+    const { token, direction, side } = chosen;
+    const [nQueries, nKeys] = figure.sides.map((one) => namesOf(one).length);
+    const isRow = direction === "at";
+    const isHere = figure.sides[isRow ? 0 : 1] === side && token < (isRow ? nQueries : nKeys);
+    if (token === null || !isHere) {
       return [];
     }
     const along = [token - 0.5, token + 0.5];
-    const row = [-0.5, figure.causal ? token + 0.5 : n - 0.5];
-    const column = [figure.causal ? token - 0.5 : -0.5, n - 0.5];
-    const [[x0, x1], [y0, y1]] = direction === "at" ? [row, along] : [along, column];
+    const row = [-0.5, figure.causal ? token + 0.5 : nKeys - 0.5];
+    const column = [figure.causal ? token - 0.5 : -0.5, nQueries - 0.5];
+    const [[x0, x1], [y0, y1]] = isRow ? [row, along] : [along, column];
     const color = window.getComputedStyle(document.body).getPropertyValue("--av-accent").trim();
     return [{ type: "rect", x0, x1, y0, y1, line: { color, width: 2 } }];
   }
@@ -304,7 +331,7 @@
     return Object.keys(change).some((name) => /^[xy]axis\./.test(name));
   }
 
-  // Zoom all other maps to what this one was zoomed to, if they are linked.
+  // Zoom all other maps of the same positions to what this one was zoomed to, if they are linked.
   function lead(card) {
     if (card.led || !linked) {
       card.led = false;
@@ -312,37 +339,46 @@
     }
     const { xaxis, yaxis } = card.plot._fullLayout;
     const ranges = { "xaxis.range": [...xaxis.range], "yaxis.range": [...yaxis.range] };
+    const sides = card.figure.sides.join();
     for (const other of cards.values()) {
-      if (other !== card && other.figure) {
+      if (other !== card && other.figure && other.figure.sides.join() === sides) {
         other.led = true;
         window.Plotly.relayout(other.plot, ranges);
       }
     }
   }
 
-  function visible(axis) {
+  function visible(axis, n) {
     const [a, b] = [...axis.range].sort((one, other) => one - other);
-    const n = drawn.names.length;
     const first = Math.min(Math.max(Math.round(a + 0.5), 0), n - 1);
     return [first, Math.min(Math.max(Math.round(b + 0.5), first + 1), n)];
   }
 
   function showWhole(card) {
-    const n = drawn.names.length;
-    const ranges = { "xaxis.range": [-0.5, n - 0.5], "yaxis.range": [n - 0.5, -0.5] };
-    window.Plotly.relayout(card.plot, ranges);
+    window.Plotly.relayout(card.plot, {
+      "xaxis.range": [-0.5, keys(card).length - 0.5],
+      "yaxis.range": [queries(card).length - 0.5, -0.5],
+    });
+  }
+
+  // Of the longer side, where the sides are not the same positions.
+  function pixelsOf(card) {
+    const { xaxis, yaxis } = card.plot._fullLayout;
+    const [down, across] = card.figure.sides;
+    return down === across ? xaxis._length : Math.max(xaxis._length, yaxis._length);
   }
 
   // Draw what is zoomed to by the finest cells there are, and ask for finer ones if they would show.
   function look(card) {
     const { xaxis, yaxis } = card.plot._fullLayout;
-    if (card.whole.step === 1 && fittingStep(whole(), xaxis._length) === 1) {
+    const pixels = pixelsOf(card);
+    if (card.whole.step === 1 && fittingStep(whole(card), pixels) === 1) {
       return; // every weight is drawn already
     }
-    const [query, queryEnd] = visible(yaxis);
-    const [key, keyEnd] = visible(xaxis);
+    const [query, queryEnd] = visible(yaxis, queries(card).length);
+    const [key, keyEnd] = visible(xaxis, keys(card).length);
     const region = { query, queryEnd, key, keyEnd };
-    const step = fittingStep(region, xaxis._length);
+    const step = fittingStep(region, pixels);
     const known = [card.finer, card.whole].find((cells) => cells && covers(cells, region));
     if (known.step > step) {
       card.wanted = region;
@@ -377,7 +413,8 @@
   // Draw the maps that are `changed`, put all in order, and take away those of other heads.
   async function update(known, changed) {
     await plotly();
-    drawn = { serial: known.serial, names: known.names, marked: known.marked };
+    const { serial, names, marked } = known;
+    drawn = { serial, names, source: known.source && known.source.names, marked };
     const mine = drawn;
     const grid = document.getElementById("attention-grid");
     const order = [...known.order, ...known.extra];
@@ -436,7 +473,7 @@
         const cells = window.attention.weights.cells(figure.cells);
         if (card && card.wanted && covers(cells, card.wanted)) {
           card.finer = cells;
-          const step = fittingStep(card.wanted, card.plot._fullLayout.xaxis._length);
+          const step = fittingStep(card.wanted, pixelsOf(card));
           show(card, card.wanted, cells, step);
         }
       }

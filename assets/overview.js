@@ -153,9 +153,18 @@
     context.strokeRect(x - 0.5, y - 0.5, edge + 1, edge + 1);
   }
 
-  function parsed(short) {
-    const [layer, head] = short.split(".").map(Number);
-    return { layer, head };
+  // What stands before the notation of the heads; nothing for the main stack's.
+  function prefix() {
+    return drawn.sent.stack ? drawn.sent.stack + ":" : "";
+  }
+
+  // The chosen heads that are of the stack that is shown.
+  function chosenHere() {
+    const before = prefix();
+    return drawn.chosen
+      .filter((short) => short.slice(0, short.indexOf(":") + 1) === before)
+      .map((short) => short.slice(before.length).split(".").map(Number))
+      .map(([layer, head]) => ({ layer, head }));
   }
 
   // The grid without marks: hovering changes nothing of it.
@@ -194,7 +203,7 @@
       outline(context, pointed, css("text"), 1);
     }
     const { n_layers, n_heads } = drawn.sent;
-    for (const head of drawn.chosen.map(parsed)) {
+    for (const head of chosenHere()) {
       if (head.layer < n_layers && head.head < n_heads) {
         outline(context, head, css("surface"), 4);
         outline(context, head, css("accent"), 2);
@@ -254,12 +263,12 @@
   }
 
   function shortOf({ layer, head }) {
-    return layer + "." + head;
+    return prefix() + layer + "." + head;
   }
 
   function enlarge(head) {
     const { root, title, chosen, picture, numbers } = cardIn(frame());
-    title.textContent = "L" + head.layer + "H" + head.head;
+    title.textContent = prefix() + "L" + head.layer + "H" + head.head;
     chosen.textContent = drawn.chosen.includes(shortOf(head)) ? "chosen" : "";
     const size = Math.round(ENLARGED * grid.dots);
     picture.width = picture.height = size;
@@ -380,9 +389,23 @@
     }
   }
 
+  // Where there is no overview, none of anything else stands.
+  function clear() {
+    const canvas = frame() && frame().querySelector("canvas.overview-grid");
+    if (drawn.sent && canvas) {
+      point(null);
+      canvas.width = canvas.height = 0;
+      canvas.style.width = canvas.style.height = "0";
+      document.getElementById("overview-legend").replaceChildren();
+      drawn = { ...drawn, sent: null };
+      showTools();
+    }
+  }
+
   const overview = {
     draw(sent, chosen, cells, scale, log, isDark) {
       if (!sent) {
+        clear();
         return;
       }
       const known = drawn.sent === sent;

@@ -5,6 +5,7 @@
   "use strict";
 
   const HEADS_SEPARATOR = ".";
+  const MAIN_STACK = "main";
   const SETTLE_MS = 80;
   const QUOTED = 120;
   const ALIVE_MS = 4000;
@@ -25,14 +26,33 @@
     return JSON.stringify(a) === JSON.stringify(b);
   }
 
+  // Whether a kept study is of the texts that are shown.
+  function sameTexts(kept, prompt, second) {
+    return kept.prompt === prompt && kept.second === (second || "");
+  }
+
   function toggled(chosen, head) {
     return chosen.includes(head) ? chosen.filter((other) => other !== head) : [...chosen, head];
   }
 
-  // "L5H3" -> "5.3"
+  // "L5H3" -> "5.3", "cross:L5H3" -> "cross:5.3"
   function shortName(head) {
-    const match = /^L(\d+)H(\d+)$/.exec(head || "");
-    return match ? match[1] + HEADS_SEPARATOR + match[2] : null;
+    const match = /^([a-z_]+:)?L(\d+)H(\d+)$/.exec(head || "");
+    return match ? (match[1] || "") + match[2] + HEADS_SEPARATOR + match[3] : null;
+  }
+
+  // What stands before the heads of a stack; nothing for the main one.
+  function prefix(stack) {
+    return stack && stack !== MAIN_STACK ? stack + ":" : "";
+  }
+
+  function toggledPoint(click, chosen, stack) {
+    if (!click) {
+      return [skip(), skip()];
+    }
+    const point = click.points[0];
+    // Forgetting the click lets the same cell be clicked again.
+    return [toggled(chosen, prefix(stack) + point.y + HEADS_SEPARATOR + point.x), null];
   }
 
   const page = {
@@ -110,7 +130,7 @@
 
     // --- prompt ---
 
-    requestPrompt(clicks, example, bos, prompt, bosUsed, limits) {
+    requestPrompt(clicks, example, bos, prompt, bosUsed, second, limits) {
       const nothing = [skip(), skip(), skip(), skip()];
       const cause = triggeredId();
       if (prompt === null || prompt === undefined) {
@@ -120,21 +140,23 @@
         if (!example) {
           return nothing;
         }
-        return [{ text: example, bos, at: Date.now() }, example, null, null];
+        return [{ text: example, second, bos, at: Date.now() }, example, null, null];
       }
       // Read from the field itself: the component reports what is typed only a moment later.
       const text = document.getElementById("prompt-text").value;
+      const beside = document.getElementById("second-text").value;
       if (cause === "bos" && bos === bosUsed) {
         return nothing;
       }
-      if (text.length > limits.maxPrompt) {
-        const long = text.length.toLocaleString("en");
+      const length = Math.max(text.length, beside.length);
+      if (length > limits.maxPrompt) {
+        const long = length.toLocaleString("en");
         const most = limits.maxPrompt.toLocaleString("en");
         const sentence =
           "The prompt has " + long + " characters; at most " + most + " can be shown. Shorten it.";
         return [skip(), skip(), sentence, skip()];
       }
-      return [{ text, bos, at: Date.now() }, skip(), null, skip()];
+      return [{ text, second: beside, bos, at: Date.now() }, skip(), null, skip()];
     },
 
     closeToken() {
@@ -143,13 +165,13 @@
 
     // --- heads ---
 
-    toggleHeadOnMap(click, chosen) {
-      if (!click) {
-        return [skip(), skip()];
-      }
-      const point = click.points[0];
-      // Forgetting the click lets the same cell be clicked again.
-      return [toggled(chosen, point.y + HEADS_SEPARATOR + point.x), null];
+    toggleHeadOnMap(click, chosen, stack) {
+      return toggledPoint(click, chosen, stack);
+    },
+
+    // While a sweep runs, its map is of the stack that is chosen.
+    toggleHeadOnSweep(click, chosen, stack, sweep) {
+      return toggledPoint(click, chosen, sweep ? sweep.stack : stack);
     },
 
     clearHeads(clicks) {
@@ -160,7 +182,8 @@
       if (!shape) {
         return "";
       }
-      return chosen.length + " of " + shape.n_layers * shape.n_heads;
+      const all = shape.stacks.reduce((sum, stack) => sum + stack.n_layers * stack.n_heads, 0);
+      return chosen.length + " of " + all;
     },
 
     addRow(sweepCell, sweepKey, searchCell, searchKey, chosen) {
@@ -171,6 +194,11 @@
 
     useHeads(clicks, found) {
       return clicks && found ? [found.heads, true] : [skip(), skip()];
+    },
+
+    // Only a pair of sentences has them.
+    hideDirections(tokens) {
+      return !tokens || !tokens.segments;
     },
 
     // Norms have no scale of their own: what is drawn of them is said in parts of the largest.
@@ -198,13 +226,14 @@
 
     // --- study ---
 
-    sayOutdated(kind, sweep, search, byPosition, prompt) {
+    sayOutdated(kind, sweep, search, byPosition, prompt, second) {
       const kept = { sweep, positions: byPosition }[kind] || search;
-      if (!kept || kept.prompt === prompt) {
+      if (!kept || sameTexts(kept, prompt, second)) {
         return "";
       }
-      const long = kept.prompt.length > QUOTED;
-      const quoted = long ? kept.prompt.slice(0, QUOTED) + "…" : kept.prompt;
+      const text = kept.prompt + (kept.second ? " | " + kept.second : "");
+      const long = text.length > QUOTED;
+      const quoted = long ? text.slice(0, QUOTED) + "…" : text;
       return "This result is of an earlier prompt: “" + quoted + "”";
     },
 
@@ -230,9 +259,9 @@
     },
 
     // The tokens of an earlier prompt are not there any more.
-    openColumn(click, kept, prompt) {
+    openColumn(click, kept, prompt, second) {
       const point = click && click.points && click.points[0];
-      const current = kept && kept.prompt === prompt;
+      const current = kept && kept.opens && sameTexts(kept, prompt, second);
       return point && current ? { position: Number(point.x), at: Date.now() } : skip();
     },
   };
@@ -283,7 +312,7 @@
   document.addEventListener(
     "keydown",
     (event) => {
-      if (event.target.id === "prompt-text") {
+      if (event.target.id === "prompt-text" || event.target.id === "second-text") {
         onPromptKey(event);
       }
     },

@@ -13,12 +13,16 @@
   const PICTURES = "data-pictures";
   const drawers = new Map();
 
-  // serial, order of heads, further maps of all heads together, names and labels of the positions, the position that is read, and of
-  // each head what the server says of its map; `changed` are the heads that a drawer has not seen.
-  const known = { serial: null, order: [], extra: [], names: [], labels: [], marked: null, maps: {} };
+  // serial, order of heads, further maps of all heads together, names and labels of the positions
+  // (and of an encoder's, the source), the position that is read, and of each head what the server
+  // says of its map; `changed` are the heads that a drawer has not seen.
+  const known = {
+    serial: null, order: [], extra: [], names: [], labels: [], source: null, marked: null, maps: {},
+  };
   const stale = new Map();
   let shown = null;
-  let chosen = { token: null, direction: "at" };
+  let chosen = { token: null, direction: "at", side: "prompt" };
+  let side = "prompt"; // whose positions the selected token is one of: the prompt's or the source's
 
   function places() {
     return [...document.querySelectorAll("[" + PICTURES + "]")];
@@ -29,10 +33,15 @@
   }
 
   const host = {
-    // Keep a token selected, or none: `token` is a position or null.
-    select(token, direction) {
+    // Keep a token selected, or none: `token` is a position of a side, or null.
+    select(token, direction, of) {
+      const isOther = side !== (of || "prompt");
+      side = of || "prompt";
       window.dash_clientside.set_props("token", { data: token });
       window.dash_clientside.set_props("direction", { value: direction });
+      if (isOther) {
+        pictures.select(token, direction); // which Dash does where position or direction changes
+      }
     },
 
     // The weights of one token in one head, or null if they are not here: then they are asked for,
@@ -40,7 +49,8 @@
     weights(head, position, direction) {
       const { cells } = known.maps[head];
       if (cells.step === 1) {
-        return window.attention.weights.ofToken(cells.values, position, direction);
+        const n = cells.values[0].length;
+        return window.attention.weights.ofToken(cells.values, position, direction, n);
       }
       const name = [head, position, direction].join();
       if (!fetched.has(name)) {
@@ -110,14 +120,15 @@
 
   function read({ name, figure }) {
     const { weights } = window.attention;
+    const { scale, sides } = figure;
     const single = figure.strongest && weights.single(figure.strongest);
     figure.strongest = null; // so that the page's store does not keep the codes too
-    return { name, figure, scale: figure.scale, cells: weights.cells(figure.cells), single };
+    return { name, figure, scale, sides, cells: weights.cells(figure.cells), single };
   }
 
   function take(message) {
     const kept = message.serial === known.serial ? known.maps : {};
-    const { serial, order, extra, names, labels, marked } = message;
+    const { serial, order, extra, names, labels, source, marked } = message;
     const maps = {};
     for (const head of [...order, ...extra]) {
       const sent = message.maps[head];
@@ -127,7 +138,7 @@
       fetched.clear();
       pending = null;
     }
-    Object.assign(known, { serial, order, extra, names, labels, marked, maps });
+    Object.assign(known, { serial, order, extra, names, labels, source, marked, maps });
     for (const picture of drawers.keys()) {
       const before = stale.get(picture) || new Set();
       stale.set(picture, new Set([...before, ...Object.keys(message.maps)]));
@@ -146,7 +157,7 @@
     },
 
     select(token, direction) {
-      chosen = { token: token === undefined ? null : token, direction };
+      chosen = { token: token === undefined ? null : token, direction, side };
       const drawer = drawers.get(shown);
       if (drawer && known.serial !== null) {
         drawer.select(chosen);
@@ -172,8 +183,10 @@
       }
     },
 
-    // message: { serial, order: heads, extra: further maps, names, labels, marked, maps: { head:
-    // { name, figure } } }. Heads without a figure stand already and stay as they are.
+    // message: { serial, order: heads, extra: further maps, names, labels, source: { names, labels }
+    // or null, marked, maps: { head: { name, figure } } }. Heads without a figure stand already and
+    // stay as they are. A figure's `sides` say of what its queries and its keys are the positions:
+    // "prompt" or "source".
     receive(message) {
       if (message) {
         take(message);

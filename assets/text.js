@@ -1,6 +1,7 @@
 // The prompt as flowing text, once for each head: the tokens that a selected one looks at, or that
 // look at it, light up by weight. The token that is pointed at is the selected one, unless one is
-// kept by a click; without either it is the one whose prediction is read.
+// kept by a click; without either it is the one whose prediction is read. Where the keys are another
+// text than the queries (cross attention), both stand there, and pointing at either lights the other.
 //
 // Pointing costs only what changes: of thousands of tokens those are touched that are in sight, or
 // nearly so, and whose shade becomes another.
@@ -27,7 +28,8 @@
 
   window.attention = Object.assign({ drawers: {} }, window.attention);
   window.attention.drawers.text = function (place, host) {
-    const { weights, svgPen } = window.attention;
+    const { weights, svgPen, stackChoice } = window.attention;
+    const stacks = stackChoice(() => show());
     const note = element("div", "text-note");
     const body = element("div", "text-rows");
     const tip = element("div", "text-tip");
@@ -35,17 +37,20 @@
     body.setAttribute("role", "group");
     body.setAttribute("aria-label", "Prompt by head. Arrow keys move the selected token");
     tip.hidden = true;
-    place.replaceChildren(note, body, tip);
+    place.replaceChildren(stacks.element, note, body, tip);
 
     let known = null;
-    let chosen = { token: null, direction: "at" };
-    let hovered = null; // position
-    let rows = []; // { head, hue, row, keys, flow, tokens, levels, found }
+    let chosen = { token: null, direction: "at", side: "prompt" };
+    let hovered = null; // { token, direction }
+    let rows = []; // { head, hue, row, keys, at, by, found }; `at` and `by` are the queries' and the
+    // keys' texts, one and the same where they are of the same positions: { flow, tokens, levels }
 
     // --- building ---
 
-    function flowOf(labels) {
+    function flowOf(direction) {
       const flow = element("div", "text-flow");
+      const labels = stacks.labels(known, direction);
+      flow.dataset.direction = direction;
       labels.forEach((label, i) => {
         const token = element("span", "text-token", label);
         token.dataset.i = i;
@@ -58,9 +63,10 @@
     }
 
     function build() {
-      const n = known.labels.length;
-      const heads = known.order.slice(0, Math.max(1, Math.min(MOST_ROWS, Math.floor(MOST_TOKENS / n))));
-      const pattern = flowOf(known.labels);
+      const all = stacks.heads(known);
+      const patterns = stacks.own() ? [flowOf("at")] : [flowOf("at"), flowOf("by")];
+      const n = patterns.reduce((sum, one) => sum + one.getElementsByClassName("text-token").length, 0);
+      const heads = all.slice(0, Math.max(1, Math.min(MOST_ROWS, Math.floor(MOST_TOKENS / n))));
       rows = heads.map((head, i) => {
         const row = element("section", "text-row");
         const hue = i % HUES;
@@ -68,23 +74,32 @@
         const title = element("div", "text-title");
         const keys = element("span", "text-keys");
         title.append(element("span", "text-head", known.maps[head].name), keys);
-        const flow = pattern.cloneNode(true);
-        row.append(title, flow);
-        flow.addEventListener("scroll", () => scrolled(flow), { passive: true });
-        const tokens = [...flow.getElementsByClassName("text-token")];
-        return { head, hue, row, keys, flow, tokens, levels: new Uint8Array(n), found: null };
+        const texts = patterns.map(textOf);
+        row.append(title);
+        if (texts.length === 2) {
+          row.classList.add("two");
+          row.append(element("div", "text-side", "queries"), texts[0].flow, element("div", "text-side", "keys"));
+        }
+        row.append(texts[texts.length - 1].flow);
+        return { head, hue, row, keys, at: texts[0], by: texts[texts.length - 1], found: null };
       });
       body.style.setProperty("--rows", rows.length);
       body.replaceChildren(...rows.map(({ row }) => row));
       note.textContent =
-        heads.length < known.order.length
-          ? "The first " + heads.length + " of " + known.order.length + " heads."
-          : "";
+        heads.length < all.length ? "The first " + heads.length + " of " + all.length + " heads." : "";
+    }
+
+    function textOf(pattern) {
+      const flow = pattern.cloneNode(true);
+      flow.addEventListener("scroll", () => scrolled(flow), { passive: true });
+      const tokens = [...flow.getElementsByClassName("text-token")];
+      return { flow, tokens, levels: new Uint8Array(tokens.length) };
     }
 
     // All rows show the same lines.
     function scrolled(by) {
-      for (const { flow } of rows) {
+      for (const row of rows) {
+        const { flow } = row[by.dataset.direction];
         if (flow !== by && flow.scrollTop !== by.scrollTop) {
           flow.scrollTop = by.scrollTop;
         }
@@ -92,17 +107,22 @@
       soon();
     }
 
-    let tops = null; // how far down each token stands, in every row
+    function other(direction) {
+      return direction === "at" ? "by" : "at";
+    }
+
+    let tops = {}; // how far down each token stands, in every row, by the text
 
     // The tokens that are in sight, and as many again above and below: from, without end.
-    function inSight() {
-      const { flow, tokens } = rows[0];
-      tops = tops || tokens.map((token) => token.offsetTop);
+    function inSight(direction) {
+      const { flow, tokens } = rows[0][direction];
+      const { direction: text } = flow.dataset;
+      tops[text] = tops[text] || tokens.map((token) => token.offsetTop);
       const firstFrom = (y) => {
-        let [low, high] = [0, tops.length];
+        let [low, high] = [0, tokens.length];
         while (low < high) {
           const middle = (low + high) >> 1;
-          [low, high] = tops[middle] < y ? [middle + 1, high] : [low, middle];
+          [low, high] = tops[text][middle] < y ? [middle + 1, high] : [low, middle];
         }
         return low;
       };
@@ -112,13 +132,27 @@
 
     // --- lighting up ---
 
+    function count(direction) {
+      return rows[0][direction].tokens.length;
+    }
+
+    function isKept() {
+      const { token, direction, side } = chosen;
+      return token !== null && side === stacks.side(direction) && token < count(direction);
+    }
+
+    // { token, direction }
     function selected() {
-      const n = known.labels.length;
-      const kept = chosen.token !== null && chosen.token < n ? chosen.token : null;
-      if (kept !== null) {
-        return kept;
+      if (isKept()) {
+        return chosen;
       }
-      return hovered !== null ? hovered : Math.min(known.marked === null ? n - 1 : known.marked, n - 1);
+      if (hovered !== null) {
+        return hovered;
+      }
+      const { direction } = chosen;
+      const last = count(direction) - 1;
+      const isRead = known.marked !== null && stacks.side(direction) === "prompt";
+      return { token: isRead ? Math.min(known.marked, last) : last, direction };
     }
 
     function shade(hue, level) {
@@ -129,24 +163,28 @@
       return `color-mix(in srgb, var(--av-head-${hue}) ${share}%, transparent)`;
     }
 
-    let marked = null;
+    let marked = null; // { token, direction } of what was lit last
 
     function light() {
-      const token = selected();
-      const [from, end] = inSight();
+      const now = selected();
+      const { token, direction } = now;
+      const far = other(direction);
+      const [from, end] = inSight(far);
       for (const row of rows) {
-        const found = host.weights(row.head, token, chosen.direction);
+        const found = host.weights(row.head, token, direction);
         row.found = found;
-        lightRow(row, found, from, end);
-        nameStrongest(row, found);
-        if (marked !== null && marked < row.tokens.length) {
-          row.tokens[marked].classList.remove("selected");
+        if (marked !== null && row[marked.direction] !== row[direction]) {
+          lightRow(row, direction, null, 0, count(direction)); // it was the other text's turn
         }
-        row.tokens[token].classList.add("selected");
+        lightRow(row, far, found, from, end);
+        nameStrongest(row, far, found);
+        if (marked !== null) {
+          row[marked.direction].tokens[marked.token].classList.remove("selected");
+        }
+        row[direction].tokens[token].classList.add("selected");
       }
-      marked = token;
-      const kept = chosen.token !== null;
-      body.classList.toggle("kept", kept);
+      marked = now;
+      body.classList.toggle("kept", isKept());
       body.dataset.token = String(token);
       body.dataset.lit = rows.every((row) => row.found) ? "yes" : "waiting";
     }
@@ -159,7 +197,8 @@
       return { zmax: Math.min(zmax, Math.max(largest, zmax / 10)), floor, threshold };
     }
 
-    function lightRow({ head, hue, tokens, levels }, found, from, end) {
+    function lightRow({ head, hue, ...texts }, direction, found, from, end) {
+      const { tokens, levels } = texts[direction];
       const scale = found && scaleOf(head, found);
       for (let i = from; i < end; i++) {
         const strength = found ? weights.strength(found[i], scale) : 0;
@@ -171,7 +210,7 @@
       }
     }
 
-    function nameStrongest({ head, keys }, found) {
+    function nameStrongest({ head, keys }, direction, found) {
       if (!found) {
         keys.replaceChildren("…");
         return;
@@ -179,17 +218,18 @@
       const best = weights.strongest(found, NAMED, known.maps[head].scale);
       keys.replaceChildren(
         ...best.map((i) => {
-          const button = element("button", "text-key", known.labels[i] + " " + weights.exact(found[i]));
+          const label = stacks.labels(known, direction)[i];
+          const button = element("button", "text-key", label + " " + weights.exact(found[i]));
           button.type = "button";
           button.title = "position " + i + ": show it";
-          button.addEventListener("click", () => reveal(i));
+          button.addEventListener("click", () => reveal(i, direction));
           return button;
         })
       );
     }
 
-    function reveal(i) {
-      const { flow, tokens } = rows[0];
+    function reveal(i, direction) {
+      const { flow, tokens } = rows[0][direction];
       const top = tokens[i].offsetTop;
       if (top < flow.scrollTop || top > flow.scrollTop + flow.clientHeight - 24) {
         flow.scrollTop = top - flow.clientHeight / 2;
@@ -210,30 +250,37 @@
       }
     }
 
-    function positionOf(event) {
+    // { token, direction }: of two texts, the one that is pointed at says in which direction.
+    function pointedAt(event) {
       const token = event.target.closest && event.target.closest(".text-token");
-      return token ? Number(token.dataset.i) : null;
+      if (!token) {
+        return null;
+      }
+      const { direction } = token.closest(".text-flow").dataset;
+      return { token: Number(token.dataset.i), direction: stacks.own() ? chosen.direction : direction };
     }
 
-    function showTip(event, position) {
-      tip.hidden = position === null || chosen.token === null;
+    function showTip(event, pointed) {
+      const lit = other(selected().direction);
+      tip.hidden = pointed === null || !isKept() || !(stacks.own() || pointed.direction === lit);
       if (!tip.hidden) {
+        const { token } = pointed;
         const said = rows.map(({ head, found }) => {
-          const weight = found ? weights.exact(found[position]) : "…";
+          const weight = found ? weights.exact(found[token]) : "…";
           return known.maps[head].name + " " + weight;
         });
-        tip.textContent = position + " " + known.labels[position] + "\n" + said.join("\n");
+        tip.textContent = token + " " + stacks.labels(known, lit)[token] + "\n" + said.join("\n");
         tip.style.left = Math.min(event.clientX + 12, window.innerWidth - 150) + "px";
         tip.style.top = event.clientY + 14 + "px";
       }
     }
 
     body.addEventListener("mousemove", (event) => {
-      const position = positionOf(event);
-      showTip(event, position);
+      const pointed = pointedAt(event);
+      showTip(event, pointed);
       // Between two tokens the last one stays lit: no flicker.
-      if (position !== null && position !== hovered) {
-        hovered = position;
+      if (pointed !== null && !same(pointed, hovered)) {
+        hovered = pointed;
         soon();
       }
     });
@@ -245,16 +292,24 @@
       }
     });
     body.addEventListener("click", (event) => {
-      const position = positionOf(event);
-      if (position !== null) {
+      const pointed = pointedAt(event);
+      if (pointed !== null) {
         tip.hidden = true;
-        host.select(position === chosen.token ? null : position, chosen.direction);
+        select(isKept() && same(pointed, chosen) ? null : pointed.token, pointed.direction);
       }
     });
 
+    function same(a, b) {
+      return b !== null && a.token === b.token && a.direction === b.direction;
+    }
+
+    function select(token, direction) {
+      host.select(token, direction, stacks.side(direction));
+    }
+
     // The token above or below, by where it stands.
-    function neighbour(from, step) {
-      const { tokens } = rows[0];
+    function neighbour(from, step, direction) {
+      const { tokens } = rows[0][direction];
       const here = tokens[from];
       let line = null;
       let best = from;
@@ -276,13 +331,13 @@
     }
 
     body.addEventListener("keydown", (event) => {
-      const at = selected();
-      const last = known.labels.length - 1;
+      const { token: at, direction } = selected();
+      const last = count(direction) - 1;
       const goals = {
         ArrowRight: () => Math.min(at + 1, last),
         ArrowLeft: () => Math.max(at - 1, 0),
-        ArrowDown: () => neighbour(at, 1),
-        ArrowUp: () => neighbour(at, -1),
+        ArrowDown: () => neighbour(at, 1, direction),
+        ArrowUp: () => neighbour(at, -1, direction),
         Home: () => 0,
         End: () => last,
         Escape: () => null,
@@ -290,17 +345,18 @@
       if (event.key in goals && event.target === body) {
         event.preventDefault();
         const goal = goals[event.key]();
-        chosen = { ...chosen, token: goal }; // shown at once, not when the page has heard of it
+        // Shown at once, not when the page has heard of it.
+        chosen = { token: goal, direction, side: stacks.side(direction) };
         light();
         if (goal !== null) {
-          reveal(goal);
+          reveal(goal, direction);
         }
-        host.select(goal, chosen.direction);
+        select(goal, direction);
       }
     });
 
     new ResizeObserver(() => {
-      tops = null;
+      tops = {};
       if (known && rows.length) {
         soon();
       }
@@ -308,29 +364,36 @@
 
     let built = ""; // heads and labels that the rows were made of
 
+    function show() {
+      hovered = null;
+      const names = stacks.heads(known).map((head) => known.maps[head].name);
+      const wanted = JSON.stringify([names, known.labels, known.source && known.source.labels]);
+      if (wanted !== built) {
+        built = wanted;
+        marked = null;
+        tops = {};
+        build();
+      }
+      if (rows.length) {
+        light();
+        const { token, direction } = selected();
+        reveal(token, direction);
+      }
+    }
+
     return {
       update(now) {
         known = { ...now };
-        hovered = null;
-        const wanted = JSON.stringify([known.order.map((head) => known.maps[head].name), known.labels]);
-        if (wanted !== built) {
-          built = wanted;
-          marked = null;
-          tops = null;
-          build();
-        }
-        if (rows.length) {
-          light();
-          reveal(selected());
-        }
+        stacks.update(known);
+        show();
       },
 
       select(now) {
         chosen = now;
         if (known && rows.length) {
           light();
-          if (chosen.token !== null && chosen.token < known.labels.length) {
-            reveal(chosen.token);
+          if (isKept()) {
+            reveal(chosen.token, chosen.direction);
           }
         }
       },
@@ -340,28 +403,39 @@
       svg() {
         const MARGIN = 10;
         const TITLE = 20;
+        const GAP = 8; // between queries and keys, where they are two texts
         const style = window.getComputedStyle(place);
         const read = (name) => style.getPropertyValue("--av-" + name).trim();
-        const width = rows[0].flow.clientWidth + 2 * MARGIN;
-        const heights = rows.map(({ flow }) => flow.scrollHeight + TITLE);
+        const width = rows[0].at.flow.clientWidth + 2 * MARGIN;
+        const texts = ({ at, by }) => (at === by ? [at] : [at, by]);
+        const heights = rows.map((row) =>
+          texts(row).reduce((sum, { flow }) => sum + flow.scrollHeight + GAP, TITLE - GAP)
+        );
         const height = heights.reduce((sum, one) => sum + one, 2 * MARGIN);
         const pen = svgPen(width, height, read("surface"));
         const text = { size: 12, align: "left", bold: false, colour: read("text") };
-        rows.forEach((row) => lightRow(row, row.found, 0, row.tokens.length));
+        const far = other(marked.direction);
+        rows.forEach((row) => lightRow(row, far, row.found, 0, count(far)));
         let top = MARGIN;
-        rows.forEach(({ head, hue, flow, tokens, levels }, i) => {
-          const colour = read("head-" + hue);
+        rows.forEach((row, i) => {
+          const colour = read("head-" + row.hue);
           pen.box(MARGIN, top + 3, 9, 9, colour);
-          pen.text(MARGIN + 14, top + 8, known.maps[head].name, { ...text, bold: true });
-          tokens.forEach((token, j) => {
-            const x = token.offsetLeft + MARGIN;
-            const y = token.offsetTop + top + TITLE;
-            if (levels[j]) {
-              const opacity = (DARKEST * levels[j]) / LEVELS / 100;
-              pen.box(x, y, token.offsetWidth, token.offsetHeight, colour, opacity);
-            }
-            pen.text(x + 1, y + token.offsetHeight / 2, known.labels[j], { ...text, bold: j === marked });
-          });
+          pen.text(MARGIN + 14, top + 8, known.maps[row.head].name, { ...text, bold: true });
+          let down = top + TITLE;
+          for (const one of texts(row)) {
+            const isNear = one === row[marked.direction];
+            one.tokens.forEach((token, j) => {
+              const x = token.offsetLeft + MARGIN;
+              const y = token.offsetTop + down;
+              if (one.levels[j]) {
+                const opacity = (DARKEST * one.levels[j]) / LEVELS / 100;
+                pen.box(x, y, token.offsetWidth, token.offsetHeight, colour, opacity);
+              }
+              const bold = isNear && j === marked.token;
+              pen.text(x + 1, y + token.offsetHeight / 2, token.textContent, { ...text, bold });
+            });
+            down += one.flow.scrollHeight + GAP;
+          }
           top += heights[i];
         });
         return pen.finish();

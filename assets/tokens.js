@@ -9,18 +9,38 @@
     return document.getElementById("token-strip");
   }
 
-  function button(tokens, i) {
-    const element = document.createElement("button");
-    element.type = "button";
-    element.className = "token " + tokens.kinds[i];
+  function token(tag, tokens, i) {
+    const element = document.createElement(tag);
+    const segment = tokens.segments && tokens.segments[i] ? " second" : "";
+    element.className = "token " + tokens.kinds[i] + segment;
     element.textContent = tokens.labels[i];
     element.title = "position " + i + ", id " + tokens.ids[i];
+    return element;
+  }
+
+  function button(tokens, i) {
+    const element = token("button", tokens, i);
+    element.type = "button";
     element.dataset.position = i;
     return element;
   }
 
+  // What the encoder reads, in front of the decoder's tokens: no prediction is read there.
+  function source(tokens) {
+    const arrow = document.createElement("span");
+    arrow.className = "token-arrow";
+    arrow.textContent = "→";
+    arrow.title = "what the decoder has written";
+    const spans = tokens.labels.map((_, i) => token("span", tokens, i));
+    spans.forEach((span) => {
+      span.classList.add("of-source");
+      span.title = "source, " + span.title;
+    });
+    return [...spans, arrow];
+  }
+
   function mark(position) {
-    for (const token of strip().children) {
+    for (const token of strip().querySelectorAll("button.token")) {
       const read = Number(token.dataset.position) === position;
       token.classList.toggle("read", read);
       token.tabIndex = read ? 0 : -1;
@@ -44,11 +64,13 @@
   }
 
   const tokens = {
-    // list: { labels, kinds, ids }, one of each for a position.
+    // list: { labels, kinds, ids, segments }, one of each for a position; source: null, or the same
+    // of the positions of an encoder.
     show(list, position) {
       if (list && list !== shown) {
         shown = list;
-        strip().replaceChildren(...list.labels.map((_, i) => button(list, i)));
+        const before = list.source ? source(list.source) : [];
+        strip().replaceChildren(...before, ...list.labels.map((_, i) => button(list, i)));
       }
       mark(position);
       window.requestAnimationFrame(reveal);
@@ -58,7 +80,7 @@
   window.dash_clientside = Object.assign({}, window.dash_clientside, { tokens });
 
   function ofToken(event) {
-    return event.target.closest && event.target.closest("#token-strip .token");
+    return event.target.closest && event.target.closest("#token-strip button.token");
   }
 
   document.addEventListener("click", (event) => {
@@ -76,14 +98,14 @@
     const goals = token && {
       ArrowRight: token.nextElementSibling,
       ArrowLeft: token.previousElementSibling,
-      Home: token.parentElement.firstElementChild,
+      Home: token.parentElement.querySelector("button.token"),
       End: token.parentElement.lastElementChild,
     };
     if (!token || !(event.key in goals)) {
       return;
     }
     event.preventDefault();
-    if (goals[event.key]) {
+    if (goals[event.key] && goals[event.key].matches("button.token")) {
       goals[event.key].focus();
     }
   });

@@ -48,16 +48,16 @@
     },
 
     // What viz/standalone packs: deflated codes, all high bytes and then all low ones, of the rows
-    // of a map of n positions; rows of a causal map end at the diagonal.
-    async unpack(base64, n, causal, unit) {
+    // of a map; rows of a causal map end at the diagonal.
+    async unpack(base64, nQueries, nKeys, causal, unit) {
       const packed = Uint8Array.from(window.atob(base64), (character) => character.charCodeAt(0));
       const inflated = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
       const bytes = new Uint8Array(await new Response(inflated).arrayBuffer());
       const weight = weightOf();
       const half = bytes.length / 2;
       let next = 0;
-      return Array.from({ length: n }, (_, query) => {
-        const row = new Float32Array(causal ? query + 1 : n);
+      return Array.from({ length: nQueries }, (_, query) => {
+        const row = new Float32Array(causal ? query + 1 : nKeys);
         for (let key = 0; key < row.length; key++, next++) {
           row[key] = weight[bytes[half + next] * 256 + bytes[next]] * unit;
         }
@@ -79,9 +79,9 @@
     },
 
     // Where a query looks ("at": a row of the map) or by whom a key is looked at ("by": a column).
-    ofToken(values, position, direction) {
+    ofToken(values, position, direction, nKeys) {
       if (direction === "at") {
-        const row = new Float32Array(values.length).fill(NaN);
+        const row = new Float32Array(nKeys).fill(NaN);
         row.set(values[position]);
         return row;
       }

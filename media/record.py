@@ -1,10 +1,10 @@
-"""Records the two pictures of the README from the running page on the built-in model.
+"""Records the pictures of the README from the running page on the built-in model.
 
     .venv/bin/pip install -q -r tests/requirements.txt && .venv/bin/python media/record.py
 
-starts the server, drives Chromium through two short sessions and writes
-`select_prompt_and_heads.gif` and `run_ablation_study.gif` beside this file. Nothing is staged:
-waiting times are shortened in the playback, what is on the screen is what was computed.
+starts the server, drives Chromium through short sessions and writes `select_prompt_and_heads.gif`,
+`see_every_head.gif` and `run_ablation_study.gif` beside this file. Nothing is staged: waiting times
+are shortened in the playback, what is on the screen is what was computed.
 """
 
 import io
@@ -154,6 +154,63 @@ def record_prompt_and_heads(page: Page, url: str) -> None:
     film.save(HERE / "select_prompt_and_heads.gif")
 
 
+def record_pictures(page: Page, url: str) -> None:
+    """Find a head among all, see it as lines and as text, and ask why it looks where it looks."""
+    film = open_page(page, url)
+    text = page.locator("#prompt-text")
+    film.type(text, "The cat sat on the mat. The cat sat on the")
+    text.press("Enter")
+    settle(page)
+    film.click(page.locator("#heads-clear"))
+    picture = page.locator("#picture")
+    film.click(picture.get_by_text("Overview", exact=True), 300)
+    settle(page)
+    film.shoot(1800)
+    for layer, head in ((16, 0), (17, 3), (18, 6)):
+        point_at_thumbnail(page, layer, head)
+        settle(page, 400)
+        film.shoot(1500)
+        page.mouse.down()
+        page.mouse.up()
+        settle(page, 600)
+        film.shoot(700)
+    film.click(picture.get_by_text("Lines", exact=True), 300)
+    settle(page)
+    film.shoot(1800)
+    film.click(picture.get_by_text("Text", exact=True), 300)
+    settle(page)
+    film.shoot(2200)
+    film.click(picture.get_by_text("Matrix", exact=True), 300)
+    settle(page)
+    film.shoot(1000)
+    plot = page.locator(".map-card .nsewdrag").nth(1)
+    box = plot.bounding_box()
+    assert box is not None
+    # The last query is the second "the", the seventh key follows the first.
+    at = {"x": box["width"] * 5.5 / 12, "y": box["height"] * 11.5 / 12}
+    plot.hover(position=at)
+    film.shoot(900)
+    plot.click(position=at)
+    settle(page, 2500)
+    film.shoot(4500)
+    film.save(HERE / "see_every_head.gif")
+
+
+def point_at_thumbnail(page: Page, layer: int, head: int) -> None:
+    """Move the pointer over the overview until the enlarged head is the one that is wanted."""
+    grid = page.locator(".overview-grid")
+    box = grid.bounding_box()
+    assert box is not None
+    card = page.locator(".overview-card")
+    for row in range(30):
+        for column in range(40):
+            x, y = box["width"] * (column + 0.5) / 40, box["height"] * (row + 0.5) / 30
+            page.mouse.move(box["x"] + x, box["y"] + y)
+            if card.is_visible() and f"L{layer}H{head}" in (card.text_content() or ""):
+                return
+    sys.exit(f"L{layer}H{head} was not found in the overview.")
+
+
 def record_study(page: Page, url: str) -> None:
     """Run the targeted study on the first example and use the heads that it finds."""
     film = open_page(page, url)
@@ -216,7 +273,7 @@ def main() -> None:
                 executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
                 args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
             )
-            for record in (record_prompt_and_heads, record_study):
+            for record in (record_prompt_and_heads, record_pictures, record_study):
                 page = browser.new_page(viewport=SIZE)
                 record(page, url)
                 page.close()

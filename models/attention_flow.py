@@ -31,8 +31,10 @@ def moved_attention(
     behind the attention (Gemma 2, OLMo 2) is not applied.
 
     Raises:
-        UserError: a head that does not exist, or a model that shows no values.
+        UserError: a head that does not exist, or a model that shows no values or is an
+            encoder-decoder.
     """
+    model.check_one_stack("Attention weighted by what is moved")
     wanted = model.check_heads(heads)
     if not model.dispatches:
         raise UserError(
@@ -75,8 +77,9 @@ def attention_rollout(
         Maps of kind "rollout", in which a head stands for its whole layer.
 
     Raises:
-        UserError: a layer that does not exist.
+        UserError: a layer that does not exist, or an encoder-decoder.
     """
+    model.check_one_stack("Attention rollout")
     ends = [model.n_layers - 1] if up_to is None else list(up_to)
     for layer in ends:
         if not 0 <= layer < model.n_layers:

@@ -33,6 +33,8 @@ class AttentionSite:
     n_heads: int
     n_kv_heads: int
     d_head: int
+    extent: tuple[int, int]
+    """(queries, keys) that it had on the prompt with which it was found."""
 
 
 def install_hooks(site: AttentionSite, layer: int) -> None:
@@ -45,8 +47,8 @@ def install_hooks(site: AttentionSite, layer: int) -> None:
         if request is None:
             return None
         request.next_layer()
-        plan = request.plan
-        if plan is None or not plan.touches(layer) or plan.editor.blocked is None:
+        plan = request.plan_of(layer)
+        if plan is None or plan.editor.blocked is None:
             return None
         mask = kwargs.get("attention_mask")
         if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.dtype == torch.bool:
@@ -67,15 +69,18 @@ def install_hooks(site: AttentionSite, layer: int) -> None:
             return None
         flat = args[0]  # [batch, position, n_heads * d_head]
         z = flat.reshape(*flat.shape[:-1], site.n_heads, site.d_head)
-        edited = request.passed_on(layer, Call(None, z, edit_outputs(z, layer, request.plan)))
+        edited = request.passed_on(
+            layer, Call(None, z, edit_outputs(z, layer, request.plan_of(layer)))
+        )
         return (edited.reshape(flat.shape), *args[1:]) if edited is not z else None
 
     def read_probabilities(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         request = _request()
         if request is None:
             return
-        if request.plan is not None and request.plan.touches(layer):
-            _check_knockout(request, request.plan, layer, output)
+        plan = request.plan_of(layer)
+        if plan is not None:
+            _check_knockout(request, plan, layer, output)
         if layer in request.read:
             pattern = _pattern(layer, output)[0]  # [n_heads, n_query, n_key]
             reader = request.reader_of(layer, *pattern.shape[1:])

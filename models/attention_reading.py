@@ -7,12 +7,15 @@ used for the next one; the reader keeps what it wants. Writing maps into arrays 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+NEVER = torch.finfo(torch.float32).min
+"""The score of a key that a query may not see."""
 
 BLOCK_SCORES = 2**19
 """How many scores (2 MB in float32) are worked on at a time when probabilities are read."""
@@ -35,6 +38,9 @@ class AttentionBlock:
     to 1, or to less with sinks. Not to be changed, and to be copied where it is to be kept."""
     n_key: int
     """How many keys there are."""
+    scores: Tensor | None = None
+    """float32 like `probabilities`, whose logarithms they are up to a number a row: the largest of
+    a row is 0, and where a probability is 0 it is finite. None where they are not known."""
 
 
 class AttentionReader(Protocol):
@@ -59,6 +65,46 @@ class MapWriter:
         for place, rows in zip(places, block.probabilities, strict=True):
             torch.from_numpy(place[block.rows, :n_seen]).copy_(rows)
             place[block.rows, n_seen:] = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OfStack:
+    """Hands on what is read of one stack, its layers counted within it."""
+
+    reader: AttentionReader
+    layers: Mapping[int, int]
+    """Layer in the order in which all run -> layer of the stack."""
+
+    def take(self, block: AttentionBlock) -> None:
+        self.reader.take(replace(block, layer=self.layers[block.layer]))
+
+
+class OutputReader:
+    """The reader that computes a layer's z from the weights: what fused attention would give."""
+
+    def __init__(self, value: Tensor, n_heads: int, n_query: int) -> None:
+        """Args:
+        value: [1, n_kv_heads, n_key, d_head]; all of the layer's heads are to be read, in order.
+        """
+        self.z = value.new_empty(1, n_query, n_heads, value.shape[-1])
+        """[1, n_query, n_heads, d_head]."""
+        self._values = value[0].repeat_interleave(n_heads // value.shape[1], dim=0)
+
+    def take(self, block: AttentionBlock) -> None:
+        of_keys = self._values[block.heads, : block.probabilities.shape[-1]]
+        rows = torch.matmul(block.probabilities, of_keys)  # [n_heads, n_rows, d_head]
+        self.z[0, block.rows, block.heads] = rows.transpose(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SeveralReaders:
+    """The reader that hands each block to several others, in their order."""
+
+    readers: Sequence[AttentionReader]
+
+    def take(self, block: AttentionBlock) -> None:
+        for reader in self.readers:
+            reader.take(block)
 
 
 def read_probabilities(
@@ -114,20 +160,21 @@ def read_probabilities(
             if bias is not None:
                 scores += entries_of_heads(bias, chosen, block)[..., :n_seen].float()
             if allowed is not None:
-                scores.masked_fill_(
-                    ~entries_of_heads(allowed, chosen, block)[..., :n_seen], -torch.inf
-                )
+                scores.masked_fill_(~entries_of_heads(allowed, chosen, block)[..., :n_seen], NEVER)
             if causal:
                 first = min(positions[rows]) + 1  # no query of the block is kept from earlier keys
-                scores[..., first:].masked_fill_(keys[first:n_seen] > block[:, None], -torch.inf)
+                scores[..., first:].masked_fill_(keys[first:n_seen] > block[:, None], NEVER)
+            largest = scores.amax(dim=-1, keepdim=True)
+            scores.sub_(largest)
+            with_sinks = scores
             if sinks is not None:
                 column = sinks.reshape(-1)[chosen].float()[:, None, None]
-                scores = torch.cat([scores, column.expand(*shape[:2], 1)], dim=-1)
-            probabilities = space.probabilities(tuple(scores.shape))
-            torch.softmax(scores, dim=-1, out=probabilities)
-            reader.take(
-                AttentionBlock(layer, some, rows, block, probabilities[..., :n_seen], n_key)
-            )
+                with_sinks = torch.cat([scores, column - largest], dim=-1)
+            probabilities = space.probabilities(tuple(with_sinks.shape))
+            torch.softmax(with_sinks, dim=-1, out=probabilities)
+            on_keys = probabilities[..., :n_seen]
+            known = scores if bias is None else None  # a bias may hold infinities
+            reader.take(AttentionBlock(layer, some, rows, block, on_keys, n_key, known))
 
 
 def read_pattern(

@@ -22,8 +22,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from models.attention_reading import AttentionReader, MapWriter, read_probabilities
-from models.edits import RowPlan
+from models.attention_reading import (
+    AttentionReader,
+    MapWriter,
+    OutputReader,
+    SeveralReaders,
+    read_probabilities,
+)
+from models.edits import Plan, RowPlan
 from models.errors import ErrorKind, UserError
 
 ATTENTION_NAME = "head_tap"
@@ -113,7 +119,10 @@ class TapRequest:
     """What takes the probabilities in; None: they are kept in `attention`."""
     queries: Sequence[int] | None = None
     """The positions whose rows are read, counted from 0; None for all."""
-    plan: RowPlan | None = None
+    z_from_weights: bool = False
+    """Whether z is computed from the weights that are read where all of a layer are: for long
+    prompts that is much less work than fused attention beside it."""
+    plan: Plan | None = None
     keep_z: frozenset[int] = frozenset()
     """Layers whose (edited) z is kept."""
     on_call: Callable[[int, Call], Tensor | None] | None = None
@@ -134,14 +143,40 @@ class TapRequest:
         self.n_calls += 1
         return self.n_calls - 1
 
+    def plan_of(self, layer: int) -> RowPlan | None:
+        """Return what is changed in a layer, if anything is."""
+        return None if self.plan is None else self.plan.of(layer)
+
     def attend(self, inputs: Inputs) -> Tensor:
         layer = self.next_layer()
-        planned = planned_inputs(inputs, layer, self.plan, self.left_alone)
-        raw_z = run_attention(planned)
-        z = edit_outputs(raw_z, layer, self.plan)
-        if layer in self.read:
-            self._read(layer, planned)
+        plan = self.plan_of(layer)
+        planned = planned_inputs(inputs, layer, plan, self.left_alone)
+        if self._gives_z(layer, planned):
+            raw_z = self._read_for_z(layer, planned)
+        else:
+            raw_z = run_attention(planned)
+            if layer in self.read:
+                self._read(layer, planned)
+        z = edit_outputs(raw_z, layer, plan)
         return self.passed_on(layer, Call(planned, raw_z, z))
+
+    def _gives_z(self, layer: int, inputs: Inputs) -> bool:
+        """Whether what is read of a layer is all that its z is made from, in its own precision."""
+        return (
+            self.z_from_weights
+            and self.reader is not None
+            and self.queries is None
+            and list(self.read.get(layer, ())) == list(range(inputs.query.shape[1]))
+            and inputs.query.shape[0] == 1
+            and inputs.query.dtype == torch.float32
+        )
+
+    def _read_for_z(self, layer: int, inputs: Inputs) -> Tensor:
+        assert self.reader is not None  # see `_gives_z`
+        outputs = OutputReader(inputs.value, *inputs.query.shape[1:3])
+        readers = SeveralReaders((outputs, self.reader))
+        read_inputs(inputs, layer, self.read[layer], readers)
+        return outputs.z
 
     def _read(self, layer: int, inputs: Inputs) -> None:
         """Have the probabilities of the wanted heads of a layer read."""

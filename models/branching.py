@@ -20,7 +20,7 @@ the same pass with the heads chosen so far common to all sets. No padding, no ap
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -60,7 +60,12 @@ class LogitsOf(Protocol):
     """Runs the model on rows of token ids of equal length, serving a request."""
 
     def __call__(
-        self, ids: Sequence[Sequence[int]], request: TapRequest, position: int | None = None
+        self,
+        ids: Sequence[Sequence[int]],
+        request: TapRequest,
+        position: int | None = None,
+        *,
+        beside: Mapping[str, Sequence[int]] | None = None,
     ) -> Tensor:
         """Return logits [batch, 1, n_vocab] at a position; [batch, position, n_vocab] for None."""
         ...
@@ -216,10 +221,12 @@ class BranchEngine:
         head_sets: Sequence[frozenset[Head]],
         editing: Editing,
         keep_keys: bool = False,
+        beside: Mapping[str, Sequence[int]] | None = None,
     ) -> BaseRun:
         """Run the row that all sets share, and remember it.
 
         Args:
+            beside: what goes into the model with the ids (`forward_pass.beside`).
             keep_keys: whether its keys and values are kept even if no branch of this editing
                 needs them, for `BaseRun.acting_at`.
 
@@ -237,7 +244,7 @@ class BranchEngine:
         request = TapRequest(plan=plan, on_call=memory.remember, left_alone=memory.left_alone)
         recorder = Recorder()
         with watching(recorder):
-            logits = self._logits_of([list(ids)], request, editing.read)
+            logits = self._logits_of([list(ids)], request, editing.read, beside=beside)
         refuse_empty_queries(memory.left_alone)
         return BaseRun(
             editing=editing,

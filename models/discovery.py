@@ -5,7 +5,7 @@ tap; the output projection is the linear map whose input is, to the bit, what th
 Other architectures show them by returning attention weights.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,11 +19,14 @@ from models.errors import ErrorKind, UserError
 Forward = Callable[[], Any]
 
 
-def find_dispatching_sites(model: nn.Module, forward: Forward) -> list[AttentionSite]:
+def find_dispatching_sites(
+    model: nn.Module, forward: Forward, one_stack: bool = True
+) -> list[AttentionSite]:
     """Return the attention layers that call the tap, in the order they run.
 
     Args:
         forward: runs the model once on a short prompt.
+        one_stack: whether there must be one for each of the model's layers.
 
     Raises:
         UserError: a layer's heads do not go through one linear output projection.
@@ -46,7 +49,8 @@ def find_dispatching_sites(model: nn.Module, forward: Forward) -> list[Attention
 
     with _temporary_pre_hooks(model, match), active(TapRequest(on_call=remember)):
         forward()
-    _refuse_other_layers(model, len(calls))
+    if one_stack:
+        _refuse_other_layers(model, len(calls))
     missing = [layer for layer in range(len(calls)) if layer not in projections]
     if missing:
         raise UserError(
@@ -61,6 +65,7 @@ def find_dispatching_sites(model: nn.Module, forward: Forward) -> list[Attention
             n_heads=call.z.shape[2],
             n_kv_heads=call.inputs.key.shape[1],
             d_head=call.z.shape[3],
+            extent=(call.inputs.query.shape[2], call.inputs.key.shape[2]),
         )
         for layer, call in enumerate(calls)
         if call.inputs is not None
@@ -68,15 +73,20 @@ def find_dispatching_sites(model: nn.Module, forward: Forward) -> list[Attention
 
 
 def find_returning_sites(
-    model: nn.Module, forward: Forward, n_positions: int
+    model: nn.Module,
+    forward: Forward,
+    extents: Collection[tuple[int, int]],
+    one_stack: bool = True,
 ) -> list[AttentionSite]:
     """Return the attention layers of a model that does not dispatch, in the order they run.
 
-    They are the innermost modules that return weights [1, n_heads, n_positions, n_positions] whose
-    rows sum to 1; the output projection is the last linear map that runs inside.
+    They are the innermost modules that return weights [1, n_heads, n_query, n_key] whose rows sum
+    to 1; the output projection is the last linear map that runs inside.
 
     Args:
-        forward: runs the model once on a prompt of `n_positions` tokens, with eager attention.
+        forward: runs the model once on a short prompt, with eager attention.
+        extents: what (n_query, n_key) can be on that prompt.
+        one_stack: whether there must be one for each of the model's layers.
     """
     found: list[tuple[nn.Module, Tensor]] = []
     last_linear: dict[nn.Module, nn.Module] = {}
@@ -91,7 +101,7 @@ def find_returning_sites(
             last_linear.update((ancestor, module) for ancestor in running)
         pattern = pattern_in(output)
         inner_already = any(site in set(module.modules()) for site, _ in found)
-        if pattern is not None and not inner_already and _is_pattern(pattern, n_positions):
+        if pattern is not None and not inner_already and _is_pattern(pattern, extents):
             found.append((module, pattern))
 
     handles = [m.register_forward_pre_hook(enter) for m in model.modules()]
@@ -101,7 +111,8 @@ def find_returning_sites(
     finally:
         for handle in handles:
             handle.remove()
-    _refuse_other_layers(model, len(found))
+    if one_stack:
+        _refuse_other_layers(model, len(found))
     return [_site(module, pattern, last_linear.get(module)) for module, pattern in found]
 
 
@@ -134,11 +145,12 @@ def _site(module: nn.Module, pattern: Tensor, projection: nn.Module | None) -> A
             f"{n_heads} heads was found.",
         )
     # How many key-value heads there are is not visible from outside; it is not needed here.
-    return AttentionSite(module, projection, n_heads, n_heads, width // n_heads)
+    extent = (pattern.shape[2], pattern.shape[3])
+    return AttentionSite(module, projection, n_heads, n_heads, width // n_heads, extent)
 
 
-def _is_pattern(pattern: Tensor, n_positions: int) -> bool:
-    if tuple(pattern.shape[-2:]) != (n_positions, n_positions) or not pattern.is_floating_point():
+def _is_pattern(pattern: Tensor, extents: Collection[tuple[int, int]]) -> bool:
+    if tuple(pattern.shape[-2:]) not in extents or not pattern.is_floating_point():
         return False
     sums = pattern.float().sum(-1)
     return bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-2))

@@ -63,6 +63,10 @@ class Intervention(Protocol):
     ) -> HeadEditor:
         """Make the intervention ready to act on `heads` (those it may be asked for).
 
+        Args:
+            heads: of one stack; `model.axes_of(prompt, heads)` are its positions.
+            positions: those of the stack's queries that are acted on; None for all.
+
         Raises:
             UserError: a parameter does not fit this model or prompt.
         """
@@ -103,10 +107,28 @@ class RowPlan:
     def touches(self, layer: int) -> bool:
         return layer in self.by_layer
 
+    def of(self, layer: int) -> RowPlan | None:
+        """Return the plan of one layer; None if nothing is edited there."""
+        return self if self.touches(layer) else None
+
     def pairs(self, layer: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the (rows, heads) edited in a layer, on the device where the layer runs."""
         rows, heads = self.by_layer[layer]
         return rows.to(device), heads.to(device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JointPlan:
+    """Plans for layers of different stacks, whose positions differ; no layer is in two of them."""
+
+    parts: tuple[RowPlan, ...]
+
+    def of(self, layer: int) -> RowPlan | None:
+        """Return the plan of one layer; None if nothing is edited there."""
+        return next((part for part in self.parts if part.touches(layer)), None)
+
+
+Plan = RowPlan | JointPlan
 
 
 def rows_by_layer(

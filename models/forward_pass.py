@@ -2,16 +2,33 @@
 
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from models.attention_tap import TapRequest, active, refuse_empty_queries
 from models.errors import ErrorKind, UserError
+from models.model_facts import is_encoder_decoder
 from models.placement import execution_device
+from models.types import TokenizedPrompt
+
+Beside = Mapping[str, Sequence[int]]
+"""What the model is given beside the ids of a prompt: keyword -> a number for each position (of
+the source, or of the prompt); the same for each row of a batch."""
+
+
+def beside(prompt: TokenizedPrompt) -> Beside:
+    """Return what goes into the model with the ids of a prompt."""
+    given: dict[str, Sequence[int]] = {}
+    if prompt.source is not None:
+        given["input_ids"] = prompt.source.ids
+    if prompt.segments is not None:
+        given["token_type_ids"] = prompt.segments
+    return given
 
 
 class ForwardPass:
@@ -24,14 +41,22 @@ class ForwardPass:
         self._model = model
         self._lock = lock
         self._options = _options(model)
+        self._ids_name = "decoder_input_ids" if is_encoder_decoder(model) else "input_ids"
 
-    def logits_at(self, ids: Sequence[Sequence[int]], request: TapRequest, position: int) -> Tensor:
+    def logits_at(
+        self,
+        ids: Sequence[Sequence[int]],
+        request: TapRequest,
+        position: int,
+        beside: Beside | None = None,
+        encoded: Tensor | None = None,
+    ) -> Tensor:
         """Run a batch of prompts of equal length; return logits [batch, n_vocab] at a position.
 
         Raises:
             UserError: memory ran out, or the logits are not finite.
         """
-        logits = self.logits(ids, request, position)[:, 0]
+        logits = self.logits(ids, request, position, beside=beside, encoded=encoded)[:, 0]
         self.refuse_not_finite(logits)
         return logits
 
@@ -41,24 +66,53 @@ class ForwardPass:
         request: TapRequest,
         position: int | None = None,
         gradients: bool = False,
+        beside: Beside | None = None,
+        encoded: Tensor | None = None,
     ) -> Tensor:
         """Run a batch; return logits [batch, 1, n_vocab], or [batch, position, n_vocab] for all.
+
+        Args:
+            ids: of the prompts, an encoder-decoder's being those of its decoder.
+            beside: what goes in with them.
+            encoded: what the encoder makes of the source (`encode`), [1, n_source, d_model]. With
+                it the decoder alone runs; `request` counts its layers on from the encoder's.
 
         Raises:
             UserError: memory ran out, or a knockout left a query no key.
         """
-        batch = torch.tensor([list(row) for row in ids], device=self.device)
+        given: dict[str, Any] = {**self.inputs(ids, beside)}
+        if encoded is not None:
+            del given["input_ids"]
+            given["encoder_outputs"] = BaseModelOutput(encoded.expand(len(ids), -1, -1))
         options = dict(self._options)
         sliced = position is not None and "logits_to_keep" in options
         if sliced:
             options["logits_to_keep"] = torch.tensor([position], device=self.device)
         else:
             options.pop("logits_to_keep", None)
-        n_rows, n_positions = batch.shape
+        n_rows, n_positions = len(ids), len(ids[0]) + len((beside or {}).get("input_ids", ()))
         with self.computing(n_rows, n_positions, gradients), active(request):
-            logits: Tensor = self._model(input_ids=batch, **options).logits
+            logits: Tensor = self._model(**given, **options).logits
         refuse_empty_queries(request.left_alone)
         return logits if position is None or sliced else logits[:, position : position + 1]
+
+    def encode(self, ids: Sequence[int]) -> Tensor:
+        """Return what an encoder-decoder's encoder makes of a source, [1, n_source, d_model]."""
+        batch = torch.tensor([list(ids)], device=self.device)
+        with self.computing(1, len(ids)):
+            hidden: Tensor = self._model.get_encoder()(input_ids=batch).last_hidden_state
+        return hidden
+
+    def inputs(
+        self, ids: Sequence[Sequence[int]], beside: Beside | None = None
+    ) -> dict[str, Tensor]:
+        """Return a batch as the model takes it: keyword -> int64 [batch, position]."""
+        rows = {self._ids_name: ids}
+        rows |= {name: [row] * len(ids) for name, row in (beside or {}).items()}
+        return {
+            name: torch.tensor([list(row) for row in given], device=self.device)
+            for name, given in rows.items()
+        }
 
     @contextmanager
     def computing(self, n_rows: int, n_positions: int, gradients: bool = False) -> Iterator[None]:

@@ -7,6 +7,7 @@ head does to the score (attribution patching with a gate; cf. Michel et al. 2019
 Heads Really Better than One?", equation 2).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -21,22 +22,29 @@ from models.branching import Editing, every_head_edited
 class Gates:
     """One gate a head, put in while the model runs on one row."""
 
-    editing: Editing
-    by_layer: list[Tensor] = field(default_factory=list)
-    """[n_heads] each, in the order in which the layers run; all ones."""
+    editings: Mapping[int, Editing]
+    """layer -> what is done to its heads; layers that are not named have no gates."""
+    by_layer: dict[int, Tensor] = field(default_factory=dict)
+    """layer -> [n_heads], all ones; filled while running."""
     left_alone: list[EmptyQueries] = field(default_factory=list)
 
-    def apply(self, layer: int, call: Call) -> Tensor:
-        edited = every_head_edited(layer, call, self.editing, self.left_alone)[0]
+    def apply(self, layer: int, call: Call) -> Tensor | None:
+        editing = self.editings.get(layer)
+        if editing is None:
+            return None
+        edited = every_head_edited(layer, call, editing, self.left_alone)[0]
         whole = Window(0, edited.shape[0])
-        edited = self.editing.where_acted_on(call.z[0], edited, whole)[None]
+        edited = editing.where_acted_on(call.z[0], edited, whole)[None]
         # Made here, where the layer's device and dtype are known.
         gate = torch.ones(call.z.shape[2], dtype=call.z.dtype, device=call.z.device)
-        self.by_layer.append(gate.requires_grad_())
+        self.by_layer[layer] = gate.requires_grad_()
         # A head that is ablated already has z == edited: its gate does nothing.
         return call.z + (gate - 1)[:, None] * (call.z - edited)
 
-    def estimated_changes(self, score: Tensor) -> list[Tensor]:
-        """Return, layer by layer, the estimated change of a scalar score, float32 [n_heads]."""
-        gradients = torch.autograd.grad(score, self.by_layer)
-        return [-gradient.float() for gradient in gradients]
+    def estimated_changes(self, score: Tensor) -> dict[int, Tensor]:
+        """Return layer -> the estimated change of a scalar score, float32 [n_heads]."""
+        gradients = torch.autograd.grad(score, list(self.by_layer.values()))
+        return {
+            layer: -gradient.float()
+            for layer, gradient in zip(self.by_layer, gradients, strict=True)
+        }

@@ -4,21 +4,23 @@ What sweep and search stand on. Models whose blocks can be run one by one evalua
 branches of one shared run (`models.branching`); for the others a set is a row from the bottom up.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from models.attention_tap import TapRequest
 from models.blocks import Window
 from models.branching import BaseRun, BranchEngine, Editing
 from models.budget import MemoryBudget
-from models.edits import Intervention, RowPlan, acted_on_mask
+from models.edits import Intervention, JointPlan, Plan, acted_on_mask, rows_by_layer
 from models.errors import ErrorKind, UserError
-from models.forward_pass import ForwardPass, log_softmax64
+from models.forward_pass import ForwardPass, beside, log_softmax64
 from models.head_gradients import Gates
+from models.stacks import ENCODER, MAIN, StackTable
 from models.types import FloatArray, Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -34,7 +36,35 @@ class PosedPrompt:
     """A prompt and an intervention, made ready to be asked about sets of heads."""
 
     prompt: TokenizedPrompt
-    editing: Editing
+    stacks: StackTable
+    editings: Mapping[str, Editing]
+    """Stack -> what is done to its heads: positions differ between stacks."""
+    read: int
+    """The position whose prediction is asked for."""
+    device: torch.device
+
+    @property
+    def editing(self) -> Editing:
+        """What is done where all heads are of one stack."""
+        [editing] = self.editings.values()
+        return editing
+
+    def plan(self, head_sets: Sequence[Sequence[Head]]) -> Plan:
+        """Plan a batch whose row r has the heads of `head_sets[r]` edited."""
+        parts = []
+        for name in dict.fromkeys(head.stack for heads in head_sets for head in heads):
+            own = [[head for head in heads if head.stack == name] for heads in head_sets]
+            rows = rows_by_layer([self.stacks.running(heads) for heads in own], self.device)
+            parts.append(self.editings[name].plan(rows))
+        return parts[0] if len(parts) == 1 else JointPlan(tuple(parts))
+
+    def editings_by_layer(self) -> dict[int, Editing]:
+        """Return layer, counted in the order they run, -> what is done to its heads."""
+        return {
+            layer: self.editings[name]
+            for layer, (name, _) in enumerate(self.stacks.places)
+            if name in self.editings
+        }
 
 
 class HeadSets:
@@ -46,9 +76,16 @@ class HeadSets:
         forward: ForwardPass,
         engine: BranchEngine | None,
         budget: MemoryBudget,
+        decodes_alone: bool,
     ) -> None:
-        """Args: engine: None if sets cannot branch off a shared run."""
+        """Wrap what evaluates sets.
+
+        Args:
+            engine: None if sets cannot branch off a shared run.
+            decodes_alone: whether the decoder can be run on what the encoder has made of a source.
+        """
         self.engine = engine
+        self._decodes_alone = decodes_alone
         self.budget = budget
         self._model = model
         self._forward = forward
@@ -66,20 +103,23 @@ class HeadSets:
         Args:
             heads: those that may be asked about; None for all.
             position: where the prediction is read; None: the model's own choice.
-            positions: the positions acted on; None for all.
+            positions: the positions acted on, among the queries of each head's stack; None for
+                all.
 
         Raises:
             UserError: a part does not exist, or does not fit.
         """
         model = self._model
-        acted_on = model.check_positions(prompt, positions)
-        asked = model.all_heads() if heads is None else model.check_heads(heads)
-        editing = Editing(
-            intervention.prepare(model, prompt, asked, acted_on),
-            acted_on_mask(acted_on, len(prompt), model.device),
-            model.resolve_position(prompt, position),
-        )
-        return PosedPrompt(prompt, editing)
+        asked = model.all_heads(None) if heads is None else model.check_heads(heads)
+        read = model.resolve_position(prompt, position)
+        editings = {}
+        for name, members in (model.stacks.by_stack(asked) or {MAIN: ()}).items():
+            queries = model.stacks.axes(prompt, name).queries
+            acted_on = model.check_positions(queries, positions)
+            editor = intervention.prepare(model, prompt, members, acted_on)
+            mask = acted_on_mask(acted_on, len(queries), model.device)
+            editings[name] = Editing(editor, mask, read)
+        return PosedPrompt(prompt, model.stacks, editings, read, model.device)
 
     def evaluate(self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]]) -> Iterator[Pass]:
         """Evaluate sets of ablated heads, as many in a forward pass as memory allows.
@@ -103,7 +143,7 @@ class HeadSets:
         sets = [frozenset(heads) for heads in head_sets]
         ids = posed.prompt.ids
         with self._forward.computing(1, len(ids)):
-            base = self.engine.base_run(ids, sets, posed.editing)
+            base = self.engine.base_run(ids, sets, posed.editing, beside=beside(posed.prompt))
         yield from self._branches(base, sets)
 
     def evaluate_by_position(
@@ -127,10 +167,11 @@ class HeadSets:
             UserError: as `pose` and `evaluate`.
         """
         read = self._model.resolve_position(prompt, position)
-        chosen = list(self._model.check_positions(prompt, where) or range(len(prompt)))
+        heads = self._model.check_heads(sorted({head for heads in head_sets for head in heads}))
+        queries = self._model.axes_of(prompt, heads).queries
+        chosen = list(self._model.check_positions(queries, where) or range(len(queries)))
         # From the position read backwards: what is nearest is cheapest, and tells most.
         chosen.sort(key=lambda at: (at > read, -at))
-        heads = self._model.check_heads(sorted({head for heads in head_sets for head in heads}))
         everywhere = self.pose(prompt, intervention, heads, read)
         if not self._same_base_everywhere(everywhere.editing):
             for at in chosen:
@@ -141,7 +182,9 @@ class HeadSets:
         # The empty set keeps the shared run clean: what acts at one position is no part of it.
         sets = [*map(frozenset, head_sets), frozenset[Head]()]
         with self._forward.computing(1, len(prompt)):
-            clean = self.engine.base_run(prompt.ids, sets, everywhere.editing, keep_keys=True)
+            clean = self.engine.base_run(
+                prompt.ids, sets, everywhere.editing, keep_keys=True, beside=beside(prompt)
+            )
         for at in chosen:
             yield from ((at, found) for found in self._branches(clean.acting_at(at), sets[:-1]))
 
@@ -155,32 +198,38 @@ class HeadSets:
             score: float64 log-probabilities [n_vocab] -> a scalar.
 
         Returns:
-            float32 [n_layers, n_heads]: the estimated change of the score, to first order
-            (`models.head_gradients`); 0 for heads ablated already, NaN where there is no head.
+            float32 [n_layers, n_heads], with the layers of all stacks in the order they run: the
+            estimated change of the score, to first order (`models.head_gradients`); 0 for heads
+            ablated already, NaN where there is no head, or none that was posed.
 
         Raises:
             UserError: as `evaluate`; or a knockout on a model whose pattern only hooks can edit.
         """
-        model, editing = self._model, posed.editing
-        if editing.editor.blocked is not None and not model.dispatches:
+        model, editors = self._model, [e.editor for e in posed.editings.values()]
+        if not model.dispatches and any(editor.blocked is not None for editor in editors):
             raise UserError(
                 ErrorKind.OPTION,
                 f"A search with a knockout cannot be screened on {model.name}, whose attention is "
                 "only reached by hooks; use the exact strategy.",
             )
-        gates = Gates(editing)
-        plan = RowPlan.for_rows(
-            editing.editor, [model.check_heads(heads)], editing.acted_on, model.device
+        gates = Gates(posed.editings_by_layer())
+        request = TapRequest(
+            plan=posed.plan([model.check_heads(heads)]),
+            on_call=gates.apply,
+            left_alone=gates.left_alone,
         )
-        request = TapRequest(plan=plan, on_call=gates.apply, left_alone=gates.left_alone)
-        looks_back = model.kind == "causal" and not editing.editor.mixes_positions
-        ids = posed.prompt.ids[: editing.read + 1] if looks_back else posed.prompt.ids
-        logits = self._forward.logits([ids], request, editing.read, gradients=True)[0, 0]
+        mixed = any(editor.mixes_positions for editor in editors)
+        looks_back = model.kind == "causal" and not mixed
+        ids = posed.prompt.ids[: posed.read + 1] if looks_back else posed.prompt.ids
+        given = beside(posed.prompt)
+        logits = self._forward.logits([ids], request, posed.read, gradients=True, beside=given)
+        logits = logits[0, 0]
         self._forward.refuse_not_finite(logits)
         with self._forward.computing(1, len(ids), gradients=True):
             by_layer = gates.estimated_changes(score(log_softmax64(logits)))
-        changes = np.full((model.n_layers, model.n_heads), np.nan, dtype=np.float32)
-        for layer, change in enumerate(by_layer):
+        n_heads = max(model.stacks.n_heads)
+        changes = np.full((len(model.sites), n_heads), np.nan, dtype=np.float32)
+        for layer, change in by_layer.items():
             changes[layer, : len(change)] = change.cpu().numpy()
         return changes
 
@@ -195,16 +244,30 @@ class HeadSets:
         )
 
     def _rows(self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]]) -> Iterator[Pass]:
-        """Evaluate each set as a row from the bottom up."""
-        editing, ids = posed.editing, posed.prompt.ids
-        rows = self.budget.rows(Window(0, len(ids)), len(ids), writes_scores=True)
-        for start in range(0, len(head_sets), rows):
-            batch = head_sets[start : start + rows]
-            plan = RowPlan.for_rows(editing.editor, batch, editing.acted_on, self._forward.device)
-            logits = self._forward.logits_at(
-                [ids] * len(batch), TapRequest(plan=plan), editing.read
-            )
-            yield list(range(start, start + len(batch))), log_softmax64(logits)
+        """Evaluate each set as a row from the bottom up: where no head of the encoder is in it,
+        from the bottom of the decoder."""
+        prompt, stacks = posed.prompt, self._model.stacks
+        n = len(prompt) if prompt.source is None else len(prompt) + len(prompt.source)
+        rows = self.budget.rows(Window(0, n), n, writes_scores=True)
+        whole, decoder = list(range(len(head_sets))), list[int]()
+        if self._decodes_alone:
+            touched = [any(head.stack == ENCODER for head in heads) for heads in head_sets]
+            whole = [i for i, touches in enumerate(touched) if touches]
+            decoder = [i for i, touches in enumerate(touched) if not touches]
+        for members in _parts(whole, rows):
+            plan = posed.plan([head_sets[i] for i in members])
+            yield members, self._row_logprobs(posed, len(members), TapRequest(plan=plan), None)
+        encoded = self._forward.encode(prompt.typed.ids) if decoder else None
+        for members in _parts(decoder, rows):
+            plan = posed.plan([head_sets[i] for i in members])
+            request = TapRequest(plan=plan, n_calls=stacks.encoder_layers)
+            yield members, self._row_logprobs(posed, len(members), request, encoded)
+
+    def _row_logprobs(
+        self, posed: PosedPrompt, n_rows: int, request: TapRequest, encoded: Tensor | None
+    ) -> Tensor:
+        ids, given = [posed.prompt.ids] * n_rows, beside(posed.prompt)
+        return log_softmax64(self._forward.logits_at(ids, request, posed.read, given, encoded))
 
     def _branches(self, base: BaseRun, sets: Sequence[frozenset[Head]]) -> Iterator[Pass]:
         """Evaluate the sets as branches of one shared run."""
@@ -220,3 +283,8 @@ class HeadSets:
             indices, logits = found
             self._forward.refuse_not_finite(logits)
             yield indices, log_softmax64(logits)
+
+
+def _parts(indices: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(indices), size):
+        yield list(indices[start : start + size])

@@ -1,9 +1,9 @@
 """The one class that the rest of the program talks to: tokenise, run, read attention, ablate."""
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,23 @@ from torch import Tensor
 
 from models import tokens
 from models.attention_hooks import AttentionSite, install_hooks
-from models.attention_reading import AttentionReader, MapWriter
+from models.attention_reading import AttentionReader, MapWriter, OfStack
 from models.attention_tap import TapRequest, dispatches
 from models.blocks import watched_blocks
 from models.branching import BranchEngine
 from models.budget import MemoryBudget
 from models.discovery import find_dispatching_sites, find_returning_sites
-from models.edits import AblationLike, Intervention, RowPlan, acted_on_mask
+from models.edits import AblationLike, Intervention, Plan
 from models.errors import ErrorKind, UserError
 from models.fingerprint import weights_fingerprint
-from models.forward_pass import ForwardPass, log_softmax64
+from models.forward_pass import ForwardPass, beside, log_softmax64
 from models.fused import fuse
 from models.head_sets import HeadSets
+from models.model_facts import decoder_start, kind_of, max_positions_of, tells_pairs_apart
 from models.placement import execution_device, weights_at_hand
 from models.residual_reader import ResidualReader
-from models.self_check import branches_rightly, run_self_check
+from models.self_check import branches_rightly, run_self_check, same_numbers
+from models.stacks import MAIN, Axes, StackTable
 from models.types import (
     AttentionMaps,
     Head,
@@ -37,16 +39,20 @@ from models.types import (
     TokenProbability,
 )
 
-NO_LIMIT = 1_000_000
-"""The context of architectures that state none."""
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """What one forward pass gave."""
 
     prediction: Prediction
-    attention: AttentionMaps
+    maps: tuple[AttentionMaps, ...]
+    """One for each stack that the heads asked for are of; without heads, an empty one."""
+
+    @property
+    def attention(self) -> AttentionMaps:
+        """The maps of heads that are all of one stack."""
+        [maps] = self.maps
+        return maps
 
 
 class LanguageModel:
@@ -63,8 +69,9 @@ class LanguageModel:
         """Wrap a transformers model and tokenizer.
 
         Args:
-            model: a causal or masked language model loaded with `attn_implementation` set to
-                `attention_tap.ATTENTION_NAME` if it dispatches, to "eager" if it does not.
+            model: a causal or masked language model or an encoder-decoder, loaded with
+                `attn_implementation` set to `attention_tap.ATTENTION_NAME` if it dispatches, to
+                "eager" if it does not.
             name: what the user called it.
             memory_gb: gigabytes (10^9 bytes) that one pass over many sets of heads may take; None
                 for a share of what is free.
@@ -79,45 +86,102 @@ class LanguageModel:
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         if self.dtype == torch.float32:
             fuse(model)
-        self.kind = "masked" if _predicts_at_mask(model, tokenizer) else "causal"
-        self.max_positions = _max_positions(model, tokenizer)
+        self.kind = kind_of(model, tokenizer)
+        self.pairs = tells_pairs_apart(model, tokenizer)
+        self.max_positions = max_positions_of(model, tokenizer)
         self._pass = ForwardPass(model, name, self.lock)
         self.dispatches = dispatches(type(model))
         self.sites = self._find_sites()
-        self._blocks = watched_blocks(model, self.sites)
-        self.n_layers = len(self.sites)
-        self.n_heads = max(site.n_heads for site in self.sites)
+        self.stacks = self._find_stacks()
+        one_stack = len(self.stacks.stacks) == 1
+        self._blocks = watched_blocks(model, self.sites) if one_stack else None
+        self.n_layers = self.stacks.named(MAIN).n_layers
+        self.n_heads = self.stacks.named(MAIN).n_heads
         self.n_kv_heads = max(site.n_kv_heads for site in self.sites)
         self.d_head = max(site.d_head for site in self.sites)
-        self.n_vocab = int(self._pass.logits(self._probe_prompt(), TapRequest()).shape[-1])
+        self.n_vocab = int(self._probe_logits(TapRequest()).shape[-1])
         budget = MemoryBudget.of(
-            model, self.device, self.dtype, self.n_heads, self.n_vocab, memory_gb
+            model,
+            self.device,
+            self.dtype,
+            max(stack.n_heads for stack in self.stacks.stacks),
+            self.n_vocab,
+            memory_gb,
         )
-        self.head_sets = HeadSets(self, self._pass, self._find_engine(), budget)
+        self.head_sets = HeadSets(
+            self, self._pass, self._find_engine(), budget, self._decodes_alone()
+        )
         self.info = self._describe()
 
     # --- text -----------------------------------------------------------------------------
 
-    def tokenize(self, text: str, bos: bool | None = None) -> TokenizedPrompt:
+    def tokenize(
+        self,
+        text: str,
+        bos: bool | None = None,
+        *,
+        decoder: str | None = None,
+        pair: str | None = None,
+    ) -> TokenizedPrompt:
         """Turn text into a prompt.
 
         Args:
+            text: for an encoder-decoder, what its encoder reads: the `source` of the prompt.
             bos: whether a beginning-of-sequence token stands in front; None leaves it to the
                 tokenizer.
+            decoder: what an encoder-decoder's decoder has written so far; the token that starts it
+                is put in front. None and the empty text leave that token alone.
+            pair: for an encoder that tells sentences apart, the second sentence of a pair.
 
         Raises:
-            UserError: the text is empty, gives no tokens, or exceeds the model's context.
+            UserError: the text is empty, gives no tokens, or exceeds the model's context; or the
+                model has no decoder beside an encoder, or knows no pairs.
         """
-        prompt = tokens.tokenize(self._reader, text, self.max_positions, bos)
+        if pair is not None and not self.pairs:
+            raise UserError(
+                ErrorKind.PROMPT,
+                f"{self.name} does not tell the sentences of a pair apart; leave the second out.",
+            )
+        prompt = tokens.tokenize(self._reader, text, self.max_positions, bos, pair)
         self._check_embedded(prompt.ids)
-        return prompt
+        return self.with_decoder(prompt, decoder)
+
+    def with_decoder(self, source: TokenizedPrompt, text: str | None) -> TokenizedPrompt:
+        """Return the prompt of an encoder-decoder that reads `source` and has written `text`.
+
+        Other models' prompts stay as they are.
+
+        Raises:
+            UserError: the text exceeds the model's context; or the model has no decoder beside an
+                encoder, and there is text for it.
+        """
+        if self.kind == "encoder-decoder":
+            start = decoder_start(self._model, self._reader.tokenizer, self.name)
+            prompt = tokens.decoder_prompt(
+                self._reader, text or "", start, self.max_positions, source
+            )
+            self._check_embedded(prompt.ids)
+            return prompt
+        if text:
+            raise UserError(
+                ErrorKind.PROMPT,
+                f"{self.name} is no encoder-decoder, so there is no decoder text; leave it out.",
+            )
+        return source
 
     def prompt_of_ids(self, ids: Sequence[int]) -> TokenizedPrompt:
         """Return the prompt made of these token ids (random stimuli, for example).
 
         Raises:
-            UserError: there is no id, or one that the model has no embedding of.
+            UserError: there is no id, or one that the model has no embedding of; or the model is an
+                encoder-decoder, which reads a source too.
         """
+        if self.kind == "encoder-decoder":
+            raise UserError(
+                ErrorKind.PROMPT,
+                f"{self.name} is an encoder-decoder, and token ids alone are no prompt for it: its "
+                "encoder needs a source; use text.",
+            )
         if not len(ids):
             raise UserError(ErrorKind.PROMPT, "A prompt needs at least one token id; give some.")
         self._check_embedded(ids)
@@ -136,7 +200,7 @@ class LanguageModel:
 
     def has_bos(self, prompt: TokenizedPrompt) -> bool:
         """Return whether a prompt begins with the token that opens a sequence."""
-        return prompt.ids[0] == self.opening_id
+        return prompt.typed.ids[0] == self.opening_id
 
     @property
     def opening_id(self) -> int | None:
@@ -165,11 +229,12 @@ class LanguageModel:
         """
         n = len(prompt)
         if position is None:
-            return n - 1 if self.kind == "causal" else self._mask_position(prompt)
+            return n - 1 if self.kind != "masked" else self._mask_position(prompt)
         if not -n <= position < n:
+            text = "prompt" if prompt.source is None else "decoder text"
             raise UserError(
                 ErrorKind.POSITION,
-                f"Position {position} is outside the prompt; its {n} positions are 0 to {n - 1} "
+                f"Position {position} is outside the {text}; its {n} positions are 0 to {n - 1} "
                 f"(or -{n} to -1 from the end).",
             )
         return position % n
@@ -199,25 +264,27 @@ class LanguageModel:
 
     # --- heads ----------------------------------------------------------------------------
 
-    def all_heads(self) -> tuple[Head, ...]:
-        """Return every head, in (layer, head) order."""
-        return tuple(
-            Head(layer, head)
-            for layer, site in enumerate(self.sites)
-            for head in range(site.n_heads)
-        )
+    def all_heads(self, stack: str | None = MAIN) -> tuple[Head, ...]:
+        """Return every head of a stack, the main one by default, in (layer, head) order; for None
+        those of all stacks, one stack after another."""
+        return self.stacks.heads(stack)
+
+    def axes_of(self, prompt: TokenizedPrompt, heads: Sequence[Head]) -> Axes:
+        """Return the positions that the attention of heads joins.
+
+        Raises:
+            UserError: the heads are of several stacks.
+        """
+        return self.stacks.axes(prompt, self.stacks.stack_of(heads).name)
 
     def check_heads(self, heads: Sequence[Head]) -> tuple[Head, ...]:
         """Return the heads as given, or raise `UserError` naming the first that does not exist."""
-        for head in heads:
-            in_model = head.stack == "" and 0 <= head.layer < self.n_layers
-            if not in_model or not 0 <= head.head < self.sites[head.layer].n_heads:
-                raise UserError(
-                    ErrorKind.HEADS,
-                    f"There is no head {head} in {self.name}: layers run from 0 to "
-                    f"{self.n_layers - 1}, heads from 0 to {self.n_heads - 1}.",
-                )
+        self.stacks.check(heads, self.name)
         return tuple(heads)
+
+    def layers_of(self, heads: Sequence[Head]) -> list[int]:
+        """Return the attention layers that heads are in, counted in the order they run."""
+        return sorted({self.stacks.run_layer(head) for head in heads})
 
     def check_positions(
         self, prompt: TokenizedPrompt, positions: Sequence[int] | None
@@ -235,6 +302,30 @@ class LanguageModel:
                 "No position is named for the intervention to act on; name some, or none for all.",
             )
         return tuple(sorted({self.resolve_position(prompt, p) for p in positions}))
+
+    def check_one_stack(self, what: str) -> None:
+        """Refuse what is only there for models whose attention layers all read the same positions.
+
+        Args:
+            what: the subject of the sentence, singular: "The residual stream in parts".
+
+        Raises:
+            UserError: the model is an encoder-decoder.
+        """
+        if len(self.stacks.stacks) > 1:
+            raise UserError(
+                ErrorKind.MODEL,
+                f"{what} needs a model with one stack of attention layers, and {self.name} is an "
+                "encoder-decoder; its attention maps, ablations and searches work as ever.",
+            )
+
+    def map_bytes(self, prompt: TokenizedPrompt, heads: Sequence[Head]) -> int:
+        """Return the memory that the attention maps of heads take, in bytes."""
+        n_bytes = 0
+        for name, members in self.stacks.by_stack(heads).items():
+            axes = self.stacks.axes(prompt, name)
+            n_bytes += 4 * len(members) * len(axes.queries) * len(axes.keys)
+        return n_bytes
 
     # --- questions ------------------------------------------------------------------------
 
@@ -258,9 +349,11 @@ class LanguageModel:
         """Return attention probabilities of the given heads, in the given order.
 
         Args:
+            heads: of one stack, as the positions of stacks differ.
             queries: the positions whose rows are wanted, in that order; negative ones count from
                 the end, None stands for all.
         """
+        self.stacks.stack_of(self.check_heads(heads))
         # A prompt without a mask token can be looked at, if not predicted from.
         return self.run(
             prompt, position=-1, heads=heads, ablation=ablation, queries=queries, top_k=1
@@ -281,7 +374,8 @@ class LanguageModel:
         Args:
             position: where the prediction is read; see `resolve_position`.
             heads: those whose attention is read.
-            queries: the positions whose rows of attention are read; None for all.
+            queries: the positions whose rows of attention are read, of heads of one stack; None
+                for all.
 
         Raises:
             UserError: a head or position does not exist, the intervention does not fit, or the
@@ -289,43 +383,54 @@ class LanguageModel:
         """
         position = self.resolve_position(prompt, position)
         wanted = self.check_heads(heads)
-        rows = None if queries is None else self._resolve_queries(prompt, queries)
-        n = len(prompt)
-        values = np.empty((len(wanted), n if rows is None else len(rows), n), dtype=np.float32)
-        read = _by_layer(wanted)
+        ablated = ablation is not None and bool(ablation.heads)
+        maps = self._unread_maps(prompt, wanted, queries, ablated)
         # The pass writes straight into the result: a second copy of long maps is not affordable.
-        places = {layer: [values[i] for i in members] for layer, members in read.items()}
-        request = TapRequest(
-            read={layer: [wanted[i].head for i in members] for layer, members in read.items()},
-            queries=rows,
-            reader=MapWriter(places),
-        )
-        if ablation is not None and ablation.heads:
-            request.plan = self._plan_row(prompt, ablation)
-        logits = self._pass.logits_at([prompt.ids], request, position)
-        prediction = self.prediction_from(log_softmax64(logits)[0], position, top_k)
-        maps = AttentionMaps(wanted, values, prompt, request.plan is not None, rows)
-        return Run(prediction, maps)
+        read: dict[int, list[int]] = {}
+        places: dict[int, list[np.ndarray]] = {}
+        for of_stack in maps:
+            running = self.stacks.running(of_stack.heads)
+            for head, place in zip(running, of_stack.values, strict=True):
+                read.setdefault(head.layer, []).append(head.head)
+                places.setdefault(head.layer, []).append(place)
+        request = TapRequest(read=read, queries=maps[0].queries, reader=MapWriter(places))
+        if ablation is not None and ablated:
+            request.plan = self._plan_row(prompt, ablation, position)
+        logits = self._pass.logits_at([prompt.ids], request, position, beside(prompt))
+        return Run(self.prediction_from(log_softmax64(logits)[0], position, top_k), maps)
 
     def read_attention(
         self,
         prompt: TokenizedPrompt,
         reader: AttentionReader,
         ablation: AblationLike | None = None,
-    ) -> None:
-        """Hand the attention of every head to a reader, block by block, in one forward pass.
+        position: int = -1,
+        top_k: int = 10,
+        stack: str = MAIN,
+    ) -> Prediction:
+        """Hand the attention of every head of a stack to a reader, block by block, in one pass.
 
         Layer by layer, the heads of a layer in their order. Nothing is kept, so that memory stays
         bounded however long the prompt. What the reader raises ends the pass.
 
+        Returns:
+            What the same pass predicts at `position`.
+
         Raises:
-            UserError: the intervention does not fit, or the model's numbers are not finite.
+            UserError: there is no such stack or position, the intervention does not fit, or the
+                model's numbers are not finite.
         """
-        read = {layer: range(site.n_heads) for layer, site in enumerate(self.sites)}
-        request = TapRequest(read=read, reader=reader)
+        position = self.resolve_position(prompt, position)
+        layers = self.stacks.layers(stack)
+        request = TapRequest(
+            read={running: range(self.sites[running].n_heads) for running in layers},
+            reader=OfStack(reader, layers),
+            z_from_weights=True,
+        )
         if ablation is not None and ablation.heads:
-            request.plan = self._plan_row(prompt, ablation)
-        self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
+            request.plan = self._plan_row(prompt, ablation, position)
+        logits = self._pass.logits_at([prompt.ids], request, position, beside(prompt))
+        return self.prediction_from(log_softmax64(logits)[0], position, top_k)
 
     def token_detail(self, prompt: TokenizedPrompt, position: int, top_k: int = 5) -> TokenDetail:
         """Return what is known of one position: its token, its embedding, its prediction."""
@@ -347,6 +452,9 @@ class LanguageModel:
     def head_outputs(self, prompt: TokenizedPrompt, layers: Sequence[int]) -> dict[int, Tensor]:
         """Return the clean z of whole layers, from one forward pass.
 
+        Args:
+            layers: attention layers, counted in the order they run (`layers_of`).
+
         Returns:
             layer -> [position, n_heads, d_head], on the model's device.
         """
@@ -354,20 +462,29 @@ class LanguageModel:
         self.watch(prompt, request)
         return {layer: z[0] for layer, z in request.z.items()}
 
-    def watch(self, prompt: TokenizedPrompt, request: TapRequest) -> None:
-        """Run the clean prompt for what a request reads on the way."""
-        self._pass.logits_at([prompt.ids], request, len(prompt) - 1)
+    def watch(
+        self,
+        prompt: TokenizedPrompt,
+        request: TapRequest,
+        ablation: AblationLike | None = None,
+    ) -> None:
+        """Run a prompt, clean or ablated, for what a request reads on the way."""
+        last = len(prompt) - 1
+        if ablation is not None and ablation.heads:
+            request.plan = self._plan_row(prompt, ablation, last)
+        self._pass.logits_at([prompt.ids], request, last, beside(prompt))
 
     @cached_property
     def residual(self) -> ResidualReader:
         """What tells apart the parts of the residual stream; made when first asked for.
 
         Raises:
-            UserError: this model's blocks do something else than add to the stream.
+            UserError: the model is an encoder-decoder, or its blocks do something else than add to
+                the stream.
         """
-        return ResidualReader(
-            self._model, self.sites, self._blocks, self._pass, self._probe_prompt()
-        )
+        self.check_one_stack("The residual stream in parts")
+        probe = [self._probe_prompt().ids]
+        return ResidualReader(self._model, self.sites, self._blocks, self._pass, probe)
 
     @property
     def branches(self) -> bool:
@@ -388,7 +505,8 @@ class LanguageModel:
         Returns:
             float64 [n_sets, n_vocab], natural log-probabilities of the sets in their order.
         """
-        question = self.head_sets.pose(prompt, intervention, None, position, positions)
+        asked = sorted({head for heads in head_sets for head in heads})
+        question = self.head_sets.pose(prompt, intervention, asked, position, positions)
         passes = list(self.head_sets.evaluate(question, head_sets))
         order = [i for indices, _ in passes for i in indices]
         rows = torch.cat([log_probs for _, log_probs in passes])
@@ -418,31 +536,64 @@ class LanguageModel:
 
     # --- parts ----------------------------------------------------------------------------
 
-    def _plan_row(self, prompt: TokenizedPrompt, ablation: AblationLike) -> RowPlan:
+    def _unread_maps(
+        self,
+        prompt: TokenizedPrompt,
+        heads: Sequence[Head],
+        queries: Sequence[int] | None,
+        ablated: bool,
+    ) -> tuple[AttentionMaps, ...]:
+        """Return the maps of each stack's heads, with room for what a pass will write there."""
+        if queries is not None:
+            self.stacks.stack_of(heads)
+        found = []
+        for name, members in (self.stacks.by_stack(heads) or {MAIN: ()}).items():
+            axes = self.stacks.axes(prompt, name)
+            rows = None if queries is None else self._resolve_queries(axes.queries, queries)
+            shape = (len(members), len(axes.queries if rows is None else rows), len(axes.keys))
+            looked_at = None if axes.own else axes.keys
+            values = np.empty(shape, dtype=np.float32)
+            maps = AttentionMaps(members, values, axes.queries, ablated, rows, looked_at=looked_at)
+            found.append(maps)
+        return tuple(found)
+
+    def _plan_row(self, prompt: TokenizedPrompt, ablation: AblationLike, position: int) -> Plan:
         """Plan a batch of one row with the ablation's heads edited."""
-        heads = self.check_heads(ablation.heads)
-        positions = self.check_positions(prompt, ablation.positions)
-        editor = ablation.intervention.prepare(self, prompt, heads, positions)
-        acted_on = acted_on_mask(positions, len(prompt), self.device)
-        return RowPlan.for_rows(editor, [heads], acted_on, self.device)
+        posed = self.head_sets.pose(
+            prompt, ablation.intervention, ablation.heads, position, ablation.positions
+        )
+        return posed.plan([ablation.heads])
 
     # --- at load --------------------------------------------------------------------------
 
-    def _probe_prompt(self) -> list[list[int]]:
-        """Return one row of a few different ordinary token ids: the self-check's short prompt."""
+    def _probe_prompt(self) -> TokenizedPrompt:
+        """Return a prompt of a few different ordinary token ids: the self-check's short prompt.
+
+        Source and decoder text of an encoder-decoder differ in length: it tells its stacks apart.
+        """
         n_ids = len(self._reader.tokenizer)
         ordinary = [i for i in range(n_ids // 2, n_ids) if i not in self._reader.special_ids]
         step = max(1, len(ordinary) // 8)
-        return [ordinary[::step][:7]]
+        ids = ordinary[::step][:7]
+        prompt = tokens.prompt_of_ids(self._reader, ids)
+        if self.kind != "encoder-decoder":
+            return prompt
+        start = decoder_start(self._model, self._reader.tokenizer, self.name)
+        decoder = tokens.prompt_of_ids(self._reader, [start, *ids[1:4]])
+        return replace(decoder, source=prompt)
+
+    def _probe_logits(self, request: TapRequest) -> Tensor:
+        prompt = self._probe_prompt()
+        return self._pass.logits([prompt.ids], request, beside=beside(prompt))
 
     def _find_sites(self) -> list[AttentionSite]:
-        ids = self._probe_prompt()
+        prompt = self._probe_prompt()
+        given = self._pass.inputs([prompt.ids], beside(prompt))
 
         def forward() -> None:
-            batch = torch.tensor(ids, device=self.device)
             try:
                 with torch.inference_mode():
-                    logits = self._model(input_ids=batch, use_cache=False).logits
+                    logits = self._model(**given, use_cache=False).logits
             except (
                 ArithmeticError,
                 AttributeError,
@@ -458,31 +609,56 @@ class LanguageModel:
                 ) from error
             self._pass.refuse_not_finite(logits)
 
+        one_stack = self.kind != "encoder-decoder"
         if self.dispatches:
-            sites = find_dispatching_sites(self._model, forward)
-        else:
-            sites = find_returning_sites(self._model, forward, len(ids[0]))
-        if not self.dispatches:
-            for layer, site in enumerate(sites):
-                install_hooks(site, layer)
+            return find_dispatching_sites(self._model, forward, one_stack)
+        n, n_source = len(prompt), len(prompt.typed)
+        extents = {(n, n), (n, n_source), (n_source, n_source)}
+        sites = find_returning_sites(self._model, forward, extents, one_stack)
+        for layer, site in enumerate(sites):
+            install_hooks(site, layer)
         return sites
+
+    def _find_stacks(self) -> StackTable:
+        if self.kind != "encoder-decoder":
+            return StackTable.of_one(self.sites, causal=self.kind == "causal")
+        prompt = self._probe_prompt()
+        n_source = len(prompt.typed)
+        return StackTable.of_encoder_decoder(self._model, self.sites, n_source, len(prompt))
 
     def _find_engine(self) -> BranchEngine | None:
         """Return what evaluates sets of heads as branches, if that is right for this model."""
-        if not self.dispatches or self._blocks is None:
+        if not self.dispatches or self._blocks is None or self.kind == "encoder-decoder":
             return None
         causal = self.kind == "causal"
         engine = BranchEngine.install(
             self._model, self.sites, self._blocks, causal, self._pass.logits
         )
-        ids = self._probe_prompt()[0]
+        ids = self._probe_prompt().ids
         proven = branches_rightly(engine, self.sites, causal, ids, self._pass.logits)
         return engine if proven else None
+
+    def _decodes_alone(self) -> bool:
+        """Return whether an encoder-decoder's decoder, run on what its encoder has made of a
+        source, gives the same numbers as both together; tried on two rows."""
+        if self.kind != "encoder-decoder":
+            return False
+        prompt = self._probe_prompt()
+        rows, given = [prompt.ids] * 2, beside(prompt)
+        expected = self._pass.logits(rows, TapRequest(), beside=given)
+        request = TapRequest(n_calls=self.stacks.encoder_layers)
+        try:
+            encoded = self._pass.encode(prompt.typed.ids)
+            found = self._pass.logits(rows, request, beside=given, encoded=encoded)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+            return False
+        return request.n_calls == len(self.sites) and same_numbers(found, expected)
 
     def _describe(self) -> ModelInfo:
         tokenizer = self._reader.tokenizer
         opening = tokens.bos_id(tokenizer)
         first = tokenizer("a", verbose=False)["input_ids"][:1]
+        probe = self._probe_prompt()
         return ModelInfo(
             name=self.name,
             architecture=type(self._model).__name__,
@@ -502,40 +678,12 @@ class LanguageModel:
             self_check=run_self_check(
                 self._model,
                 self.sites,
+                self.stacks,
                 self.dispatches,
-                self.kind,
-                self._probe_prompt(),
-                self._pass.logits,
+                [probe.ids],
+                partial(self._pass.logits, beside=beside(probe)),
+                self._pass.inputs([probe.ids], beside(probe)),
             ),
+            stacks=self.stacks.stacks,
+            pairs=self.pairs,
         )
-
-
-def _by_layer(heads: Sequence[Head]) -> Mapping[int, Sequence[int]]:
-    """Return for each layer which of the heads, by index, are its own."""
-    by_layer: dict[int, list[int]] = {}
-    for i, head in enumerate(heads):
-        by_layer.setdefault(head.layer, []).append(i)
-    return by_layer
-
-
-def _predicts_at_mask(model: Any, tokenizer: Any) -> bool:
-    return type(model).__name__.endswith("ForMaskedLM") and tokenizer.mask_token_id is not None
-
-
-def _max_positions(model: Any, tokenizer: Any) -> int:
-    """Return how many tokens fit the model's context."""
-    text = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        value = getattr(text, name, None)
-        if isinstance(value, int) and value > 0:
-            limit = value
-            break
-    else:
-        limit = NO_LIMIT
-    for name, module in model.named_modules():
-        # RoBERTa counts positions from behind its padding index: the rows up to it serve no token.
-        padding = getattr(module, "padding_idx", None)
-        if name.endswith("position_embeddings") and padding is not None:
-            limit = min(limit, module.num_embeddings - padding - 1)
-    stated = int(min(tokenizer.model_max_length, NO_LIMIT))
-    return min(limit, stated)

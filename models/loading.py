@@ -329,16 +329,19 @@ def _model_class(checkpoint: Checkpoint, config: Any) -> Any:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_MASKED_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     )
 
     stated = tuple(config.architectures or ())
     shown = stated[0] if stated else config.model_type
-    if getattr(config, "is_encoder_decoder", False):
-        raise _unsupported(checkpoint.name, shown, "an encoder-decoder")
-    other = sorted(set(config.sub_configs) - {"text_config"})
+    other = sorted(set(config.sub_configs) - {"text_config", "encoder", "decoder"})
     if other:
         kinds = ", ".join(name.removesuffix("_config") for name in other)
         raise _unsupported(checkpoint.name, shown, f"a model of more than text ({kinds})")
+    if getattr(config, "is_encoder_decoder", False):
+        if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+            return _first(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)])
+        raise _unsupported(checkpoint.name, shown, "an encoder-decoder that predicts no tokens")
     causal = config if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else None
     masked = config if type(config) in MODEL_FOR_MASKED_LM_MAPPING else None
     if masked is not None and (causal is None or _states_masked(stated, config)):
@@ -363,7 +366,7 @@ def _unsupported(name: str, architecture: str, what: str) -> UserError:
     return UserError(
         ErrorKind.MODEL,
         f"{name} ({architecture}) is {what}, which is not supported yet; choose a decoder such as "
-        "gpt2 or an encoder such as bert-base-uncased.",
+        "gpt2, an encoder such as bert-base-uncased, or an encoder-decoder such as t5-small.",
     )
 
 

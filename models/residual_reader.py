@@ -16,7 +16,7 @@ from models.attention_tap import Inputs, TapRequest, first_attention_inputs
 from models.blocks import Recorder, Window, watching
 from models.ending import Ending
 from models.errors import ErrorKind, UserError
-from models.forward_pass import ForwardPass
+from models.forward_pass import ForwardPass, beside
 from models.frozen_norms import Scales, find_norms, freezing, replaying
 from models.residual_stream import LayerTerms, ResidualStream
 from models.types import TokenizedPrompt
@@ -77,7 +77,9 @@ class ResidualReader:
             _tails_watched(self.wiring) as tails,
             watching(recorder),
         ):
-            logits = self._forward.logits([prompt.ids], request, n - 1, gradients=True)
+            logits = self._forward.logits(
+                [prompt.ids], request, n - 1, gradients=True, beside=beside(prompt)
+            )
         self._forward.refuse_not_finite(logits)
         layers = []
         for layer, (wiring, call) in enumerate(zip(self.wiring, recorder.calls, strict=True)):

@@ -13,7 +13,7 @@ Zeroing here is written out and not taken from `ablation`, which is built on top
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,8 @@ from models.discovery import projection_weight
 from models.edits import RowPlan, acted_on_mask
 from models.errors import ErrorKind, UserError
 from models.placement import execution_device, weights_at_hand
-from models.types import Check, Head, SelfCheck
+from models.stacks import StackTable
+from models.types import Check, Head, SelfCheck, Stack
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest error allowed, relative to the largest value compared. A real mistake (a wrong head, a
@@ -62,16 +63,18 @@ class _Blocked:
 def run_self_check(
     model: nn.Module,
     sites: Sequence[AttentionSite],
+    stacks: StackTable,
     dispatches: bool,
-    kind: str,
     ids: Sequence[Sequence[int]],
     logits_of: LogitsOf,
+    given: Mapping[str, Tensor],
 ) -> SelfCheck:
-    """Make a model prove itself on a short prompt.
+    """Make a model prove itself on a short prompt, each of its stacks by itself.
 
     Args:
         ids: one row of token ids.
         logits_of: runs the model on a batch under a request, giving all logits.
+        given: the same row as the model itself takes it.
 
     Raises:
         UserError: a check failed; it says which, and by how much.
@@ -79,16 +82,17 @@ def run_self_check(
     start = time.perf_counter()
     versions = _versions(model)
     with torch.inference_mode():
-        device = execution_device(model.get_input_embeddings())  # type: ignore[operator]
-        plain = model(input_ids=torch.tensor(ids, device=device), use_cache=False).logits
+        plain = model(**given, use_cache=False).logits
         tolerance = TOLERANCE.get(plain.dtype, 1e-4)
-        patterns, checks = _watch(model, sites, dispatches, ids, logits_of, tolerance)
+        seen = _watch(sites, dispatches, ids, logits_of)
+        changed = _ablate_each_layer(sites, ids, plain, logits_of)
+        groups = [_Group.of(stack, stacks) for stack in stacks.stacks]
         checks = [
-            *_check_patterns(patterns, kind, tolerance),
-            *checks,
+            *(check for group in groups for check in _check_patterns(seen, group, tolerance)),
+            *(check for group in groups for check in _check_outputs(seen, group, tolerance)),
             *([] if dispatches else [_check_slices(sites, ids, logits_of)]),
             _check_nothing(plain, ids, logits_of),
-            _check_ablation(sites, ids, plain, logits_of),
+            *(_check_ablation(changed, group) for group in groups),
         ]
         after = logits_of(ids, TapRequest())
     unchanged = torch.equal(plain, after) and versions == _versions(model)
@@ -148,10 +152,14 @@ def branches_rightly(
                 return False
         found = torch.cat([logits for _, logits in passes])
         order = [i for indices, _ in passes for i in indices]
-        tolerance = TOLERANCE.get(expected.dtype, 1e-4)
-        if found.shape != expected.shape or _relative_error(found, expected[order]) > tolerance:
+        if found.shape != expected.shape or not same_numbers(found, expected[order]):
             return False
     return True
+
+
+def same_numbers(found: Tensor, expected: Tensor) -> bool:
+    """Whether two computations of the same logits differ by no more than rounding."""
+    return _relative_error(found, expected) <= TOLERANCE.get(expected.dtype, 1e-4)
 
 
 def _refusal(model: nn.Module, failed: Check) -> UserError:
@@ -165,16 +173,42 @@ def _refusal(model: nn.Module, failed: Check) -> UserError:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The attention layers that are checked together: those of one stack."""
+
+    name: str
+    """What is put behind the names of its checks; empty where there is no other stack."""
+    layers: tuple[int, ...]
+    """Counted in the order they run."""
+    causal: bool
+
+    @staticmethod
+    def of(stack: Stack, stacks: StackTable) -> "_Group":
+        layers = (i for i, (name, _) in enumerate(stacks.places) if name == stack.name)
+        several = len(stacks.stacks) > 1
+        return _Group(f" ({stack.label})" if several else "", tuple(layers), stack.causal)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What was watched of one pass, by layer."""
+
+    patterns: list[Tensor]
+    """[n_heads, n_query, n_key]"""
+    value_errors: list[float]
+    """How far pattern times values is from z; empty where values cannot be seen."""
+    sum_errors: list[float]
+    """How far the sum of the heads' shares is from the attention output."""
+
+
 def _watch(
-    model: nn.Module,
     sites: Sequence[AttentionSite],
     dispatches: bool,
     ids: Sequence[Sequence[int]],
     logits_of: LogitsOf,
-    tolerance: float,
-) -> tuple[list[Tensor], list[Check]]:
-    """Run once, watching every layer; return patterns [n_heads, q, k] and checks 2 and 3."""
-    patterns: list[Tensor] = []
+) -> _Seen:
+    """Run once, watching every layer."""
     value_errors: list[float] = []
 
     def on_call(layer: int, call: Call) -> None:
@@ -195,29 +229,36 @@ def _watch(
         _head_sum_error(site, request.z[layer], outputs.seen[layer])
         for layer, site in enumerate(sites)
     ]
+    return _Seen(patterns, value_errors, sums)
+
+
+def _check_outputs(seen: _Seen, group: _Group, tolerance: float) -> list[Check]:
+    """Return checks 2 and 3."""
+    sums = max(seen.sum_errors[layer] for layer in group.layers)
     checks = [
         Check(
-            "heads add up",
-            max(sums) <= tolerance,
-            max(sums),
+            f"heads add up{group.name}",
+            sums <= tolerance,
+            sums,
             tolerance,
             "The sum over heads of z W_O, plus the bias, equals the attention output "
             "(largest relative error over all layers).",
         )
     ]
-    if dispatches:
+    if seen.value_errors:
+        error = max(seen.value_errors[layer] for layer in group.layers)
         checks.insert(
             0,
             Check(
-                "pattern is the one used",
-                max(value_errors) <= tolerance,
-                max(value_errors),
+                f"pattern is the one used{group.name}",
+                error <= tolerance,
+                error,
                 tolerance,
                 "Attention probabilities times values equal the heads' outputs z "
                 "(largest relative error over all heads).",
             ),
         )
-    return patterns, checks
+    return checks
 
 
 class _ProjectionOutputs:
@@ -267,7 +308,9 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max()) / scale
 
 
-def _check_patterns(patterns: Sequence[Tensor], kind: str, tolerance: float) -> list[Check]:
+def _check_patterns(seen: _Seen, group: _Group, tolerance: float) -> list[Check]:
+    """Return check 1."""
+    patterns = [seen.patterns[layer] for layer in group.layers]
     sums = torch.cat([pattern.sum(-1).reshape(-1) for pattern in patterns])
     excess = float((sums - 1).max())
     shortfall = float((1 - sums).max())
@@ -277,17 +320,24 @@ def _check_patterns(patterns: Sequence[Tensor], kind: str, tolerance: float) -> 
     error = excess if has_sinks else max(excess, shortfall)
     checks = [
         Check(
-            "rows sum to 1" if not has_sinks else "rows sum to at most 1 (attention sinks)",
+            ("rows sum to at most 1 (attention sinks)" if has_sinks else "rows sum to 1")
+            + group.name,
             error <= tolerance and float(sums.min()) >= 0,
             error,
             tolerance,
             "Each row of each attention pattern sums to 1, or to less where there are sinks.",
         )
     ]
-    if kind == "causal":
+    if group.causal:
         ahead = max(float(pattern.triu(1).abs().max()) for pattern in patterns)
         checks.append(
-            Check("causal", ahead == 0.0, ahead, 0.0, "No position attends to a later one.")
+            Check(
+                f"causal{group.name}",
+                ahead == 0.0,
+                ahead,
+                0.0,
+                "No position attends to a later one.",
+            )
         )
     return checks
 
@@ -296,8 +346,8 @@ def _check_slices(
     sites: Sequence[AttentionSite], ids: Sequence[Sequence[int]], logits_of: LogitsOf
 ) -> Check:
     """Keep one head at a time from the first key; only that head's part of z may change."""
-    n_heads, n = sites[0].n_heads, len(ids[0])
-    blocked = torch.zeros(n, n, dtype=torch.bool)
+    n_heads = sites[0].n_heads
+    blocked = torch.zeros(sites[0].extent, dtype=torch.bool)
     blocked[-1, 0] = True
     # Row r keeps head r from the key; the last row is clean.
     heads = [*([Head(0, head)] for head in range(n_heads)), []]
@@ -340,13 +390,13 @@ def _check_nothing(plain: Tensor, ids: Sequence[Sequence[int]], logits_of: Logit
     )
 
 
-def _check_ablation(
+def _ablate_each_layer(
     sites: Sequence[AttentionSite],
     ids: Sequence[Sequence[int]],
     plain: Tensor,
     logits_of: LogitsOf,
-) -> Check:
-    """Ablate one head a layer, each in its own row; a dead head may change nothing."""
+) -> list[bool]:
+    """Ablate one head a layer, each in its own row; return in which layers the logits changed."""
     heads = [[Head(layer, layer % site.n_heads)] for layer, site in enumerate(sites)]
     plan = RowPlan.for_rows(_ZeroZ(), heads, None, plain.device)
     # One position is enough, and much less to unembed.
@@ -355,11 +405,17 @@ def _check_ablation(
     plain = plain[:, last:]
     # One batch row may round differently from a batch of one; a real change is far larger.
     noise = 1e-6 * float(plain.abs().max())
-    changed = (ablated - plain).abs().amax(dim=(1, 2)) > noise
+    changed: list[bool] = ((ablated - plain).abs().amax(dim=(1, 2)) > noise).tolist()
+    return changed
+
+
+def _check_ablation(changed: Sequence[bool], group: _Group) -> Check:
+    """Return check 5; a dead head may change nothing."""
+    n_changed = sum(changed[layer] for layer in group.layers)
     return Check(
-        "ablating a head",
-        bool(changed.any()),
+        f"ablating a head{group.name}",
+        n_changed > 0,
         None,
         None,
-        f"Zeroing one head changed the logits in {int(changed.sum())} of {len(heads)} layers.",
+        f"Zeroing one head changed the logits in {n_changed} of {len(group.layers)} layers.",
     )

@@ -8,7 +8,7 @@ Nobody should see these. A token is turned into its bytes first, then into a lab
 import json
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import index
 from typing import Any, Literal
@@ -26,6 +26,9 @@ CHARACTERS_A_POSITION = 32
 text has about four, so it cannot fit, and tokenising a pasted file would only cost time."""
 
 LEAST_CHARACTER_LIMIT = 20_000
+
+PAIR_MARK = " ||| "
+"""What stands between the two sentences of a pair where they are shown as one text."""
 
 
 @lru_cache(maxsize=1)
@@ -131,13 +134,18 @@ def _visible_character(character: str) -> str:
 
 
 def tokenize(
-    reader: TokenReader, text: str, max_positions: int, bos: bool | None = None
+    reader: TokenReader,
+    text: str,
+    max_positions: int,
+    bos: bool | None = None,
+    pair: str | None = None,
 ) -> TokenizedPrompt:
     """Turn text into a prompt.
 
     Args:
         bos: whether a beginning-of-sequence token stands in front; None leaves it to the
             tokenizer.
+        pair: the second sentence of a pair whose first is `text`.
 
     Raises:
         UserError: the text is empty or no valid Unicode, turns into nothing, or does not fit the
@@ -145,29 +153,70 @@ def tokenize(
     """
     if not text:
         raise UserError(ErrorKind.PROMPT, "The prompt is empty; type some text.")
-    _refuse_broken_text(text, "prompt", ErrorKind.PROMPT)
-    limit = max(LEAST_CHARACTER_LIMIT, CHARACTERS_A_POSITION * max_positions)
-    if len(text) > limit:
-        raise UserError(
-            ErrorKind.PROMPT,
-            f"The prompt has {len(text):,} characters, far more than fit the model's context of "
-            f"{max_positions:,} tokens; shorten it.",
-        )
+    _refuse_unusable_text(text, "prompt", max_positions)
+    if pair is not None:
+        _refuse_unusable_text(pair, "second sentence", max_positions)
     tokenizer = reader.tokenizer
     own = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    ids = with_bos(tokenizer, tokenizer(text, verbose=False)["input_ids"], bos)
+    encoded = tokenizer(text, pair, verbose=False, return_token_type_ids=pair is not None)
+    ids = with_bos(tokenizer, encoded["input_ids"], bos)
     # The second: all that was typed is the opening token, and it is switched off.
     if not own or not ids:
         raise UserError(
             ErrorKind.PROMPT, "The tokenizer turns this prompt into no tokens; type some words."
         )
-    if len(ids) > max_positions:
+    _refuse_too_many(len(ids), "prompt", max_positions)
+    prompt = prompt_of_ids(reader, ids, text)
+    if pair is None:
+        return prompt
+    segments = encoded["token_type_ids"]
+    # An opening token put in front, or taken away, is one of the first sentence.
+    changed = len(ids) - len(segments)
+    segments = [0] * changed + segments[max(0, -changed) :]
+    return replace(prompt, text=f"{text}{PAIR_MARK}{pair}", segments=tuple(segments))
+
+
+def decoder_prompt(
+    reader: TokenReader, text: str, start: int, max_positions: int, source: TokenizedPrompt
+) -> TokenizedPrompt:
+    """Return the prompt of an encoder-decoder: the token that starts its decoder, then the text.
+
+    Args:
+        text: may be empty.
+
+    Raises:
+        UserError: the text is no valid Unicode, or does not fit the model's context.
+    """
+    _refuse_unusable_text(text, "decoder text", max_positions)
+    ids = []
+    if text:
+        # Translation models write the target's language by another vocabulary.
+        encoded = reader.tokenizer(text_target=text, add_special_tokens=False, verbose=False)
+        ids = encoded["input_ids"]
+    ids = [start, *ids]
+    _refuse_too_many(len(ids), "decoder text", max_positions)
+    return replace(prompt_of_ids(reader, ids, text), source=source)
+
+
+def _refuse_unusable_text(text: str, role: str, max_positions: int) -> None:
+    """Refuse text that no tokenizer takes, or that is so long that it cannot fit."""
+    _refuse_broken_text(text, role, ErrorKind.PROMPT)
+    limit = max(LEAST_CHARACTER_LIMIT, CHARACTERS_A_POSITION * max_positions)
+    if len(text) > limit:
         raise UserError(
             ErrorKind.PROMPT,
-            f"The prompt has {len(ids):,} tokens; the model's context holds {max_positions:,}. "
+            f"The {role} has {len(text):,} characters, far more than fit the model's context of "
+            f"{max_positions:,} tokens; shorten it.",
+        )
+
+
+def _refuse_too_many(n_tokens: int, role: str, max_positions: int) -> None:
+    if n_tokens > max_positions:
+        raise UserError(
+            ErrorKind.PROMPT,
+            f"The {role} has {n_tokens:,} tokens; the model's context holds {max_positions:,}. "
             "Shorten it.",
         )
-    return prompt_of_ids(reader, ids, text)
 
 
 def prompt_of_ids(reader: TokenReader, ids: list[int], text: str | None = None) -> TokenizedPrompt:

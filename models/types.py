@@ -5,7 +5,7 @@ NumPy arrays on the CPU, float32 unless a docstring says otherwise.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +31,37 @@ class Head:
 
     @property
     def short(self) -> str:
-        """The notation that people type: `5.3` for layer 5, head 3."""
-        return f"{self.layer}.{self.head}"
+        """The notation that people type: `5.3` for layer 5, head 3; `cross:5.3` in a stack."""
+        name = f"{self.layer}.{self.head}"
+        return f"{self.stack}:{name}" if self.stack else name
 
-    def to_json(self) -> list[int]:
-        return [self.layer, self.head]
+    def to_json(self) -> list[int] | str:
+        """Return [layer, head]; the typed notation for a head of another stack than the main."""
+        return self.short if self.stack else [self.layer, self.head]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One of a model's stacks of attention layers, and the positions that its attention joins."""
+
+    name: str
+    """As heads name it; empty for the main one, whose positions are those of the prompt."""
+    label: str
+    """For a person: "decoder"."""
+    n_layers: int
+    n_heads: int
+    """The most heads that a layer of it has."""
+    queries: str = "prompt"
+    """Whose positions look: "prompt", or "source" (what an encoder-decoder's encoder reads)."""
+    keys: str = "prompt"
+    """Whose positions are looked at."""
+    causal: bool = True
+    """Whether no position looks at a later one."""
+
+    @property
+    def prefix(self) -> str:
+        """What stands before its heads in notation: "cross:", nothing for the main stack."""
+        return f"{self.name}:" if self.name else ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,6 +89,9 @@ class TokenizedPrompt:
     `labels` are what a person reads (a leading space is a middle dot, a newline is visible);
     they may repeat. `texts` are the characters of each token, for flowing text. `kinds` says of
     each position whether it is "text" or "special" (a beginning-of-sequence token, say).
+
+    The prompt of an encoder-decoder is its decoder's, as predictions are read there; what the
+    encoder reads is its `source`.
     """
 
     text: str
@@ -70,14 +99,30 @@ class TokenizedPrompt:
     labels: tuple[str, ...]
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
+    source: "TokenizedPrompt | None" = None
+    """What the encoder of an encoder-decoder reads."""
+    segments: tuple[int, ...] | None = None
+    """Of which sentence of a pair each position is, 0 or 1; None where there is no pair."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.labels), len(self.texts), len(self.kinds)}
+        if self.segments is not None:
+            sizes.add(len(self.segments))
         if len(sizes) != 1:
             raise ValueError(f"ids, labels, texts and kinds differ in length: {sorted(sizes)}")
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def content(self) -> Hashable:
+        """All that the model is given: equal for prompts on which it does the same."""
+        return (self.ids, self.segments, None if self.source is None else self.source.ids)
+
+    @property
+    def typed(self) -> "TokenizedPrompt":
+        """What a person typed as the prompt: the source of an encoder-decoder's, else itself."""
+        return self if self.source is None else self.source
 
     @property
     def unique_labels(self) -> tuple[str, ...]:
@@ -98,7 +143,22 @@ class TokenizedPrompt:
         return tuple(unique)
 
     def to_json(self) -> dict[str, Any]:
-        return {"prompt": self.text, "tokens": list(self.labels), "ids": list(self.ids)}
+        """Return plain data: the text typed, and the positions at which predictions are read.
+
+        An encoder-decoder's has `decoder`, the text that the decoder was given, and `source`, the
+        tokens of the text typed; a pair of sentences has `segments`.
+        """
+        data: dict[str, Any] = {
+            "prompt": self.typed.text,
+            "tokens": list(self.labels),
+            "ids": list(self.ids),
+        }
+        if self.segments is not None:
+            data["segments"] = list(self.segments)
+        if self.source is not None:
+            source = {"tokens": list(self.source.labels), "ids": list(self.source.ids)}
+            data |= {"decoder": self.text, "source": source}
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +216,15 @@ MAP_KINDS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionMaps:
-    """Attention probabilities of chosen heads on one prompt, or values that are drawn like them."""
+    """Attention probabilities of chosen heads of one stack on one prompt, or values that are drawn
+    like them."""
 
     heads: tuple[Head, ...]
     values: FloatArray
     """float32 [n_heads, n_query, n_key]; row i says where position i looks. Rows sum to 1
     (to less than 1 where the model has attention sinks)."""
     prompt: TokenizedPrompt
+    """Whose positions the queries are: an encoder's are those of the source."""
     ablated: bool = False
     """Whether the run they come from had heads ablated."""
     queries: tuple[int, ...] | None = None
@@ -170,6 +232,8 @@ class AttentionMaps:
     kind: str = "attention"
     """A key of `MAP_KINDS`; see `models.attention_flow` for those that are not probabilities. In
     a "rollout" a head stands for all of its layer."""
+    looked_at: TokenizedPrompt | None = None
+    """Whose positions the keys are, where not `prompt`'s: cross attention looks at the source."""
 
     def __post_init__(self) -> None:
         n = len(self.prompt)
@@ -177,7 +241,7 @@ class AttentionMaps:
             raise ValueError(f"there are no maps of kind {self.kind!r}")
         if self.queries is not None and not all(0 <= query < n for query in self.queries):
             raise ValueError(f"queries must be positions from 0 to {n - 1}, got {self.queries}")
-        shape = (len(self.heads), len(self.rows), n)
+        shape = (len(self.heads), len(self.rows), len(self.keys))
         if self.values.shape != shape:
             raise ValueError(f"values must be {list(shape)}, got {list(self.values.shape)}")
 
@@ -189,27 +253,38 @@ class AttentionMaps:
         return str(head) if self.kind == "attention" else f"{head} {self.kind}"
 
     @property
+    def keys(self) -> TokenizedPrompt:
+        """Whose positions the columns are."""
+        return self.prompt if self.looked_at is None else self.looked_at
+
+    @property
     def rows(self) -> Sequence[int]:
         """The position of each row."""
         return range(len(self.prompt)) if self.queries is None else self.queries
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row for each (head, query, key): indices, labels and the weight."""
-        n = len(self.prompt)
-        labels = np.array(self.prompt.labels, dtype=object)
+        query_labels = np.array(self.prompt.labels, dtype=object)
+        key_labels = np.array(self.keys.labels, dtype=object)
         head_index, row, key = np.indices(self.values.shape).reshape(3, -1)
         query = np.array(self.rows, dtype=int)[row]
         return pd.DataFrame(
             {
+                **self._stack_column(head_index),
                 "layer": np.array([h.layer for h in self.heads], dtype=int)[head_index],
                 "head": np.array([h.head for h in self.heads], dtype=int)[head_index],
                 "query": query,
-                "query_token": labels[query] if n else query,
+                "query_token": query_labels[query] if len(query_labels) else query,
                 "key": key,
-                "key_token": labels[key] if n else key,
+                "key_token": key_labels[key] if len(key_labels) else key,
                 "weight": self.values.reshape(-1),
             }
         )
+
+    def _stack_column(self, head_index: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the column of the heads' stacks, where they are not of the main one."""
+        stacks = [head.stack for head in self.heads]
+        return {"stack": np.array(stacks, dtype=object)[head_index]} if any(stacks) else {}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; `queries` is left out where the rows are all positions."""
@@ -263,7 +338,8 @@ class ModelInfo:
     n_vocab: int
     max_positions: int
     kind: str
-    """"causal" (predicts the next token) or "masked" (predicts at a mask token)."""
+    """"causal" (predicts the next token), "masked" (predicts at a mask token), or
+    "encoder-decoder" (predicts the next token of what its decoder writes)."""
     mask_token: str | None
     bos_token: str | None
     adds_bos: bool
@@ -271,6 +347,10 @@ class ModelInfo:
     device: str
     dtype: str
     self_check: SelfCheck
+    stacks: tuple[Stack, ...] = ()
+    """Its stacks of attention layers, in the order they run."""
+    pairs: bool = False
+    """Whether it tells the two sentences of a pair apart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ import torch
 from tiny import FAMILIES, reference_model
 from torch import Tensor
 
+from models.types import Head
+
 PROJECTIONS = {
     "gpt2": "transformer.h.{}.attn.c_proj",
     "opt": "model.decoder.layers.{}.self_attn.out_proj",
@@ -96,3 +98,62 @@ def zero(z: Tensor) -> Tensor:
 def kl(clean: Tensor, ablated: Tensor) -> float:
     """Return KL(clean || ablated) in nats, from float64 log-probabilities."""
     return float((clean.exp() * (clean - ablated)).sum())
+
+
+_BART_PROJECTIONS = {
+    "encoder": "model.encoder.layers.{}.self_attn.out_proj",
+    "": "model.decoder.layers.{}.self_attn.out_proj",
+    "cross": "model.decoder.layers.{}.encoder_attn.out_proj",
+}
+_T5_PROJECTIONS = {
+    "encoder": "encoder.block.{}.layer.0.SelfAttention.o",
+    "": "decoder.block.{}.layer.0.SelfAttention.o",
+    "cross": "decoder.block.{}.layer.1.EncDecAttention.o",
+}
+STACK_PROJECTIONS = {
+    **dict.fromkeys(("t5", "mt5", "umt5", "switch_transformers"), _T5_PROJECTIONS),
+    "t5gemma": {
+        "encoder": "model.encoder.layers.{}.self_attn.o_proj",
+        "": "model.decoder.layers.{}.self_attn.o_proj",
+        "cross": "model.decoder.layers.{}.cross_attn.o_proj",
+    },
+}
+"""Output projections of the stacks of encoder-decoders; all others are named as BART's."""
+
+
+def n_stack_heads(config: Any, stack: str) -> int:
+    """Return how many heads each layer of a stack has, as the configuration says."""
+    side = "encoder" if stack == "encoder" else "decoder"
+    stated = getattr(config, f"{side}_attention_heads", None)
+    own = getattr(config, side, None)  # T5Gemma's sides have configurations of their own
+    return stated or (config.num_heads if own is None else own.num_attention_heads)
+
+
+@contextmanager
+def edited_stack_heads(family: str, edits: Sequence[tuple[Head, EditZ]]) -> Iterator[None]:
+    """Give an encoder-decoder's reference model plain hooks that edit heads of its stacks."""
+    model = reference(family)
+    paths = STACK_PROJECTIONS.get(family, _BART_PROJECTIONS)
+    handles = []
+    for head, edit in edits:
+
+        def hook(
+            _module: Any,
+            args: tuple[Tensor, ...],
+            head: Head = head,
+            edit: EditZ = edit,
+            n_heads: int = n_stack_heads(model.config, head.stack),
+        ) -> tuple[Tensor, ...]:
+            z = args[0].clone()  # [1, position, n_heads * d_head]
+            d_head = z.shape[-1] // n_heads
+            part = slice(head.head * d_head, (head.head + 1) * d_head)
+            z[0, :, part] = edit(z[0, :, part].clone())
+            return (z, *args[1:])
+
+        module = model.get_submodule(paths[head.stack].format(head.layer))
+        handles.append(module.register_forward_pre_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import CORPUS, PROMPT, tiny_directory, tiny_model
 
-from ablation import Ablation, Zero, head_dossier
+from ablation import HEAD_METRICS, Ablation, Zero, head_dossier
 from ablation.attention_change import attention_change, with_ablation, with_model, with_prompt
 from ablation.corpus import Passage
 from ablation.stimuli import ROLES
@@ -101,7 +101,7 @@ def test_study_heads(output: Outcome) -> None:
     found = result(output, "study", "heads", *MODEL)
     assert found["name"] == "heads"
     assert found["n_prompts"] == len(PASSAGES)
-    assert len(found["table"]) == 6 * 12
+    assert len(found["table"]) == len(HEAD_METRICS) * 12
     assert set(found["table"][0]) == {
         "layer",
         "head",
@@ -125,7 +125,7 @@ def test_the_strongest_contexts_of_one_head(output: Outcome) -> None:
     assert len(found["contexts"]) == len(PASSAGES), "one of each passage"
     status, out, _ = output("study", "heads", *MODEL, "--head", "L2H1")
     assert status == 0
-    assert out.count("L2H1") >= 6
+    assert out.count("L2H1") >= len(HEAD_METRICS)
     for context in found["contexts"]:
         assert context["passage"] in out
         assert f"{context['weight']:.3f}" in out

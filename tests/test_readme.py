@@ -63,8 +63,8 @@ def test_links_and_pictures_exist() -> None:
 
 @pytest.mark.builtin
 @pytest.mark.timeout(600)
-def test_the_python_example_runs() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_python_examples_run() -> None:
     names: dict[str, object] = {}
-    exec(compile(example, "README.md", "exec"), names)
+    for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(example, "README.md", "exec"), names)
     assert names["prompt"].labels[0] == "The"  # type: ignore[attr-defined]

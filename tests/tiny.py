@@ -20,6 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     PreTrainedTokenizerFast,
 )
 
@@ -47,6 +48,7 @@ class Family:
     config: dict[str, Any]
     masked: bool = False
     scale: float = 0.2
+    encoder_decoder: bool = False
 
 
 _LLAMA = {
@@ -163,6 +165,74 @@ FAMILIES: dict[str, Family] = {
     "roberta": Family("roberta", _ENCODER, masked=True),
 }
 
+_BART = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 128,
+}
+_T5 = {
+    "d_model": 32,
+    "d_kv": 12,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 16,
+}
+
+_T5GEMMA = {
+    **_LLAMA,
+    "head_dim": 8,
+    "vocab_size": VOCAB,
+    "query_pre_attn_scalar": 8,
+    "attn_logit_softcapping": 2.0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 1,
+}
+
+ENCODER_DECODERS: dict[str, Family] = {
+    # T5 does not scale q.k: with wider weights its gated form rounds to several 1e-5 (to 1e-14 in
+    # float64, so that it is rounding).
+    "mt5": Family(
+        "mt5", {**_T5, "feed_forward_proj": "gated-gelu"}, scale=0.12, encoder_decoder=True
+    ),
+} | {
+    name: Family(name, config, encoder_decoder=True)
+    for name, config in {
+        "t5": _T5,
+        "umt5": _T5,
+        "switch_transformers": {
+            **_T5,
+            "num_experts": 2,
+            "num_sparse_encoder_layers": 1,
+            "num_sparse_decoder_layers": 1,
+            "expert_capacity": 64,
+        },
+        "t5gemma": {
+            "encoder": {**_T5GEMMA, "num_hidden_layers": 2},
+            "decoder": {**_T5GEMMA, "num_hidden_layers": 3},
+            # It masks padding in the decoder too, so that no decoder can start with it.
+            "decoder_start_token_id": 2,
+        },
+        "bart": _BART,
+        "mbart": _BART,
+        "pegasus": _BART,
+        "marian": _BART,
+        "m2m_100": _BART,
+        "blenderbot": _BART,
+        "plbart": _BART,
+    }.items()
+}
+"""Encoder and decoder differ in their number of layers, and BART's in their number of heads, so
+that taking one for the other shows."""
+
 CAUSAL = tuple(name for name, family in FAMILIES.items() if not family.masked)
 MASKED = tuple(name for name, family in FAMILIES.items() if family.masked)
 
@@ -196,7 +266,9 @@ def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
         CORPUS, trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=special)
     )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -209,16 +281,27 @@ def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def _family(name: str) -> Family:
+    return ENCODER_DECODERS.get(name) or FAMILIES[name]
+
+
+def _auto_class(made: Family) -> Any:
+    if made.encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    return AutoModelForMaskedLM if made.masked else AutoModelForCausalLM
+
+
 def tiny_torch_model(family: str, seed: int = 0, **overrides: Any) -> Any:
     """Return a family's random model, straight from its config."""
-    made = FAMILIES[family]
+    made = _family(family)
     small = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    if made.encoder_decoder:
+        small |= {"pad_token_id": 1, "decoder_start_token_id": 1}
     config = AutoConfig.for_model(made.model_type, **{**small, **made.config, **overrides})
     if made.masked:
         config.pad_token_id = 0
-    auto = AutoModelForMaskedLM if made.masked else AutoModelForCausalLM
     torch.manual_seed(seed)
-    model = auto.from_config(config, attn_implementation="eager").eval()
+    model = _auto_class(made).from_config(config, attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -235,7 +318,7 @@ def tiny_directory(family: str, seed: int = 0) -> Path:
     directory = Path(mkdtemp(prefix=f"tiny-{family}-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     tiny_torch_model(family, seed).save_pretrained(directory)
-    made = FAMILIES[family]
+    made = _family(family)
     tokenizer = wordpiece_tokenizer() if made.masked else byte_level_tokenizer()
     tokenizer.save_pretrained(directory)
     return directory
@@ -249,7 +332,7 @@ def tiny_model(family: str = "llama", seed: int = 0) -> LanguageModel:
 
 def reference_model(family: str, seed: int = 0) -> Any:
     """Return an untouched copy of the same weights, with eager attention and plain hooks only."""
-    auto = AutoModelForMaskedLM if FAMILIES[family].masked else AutoModelForCausalLM
+    auto = _auto_class(_family(family))
     directory = tiny_directory(family, seed)
     return auto.from_pretrained(directory, attn_implementation="eager", dtype=torch.float32).eval()
 

@@ -1,4 +1,4 @@
-"""One head's attention as a heat map: queries down, keys across.
+"""One head's attention as a heat map: queries down, keys across, each side with its own tokens.
 
 A map with more weights than pixels is drawn in cells that stand for several (`viz.cells`), and
 says so; a region of it is drawn in finer ones.
@@ -82,6 +82,9 @@ class Look:
     """Width of the figure in px; by default what the prompt's length asks for."""
     sink: str = "show"
     """What is done about the first token: a key of `viz.sink.SINKS`."""
+    between: tuple[int, int] | None = None
+    """(sentence of the queries, sentence of the keys), 0 or 1: of a pair of sentences only this
+    part is drawn."""
     unit: float = 1.0
     """What `threshold` is a part of; see `viz.extent.unit_of`."""
 
@@ -96,7 +99,7 @@ class ShownMap:
     """The map of one head as it is shown."""
 
     weights: FloatArray
-    """float32 [query, key]; NaN where the first token is left out."""
+    """float32 [query, key]; NaN where it is left out: the first token, or a sentence of a pair."""
     causal: bool
     largest: float
 
@@ -112,6 +115,7 @@ def attention_figure(
     dark: bool = False,
     size: int | None = None,
     sink: str = "show",
+    between: tuple[int, int] | None = None,
     region: Region | None = None,
     name: str | None = None,
 ) -> go.Figure:
@@ -127,22 +131,23 @@ def attention_figure(
 
     The other arguments are those of `Look`.
     """
-    look = Look(position, threshold, zmax, log, dark, size, sink)
-    region = region or Region.whole(len(maps.prompt))
-    step = fitting_step(region.side, dots_across(maps.prompt, size))
+    look = Look(position, threshold, zmax, log, dark, size, sink, between)
+    region = region or _whole(maps)
+    step = fitting_step(region.side, dots_across(maps.prompt, size, maps.keys))
     shown = shown_map(maps, index, look)
     cells = _cells(shown, look, region, step)
-    names = token_names(maps.prompt)
+    queries, keys = token_names(maps.prompt), token_names(maps.keys)
     plot = _plot(maps, name or maps.title(index), look, shown, cells)
     title = plot["layout"]["title"]
-    title["text"] = title["text"].replace(NOTE, _resolution(cells, len(names)))
+    title["text"] = title["text"].replace(NOTE, _resolution(cells, _whole(maps)))
     figure = go.Figure(plot)
     trace = figure.data[0]
     trace.hovertemplate = _hover(cells.pooled, look, maps.kind)
     if cells.pooled:
-        trace.customdata = _ranges(cells, names)
+        trace.customdata = _ranges(cells, queries, keys)
     return figure.update_layout(
-        xaxis={"labelalias": _aliases(names, None)}, yaxis={"labelalias": _aliases(names, position)}
+        xaxis={"labelalias": _aliases(keys, None)},
+        yaxis={"labelalias": _aliases(queries, position)},
     )
 
 
@@ -166,8 +171,8 @@ def attention_message(
         extent: the map's, if it is known.
     """
     whole = region is None
-    region = region or Region.whole(len(maps.prompt))
-    dots = dots_across(maps.prompt, look.size)
+    region = region or _whole(maps)
+    dots = dots_across(maps.prompt, look.size, maps.keys)
     shown = shown_map(maps, index, look, extent)
     step = sent_step(region, shown.causal, dots)
     cells = _cells(shown, look, region, step)
@@ -210,20 +215,30 @@ def token_message(
         direction: "at" for its row of the map, where it looks; "by" for its column.
         extent: the map's, if it is known.
     """
-    weights = maps.values[index]
+    weights, part = maps.values[index], _between(maps, look)
     causal = (extent or extent_of(maps, index, look.sink)).causal
-    others = np.arange(len(weights))
     if direction == "at":
-        row, reached = without_first(weights[position], look.sink), others <= position
+        row = without_first(weights[position], look.sink)
+        reached = np.arange(len(row)) <= position
+        part = None if part is None else part[position]
     else:
-        row, reached = column_without_first(weights, position, look.sink), others >= position
+        row = column_without_first(weights, position, look.sink)
+        reached = np.arange(len(row)) >= position
+        part = None if part is None else part[:, position]
     seen = (reached | (not causal)) & (row >= look.least)
-    return coding.encode(np.where(seen, row, np.nan)[None])
+    return coding.encode(np.where(seen if part is None else seen & part, row, np.nan)[None])
 
 
-def dots_across(prompt: TokenizedPrompt, size: int | None) -> int:
-    """Return how many pixels a figure `size` px wide has for a prompt's positions."""
-    return int(_geometry(prompt.unique_labels, size).plot)
+def dots_across(
+    prompt: TokenizedPrompt, size: int | None, keys: TokenizedPrompt | None = None
+) -> int:
+    """Return how many pixels a figure `size` px wide has for a prompt's positions.
+
+    Args:
+        keys: the columns, where they are not the prompt's; then it is about the longer side.
+    """
+    columns = prompt.unique_labels if keys is None else keys.unique_labels
+    return int(_geometry(prompt.unique_labels, columns, size).plot)
 
 
 def token_names(prompt: TokenizedPrompt) -> list[str]:
@@ -234,17 +249,37 @@ def token_names(prompt: TokenizedPrompt) -> list[str]:
 def shown_map(
     maps: AttentionMaps, index: int, look: Look, extent: Extent | None = None
 ) -> ShownMap:
-    """Return the map of one head with its first token dealt with as a look says."""
+    """Return the map of one head without what a look leaves out.
+
+    Args:
+        extent: the map's, if it is known.
+    """
     if maps.queries is not None:
         raise ValueError("only maps with all their rows can be drawn")
-    extent = extent or extent_of(maps, index, look.sink)
-    return ShownMap(without_first(maps.values[index], look.sink), extent.causal, extent.largest)
+    extent, part = extent or extent_of(maps, index, look.sink), _between(maps, look)
+    shown = without_first(maps.values[index], look.sink)
+    drawn = shown if part is None else np.where(part, shown, np.float32(np.nan))
+    return ShownMap(drawn, extent.causal, extent.largest)
+
+
+def _whole(maps: AttentionMaps) -> Region:
+    return Region.whole(len(maps.prompt), len(maps.keys))
 
 
 def _cells(shown: ShownMap, look: Look, region: Region, step: int) -> Cells:
     cells = cells_of(shown.weights, shown.causal, region, step)
     cells.values[cells.values < look.least] = np.nan
     return cells
+
+
+def _between(maps: AttentionMaps, look: Look) -> np.ndarray | None:
+    """Return which weights [query, key] are drawn of a pair of sentences; None for all."""
+    if look.between is None or maps.prompt.segments is None or maps.keys.segments is None:
+        return None
+    queries = np.array(maps.prompt.segments) == look.between[0]
+    keys = np.array(maps.keys.segments) == look.between[1]
+    drawn: np.ndarray = queries[:, None] & keys
+    return drawn
 
 
 def _plot(
@@ -256,10 +291,11 @@ def _plot(
     else about a map.
     """
     dark = look.dark
-    n = len(maps.prompt)
-    geometry = _geometry(maps.prompt.unique_labels, look.size)
+    n_query, n_key = shown.weights.shape
+    geometry = _geometry(maps.prompt.unique_labels, maps.keys.unique_labels, look.size)
     scale = _colour_range(look.zmax or shown.largest or 1.0, look.log, dark)
-    axis = _token_axis(n, geometry, dark)
+    across = _token_axis(n_key, geometry, dark)
+    down = _token_axis(n_query, geometry, dark)
     bar = compact_colour_bar(
         dark,
         pixels=scale.bar_pixels,
@@ -268,33 +304,34 @@ def _plot(
         ticktext=scale.ticktext,
     )
     # The bar ends where the figure ends, not where a map narrower than its header does.
-    bar["x"] = 1 + (geometry.right - _BAR_EDGE) / geometry.plot
+    bar |= {"xref": "container", "x": 1 - _BAR_EDGE / geometry.width}
     return {
         "data": [_map_trace(cells, scale, geometry), _bar_trace(scale, bar)],
         "layout": {
             **base_layout(dark),
             **_frame(geometry),
             "title": _title(name, shown.largest, maps.ablated, geometry, look),
-            "xaxis": axis | {"range": [-0.5, n - 0.5], "tickangle": -90},
-            "yaxis": axis | {"range": [n - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
-            "shapes": _row_mark(look.position, n, cells.causal, dark),
+            "xaxis": across | {"range": [-0.5, n_key - 0.5], "tickangle": -90},
+            "yaxis": down
+            | {"range": [n_query - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
+            "shapes": _row_mark(look.position, n_key, cells.causal, dark),
         },
     }
 
 
-def _resolution(cells: Cells, n: int) -> str:
+def _resolution(cells: Cells, whole: Region) -> str:
     """Say how cells stand for weights where that is not one for one, or not all of the map."""
     if cells.pooled:
         return f" · each dot: max of {cells.step}×{cells.step}"
-    return "" if cells.region == Region.whole(n) else " · every weight"
+    return "" if cells.region == whole else " · every weight"
 
 
-def _ranges(cells: Cells, names: list[str]) -> np.ndarray:
+def _ranges(cells: Cells, query_names: list[str], key_names: list[str]) -> np.ndarray:
     """Return for each cell the queries and the keys that it stands for, in words."""
     rows, columns = cells.values.shape
     region, step = cells.region, cells.step
-    queries = [_range(region.query + i * step, step, names) for i in range(rows)]
-    keys = [_range(region.key + j * step, step, names) for j in range(columns)]
+    queries = [_range(region.query + i * step, step, query_names) for i in range(rows)]
+    keys = [_range(region.key + j * step, step, key_names) for j in range(columns)]
     return np.array([[(query, key) for key in keys] for query in queries], dtype=object)
 
 
@@ -317,36 +354,49 @@ class _Geometry:
     """Where things stand, in px."""
 
     cell: float
-    plot: float
+    across: float
+    down: float
     left: int
     bottom: int
     width: int
-    n_labels: int
-    """How many labels fit beside an axis."""
+
+    @property
+    def plot(self) -> float:
+        """The longer side of the map."""
+        return max(self.across, self.down)
 
     @property
     def height(self) -> int:
-        return round(_HEADER + self.plot + self.bottom)
+        return round(_HEADER + self.down + self.bottom)
 
     @property
     def right(self) -> int:
-        return round(self.width - self.left - self.plot)
+        return round(self.width - self.left - self.across)
+
+    def n_labels(self, n: int) -> int:
+        """Return how many labels fit beside an axis of n positions."""
+        return n if self.cell >= _LABEL_ROOM else max(int(self.cell * n / _THIN_LABEL_ROOM), 1)
 
 
-def _geometry(labels: tuple[str, ...], size: int | None) -> _Geometry:
-    n = max(len(labels), 1)
-    longest = max((len(clipped(label)) for label in labels), default=0)
-    margin = round(longest * _LABEL_SIZE * MONO_ASPECT) + 12
+def _geometry(
+    query_labels: tuple[str, ...], key_labels: tuple[str, ...], size: int | None
+) -> _Geometry:
+    n = max(len(query_labels), len(key_labels), 1)
+    left, bottom = _label_margin(query_labels), _label_margin(key_labels)
     if size is None:
         cell = min(min(max(_SMALL_PLOT, _LABEL_ROOM * n), _LARGE_PLOT) / n, _LARGEST_CELL)
     else:
-        cell = min(max(size - margin - _EDGE, 1) / n, _LARGEST_SIZED_CELL)
+        cell = min(max(size - left - _EDGE, 1) / n, _LARGEST_SIZED_CELL)
     # Whole pixels keep all cells equally large.
     cell = float(int(cell)) if cell >= 1 else cell
-    plot = cell * n
-    n_labels = n if cell >= _LABEL_ROOM else max(int(plot / _THIN_LABEL_ROOM), 1)
-    width = size or max(round(margin + plot) + _EDGE, _MIN_WIDTH)
-    return _Geometry(cell, plot, margin, margin, width, n_labels)
+    across, down = (cell * max(len(labels), 1) for labels in (key_labels, query_labels))
+    width = size or max(round(left + across) + _EDGE, _MIN_WIDTH)
+    return _Geometry(cell, across, down, left, bottom, width)
+
+
+def _label_margin(labels: tuple[str, ...]) -> int:
+    longest = max((len(clipped(label)) for label in labels), default=0)
+    return round(longest * _LABEL_SIZE * MONO_ASPECT) + 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,7 +562,7 @@ def _token_axis(n: int, geometry: _Geometry, dark: bool) -> dict[str, Any]:
         "type": "category",
         "categoryorder": "array",
         "categoryarray": list(range(n)),
-        "nticks": geometry.n_labels,
+        "nticks": geometry.n_labels(n),
         "tickfont": {"family": MONO, "size": _LABEL_SIZE, "color": palette(dark).muted},
     }
 

@@ -31,8 +31,9 @@ class Region:
             raise ValueError(f"a region needs a query and a key, counted from 0, got {self}")
 
     @staticmethod
-    def whole(n: int) -> "Region":
-        return Region(0, n, 0, n)
+    def whole(n: int, n_keys: int | None = None) -> "Region":
+        """Return all of a map of n queries and as many keys, if no other number is given."""
+        return Region(0, n, 0, n if n_keys is None else n_keys)
 
     @property
     def side(self) -> int:
@@ -96,7 +97,7 @@ def cells_of(
         region: of `weights`; None for all.
         step: how many queries, and how many keys, share a cell.
     """
-    region = region or Region.whole(len(weights))
+    region = region or Region.whole(*weights.shape)
     part = weights[region.query : region.query_end, region.key : region.key_end]
     if step == 1:
         values = np.array(part, dtype=np.float32)  # a copy

@@ -36,7 +36,7 @@ def combined(several: Sequence[AttentionMaps], how: str) -> AttentionMaps:
     """Return one map for all heads of maps of one run; it bears the first head's name.
 
     Args:
-        several: at least one head in all.
+        several: at least one head in all, of one stack.
         how: a key of `COMBINATIONS`.
     """
     first = several[0]

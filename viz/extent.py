@@ -13,7 +13,7 @@ class Extent:
     """How far the weights of one map reach."""
 
     causal: bool
-    """Whether no query looks ahead."""
+    """Whether the map is one of positions among themselves in which none looks ahead."""
     largest: float
     """The largest weight that is shown; see `largest_weight`."""
 
@@ -21,7 +21,7 @@ class Extent:
 def extent_of(maps: AttentionMaps, index: int, sink: str = "show") -> Extent:
     """Return the extent of the map of one head, the first token dealt with as `sink` says."""
     weights = maps.values[index]
-    causal = is_causal(weights)
+    causal = maps.looked_at is None and is_causal(weights)
     return Extent(causal, largest_weight(weights, causal, sink))
 
 

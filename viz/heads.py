@@ -30,6 +30,7 @@ def head_map_figure(
     scores: HeadScores | HeadValues | None = None,
     chosen: Sequence[Head] = (),
     *,
+    stack: str = "",
     dark: bool = False,
     width: int = 280,
     height: int | None = None,
@@ -41,6 +42,7 @@ def head_map_figure(
     `y`, the layer.
 
     Args:
+        stack: the stack whose heads they are; of the chosen ones only its are outlined.
         width, height: of the figure in px; by default the height follows the number of layers.
     """
     if scores is not None and scores.values.shape != (n_layers, n_heads):
@@ -53,9 +55,11 @@ def head_map_figure(
     cell_width = (width - _LEFT - _RIGHT) / n_heads
     cell_height = (height - header - _BOTTOM) / n_layers
     gap = 1 if min(cell_width, cell_height) >= 4 else 0
-    traces = [_empty_cells(values, scores is not None, gap, dark)]
+    n_chosen = len({head for head in chosen if head.stack == stack})
+    prefix = f"{stack}:" if stack else ""
+    traces = [_empty_cells(values, scores is not None, prefix, gap, dark)]
     if scores is not None:
-        traces.append(_score_cells(scores, gap, width, height, dark))
+        traces.append(_score_cells(scores, prefix, gap, width, height, dark))
     return go.Figure(
         data=traces,
         layout={
@@ -70,10 +74,10 @@ def head_map_figure(
                 "pad": 2,
                 "autoexpand": False,
             },
-            "title": _title(scores, n_layers * n_heads, len(set(chosen)), height, width, dark),
+            "title": _title(scores, n_layers * n_heads, n_chosen, height, width, dark),
             "xaxis": _index_axis("head", n_heads, cell_width, 15, dark),
             "yaxis": _index_axis("layer", n_layers, cell_height, 11, dark),
-            "shapes": _outlines(chosen, dark),
+            "shapes": _outlines(chosen, stack, dark),
         },
     )
 
@@ -96,7 +100,7 @@ def ranking_table(scores: HeadScores | HeadValues) -> list[dict[str, Any]]:
     ]
 
 
-def _empty_cells(values: FloatArray, scored: bool, gap: int, dark: bool) -> go.Heatmap:
+def _empty_cells(values: FloatArray, scored: bool, prefix: str, gap: int, dark: bool) -> go.Heatmap:
     """Draw the cells without a value, which are to be hovered and clicked like the others."""
     colour = palette(dark).empty
     note = "<br>not evaluated" if scored else ""
@@ -109,12 +113,17 @@ def _empty_cells(values: FloatArray, scored: bool, gap: int, dark: bool) -> go.H
         xgap=gap,
         ygap=gap,
         hoverongaps=False,
-        hovertemplate=f"<b>L%{{y:d}}H%{{x:d}}</b>{note}<extra></extra>",
+        hovertemplate=f"<b>{prefix}L%{{y:d}}H%{{x:d}}</b>{note}<extra></extra>",
     )
 
 
 def _score_cells(
-    scores: HeadScores | HeadValues, gap: int, width: int, height: int, dark: bool
+    scores: HeadScores | HeadValues,
+    prefix: str,
+    gap: int,
+    width: int,
+    height: int,
+    dark: bool,
 ) -> go.Heatmap:
     colours = score_colours(scores.metric, scores.values, dark)
     return go.Heatmap(
@@ -125,7 +134,9 @@ def _score_cells(
         xgap=gap,
         ygap=gap,
         hoverongaps=False,
-        hovertemplate=f"<b>L%{{y:d}}H%{{x:d}}</b><br>{score_hover(scores.metric)}<extra></extra>",
+        hovertemplate=(
+            f"<b>{prefix}L%{{y:d}}H%{{x:d}}</b><br>{score_hover(scores.metric)}<extra></extra>"
+        ),
         colorbar=compact_colour_bar(
             dark,
             pixels=_BAR,
@@ -174,9 +185,9 @@ def _index_axis(name: str, n: int, cell: float, room: float, dark: bool) -> dict
     }
 
 
-def _outlines(chosen: Sequence[Head], dark: bool) -> list[dict[str, Any]]:
+def _outlines(chosen: Sequence[Head], stack: str, dark: bool) -> list[dict[str, Any]]:
     """Return the outlines of the chosen cells; a halo keeps them visible on any colour."""
-    cells = sorted({(head.layer, head.head) for head in chosen if not head.stack})
+    cells = sorted({(head.layer, head.head) for head in chosen if head.stack == stack})
     if not cells:
         return []
     colours = palette(dark)

@@ -39,14 +39,15 @@ def overview_message(summaries: HeadSummaries) -> Message:
     """Return the grid as small plain data: the same for light and dark, and for every colouring.
 
     Returns:
-        `n_layers`, `n_heads`, `n_tokens`, `side` (cells of a thumbnail, across and down), `step`,
-        `causal`, `codes` (URL-safe base64 of a byte a cell, [layer][head][row][column], of a
-        causal map only the cells up to the diagonal), `floor` (the weight that the smallest code
+        `stack`, `n_layers`, `n_heads`, `n_tokens`, `side` (cells of a thumbnail, across and down),
+        `step`, `causal`, `codes` (URL-safe base64 of a byte a cell, [layer][head][row][column], of
+        a causal map only the cells up to the diagonal), `floor` (the weight that the smallest code
         stands for), `metrics` (name, label, unit, description, and `values` [layer][head] to four
         digits, None where there is none) and `colours` (light and dark, from small to large).
     """
     n_layers, n_heads, side = summaries.thumbnails.shape[:3]
     return {
+        "stack": summaries.stack,
         "n_layers": n_layers,
         "n_heads": n_heads,
         "n_tokens": len(summaries.prompt),

@@ -26,7 +26,7 @@ _GAP_FROM = 8  # px: cells of this size have a hairline between them
 
 
 def position_map_figure(scores: PositionScores, *, dark: bool = False) -> go.Figure:
-    """Draw the heads x positions map; the position read is framed.
+    """Draw the heads x positions map; the position read is framed, if it is among them.
 
     Cells are coloured by the metric: sequentially for a distance, symmetrically around zero for an
     effect; those that were not evaluated stay blank. The figure takes its container's width, for
@@ -72,7 +72,7 @@ def position_map_figure(scores: PositionScores, *, dark: bool = False) -> go.Fig
             "title": _title(scores, height, dark),
             "xaxis": _position_axis(scores, dark),
             "yaxis": _head_axis(scores, cell, dark),
-            "shapes": [_frame(scores, dark)],
+            "shapes": [_frame(scores, dark)] if scores.read_here else [],
         },
     )
 
@@ -136,7 +136,8 @@ def _position_axis(scores: PositionScores, dark: bool) -> dict[str, Any]:
     """
     names = [literal(clipped(name)) for name in scores.prompt.unique_labels]
     read = scores.baseline.position
-    names[read] = f"<b>{names[read]}</b>"
+    if scores.read_here:
+        names[read] = f"<b>{names[read]}</b>"
     return _category_axis(names, dark) | {"range": [-0.5, len(names) - 0.5], "tickangle": -90}
 
 

@@ -5,8 +5,8 @@ torch is imported where it is used: the page and its forms stand before it is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ablation.interventions import editors
@@ -23,6 +23,7 @@ from ablation.interventions.notation import (
 from models.edits import HeadEditor
 from models.edits import Intervention as ModelIntervention
 from models.errors import ErrorKind, UserError
+from models.tokens import PAIR_MARK
 from models.types import Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Mean:
         prompts = [
             _tokenize_like(prompt, text, model, "reference prompt") for text in self.references
         ]
-        return editors.GivenZ(_mean_outputs(model, prompts, _layers_of(heads)))
+        return editors.GivenZ(_mean_outputs(model, prompts, heads))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +176,15 @@ class Resample:
         positions: Sequence[int] | None,
     ) -> HeadEditor:
         source = _tokenize_like(prompt, self.source, model, "source prompt")
-        if len(source) != len(prompt):
+        own, other = (model.axes_of(each, heads).queries for each in (prompt, source))
+        if len(other) != len(own):
             raise UserError(
                 ErrorKind.INTERVENTION,
-                f"Resample needs a source of equal length, but the prompt has {len(prompt)} tokens "
-                f"({_token_list(prompt)}) and the source has {len(source)} "
-                f"({_token_list(source)}); change one of them.",
+                f"Resample needs a source of equal length, but the prompt has {len(own)} tokens "
+                f"({_token_list(own)}) and the source has {len(other)} "
+                f"({_token_list(other)}); change one of them.",
             )
-        return editors.GivenZ(model.head_outputs(source, _layers_of(heads)))
+        return editors.GivenZ(model.head_outputs(source, model.layers_of(heads)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +224,9 @@ class Permute:
     ) -> HeadEditor:
         import torch
 
-        moved = torch.tensor(resolve_positions(positions, len(prompt)))
-        source = torch.arange(len(prompt))
+        n = len(model.axes_of(prompt, heads).queries)
+        moved = torch.tensor(resolve_positions(positions, n))
+        source = torch.arange(n)
         source[moved] = moved[self.permutation(len(moved))]
         return editors.ReorderedZ(source.to(model.device))
 
@@ -282,7 +285,8 @@ class Sparsify:
             return editors.LargeZ(self._given)
         import torch
 
-        acted_on = torch.tensor(resolve_positions(positions, len(prompt)), device=model.device)
+        n = len(model.axes_of(prompt, heads).queries)
+        acted_on = torch.tensor(resolve_positions(positions, n), device=model.device)
         return editors.LargestZ(self._given, acted_on)
 
 
@@ -324,12 +328,13 @@ class Knockout:
     ) -> HeadEditor:
         import torch
 
-        n = len(prompt)
+        axes = model.axes_of(prompt, heads)
+        n, n_keys = len(axes.queries), len(axes.keys)
         queries = resolve_positions(self.queries, n, "queries of knockout")
-        blocked = torch.zeros(n, n, dtype=torch.bool)  # query, key
-        blocked[queries] = self._blocked_keys(n)[queries]
-        visible = torch.ones(n, n, dtype=torch.bool)
-        if model.kind == "causal":
+        blocked = torch.zeros(n, n_keys, dtype=torch.bool)  # query, key
+        blocked[queries] = self._blocked_keys(n, n_keys, axes.own)[queries]
+        visible = torch.ones(n, n_keys, dtype=torch.bool)
+        if axes.causal:
             visible = visible.tril()
         left_alone = ~(visible & ~blocked).any(dim=1)  # query
         if self.queries is not None and left_alone.any():
@@ -340,14 +345,24 @@ class Knockout:
         blocked[~acted_on] = False
         return editors.BlockedPattern(blocked.to(model.device))
 
-    def _blocked_keys(self, n: int) -> Tensor:
-        """Return bool [query, key] of a prompt of n tokens, as if every query was chosen."""
+    def _blocked_keys(self, n: int, n_keys: int, own: bool) -> Tensor:
+        """Return bool [query, key], as if every query was chosen.
+
+        Args:
+            own: whether queries and keys are the same positions.
+        """
         import torch
 
+        if self.keys is None and not own:
+            raise UserError(
+                ErrorKind.INTERVENTION,
+                "A knockout of every key but the query's own needs attention among the same "
+                "positions, which cross attention is not; name the keys.",
+            )
         if self.keys is None:
             return ~torch.eye(n, dtype=torch.bool)
-        blocked = torch.zeros(n, n, dtype=torch.bool)
-        blocked[:, resolve_positions(self.keys, n, "keys of knockout")] = True
+        blocked = torch.zeros(n, n_keys, dtype=torch.bool)
+        blocked[:, resolve_positions(self.keys, n_keys, "keys of knockout")] = True
         return blocked
 
 
@@ -366,33 +381,37 @@ def _no_key_left(query: int) -> UserError:
 def _tokenize_like(
     prompt: TokenizedPrompt, text: str, model: LanguageModel, role: str
 ) -> TokenizedPrompt:
-    """Tokenise `text` with a beginning-of-sequence token exactly when `prompt` has one."""
+    """Tokenise `text` with a beginning-of-sequence token exactly when `prompt` has one.
+
+    For an encoder-decoder the text takes the place of the source; the decoder text stays. For a
+    pair of sentences the text may be one too, with its mark between them.
+    """
     wanted = model.has_bos(prompt)
+    first, mark, second = text.partition(PAIR_MARK)
+    paired = prompt.segments is not None and bool(mark)
+    own: tuple[str, str | None] = (first, second) if paired else (text, None)
     try:
-        tokenized = model.tokenize(text)
-        if model.has_bos(tokenized) == wanted:
-            return tokenized
-        return model.tokenize(text, bos=wanted)
+        tokenized = model.tokenize(own[0], pair=own[1])
+        if model.has_bos(tokenized) != wanted:
+            tokenized = model.tokenize(own[0], bos=wanted, pair=own[1])
     except UserError as error:
         raise UserError(
             ErrorKind.INTERVENTION, f"The {role} {quoted(text)} cannot be used: {error}"
         ) from error
-
-
-def _layers_of(heads: Iterable[Head]) -> list[int]:
-    return sorted({head.layer for head in heads})
+    return tokenized if tokenized.source is None else replace(prompt, source=tokenized.source)
 
 
 def _mean_outputs(
-    model: LanguageModel, prompts: Sequence[TokenizedPrompt], layers: Sequence[int]
+    model: LanguageModel, prompts: Sequence[TokenizedPrompt], heads: Sequence[Head]
 ) -> dict[int, Tensor]:
     """Return layer -> [1, n_heads, d_head]: the mean over all positions of all prompts."""
+    layers = model.layers_of(heads)
     sums: dict[int, Tensor] = {}
     for prompt in prompts:
         for layer, z in model.head_outputs(prompt, layers).items():
             total = z.float().sum(dim=0, keepdim=True)  # [1, n_heads, d_head]
             sums[layer] = sums[layer] + total if layer in sums else total
-    count = sum(len(prompt) for prompt in prompts)
+    count = sum(len(model.axes_of(prompt, heads).queries) for prompt in prompts)
     return {layer: total / count for layer, total in sums.items()}
 
 

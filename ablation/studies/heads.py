@@ -15,9 +15,9 @@ import pandas as pd
 
 from ablation.contexts import Context, LargestWeights
 from ablation.corpus import Passage, load_corpus
-from ablation.reading import read_in_parts
+from ablation.head_metrics import HEAD_METRICS
 from ablation.studies.types import StudyResult
-from ablation.types import HeadValues, MetricInfo, Progress
+from ablation.types import HeadValues, Progress
 from models.errors import ErrorKind, UserError
 from models.types import FloatArray, Head, TokenizedPrompt
 
@@ -29,61 +29,8 @@ QUANTILES = {"low": 0.1, "median": 0.5, "high": 0.9}
 
 N_CONTEXTS = 12
 
-Rows = Callable[[FloatArray, np.ndarray], FloatArray]
-"""(weights [n_heads, n_query, n_key], queries int64 [n_query]) -> [n_heads, n_query]."""
-
-
-def _scaled(weights: FloatArray) -> FloatArray:
-    """Return rows that sum to 1: sinks may have taken a share of them."""
-    return weights / np.maximum(weights.sum(axis=-1, keepdims=True), np.finfo(np.float32).tiny)
-
-
-def _entropy(weights: FloatArray, queries: np.ndarray) -> FloatArray:
-    p = _scaled(weights)
-    return -(p * np.log(np.where(p > 0, p, 1))).sum(axis=-1)
-
-
-def _distance(weights: FloatArray, queries: np.ndarray) -> FloatArray:
-    distances = np.abs(queries[:, None] - np.arange(weights.shape[-1]))  # [n_query, n_key]
-    return (_scaled(weights) * distances).sum(axis=-1)
-
-
-def _self(weights: FloatArray, queries: np.ndarray) -> FloatArray:
-    return weights[:, np.arange(len(queries)), queries]
-
-
-def _previous(weights: FloatArray, queries: np.ndarray) -> FloatArray:
-    return weights[:, np.arange(len(queries)), queries - 1]
-
-
-def _first(weights: FloatArray, queries: np.ndarray) -> FloatArray:
-    return weights[:, :, 0]
-
-
-def _largest(weights: FloatArray, queries: np.ndarray) -> FloatArray:
-    return weights.max(axis=-1)
-
-
-def _info(name: str, label: str, unit: str, words: str) -> MetricInfo:
-    return MetricInfo(name, label, unit, False, False, words)
-
-
-METRICS: tuple[tuple[MetricInfo, Rows], ...] = (
-    (_info("entropy", "Entropy", "nats", "entropy of a query's weights"), _entropy),
-    (
-        _info("mean_distance", "Mean distance", "positions", "|query - key|, weighted"),
-        _distance,
-    ),
-    (_info("self_weight", "Weight on self", "weight", "on the query's own token"), _self),
-    (
-        _info("previous_weight", "Weight on previous", "weight", "on the token just before"),
-        _previous,
-    ),
-    (_info("first_weight", "Weight on first", "weight", "on the first token of all"), _first),
-    (_info("largest_weight", "Largest weight", "weight", "of a query's row"), _largest),
-)
-"""What is measured of each head on each passage, as the mean over all queries but the first one,
-which under causal attention can only look at itself."""
+METRICS = tuple(metric.info for metric in HEAD_METRICS.values())
+"""What is measured of each head on each passage (`ablation.head_metrics`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,8 +66,8 @@ class HeadDistributions:
 
     def mean(self, metric: str) -> HeadValues:
         """Return the mean of a metric over the passages."""
-        index = [info.name for info, _ in METRICS].index(metric)
-        return HeadValues(METRICS[index][0], self.values[:, index].mean(axis=0))
+        index = [info.name for info in METRICS].index(metric)
+        return HeadValues(METRICS[index], self.values[:, index].mean(axis=0))
 
     def contexts(self, head: Head, n: int = N_CONTEXTS) -> tuple[Context, ...]:
         """Return the largest weights of a head, at most one from a passage, the largest first."""
@@ -140,7 +87,7 @@ class HeadDistributions:
         mean = values.mean(axis=0)  # [n_metrics, n_layers, n_heads]
         metric, layer, head = np.argwhere(~np.isnan(mean)).T
         quantiles = np.quantile(values, list(QUANTILES.values()), axis=0)
-        names = np.array([info.name for info, _ in METRICS], dtype=object)
+        names = np.array([info.name for info in METRICS], dtype=object)
         columns = dict(zip(QUANTILES, quantiles[:, metric, layer, head], strict=True))
         frame = pd.DataFrame(
             {
@@ -155,7 +102,7 @@ class HeadDistributions:
         return frame.assign(rank=ranks.astype(int))
 
     def to_json(self) -> dict[str, Any]:
-        metrics = {i.name: {"label": i.label, "unit": i.unit} for i, _ in METRICS}
+        metrics = {i.name: {"label": i.label, "unit": i.unit} for i in METRICS}
         if self.head is None:
             return {"metrics": metrics}
         contexts = [c.to_json() for c in self.contexts(self.head, self.n_contexts)]
@@ -185,9 +132,11 @@ def run(
         `details` are `HeadDistributions`, `table` is their frame.
 
     Raises:
-        UserError: no passage fits the model's context, or there is no such head.
+        UserError: no passage fits the model's context, there is no such head, or the model is an
+            encoder-decoder.
     """
     started = time.monotonic()
+    model.check_one_stack("The study of heads over a corpus")
     if head is not None:
         model.check_heads([head])
     prompts, too_long = _fitting(model, load_corpus() if passages is None else passages)
@@ -235,19 +184,15 @@ def _fitting(
 
 def _measure(model: "LanguageModel", passage: str, prompt: TokenizedPrompt) -> OnPassage:
     """Read every head on one passage, once."""
-    grid = (model.n_layers, model.n_heads)
-    metrics = np.full((len(METRICS), *grid), np.nan, np.float32)
-    largest = np.full(grid, np.nan, np.float32)
-    looks = np.zeros((2, *grid), np.int64)
-    queries = np.arange(1, len(prompt))
-    for maps in read_in_parts(model, prompt):
-        at = ([head.layer for head in maps.heads], [head.head for head in maps.heads])
-        for i, (_, of_rows) in enumerate(METRICS):
-            rows = of_rows(maps.values[:, 1:], queries)
-            metrics[i, *at] = rows.mean(axis=-1, dtype=np.float64)
-        peaks = LargestWeights.of(maps.values)
-        largest[at], looks[0, *at], looks[1, *at] = peaks.weights, peaks.queries, peaks.keys
-    return OnPassage(passage, prompt, metrics, largest, *looks)
+    from ablation.summaries import MetricMeans  # torch comes with it
+    from models.attention_reading import SeveralReaders
+
+    means = MetricMeans(model, len(prompt))
+    largest = LargestWeights(model.n_layers, model.n_heads)
+    model.read_attention(prompt, SeveralReaders((means, largest)))
+    return OnPassage(
+        passage, prompt, means.values(), largest.weights, largest.queries, largest.keys
+    )
 
 
 def _answer(distributions: HeadDistributions) -> tuple[str, ...]:

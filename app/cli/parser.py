@@ -38,7 +38,10 @@ examples:
 standard error; 130 when stopped by Ctrl-C.
 """
 
-HEADS_HELP = "5.3 or L5H3, 5.* or L5 for a layer, *.3, 3-5.0-2, 5.0-3, all; separated by commas"
+HEADS_HELP = (
+    "5.3 or L5H3, 5.* or L5 for a layer, *.3, 3-5.0-2, 5.0-3, all; of an encoder-decoder also "
+    "encoder:5.3, cross:all; separated by commas"
+)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -190,6 +193,13 @@ def _add_sweep(commands: Any) -> None:
         "--metric", default="kl", metavar="NAME", help="what is scored (default: %(default)s)"
     )
     _add_targets(parser, "the token that metrics about a target are about")
+    parser.add_argument(
+        "--stack",
+        default="",
+        metavar="NAME",
+        help="whose heads are ablated: encoder or cross, of an encoder-decoder (default: the "
+        "decoder's own)",
+    )
     parser.add_argument(
         "--by-position",
         action="store_true",
@@ -426,6 +436,17 @@ def _add_prompt(
 
 
 def _add_bos(group: Any) -> None:
+    group.add_argument(
+        "--decoder",
+        metavar="TEXT",
+        help="of an encoder-decoder: what its decoder has written so far, behind the token that "
+        "starts it; --prompt is what its encoder reads",
+    )
+    group.add_argument(
+        "--pair",
+        metavar="TEXT",
+        help="of an encoder that tells sentences apart: the second sentence of a pair",
+    )
     group.add_argument(
         "--bos",
         action=argparse.BooleanOptionalAction,

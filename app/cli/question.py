@@ -48,6 +48,8 @@ class Question:
     @property
     def positions(self) -> tuple[int, ...] | None:
         """Those of the first prompt that the intervention acts on, from 0; None for all."""
+        if len(self.model.stacks.stacks) > 1:  # which positions they are depends on the heads
+            return self.acted_on
         return self.model.check_positions(self.prompt, self.acted_on)
 
     def heads(self, text: str) -> tuple[Head, ...]:
@@ -118,10 +120,12 @@ def pose(options: Namespace, terminal: Terminal) -> Question:
         acted_on = None if options.positions is None else read_positions(options.positions)
         model = open_model(options, options.model, say)
     texts = [options.prompt] if isinstance(options.prompt, str) else options.prompt
-    prompts = tuple(model.tokenize(text, options.bos) for text in texts)
+    given = {"decoder": options.decoder, "pair": options.pair}
+    prompts = tuple(model.tokenize(text, options.bos, **given) for text in texts)
     for prompt in prompts:
         model.resolve_position(prompt, options.position)
-        resolve_positions(acted_on, len(prompt))
+        if len(model.stacks.stacks) == 1:
+            resolve_positions(acted_on, len(prompt))
     return Question(model, prompts, options.position, intervention, acted_on)
 
 
@@ -149,7 +153,8 @@ def read_heads(model: "LanguageModel", text: str) -> tuple[Head, ...]:
     from ablation import parse_heads
     from ablation.heads import HEAD_NOTATION
 
-    heads = parse_heads(text, model.n_layers, model.n_heads)
+    stacks = model.stacks.stacks
+    heads = parse_heads(text, model.n_layers, model.n_heads, stacks if len(stacks) > 1 else ())
     if not heads:
         raise UserError(ErrorKind.HEADS, f"No heads are named; write {HEAD_NOTATION}.")
     return model.check_heads(heads)

@@ -27,6 +27,12 @@ def run(options: Namespace, terminal: Terminal) -> int:
 
 def _check_fit(options: Namespace) -> None:
     """Raise `UserError` for options that do not go together."""
+    if options.by_position and options.stack:
+        raise UserError(
+            ErrorKind.OPTION,
+            "--stack does not go with --by-position, whose heads say which stack they are of; "
+            "leave one of them out.",
+        )
     if not options.by_position:
         if options.heads is None:
             return
@@ -68,6 +74,7 @@ def _every_head(question: Question, options: Namespace, terminal: Terminal) -> i
             question.read_at,
             target=targets,
             positions=question.acted_on,
+            stack=options.stack,
             progress=progress,
             cancel=cancel,
         )

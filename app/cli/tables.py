@@ -67,14 +67,14 @@ def comparison_lines(comparison: Comparison | None, before: Prediction) -> Itera
 
 def attention_table(maps: AttentionMaps, index: int, top: int) -> Table:
     """Show for each query of one head the keys with most weight."""
-    labels = maps.prompt.unique_labels
+    queries, labels = maps.prompt.unique_labels, maps.keys.unique_labels
     ablated = " (ablated run)" if maps.ablated else ""
     table = Table("", "query", "looks at", box=None, title=f"{maps.title(index)}{ablated}")
     table.title_justify = "left"
     for query, row in enumerate(maps.values[index]):
         keys = np.argsort(-row, kind="stable")[:top]
         looks = ", ".join(f"{visible(labels[k])} {row[k]:.3f}" for k in keys if row[k] > 0)
-        table.add_row(str(query), visible(labels[query]), looks)
+        table.add_row(str(query), visible(queries[query]), looks)
     return table
 
 
@@ -198,5 +198,12 @@ def _with_percent(token: TokenProbability) -> str:
 
 
 def _cell(value: float) -> str:
-    """A score in at most eight characters; nothing for one that is not there."""
-    return "" if np.isnan(value) else f"{value:.2g}" if abs(value) < 1e-3 else f"{value:.3f}"
+    """A score in six characters, if it can be written so; nothing for one that is not there."""
+    if np.isnan(value):
+        return ""
+    if 0 < abs(value) < 1e-3:
+        forms = (f"{value:.{digits}e}".replace("e-0", "e-") for digits in (1, 0))
+    else:
+        forms = (f"{value:.{digits}f}" for digits in (3, 2, 1, 0))
+    *shorter, last = forms
+    return next((form for form in shorter if len(form) <= CELL_WIDTH - 2), last)

@@ -7,7 +7,7 @@ others; tools that mean something for it name it in `_for`.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -17,9 +17,9 @@ from app import ids, words
 from app.panels import overview
 from app.panels.pieces import browser, empty, segmented, switch
 from app.runs import Outcome, map_key
-from app.services import Services, build_intervention, drawable
-from app.view import DIRECTIONS, EXTRAS, MAX_SIZE, MIN_SIZE, PICTURES, VALUES, View
-from models.types import MAP_KINDS, AttentionMaps
+from app.services import Services, build_intervention, drawable, most_positions
+from app.view import BETWEEN, DIRECTIONS, EXTRAS, MAX_SIZE, MIN_SIZE, PICTURES, VALUES, View
+from models.types import MAP_KINDS, AttentionMaps, TokenizedPrompt
 from viz.attention import (
     Look,
     attention_message,
@@ -169,6 +169,23 @@ def _toolbar() -> html.Div:
                 **_for("matrix", "lines", "text"),
             ),
             html.Div(
+                html.Div(
+                    [
+                        html.Span("Sentences", className="field-label"),
+                        segmented(
+                            ids.BETWEEN,
+                            (("all", "all"), ("a-b", "A→B"), ("b-a", "B→A")),
+                            "all",
+                            "Which sentence of the pair looks at which",
+                        ),
+                    ],
+                    id=ids.BETWEEN_PLACE,
+                    className="tool",
+                    hidden=True,
+                ),
+                **_for("matrix", "lines", "text"),
+            ),
+            html.Div(
                 segmented(
                     ids.DIRECTION,
                     tuple(DIRECTIONS.items()),
@@ -290,13 +307,14 @@ def look(view: View, outcome: Outcome, extents: Sequence[Extent], dark: bool) ->
         dark=dark,
         size=view.size,
         sink=view.sink,
+        between=BETWEEN[view.between],
     )
 
 
 def signature(view: View, outcome: Outcome, how: Look) -> str:
     """Return what all maps that are drawn have in common: if it changes, all change."""
     data = view.to_json()
-    same = {name: data[name] for name in ("model", "prompt", "bos", "ablate")}
+    same = {name: data[name] for name in ("model", "prompt", "second", "bos", "ablate")}
     if view.ablate:
         same |= {name: data[name] for name in ("heads", "intervention", "acted")}
     return hashlib.sha256(
@@ -310,31 +328,57 @@ class Shown:
 
     key: str
     name: str
+    sides: tuple[str, str]
+    """Of what queries and keys are the positions: "prompt", or "source" (an encoder's)."""
     read: Callable[[], AttentionMaps]
     """Returns the map; that of all heads is made only when it is needed."""
     extent: Extent | None = None
     """The map's, where it is known."""
 
     def message(self, how: Look, region: Region | None = None) -> dict[str, Any]:
-        return attention_message(self.read(), 0, how, region, self.name, self.extent)
+        if self.sides[0] == "source":  # where no prediction is read
+            how = replace(how, position=None)
+        drawn = attention_message(self.read(), 0, how, region, self.name, self.extent)
+        return {**drawn, "sides": list(self.sides)}
 
 
 def shown_maps(outcome: Outcome, extents: Sequence[Extent]) -> list[Shown]:
     """Return the maps of the chosen heads."""
-    return [_of_head(*one) for one in zip(outcome.maps, extents, strict=True)]
+    each = zip(outcome.maps, extents, strict=True)
+    return [_of_head(maps, extent, outcome.prompt) for maps, extent in each]
 
 
-def _of_head(maps: AttentionMaps, extent: Extent) -> Shown:
-    return Shown(map_key(maps), maps.title(0), lambda: maps, extent)
+def _of_head(maps: AttentionMaps, extent: Extent, prompt: TokenizedPrompt) -> Shown:
+    return Shown(map_key(maps), maps.title(0), _sides(maps, prompt), lambda: maps, extent)
+
+
+def _sides(maps: AttentionMaps, prompt: TokenizedPrompt) -> tuple[str, str]:
+    queries, keys = (
+        "prompt" if positions.content == prompt.content else "source"
+        for positions in (maps.prompt, maps.keys)
+    )
+    return queries, keys
 
 
 def extra_map(view: View, outcome: Outcome) -> list[Shown]:
-    """Return the map of all heads that are drawn together, if the view asks for one."""
-    if view.extra == "none" or not outcome.maps:
+    """Return the map of all heads that are drawn together, if the view asks for one.
+
+    Heads of different stacks, whose positions differ, make a map a stack.
+    """
+    if view.extra == "none":
         return []
-    heads = ",".join(map_key(maps) for maps in outcome.maps)
-    name = combined_name(view.extra, outcome.maps)
-    return [Shown(f"{view.extra} {heads}", name, lambda: combined(outcome.maps, view.extra))]
+    of_stacks: dict[str, list[AttentionMaps]] = {}
+    for maps in outcome.maps:
+        of_stacks.setdefault(maps.heads[0].stack, []).append(maps)
+    return [_of_all(view.extra, several, outcome.prompt) for several in of_stacks.values()]
+
+
+def _of_all(how: str, several: list[AttentionMaps], prompt: TokenizedPrompt) -> Shown:
+    heads = ",".join(map_key(maps) for maps in several)
+    stack = several[0].heads[0].stack
+    name = combined_name(how, several) + (f" ({stack})" if stack else "")
+    sides = _sides(several[0], prompt)
+    return Shown(f"{how} {heads}", name, sides, lambda: combined(several, how))
 
 
 def message(
@@ -354,6 +398,7 @@ def message(
     """
     of_heads, extra = shown_maps(outcome, extents), extra_map(view, outcome)
     order, extras = [one.key for one in of_heads], [one.key for one in extra]
+    prompt = outcome.prompt
     standing = set(drawn["heads"]) if drawn is not None and drawn["serial"] == serial else set()
     if drawn is not None and standing and list(drawn["heads"]) == order + extras:
         return None
@@ -366,8 +411,9 @@ def message(
         "serial": serial,
         "order": order,
         "extra": extras,
-        "names": token_names(outcome.prompt),
-        "labels": list(outcome.prompt.labels),
+        "names": token_names(prompt),
+        "labels": list(prompt.labels),
+        "source": None if prompt.source is None else _names_and_labels(prompt.source),
         "marked": how.position,
         "maps": new,
     }
@@ -376,6 +422,10 @@ def message(
 def _standing(sent: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return what must be known of the maps that stand once these are drawn."""
     return {"heads": [*sent["order"], *sent["extra"]], "serial": sent["serial"], "kind": kind}
+
+
+def _names_and_labels(positions: TokenizedPrompt) -> dict[str, list[str]]:
+    return {"names": token_names(positions), "labels": list(positions.labels)}
 
 
 def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
@@ -403,14 +453,17 @@ def _reading(view: View, outcome: Outcome) -> str:
     if view.picture != "matrix":
         return READING.get(view.picture, "")
     axes = AXES[outcome.kind]
-    if len(outcome.prompt) > dots_across(outcome.prompt, view.size):
+    longest = max(outcome.prompt, outcome.prompt.typed, key=len)
+    if len(longest) > dots_across(longest, view.size):
         return (
             f"{axes}; each dot is the largest of several weights: drag to see them all, "
             "double-click to go back"
         )
     if outcome.kind == "rollout":
         return axes
-    return f"{axes}; click a cell to see why the head looks there"
+    explained = outcome.prompt.source is None
+    asked = "to see why the head looks there" if explained else "for its query token"
+    return f"{axes}; click a cell {asked}"
 
 
 def register(app: Dash, services: Services) -> None:
@@ -444,7 +497,7 @@ def register(app: Dash, services: Services) -> None:
         serial = signature(view, outcome, how)
         sent = message(view, outcome, extents, how, serial, drawn)
         n_chosen = len(view.heads or ())
-        hidden = n_chosen - len(drawable(view.heads or (), pages, len(outcome.prompt)))
+        hidden = n_chosen - len(drawable(view.heads or (), pages, most_positions(outcome.prompt)))
         return (
             no_update if sent is None else sent,
             no_update if sent is None else _standing(sent, outcome.kind),
@@ -540,6 +593,11 @@ def register(app: Dash, services: Services) -> None:
         State(ids.VIEW, "data"),
         State(ids.SHOWN, "data"),
         prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("hideDirections"),
+        Output(ids.BETWEEN_PLACE, "hidden"),
+        Input(ids.TOKENS, "data"),
     )
     app.clientside_callback(
         browser("readThreshold"),

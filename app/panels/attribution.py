@@ -10,7 +10,7 @@ from ablation.attribution_types import HeadTokens, LogitAttribution, LogitLens
 from app import ids
 from app.panels.pieces import browser, graph, segmented
 from app.panels.term_list import term_list
-from app.services import Services
+from app.services import Services, prompt_of
 from app.view import View
 from models.errors import UserError
 from models.types import TokenProbability
@@ -171,7 +171,7 @@ def _of_run(view: View, note: Any) -> list[Any]:
 def asked(view: View, dark: bool, *options: str | None) -> list[Any]:
     """Return all that the tab shows depends on: the same again, the same tab."""
     data = view.to_json()
-    kept = ("model", "prompt", "bos", "position", "heads", "ablate")
+    kept = ("model", "prompt", "second", "bos", "position", "heads", "ablate")
     return [*(data[name] for name in kept), dark, *options]
 
 
@@ -237,7 +237,7 @@ def _shown(
 ) -> tuple[Any, ...]:
     """Return what goes into the note, the terms, the map and the lens, and which are hidden."""
     model = services.model(view.model)
-    prompt = model.tokenize(view.prompt, view.bos)
+    prompt = prompt_of(view, model)
     stream = services.streams.get(model, prompt)
     if show == "lens":
         lens = ablation.logit_lens(model, prompt, view.position, target or None, 1, stream=stream)

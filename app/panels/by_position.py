@@ -12,7 +12,7 @@ from ablation.metrics import metric_named
 from ablation.types import PositionScores, Progress
 from app import ids, words
 from app.panels.pieces import browser, graph
-from app.services import Services, build_intervention
+from app.services import Services, build_intervention, prompt_of
 from app.view import View
 from models.errors import ErrorKind, UserError
 from viz.positions import map_width, most_heads, position_map_figure
@@ -74,17 +74,18 @@ def run(
     Raises:
         UserError: no heads are chosen, or more than a map can show, or a choice does not fit.
     """
-    prompt = model.tokenize(view.prompt, view.bos)
+    prompt = prompt_of(view, model)
     heads = view.heads or ()
     if not heads:
         raise UserError(
             ErrorKind.HEADS,
             "No heads are chosen to be studied by position; choose some here first.",
         )
-    if len(heads) > (most := most_heads(len(prompt))):
+    n_positions = len(model.axes_of(prompt, heads).queries)
+    if len(heads) > (most := most_heads(n_positions)):
         raise UserError(
             ErrorKind.HEADS,
-            f"{len(heads):,} heads at {len(prompt):,} positions are too many for one map; choose "
+            f"{len(heads):,} heads at {n_positions:,} positions are too many for one map; choose "
             f"at most {most:,} heads, or shorten the prompt.",
         )
     return ablation.sweep_positions(
@@ -107,12 +108,16 @@ def caption(scores: PositionScores, kept: dict[str, Any]) -> str:
     extent = f"{words.count(n_heads, 'head')} × {words.count(n_positions, 'position')}"
     if scores.stopped == "cancelled":
         extent = f"Cancelled after {done:,} of {words.count(scores.values.size, 'cell')}"
+    position = scores.baseline.position
+    read = f"at position {position}, which is framed"
+    if not scores.read_here:
+        read = f"after position {position} of the decoder text, these being the source's"
     unused = " The positions on the left play no part here." if kept["acted"].strip() else ""
     return (
         f"{extent}, each head ablated at one position at a time ({kept['intervention']}); the "
-        f"prediction is read at position {scores.baseline.position}, which is framed.{unused} "
-        "Click a cell for its token."
-    )
+        f"prediction is read {read}.{unused} "
+        f"{'Click a cell for its token.' if scores.read_here else ''}"
+    ).rstrip()
 
 
 def show(scores: PositionScores, dark: bool) -> None:
@@ -164,5 +169,6 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.BY_POSITION_MAP, "clickData"),
         State(ids.BY_POSITION, "data"),
         State(ids.PROMPT, "data"),
+        State(ids.SECOND, "data"),
         prevent_initial_call=True,
     )

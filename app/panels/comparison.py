@@ -1,6 +1,6 @@
 """How each head's attention differs between two runs: a map, who changed most, difference maps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -19,7 +19,7 @@ from app import ids, notices, words
 from app.panels.head_maps import HEIGHT, large_map
 from app.panels.pieces import GRAPH_CONFIG, browser, empty, graph, head_bars, segmented
 from app.panels.progress import Bar, progress_place, watch_page
-from app.services import Services, intervention_of
+from app.services import Services, intervention_of, prompt_of
 from app.view import MAX_PROMPT_CHARACTERS, View, head_from_text
 from models.errors import ErrorKind, UserError
 from models.types import AttentionMaps, Head
@@ -125,7 +125,7 @@ def pair_of(services: Services, view: View, way: str, text: str) -> Pair:
         UserError: something is missing, or the runs do not correspond.
     """
     model = services.model(view.model)
-    prompt = model.tokenize(view.prompt, view.bos)
+    prompt = prompt_of(view, model)
     if way == "ablated":
         if not view.heads:
             raise UserError(
@@ -145,7 +145,7 @@ def pair_of(services: Services, view: View, way: str, text: str) -> Pair:
             f"The other prompt has {len(text):,} characters; at most {MAX_PROMPT_CHARACTERS:,} "
             "can be compared. Shorten it.",
         )
-    return with_prompt(model, prompt, model.tokenize(text, view.bos))
+    return with_prompt(model, prompt, prompt_of(replace(view, prompt=text), model))
 
 
 def caption(pair: Pair, change: HeadValues) -> str:

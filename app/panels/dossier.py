@@ -8,7 +8,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from ablation.dossier import Dossier, head_dossier, known_dossier
 from ablation.stimuli import ROLES
 from app import ids
-from app.panels.head_maps import HEIGHT, large_map
+from app.panels.head_maps import HEIGHT, large_map, refusal
 from app.panels.pieces import browser, empty, graph, head_bars, segmented
 from app.panels.progress import Bar, progress_place, watch_page
 from app.services import Services
@@ -160,7 +160,9 @@ def register(app: Dash, services: Services) -> None:
     def find(tab: str, name: str | None, kept: dict[str, Any] | None) -> Any:
         if tab != "heads" or name is None or (kept is not None and kept["model"] == name):
             return no_update
-        return _kept(services, name, known_dossier(services.model(name)))
+        model = services.model(name)
+        known = None if refusal(model) else known_dossier(model)
+        return _kept(services, name, known)
 
     @app.callback(
         Output(ids.DOSSIER_MAP, "figure"),

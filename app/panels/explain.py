@@ -10,7 +10,7 @@ from ablation.attribution_types import QueryKeyDetail, ScoreSources
 from app import ids, words
 from app.panels.pieces import browser, switch
 from app.panels.term_list import term_list
-from app.services import Services
+from app.services import Services, prompt_of
 from app.view import View, head_from_text
 from models.errors import UserError
 from models.types import Head, TokenizedPrompt
@@ -139,7 +139,7 @@ def register(app: Dash, services: Services) -> None:
             return "", [], True, True
         view, head = View.from_json(data), head_from_text(opened["head"])
         model = services.model(view.model)
-        prompt = model.tokenize(view.prompt, view.bos)
+        prompt = prompt_of(view, model)
         query, key = int(opened["query"]), int(opened["key"])
         opening = [pair(prompt, query, key), *_run_note(view)]
         stream = None

@@ -65,7 +65,19 @@ def layout(services: Services) -> list[Any]:
 def facts(info: ModelInfo) -> str:
     """Say in a few words what model this is."""
     size = words.parameters(info.n_parameters)
-    return f"{size} · {info.n_layers} layers × {info.n_heads} heads"
+    if len(info.stacks) == 1:
+        return f"{size} · {info.n_layers} layers × {info.n_heads} heads"
+    shapes = (
+        f"{stack.name or stack.label} {stack.n_layers} × {stack.n_heads}" for stack in info.stacks
+    )
+    return f"{size} · {', '.join(shapes)}"
+
+
+KINDS = {
+    "causal": "predicts the next token",
+    "masked": "predicts at a mask token",
+    "encoder-decoder": "predicts the next token that its decoder writes",
+}
 
 
 def self_check_badge(info: ModelInfo) -> dmc.Popover:
@@ -94,9 +106,9 @@ def self_check_badge(info: ModelInfo) -> dmc.Popover:
 
 
 def _self_check_table(info: ModelInfo) -> list[Any]:
-    kind = "predicts the next token" if info.kind == "causal" else "predicts at a mask token"
     description = (
-        f"{info.architecture}, {kind}; {info.n_kv_heads} key-value heads of {info.d_head}, "
+        f"{info.architecture}, {KINDS[info.kind]}; "
+        f"{info.n_kv_heads} key-value heads of {info.d_head}, "
         f"{info.n_vocab:,} tokens, context {info.max_positions:,}; {info.dtype} on {info.device}."
     )
     return [

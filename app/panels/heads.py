@@ -1,6 +1,8 @@
 """The heads: chosen from a list, in typed notation, or on the layers x heads map."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, ctx, html, no_update
@@ -10,9 +12,12 @@ from ablation.types import HeadScores
 from app import ids
 from app.panels.pieces import browser, graph, section
 from app.services import Services
-from app.view import head_from_text
-from models.types import Head
+from app.view import MAIN_STACK, head_from_text
+from models.types import Head, Stack
 from viz.heads import head_map_figure
+
+if TYPE_CHECKING:
+    from models.language_model import LanguageModel
 
 MAP_WIDTH, MAP_HEIGHT = 284, 224
 """The map's size in CSS pixels: the left column's width, and what is left of its height."""
@@ -50,6 +55,19 @@ def layout() -> html.Section:
         ),
         right=html.Div(
             [
+                html.Div(
+                    dmc.Select(
+                        id=ids.STACK,
+                        data=[MAIN_STACK],
+                        value=MAIN_STACK,
+                        allowDeselect=False,
+                        size="xs",
+                        w=92,
+                        **{"aria-label": "Stack of layers whose heads are on the map"},
+                    ),
+                    id=ids.STACK_PLACE,
+                    hidden=True,
+                ),
                 html.Span(id=ids.HEADS_COUNT, className="muted"),
                 dmc.Button("Clear", id=ids.HEADS_CLEAR, size="compact-xs", variant="subtle"),
             ],
@@ -58,12 +76,37 @@ def layout() -> html.Section:
     )
 
 
-def options(all_heads: tuple[Head, ...]) -> list[dict[str, Any]]:
-    """Return every head as an option of the list, grouped by layer."""
-    layers: dict[int, list[dict[str, str]]] = {}
+def options(all_heads: Sequence[Head], stacks: Sequence[Stack] = ()) -> list[dict[str, Any]]:
+    """Return every head as an option of the list, grouped by layer (of each stack)."""
+    labels = {stack.name: stack.label.capitalize() for stack in stacks}
+    groups: dict[str, list[dict[str, str]]] = {}
     for head in all_heads:
-        layers.setdefault(head.layer, []).append({"value": head.short, "label": str(head)})
-    return [{"group": f"Layer {layer}", "items": items} for layer, items in layers.items()]
+        place = f"layer {head.layer}"
+        group = f"{labels[head.stack]}, {place}" if len(stacks) > 1 else place.capitalize()
+        groups.setdefault(group, []).append({"value": head.short, "label": str(head)})
+    return [{"group": group, "items": items} for group, items in groups.items()]
+
+
+def shape(model: "LanguageModel") -> dict[str, Any]:
+    """Return what the page keeps of a model's heads: how many there are of each stack."""
+    stacks = [asdict(stack) for stack in model.info.stacks]
+    return {
+        "model": model.name,
+        "n_layers": model.n_layers,
+        "n_heads": model.n_heads,
+        "stacks": stacks,
+    }
+
+
+def stack_choices(stacks: Sequence[Stack]) -> list[dict[str, str]]:
+    """Return the stacks as choices of the control above the map."""
+    return [
+        {"value": stack.name or MAIN_STACK, "label": stack.name or stack.label} for stack in stacks
+    ]
+
+
+def _stacks(shape: dict[str, Any]) -> list[Stack]:
+    return [Stack(**stack) for stack in shape["stacks"]]
 
 
 def register(app: Dash, services: Services) -> None:
@@ -79,9 +122,10 @@ def register(app: Dash, services: Services) -> None:
         prevent_initial_call=True,
     )
     def add_typed(
-        text: str, chosen: list[str], shape: dict[str, int]
+        text: str, chosen: list[str], shape: dict[str, Any]
     ) -> tuple[list[str], str, None]:
-        heads = parse_heads(text or "", shape["n_layers"], shape["n_heads"])
+        stacks = _stacks(shape) if len(shape["stacks"]) > 1 else ()
+        heads = parse_heads(text or "", shape["n_layers"], shape["n_heads"], stacks)
         return list(dict.fromkeys([*chosen, *(head.short for head in heads)])), "", None
 
     @app.callback(
@@ -90,6 +134,8 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.SWEEP, "data"),
         Input(ids.DARK, "data"),
         Input(ids.PROMPT, "data"),
+        Input(ids.SECOND, "data"),
+        Input(ids.STACK, "value"),
         State(ids.MODEL_SHAPE, "data"),
         prevent_initial_call=True,
     )
@@ -98,17 +144,24 @@ def register(app: Dash, services: Services) -> None:
         sweep: dict[str, Any] | None,
         dark: bool,
         prompt: str,
+        second: str | None,
+        stack_value: str,
         shape: dict[str, Any] | None,
     ) -> Any:
-        about_sweep = set(ctx.triggered_prop_ids.values()) == {ids.PROMPT}
+        about_sweep = set(ctx.triggered_prop_ids.values()) <= {ids.PROMPT, ids.SECOND}
         if shape is None or (about_sweep and sweep is None):
             return no_update
-        scores = _scores(services, sweep, shape, prompt)
+        known = {stack.name or MAIN_STACK: stack for stack in _stacks(shape)}
+        stack = known.get(stack_value, known[MAIN_STACK])
+        scores = _scores(services, sweep, shape, (prompt, second or ""))
+        if scores is not None and scores.stack != stack.name:
+            scores = None
         figure = head_map_figure(
-            shape["n_layers"],
-            shape["n_heads"],
+            stack.n_layers,
+            stack.n_heads,
             scores,
             [head_from_text(text) for text in chosen],
+            stack=stack.name,
             dark=bool(dark),
             width=MAP_WIDTH,
             height=MAP_HEIGHT,
@@ -123,6 +176,7 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.HEADS_MAP, "clickData"),
         Input(ids.HEADS_MAP, "clickData"),
         State(ids.HEADS, "value"),
+        State(ids.STACK, "value"),
         prevent_initial_call=True,
     )
     app.clientside_callback(
@@ -140,9 +194,14 @@ def register(app: Dash, services: Services) -> None:
 
 
 def _scores(
-    services: Services, sweep: dict[str, Any] | None, shape: dict[str, Any], prompt: str
+    services: Services,
+    sweep: dict[str, Any] | None,
+    shape: dict[str, Any],
+    texts: tuple[str, str],
 ) -> HeadScores | None:
-    """Return the last sweep, if it is of the model and prompt that are shown."""
-    if sweep is None or sweep["model"] != shape["model"] or sweep["prompt"] != prompt:
+    """Return the last sweep, if it is of the model, prompt and second text that are shown."""
+    if sweep is None or sweep["model"] != shape["model"]:
+        return None
+    if (sweep["prompt"], sweep["second"]) != texts:
         return None
     return services.results.get(sweep["key"])

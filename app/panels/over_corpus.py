@@ -64,7 +64,7 @@ def _map() -> html.Div:
         [
             dmc.Select(
                 id=ids.CORPUS_METRIC,
-                data=[{"value": info.name, "label": info.label} for info, _ in METRICS],
+                data=[{"value": info.name, "label": info.label} for info in METRICS],
                 value="previous_weight",
                 allowDeselect=False,
                 size="xs",
@@ -108,10 +108,10 @@ def numbers(result: StudyResult, head: Head) -> list[Any]:
     """Return the table of one head: each metric over the texts, and its rank among heads."""
     table = result.table
     rows = table[(table["layer"] == head.layer) & (table["head"] == head.head)].set_index("metric")
-    n_heads = int((table["metric"] == METRICS[0][0].name).sum())
+    n_heads = int((table["metric"] == METRICS[0].name).sum())
     titles = ("over the corpus", "mean", "10 to 90 %", f"rank of {n_heads}")
     body = []
-    for info, _ in METRICS:
+    for info in METRICS:
         row = rows.loc[info.name]
         unit = html.Span(f" {info.unit}", className="unit")
         figures = (

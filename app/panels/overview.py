@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,12 +12,12 @@ import numpy as np
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 
 from ablation.head_metrics import HEAD_METRICS
-from ablation.types import HeadSummaries, Progress
+from ablation.types import Ablation, HeadSummaries, Progress
 from app import ids, words
 from app.jobs import Job, Pace
-from app.overviews import question
+from app.overviews import shows_overview, summary_of
 from app.panels.pieces import browser
-from app.services import Services, ablation_of
+from app.services import Services, ablation_of, prompt_of
 from app.view import View
 from models.errors import UserError
 from viz.overview import overview_message
@@ -130,10 +130,6 @@ def waiting(services: Services, tab: str, about: Hashable) -> Iterator[Job]:
             set_props(ids.OVERVIEW_FRAME, {"className": FRAME})
 
 
-def is_shown(view: View) -> bool:
-    return view.tab == "attention" and view.picture == "overview"
-
-
 def wanted(services: Services, view: View | None, tab: str, drawn: str | None) -> str | None:
     """Return what is to be read for a view, as the page knows it, or None if nothing is.
 
@@ -142,12 +138,12 @@ def wanted(services: Services, view: View | None, tab: str, drawn: str | None) -
     Args:
         drawn: what stands on the page.
     """
-    if view is None or not is_shown(view):
+    if view is None or not shows_overview(view):
         services.jobs.drop(tab, KIND)
         return None
     model = services.model(view.model)
-    prompt = model.tokenize(view.prompt, view.bos)
-    asked = question(model, prompt, ablation_of(view, prompt)[0])
+    prompt = prompt_of(view, model)
+    asked = summary_of(model, prompt, ablation_of(view, prompt)[0], view.stack_name)
     key = hashlib.sha256(repr(asked).encode()).hexdigest()
     running = services.jobs.current(tab, KIND)
     if running is not None and running.about == key:
@@ -165,14 +161,19 @@ def summarise(
         UserError: the clean run cannot be done.
     """
     model = services.model(view.model)
-    prompt = model.tokenize(view.prompt, view.bos)
+    prompt = prompt_of(view, model)
     ablation, problem = ablation_of(view, prompt)
+
+    def read(ablation: Ablation | None) -> HeadSummaries:
+        stack, position = view.stack_name, view.position
+        return services.overviews.of(model, prompt, ablation, stack, position, report, job.cancel)
+
     try:
-        return services.overviews.of(model, prompt, ablation, report, job.cancel), problem
+        return read(ablation), problem
     except UserError as error:
         if ablation is None:
             raise
-        return services.overviews.of(model, prompt, None, report, job.cancel), error
+        return read(None), error
 
 
 def note(summaries: HeadSummaries, problem: UserError | None) -> list[Any]:
@@ -193,6 +194,11 @@ def note(summaries: HeadSummaries, problem: UserError | None) -> list[Any]:
     if summaries.ablated:
         return [html.Span("Heads of the ablated run", className="tag ablated"), said]
     return [html.Span("Heads of the clean run", className="tag"), said]
+
+
+def not_shown(error: UserError) -> list[Any]:
+    """Say why there is no overview."""
+    return [html.Span("Not shown", className="tag failed"), f" {error}"]
 
 
 def register(app: Dash, services: Services) -> None:
@@ -219,14 +225,15 @@ def register(app: Dash, services: Services) -> None:
             return (no_update,) * 4
         socket = ctx.websocket
         with waiting(services, tab, key) as job:
-            with suppress(UserError):  # said by the panel that needs it
-                services.outcome(view, maps=False)  # the prediction is awaited most
             live = Live(
                 replace(job, started=time.monotonic()),
                 lambda: services.jobs.current(tab, KIND) is job,
                 lambda: socket is not None and socket.is_shutdown,
             )
-            summaries, problem = summarise(services, view, job, live)
+            try:
+                summaries, problem = summarise(services, view, job, live)
+            except UserError as error:
+                return (None, key, not_shown(error), {"display": "none"})
             if not live.is_wanted():
                 return (no_update,) * 4
         more = {} if summaries.stopped == "cancelled" else {"display": "none"}

@@ -27,7 +27,7 @@ from app.panels import (
     token,
 )
 from app.panels.pieces import browser
-from app.services import Services
+from app.services import Services, prompt_of
 from app.view import MAX_PROMPT_CHARACTERS, View
 from models.errors import UserError
 from viz.theme import css_variables
@@ -135,7 +135,7 @@ def _stores() -> list[dcc.Store]:
     empty_stores = (
         ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
         ids.BOS_USED, ids.POSITION, ids.INTERVENTION, ids.WATCHED, ids.SWEEP, ids.SEARCH,
-        ids.BY_POSITION, ids.TOKEN_OPEN, ids.PROMPT_REQUEST,
+        ids.BY_POSITION, ids.TOKEN_OPEN, ids.PROMPT_REQUEST, ids.SECOND,
     )  # fmt: skip
     return [
         dcc.Store(id=ids.TAB_ID, data=uuid.uuid4().hex),
@@ -183,6 +183,11 @@ EXTRA_OUTPUTS = (
     (ids.HEADS, "data"),
     (ids.PROMPT_TEXT, "value"),
     (ids.PROMPT_TEXT, "error"),
+    (ids.SECOND_TEXT, "value"),
+    (ids.SECOND_TEXT, "leftSection"),
+    (ids.SECOND_PLACE, "hidden"),
+    (ids.STACK, "data"),
+    (ids.STACK_PLACE, "hidden"),
     (ids.BOS, "checked"),
     (ids.TOKENS, "data"),
     (ids.TOKEN_COUNT, "children"),
@@ -198,18 +203,22 @@ EXTRA_OUTPUTS = (
 
 def filled(services: Services, view: View, model: Any) -> list[Any]:
     """Return what goes into the controls and `EXTRA_OUTPUTS` for a settled view."""
-    tokens = model.tokenize(view.prompt, view.bos)
-    shape = {"model": model.name, "n_layers": model.n_layers, "n_heads": model.n_heads}
+    tokens = prompt_of(view, model)
     return [
         *controls.values(view),
-        shape,
+        heads.shape(model),
         model.name,
         services.registry.available(),
         header.facts(model.info),
         header.self_check_badge(model.info),
-        heads.options(model.all_heads()),
+        heads.options(model.all_heads(None), model.info.stacks),
         view.prompt,
         None,
+        view.second,
+        prompt.second_word(model.info),
+        prompt.second_kind(model.info) is None,
+        heads.stack_choices(model.info.stacks),
+        len(model.info.stacks) == 1,
         view.bos,
         prompt.strip(tokens),
         prompt.token_count(tokens),
@@ -252,7 +261,14 @@ def switched(
     """Return the view with another model, and that model. What depends on its tokens is reset."""
     model = services.model(name, progress)
     fresh = replace(
-        view, model=name, bos=None, position=None, token=None, watched=None, target=None
+        view,
+        model=name,
+        second="",
+        bos=None,
+        position=None,
+        token=None,
+        watched=None,
+        target=None,
     )
     return services.settled(fresh, model), model
 
@@ -330,6 +346,7 @@ def _opening_failed(error: Exception) -> None:
 def _register_prompt(app: Dash, services: Services) -> None:
     @app.callback(
         Output(ids.PROMPT, "data", allow_duplicate=True),
+        Output(ids.SECOND, "data", allow_duplicate=True),
         Output(ids.BOS_USED, "data", allow_duplicate=True),
         Output(ids.POSITION, "data", allow_duplicate=True),
         Output(ids.TOKEN, "data", allow_duplicate=True),
@@ -345,13 +362,14 @@ def _register_prompt(app: Dash, services: Services) -> None:
         if request is None or data is None:
             return no_update
         text = View.from_json({"prompt": request["text"] or " "}).prompt if request["text"] else ""
+        second = View.from_json({"second": request["second"]}).second
         model = services.model(data["model"])
-        tokens = model.tokenize(text, request["bos"])
+        asked = replace(View.from_json(data), prompt=text, second=second, bos=request["bos"])
+        tokens = prompt_of(asked, model)
         position = model.resolve_position(tokens, None)
-        asked = View.from_json(data)
-        services.begin(replace(asked, prompt=text, bos=request["bos"], position=position))
+        services.begin(replace(asked, position=position))
         strip, count = prompt.strip(tokens), prompt.token_count(tokens)
-        return text, request["bos"], position, None, strip, count, None
+        return text, second, request["bos"], position, None, strip, count, None
 
 
 def _register_view(app: Dash) -> None:

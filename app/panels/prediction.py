@@ -8,7 +8,7 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from app import ids
 from app.panels.pieces import browser, graph, section
 from app.runs import Outcome, parse_positions
-from app.services import Services, form_problem
+from app.services import Services, form_problem, most_positions
 from app.view import View
 from models.errors import UserError
 from models.types import Prediction, TokenProbability
@@ -64,7 +64,7 @@ def caption(outcome: Outcome, kind: str) -> list[Any]:
     """Say where the prediction is read, and what is compared."""
     position = outcome.before.position
     label = html.Span(outcome.prompt.labels[position], className="token-inline")
-    return ["after " if kind == "causal" else "at ", label, f" (position {position})"]
+    return ["at " if kind == "masked" else "after ", label, f" (position {position})"]
 
 
 def number_table(rows: list[MetricRow]) -> html.Table:
@@ -107,7 +107,17 @@ def shown_tokens(before: Prediction, after: Prediction | None) -> int:
 def asked(view: View, dark: bool) -> list[Any]:
     """Return all that the panel shows depends on, as plain data: the same again, the same panel."""
     data = view.to_json()
-    kept = ("model", "prompt", "bos", "position", "watched", "ablate", "intervention", "acted")
+    kept = (
+        "model",
+        "prompt",
+        "second",
+        "bos",
+        "position",
+        "watched",
+        "ablate",
+        "intervention",
+        "acted",
+    )
     return [*(data[name] for name in kept), data["heads"] if view.ablate else None, dark]
 
 
@@ -186,7 +196,7 @@ def _with(
 def _problem(view: View, outcome: Outcome) -> tuple[str, str | None]:
     """Return what the intervention's error and the error of the positions acted on say."""
     try:
-        parse_positions(view.acted, len(outcome.prompt))
+        parse_positions(view.acted, most_positions(outcome.prompt))
     except UserError as error:
         return "", str(error)
     problem = outcome.problem or form_problem(view.intervention)

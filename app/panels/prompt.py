@@ -9,7 +9,7 @@ from app import ids, words
 from app.examples import EXAMPLES
 from app.panels.pieces import browser, section, switch
 from app.services import Services
-from models.types import TokenizedPrompt
+from models.types import ModelInfo, TokenizedPrompt
 
 
 def layout() -> html.Section:
@@ -25,6 +25,17 @@ def layout() -> html.Section:
             spellCheck=False,
             placeholder="Type a prompt and press Enter",
             **{"aria-label": "Prompt. Enter runs it, Shift and Enter starts a new line"},
+        ),
+        html.Div(
+            dmc.TextInput(
+                id=ids.SECOND_TEXT,
+                size="xs",
+                spellCheck=False,
+                leftSectionWidth=66,
+                className="second-text",
+            ),
+            id=ids.SECOND_PLACE,
+            hidden=True,
         ),
         html.Div(
             [
@@ -61,16 +72,46 @@ def layout() -> html.Section:
     )
 
 
-def strip(prompt: TokenizedPrompt) -> dict[str, list[Any]]:
+def strip(prompt: TokenizedPrompt) -> dict[str, Any]:
     """Return the tokens as `assets/tokens.js` makes buttons of them.
 
     Two thousand Dash components would slow everything that happens on the page.
     """
-    return {"labels": list(prompt.labels), "kinds": list(prompt.kinds), "ids": list(prompt.ids)}
+    tokens = {"labels": list(prompt.labels), "kinds": list(prompt.kinds), "ids": list(prompt.ids)}
+    return {
+        **tokens,
+        "segments": None if prompt.segments is None else list(prompt.segments),
+        "source": None if prompt.source is None else strip(prompt.source),
+    }
 
 
 def token_count(prompt: TokenizedPrompt) -> str:
-    return words.count(len(prompt), "token")
+    if prompt.source is None:
+        return words.count(len(prompt), "token")
+    return f"{len(prompt.source)} + {words.count(len(prompt), 'token')}"
+
+
+SECOND_TEXTS = {
+    "encoder-decoder": ("decoder", "Text that the decoder has written so far; may be empty"),
+    "pair": ("second", "Second sentence of a pair; may be empty"),
+}
+"""Kind of the second text -> the word in front of it, and what it is."""
+
+
+def second_kind(info: ModelInfo) -> str | None:
+    """Return which second text a model takes, if any."""
+    if info.kind == "encoder-decoder":
+        return info.kind
+    return "pair" if info.pairs else None
+
+
+def second_word(info: ModelInfo) -> Any:
+    """Return what stands in front of the second text."""
+    kind = second_kind(info)
+    if kind is None:
+        return None
+    word, meaning = SECOND_TEXTS[kind]
+    return html.Span(word, className="field-label", title=meaning)
 
 
 def _example_options() -> list[dict[str, Any]]:
@@ -94,6 +135,7 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.BOS, "checked"),
         State(ids.PROMPT, "data"),
         State(ids.BOS_USED, "data"),
+        State(ids.SECOND, "data"),
         State(ids.LIMITS, "data"),
         prevent_initial_call=True,
     )

@@ -19,7 +19,7 @@ from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
 from app.panels.pieces import browser
 from app.panels.progress import REPORT_SECONDS, Bar, watch_page
 from app.panels.study import SWEEP_MAP_HEIGHT, search_columns, sweep_columns
-from app.services import Services, build_intervention, intervention_of
+from app.services import Services, build_intervention, intervention_of, prompt_of
 from app.view import View
 from models.errors import ErrorKind, UserError
 from viz.heads import head_map_figure, ranking_table
@@ -79,7 +79,16 @@ def sweep_map(
 ) -> Any:
     n_layers, n_heads = scores.values.shape
     chosen = view.heads or ()
-    return head_map_figure(n_layers, n_heads, scores, chosen, dark=dark, width=width, height=height)
+    return head_map_figure(
+        n_layers,
+        n_heads,
+        scores,
+        chosen,
+        stack=scores.stack,
+        dark=dark,
+        width=width,
+        height=height,
+    )
 
 
 def show_search(result: SearchResult, dark: bool) -> None:
@@ -108,7 +117,7 @@ def run_study(
     model = services.model(view.model)
     if view.study == "positions":
         return by_position.run(model, view, report, job.cancel)
-    prompt = model.tokenize(view.prompt, view.bos)
+    prompt = prompt_of(view, model)
     intervention, positions = intervention_of(view, prompt)
     if view.study == "sweep":
         needs_target = metric_named(view.metric).info.needs_target
@@ -120,6 +129,7 @@ def run_study(
             view.position,
             target=view.target if needs_target else None,
             positions=positions,
+            stack=view.stack_name,
             progress=report,
             cancel=job.cancel,
         )
@@ -149,11 +159,16 @@ def finished(
         "key": key,
         "model": view.model,
         "prompt": view.prompt,
+        "second": view.second,
         "intervention": build_intervention(view.intervention).label,
         "acted": view.acted,
     }
     if isinstance(result, SearchResult):
         kept["heads"] = [head.short for head in result.heads]
+    elif isinstance(result, HeadScores):
+        kept["stack"] = result.stack
+    else:
+        kept["opens"] = result.read_here  # a token of the source has no prediction to open
     return kept
 
 
@@ -282,7 +297,8 @@ def sweep_caption(scores: HeadScores, kept: dict[str, Any]) -> str:
     heads = words.count(n_done, "head")
     if scores.stopped == "cancelled":
         heads = f"Cancelled after {n_done} of {words.count(n_all, 'head')}"
-    return f"{heads}, each ablated alone ({kept['intervention']}). Click a head to add it."
+    stack = f" of the stack {scores.stack}" if scores.stack else ""
+    return f"{heads}{stack}, each ablated alone ({kept['intervention']}). Click a head to add it."
 
 
 def _register_clientside(app: Dash) -> None:
@@ -314,6 +330,7 @@ def _register_clientside(app: Dash) -> None:
         Input(ids.SEARCH, "data"),
         Input(ids.BY_POSITION, "data"),
         Input(ids.PROMPT, "data"),
+        Input(ids.SECOND, "data"),
     )
     app.clientside_callback(
         browser("chooseTarget"),
@@ -341,10 +358,12 @@ def _register_clientside(app: Dash) -> None:
         prevent_initial_call=True,
     )
     app.clientside_callback(
-        browser("toggleHeadOnMap"),
+        browser("toggleHeadOnSweep"),
         Output(ids.HEADS, "value", allow_duplicate=True),
         Output(ids.SWEEP_MAP, "clickData"),
         Input(ids.SWEEP_MAP, "clickData"),
         State(ids.HEADS, "value"),
+        State(ids.STACK, "value"),
+        State(ids.SWEEP, "data"),
         prevent_initial_call=True,
     )

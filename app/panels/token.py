@@ -6,7 +6,7 @@ from dash import Dash, Input, Output, State, html
 
 from app import ids, words
 from app.panels.pieces import browser
-from app.services import Services
+from app.services import Services, prompt_of
 from app.view import View
 from models.types import TokenDetail, TokenProbability
 from viz.labels import probability
@@ -43,7 +43,7 @@ def body(detail: TokenDetail, kind: str) -> list[Any]:
     Args:
         kind: of the model: what a prediction at a position is about depends on it.
     """
-    what = "next token" if kind == "causal" else "token here"
+    what = "token here" if kind == "masked" else "next token"
     facts = (
         ("position", f"{detail.position}"),
         ("id", f"{detail.id:,}"),
@@ -87,7 +87,7 @@ def register(app: Dash, services: Services) -> None:
             return "", [], True
         view = View.from_json(data)
         model = services.model(view.model)
-        prompt = model.tokenize(view.prompt, view.bos)
+        prompt = prompt_of(view, model)
         detail = model.token_detail(prompt, opened["position"])
         return detail.label, body(detail, model.kind), False
 

@@ -12,13 +12,15 @@ from tiny import PROMPT, prompt_text, tiny_model
 from ablation import Ablation, Progress, Zero, compare_attention
 from ablation.attention_change import (
     attention_change,
-    row_divergences,
     to_json,
     with_ablation,
     with_model,
     with_prompt,
 )
+from ablation.paired_reading import head_changes, map_change, row_divergences
+from models.attention_tap import Inputs
 from models.errors import ErrorKind, UserError
+from models.forward_pass import ForwardPass
 from models.language_model import LanguageModel
 from models.types import FloatArray, Head
 
@@ -97,38 +99,130 @@ def test_a_run_does_not_differ_from_itself(family: str) -> None:
 # --- the divergence ---
 
 
+def divergences(before: FloatArray, after: FloatArray) -> FloatArray:
+    return row_divergences(torch.from_numpy(before), torch.from_numpy(after)).numpy()
+
+
 def test_rows_worked_out_by_hand() -> None:
     before = np.array([[1, 0], [1, 0], [0.5, 0.5]], np.float32)
     after = np.array([[0, 1], [0.5, 0.5], [0.5, 0.5]], np.float32)
     # KL((1, 0) || (3/4, 1/4)) = ln 4/3; KL((1/2, 1/2) || (3/4, 1/4)) = ln 2/sqrt 3
     half = (math.log(4 / 3) + math.log(2 / math.sqrt(3))) / 2
-    np.testing.assert_allclose(row_divergences(before, after), [math.log(2), half, 0], atol=1e-12)
+    np.testing.assert_allclose(divergences(before, after), [math.log(2), half, 0], atol=1e-12)
 
 
 def test_what_sinks_took_counts_as_one_more_key() -> None:
     before = np.array([[0.5, 0.0]], np.float32)  # half in the sink
     after = np.array([[0.0, 0.5]], np.float32)
     # (1/2, 0, 1/2) and (0, 1/2, 1/2): half of each disjoint, half alike.
-    np.testing.assert_allclose(row_divergences(before, after), [math.log(2) / 2], atol=1e-12)
+    np.testing.assert_allclose(divergences(before, after), [math.log(2) / 2], atol=1e-12)
 
 
 @pytest.mark.parametrize("block", [1, 7, 10_000])
 def test_blocks_of_rows_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     maps = generator.dirichlet(np.full(6, 0.3), (2, 11)).astype(np.float32)
-    whole = row_divergences(*maps)
-    monkeypatch.setattr("ablation.attention_change.BLOCK_WEIGHTS", block)
-    np.testing.assert_array_equal(row_divergences(*maps), whole)
-    assert whole.mean() == pytest.approx(by_hand(*maps), abs=1e-6)
+    monkeypatch.setattr("ablation.paired_reading.BLOCK_WEIGHTS", block)
+    assert map_change(*maps) == pytest.approx(by_hand(*maps), abs=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 40, 700])
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "bert"])
+def test_blocks_of_a_layer_change_nothing(
+    family: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(family)
+    prompt = model.tokenize(prompt_text(family))
+    pair = with_ablation(model, prompt, Ablation((Head(0, 1),), Zero()))
+    whole = attention_change(pair).values
+    assert whole[1:].min() > 10 * TOLERANCE
+    monkeypatch.setattr("ablation.paired_reading.BLOCK_WEIGHTS", block)
+    np.testing.assert_allclose(attention_change(pair).values, whole, atol=TOLERANCE, rtol=0)
 
 
 # --- memory, progress, cancelling ---
 
 
-def test_one_head_at_a_time_gives_the_same_with_progress_and_cancel(
-    gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of tokens of each forward pass that came to its end."""
+    found: list[int] = []
+    run = ForwardPass.logits_at
+
+    def counted(self: ForwardPass, ids: list[list[int]], *args: object) -> object:
+        logits = run(self, ids, *args)
+        found.append(len(ids[0]))
+        return logits
+
+    monkeypatch.setattr(ForwardPass, "logits_at", counted)
+    return found
+
+
+def test_each_run_goes_through_the_model_once(llama: LanguageModel, passes: list[int]) -> None:
+    attention_change(with_prompt(llama, llama.tokenize(PROMPT), llama.tokenize(OTHER)))
+    assert len(passes) == 2
+
+
+def test_the_values_are_not_kept_of_the_first_run(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair = with_prompt(gpt2, gpt2.tokenize(PROMPT), gpt2.tokenize(OTHER))
+    """What is kept is queries and keys, in memory of their own: maps are never there."""
+    kept: list[Inputs] = []
+
+    def noted(before: Inputs, *args: object) -> FloatArray:
+        kept.append(before)
+        return head_changes(before, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("ablation.paired_reading.head_changes", noted)
+    prompt = llama.tokenize(PROMPT)
+    attention_change(with_prompt(llama, prompt, prompt))
+    sizes = [
+        tensor.untyped_storage().nbytes() for i in kept for tensor in (i.query, i.key, i.value)
+    ]
+    a_query_head = 4 * len(prompt) * llama.d_head
+    assert sizes == [4 * a_query_head, llama.n_kv_heads * a_query_head, 0] * 3
+
+
+def test_layers_of_which_not_all_fit_are_read_in_parts(
+    llama: LanguageModel, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = with_prompt(llama, llama.tokenize(PROMPT), llama.tokenize(OTHER))
+    whole = attention_change(pair)
+    monkeypatch.setattr("ablation.paired_reading.KEPT_BYTES", 1)
+    np.testing.assert_array_equal(attention_change(pair).values, whole.values)
+    assert len(passes) == 2 + 2 * 3
+
+
+def test_progress_tells_of_every_layer_and_cancelling_keeps_those_compared(
+    llama: LanguageModel,
+) -> None:
+    pair = with_prompt(llama, llama.tokenize(PROMPT), llama.tokenize(OTHER))
+    whole = attention_change(pair)
+    reports: list[Progress] = []
+    cancel = threading.Event()
+
+    def stop(report: Progress) -> None:
+        reports.append(report)
+        if report.done == 8:
+            cancel.set()
+
+    partial = attention_change(pair, progress=stop, cancel=cancel)
+    assert partial.stopped == "cancelled"
+    assert [(r.done, r.total) for r in reports] == [(0, 12)] * 3 + [(4, 12), (8, 12)]
+    assert [r.message for r in reports[2:4]] == ["first run, layer 3 of 3", "4 of 12 heads"]
+    np.testing.assert_array_equal(partial.values[:2], whole.values[:2])
+    assert np.isnan(partial.values[2]).all()
+    assert reports[3].partial is not None
+    assert np.isnan(reports[3].partial.values[1:]).all()
+    nothing = attention_change(pair, cancel=cancel)
+    assert (nothing.stopped, nothing.ranked()) == ("cancelled", [])
+
+
+def test_of_a_model_that_does_not_dispatch_one_head_at_a_time_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model("gptj")
+    pair = with_prompt(model, model.tokenize(PROMPT), model.tokenize(OTHER))
     whole = attention_change(pair)
     monkeypatch.setattr("ablation.attention_change.SIDE_BYTES", 1)
     reports: list[Progress] = []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ablation.heads import check_notation, format_heads, parse_heads
 from models.errors import ErrorKind, UserError
-from models.types import Head
+from models.types import Head, Stack
 
 N_LAYERS, N_HEADS = 6, 4
 
@@ -134,3 +134,58 @@ def test_what_no_model_could_read_is_refused_without_one(text: str) -> None:
     with pytest.raises(UserError) as refusal:
         check_notation(text)
     assert refusal.value.kind is ErrorKind.HEADS
+
+
+STACKS = (
+    Stack("encoder", "encoder", 2, 3, "source", "source", causal=False),
+    Stack("", "decoder", N_LAYERS, N_HEADS),
+    Stack("cross", "cross attention", N_LAYERS, N_HEADS, "prompt", "source", causal=False),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("encoder:1.2", [Head(1, 2, "encoder")]),
+        ("cross:L5H3, 5.3", [Head(5, 3), Head(5, 3, "cross")]),
+        ("decoder:5.3", [Head(5, 3)]),
+        ("Encoder: L0", [Head(0, i, "encoder") for i in range(3)]),
+        ("encoder:all", [Head(layer, i, "encoder") for layer in range(2) for i in range(3)]),
+        ("cross:2-3.0", [Head(2, 0, "cross"), Head(3, 0, "cross")]),
+    ],
+)
+def test_heads_of_other_stacks_carry_its_name(text: str, expected: list[Head]) -> None:
+    assert list(parse_heads(text, N_LAYERS, N_HEADS, STACKS)) == expected
+    check_notation(text)
+
+
+def test_all_is_all_of_the_main_stack() -> None:
+    heads = parse_heads("all", N_LAYERS, N_HEADS, STACKS)
+    assert {head.stack for head in heads} == {""}
+    assert len(heads) == N_LAYERS * N_HEADS
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("encoder:2.0", "layers are 0 to 1, with heads 0 to 2"),
+        ("vision:0.0", "its stacks are encoder, decoder, cross"),
+        ("cross:", "Cannot read"),
+        ("cross:5", "may mean a layer or a head"),
+    ],
+)
+def test_what_a_stack_lacks_is_refused(text: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        parse_heads(text, N_LAYERS, N_HEADS, STACKS)
+
+
+def test_a_model_of_one_stack_has_no_others() -> None:
+    with pytest.raises(UserError, match="write its heads without a stack"):
+        parse_heads("cross:5.3", N_LAYERS, N_HEADS)
+
+
+def test_heads_of_stacks_are_written_so_that_they_read_back() -> None:
+    heads = parse_heads("5.3, cross:2.0-3, encoder:1.1, cross:0.0", N_LAYERS, N_HEADS, STACKS)
+    written = format_heads(heads, N_HEADS, N_LAYERS)
+    assert written == "5.3, cross:0.0, cross:2.0-3, encoder:1.1"
+    assert parse_heads(written, N_LAYERS, N_HEADS, STACKS) == heads

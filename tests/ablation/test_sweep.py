@@ -142,7 +142,7 @@ def test_a_head_that_a_layer_lacks_stays_nan(
     llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads = tuple(h for h in llama.all_heads() if h != Head(1, 3))
-    monkeypatch.setattr(llama, "all_heads", lambda: heads)
+    monkeypatch.setattr(llama, "all_heads", lambda stack: heads)
     values = sweep_heads(llama, PROMPT).values
     assert np.argwhere(np.isnan(values)).tolist() == [[1, 3]]
 

@@ -57,7 +57,7 @@ def _long_directory() -> Path:
 class Shelf:
     """A registry of tiny models under short names."""
 
-    names = ("llama", "gpt2", "bert", "gptj", "deep", "long")
+    names = ("llama", "gpt2", "bert", "gptj", "bart", "deep", "long")
 
     def get(self, name: str, progress: Callable[[str], None] | None = None) -> LanguageModel:
         if name not in self.names:

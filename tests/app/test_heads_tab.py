@@ -7,7 +7,7 @@ import pytest
 from page_fixtures import Shelf
 from tiny import CORPUS
 
-from ablation import run_study
+from ablation import HEAD_METRICS, run_study
 from ablation.attention_change import attention_change
 from ablation.corpus import Passage
 from ablation.dossier import Dossier
@@ -139,7 +139,7 @@ def test_a_head_is_told_about_in_numbers_and_contexts(llama: LanguageModel) -> N
     result = run_study("heads", llama, passages)
     (table,) = over_corpus.numbers(result, Head(1, 2))
     rows = table.children[1].children
-    assert len(rows) == 6
+    assert len(rows) == len(HEAD_METRICS)
     ranks = [int(row.children[-1].children) for row in rows]
     assert all(1 <= rank <= 12 for rank in ranks)
     found = result.details.contexts(Head(1, 2))

@@ -355,9 +355,12 @@ def test_the_row_or_the_column_of_the_selected_token_is_framed(quiet: Page, addr
     assert box is not None
     quiet.mouse.click(box["x"] + box["width"] * 2.5 / 18, box["y"] + box["height"] * 9.5 / 18)
     wait_until(quiet, lambda: frames(quiet) == [[-0.5, 9.5, 8.5, 9.5]])
-    expect(quiet.locator("#explain-panel .pair-line")).to_have_text(re.compile("o.* → .*·Mary"))
+    # It is asked why the head looks there: a cell of this short prompt is one weight.
+    labels = Shelf().get("long").tokenize(View().prompt).labels
+    opened = quiet.locator("#explain-panel .token-inline")
+    expect(opened.nth(0)).to_have_text(labels[9])
+    expect(opened.nth(1)).to_have_text(labels[2])
     quiet.keyboard.down("Shift")
     quiet.mouse.click(box["x"] + box["width"] * 2.5 / 18, box["y"] + box["height"] * 9.5 / 18)
     quiet.keyboard.up("Shift")
     wait_until(quiet, lambda: frames(quiet) == [[1.5, 2.5, 1.5, 17.5]])
-    expect(quiet.locator("#explain-panel .pair-line")).to_have_text(re.compile("o.* → .*·Mary"))

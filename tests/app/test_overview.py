@@ -1,6 +1,8 @@
 """The overview's panel without a browser: what is read, when, and what is said of it."""
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +13,14 @@ from ablation import Ablation, Head, HeadSummaries, Zero, summaries, summarise_h
 from ablation.types import Progress
 from app.jobs import Job
 from app.panels.overview import KIND, note, summarise, wanted
+from app.runs import TOP_TOKENS, Outcome
 from app.services import Services
 from app.view import InterventionForm, View
 from models.errors import UserError
+from models.forward_pass import ForwardPass
 
 TAB = "tab"
+LOG_PROBS = 1e-5  # two correct float32 passes differ by about 1e-6 here
 
 
 @pytest.fixture
@@ -142,3 +147,124 @@ def test_reading_in_one_tab_hinders_no_other(services: Services, view: View) -> 
     with services.jobs.replace(TAB, KIND, "key"), services.jobs.start(TAB):
         threading.Thread(target=other).start()
         assert done.wait(30)
+
+
+# --- one pass for the prediction and the overview ---
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of tokens of each forward pass, in the order in which they end."""
+    found: list[int] = []
+    run = ForwardPass.logits_at
+
+    def counted(self: ForwardPass, ids: list[list[int]], *args: object) -> object:
+        logits = run(self, ids, *args)
+        found.append(len(ids[0]))
+        return logits
+
+    monkeypatch.setattr(ForwardPass, "logits_at", counted)
+    return found
+
+
+def ask_at_once(*questions: Callable[[], object]) -> list[object]:
+    """Return the answers to questions that are all asked at the same time."""
+    together = threading.Barrier(len(questions))
+
+    def ask(question: Callable[[], object]) -> object:
+        together.wait()
+        return question()
+
+    with ThreadPoolExecutor(len(questions)) as pool:
+        return list(pool.map(ask, questions))
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["begun ahead", "asked by the panels alone"])
+@pytest.mark.parametrize("ablate", [False, True], ids=["clean", "ablated"])
+def test_a_new_prompt_goes_through_the_model_once_a_run(
+    services: Services, view: View, passes: list[int], begun: bool, ablate: bool
+) -> None:
+    asked = replace(view, prompt="Another prompt, which nobody knows", position=None, ablate=ablate)
+    if begun:
+        services.begin(asked)
+    outcome, found, again = ask_at_once(
+        lambda: services.outcome(asked, maps=False),
+        lambda: read(services, asked),
+        lambda: read(services, asked),
+    )
+    assert len(passes) == (2 if ablate else 1)
+    assert isinstance(outcome, Outcome)
+    assert isinstance(found, HeadSummaries)
+    assert again is found
+    model = services.model("llama")
+    expected = model.run(
+        outcome.prompt, ablation=Ablation((Head(1, 0),), Zero()) if ablate else None
+    ).prediction
+    shown = outcome.after if ablate else outcome.before
+    assert shown is found.prediction
+    np.testing.assert_allclose(shown.log_probs, expected.log_probs, atol=LOG_PROBS, rtol=0)
+    assert len(shown.top) == TOP_TOKENS
+
+
+def test_maps_are_read_in_one_pass_for_panels_that_ask_at_once(
+    services: Services, view: View, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.runs, "_read_all_bytes", 0)
+    heads = tuple(Head(layer, head) for layer in range(2) for head in range(3))
+    asked = replace(view, picture="matrix", heads=heads, prompt="Another prompt, quite unknown")
+    services.begin(asked)
+    answers = ask_at_once(
+        *[lambda: services.outcome(asked, maps=False)] * 2, *[lambda: services.outcome(asked)] * 2
+    )
+    assert len(passes) == 1
+    assert [len(answer.maps) for answer in answers] == [0, 0, 6, 6]  # type: ignore[attr-defined]
+
+
+def test_who_waits_is_told_how_far_reading_is_and_can_cancel_it(
+    services: Services, view: View
+) -> None:
+    model = services.model("llama")
+    prompt = model.tokenize(view.prompt)
+    going, goes_on = threading.Event(), threading.Event()
+
+    def held(progress: Progress) -> None:
+        going.set()
+        assert goes_on.wait(30)
+
+    first, second = Job(TAB, KIND), Job("another tab", KIND)
+    told: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        told.append(progress)
+        second.cancel.set()
+        goes_on.set()
+
+    def start() -> HeadSummaries:
+        return services.overviews.of(model, prompt, None, "", -1, held, first.cancel)
+
+    with ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(start)
+        assert going.wait(30)
+        partial = services.overviews.of(model, prompt, None, "", -1, tell, second.cancel)
+        assert (told[0].done, told[0].total) == (1, 3)
+        assert whole.result(30).stopped == "complete"  # the first did not cancel
+    assert partial.stopped in ("cancelled", "complete")
+
+
+def test_after_cancelling_the_prediction_comes_from_a_pass_of_its_own(
+    services: Services, view: View, passes: list[int]
+) -> None:
+    job = Job(TAB, KIND)
+    job.cancel.set()
+    assert summarise(services, view, job, ignore)[0].prediction is None
+    assert services.outcome(view, maps=False).before.position == view.position
+    assert len(passes) == 1
+    assert summarise(services, view, Job(TAB, KIND), ignore)[0].stopped == "complete"
+    assert len(passes) == 2
+
+
+def test_what_is_known_waits_for_no_pass(services: Services, view: View) -> None:
+    known = services.outcome(replace(view, picture="matrix"))
+    with services.runs.awaited(services.model("llama")), ThreadPoolExecutor(1) as pool:
+        again = pool.submit(services.outcome, replace(view, picture="matrix"))
+        assert again.result(30).before is known.before

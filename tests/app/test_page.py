@@ -18,6 +18,7 @@ from dash._callback_context import context_value
 from dash._utils import AttributeDict
 from page_fixtures import Shelf, make_page
 from starlette.testclient import TestClient
+from tiny import tiny_model
 
 from ablation.grid import sweep_positions
 from ablation.interventions import INTERVENTIONS
@@ -25,7 +26,7 @@ from ablation.sweep import sweep_heads
 from ablation.types import STRATEGIES, PositionScores, Progress
 from app import controls, ids
 from app.notices import INTERNAL, show_error
-from app.panels import by_position, page, prediction, study_run
+from app.panels import by_position, heads, page, prediction, study_run
 from app.panels.intervention import STARTERS, parameter_fields, starter
 from app.panels.progress import Bar
 from app.services import MAPS_AT_ONCE, Services, build_intervention, drawable, first_heads
@@ -409,7 +410,7 @@ def test_no_heads_say_what_to_do(dash_page: Dash, settled: View) -> None:
 
 def test_typed_heads_are_added_to_the_choice(dash_page: Dash) -> None:
     add = _callback(dash_page, f"{ids.HEADS_TEXT}.value")
-    shape = {"n_layers": 3, "n_heads": 4}
+    shape = heads.shape(tiny_model("llama"))
     assert add("0.1, 2.*", ["0.1"], shape) == (["0.1", "2.0", "2.1", "2.2", "2.3"], "", None)
     with pytest.raises(UserError, match=r"7\.1"):
         add("7.1", [], shape)

@@ -212,15 +212,15 @@ def test_a_map_is_looked_through_once(
         found = []
         for what, sink in cases:
             outcome = runs.outcome(llama, prompt, None, heads, what)
-            found.append(runs.extents(llama, outcome.maps, what, sink))
+            found.append(runs.extents(llama, prompt, outcome.maps, what, sink))
             expected = tuple(extent_of(maps, 0, sink) for maps in outcome.maps)
             assert found[-1] == expected
         moved = runs.flow(llama, prompt, heads, "moved")
-        found.append(runs.extents(llama, moved, None, "show"))
+        found.append(runs.extents(llama, prompt, moved, None, "show"))
         assert found[-1] == tuple(extent_of(maps, 0, "show") for maps in moved)
         assert len(set(found)) == len(found)
     assert len(looked) == 4 * len(heads)
-    assert runs.extents(llama, (), None, "show") == ()
+    assert runs.extents(llama, prompt, (), None, "show") == ()
 
 
 def test_memory_forgets_the_least_recently_used() -> None:

@@ -14,6 +14,7 @@ from ablation.types import STRATEGIES
 from app.controls import CONTROLS, values
 from app.permalink import MAX_FRAGMENT, VERSION, DamagedLinkError, decode, encode
 from app.view import (
+    BETWEEN,
     DIRECTIONS,
     EXTRAS,
     MAX_PROMPT_CHARACTERS,
@@ -32,7 +33,8 @@ from models.types import Head
 from viz.sink import SINKS
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
-heads = st.builds(Head, st.integers(0, 999), st.integers(0, 999))
+stacks = st.from_regex(r"[a-z][a-z_]{0,30}", fullmatch=True)
+heads = st.builds(Head, st.integers(0, 999), st.integers(0, 999), st.just("") | stacks)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 forms = st.builds(
     InterventionForm,
@@ -43,6 +45,8 @@ views = st.builds(
     View,
     model=texts,
     prompt=texts,
+    second=st.just("") | texts,
+    stack=stacks,
     bos=st.none() | st.booleans(),
     position=st.none() | st.integers(0, 5000),
     heads=st.none() | st.lists(heads, unique=True, max_size=20).map(tuple),
@@ -59,6 +63,7 @@ views = st.builds(
     scale=st.sampled_from(SCALES),
     log=st.booleans(),
     sink=st.sampled_from(tuple(SINKS)),
+    between=st.sampled_from(list(BETWEEN)),
     size=st.integers(MIN_SIZE, MAX_SIZE),
     linked=st.booleans(),
     extra=st.sampled_from(tuple(EXTRAS)),

@@ -7,7 +7,8 @@ from reference import attentions
 from tiny import FAMILIES, prompt_text, tiny_model
 from torch import Tensor
 
-from models import attention_reading
+from ablation import Ablation, Zero
+from models import attention_reading, attention_tap
 from models.attention_reading import AttentionBlock, MapWriter, read_probabilities
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
@@ -186,3 +187,64 @@ def test_maps_of_another_shape_are_refused(
     values = np.zeros((1, rows, len(prompt)), np.float32)
     with pytest.raises(ValueError, match="must be"):
         AttentionMaps((Head(0, 0),), values, prompt, queries=queries)
+
+
+LOG_PROBS = 1e-5  # two correct float32 passes differ by about 1e-6 in a log-probability here
+
+
+class Nothing:
+    """A reader that keeps nothing."""
+
+    def take(self, block: AttentionBlock) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ablated", [False, True], ids=["clean", "ablated"])
+@pytest.mark.parametrize("block_scores", [1, 40, 10_000], ids=["row", "some rows", "all rows"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_pass_that_reads_all_heads_predicts_as_any_other(
+    family: str, block_scores: int, ablated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_reading, "BLOCK_SCORES", block_scores)
+    model = tiny_model(family)
+    prompt = model.tokenize(prompt_text(family))
+    ablation = Ablation((Head(1, 2), Head(0, 0)), Zero()) if ablated else None
+    found = model.read_attention(prompt, Nothing(), ablation, position=3, top_k=4)
+    expected = model.predict(prompt, 3, ablation, top_k=4)
+    assert found.position == 3
+    assert [token.id for token in found.top] == [token.id for token in expected.top]
+    np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=LOG_PROBS, rtol=0)
+
+
+def test_no_fused_attention_runs_where_all_weights_are_read(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guard against a parity test in which z would come from fused attention all the same."""
+    ran = []
+    fused = attention_tap.run_attention
+    monkeypatch.setattr(
+        attention_tap, "run_attention", lambda inputs: ran.append(inputs) or fused(inputs)
+    )
+    prompt = llama.tokenize("The key to the cabinets")
+    llama.read_attention(prompt, Nothing())
+    assert ran == []
+    llama.attention(prompt, llama.all_heads())
+    assert len(ran) == llama.n_layers
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "bert", "mistral"])
+def test_scores_are_the_logarithms_of_the_weights_up_to_a_number_a_row(family: str) -> None:
+    scored = []
+
+    class Scores:
+        def take(self, block: AttentionBlock) -> None:
+            assert block.scores is not None
+            assert block.scores.isfinite().all()
+            assert (block.scores.amax(dim=-1) == 0).all()
+            on_keys = block.probabilities / block.probabilities.sum(dim=-1, keepdim=True)
+            torch.testing.assert_close(block.scores.softmax(-1), on_keys, atol=TOLERANCE, rtol=0)
+            scored.append(block.layer)
+
+    model = tiny_model(family)
+    model.read_attention(model.tokenize(prompt_text(family)), Scores())
+    assert set(scored) == {0, 1, 2}

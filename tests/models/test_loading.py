@@ -15,7 +15,6 @@ from transformers import (
     AutoConfig,
     BertConfig,
     BertLMHeadModel,
-    T5Config,
     ViTConfig,
 )
 
@@ -185,7 +184,7 @@ def test_code_beside_a_known_architecture_is_not_run(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (T5Config(), "an encoder-decoder"),
+        (AutoConfig.for_model("whisper"), "an encoder-decoder that predicts no tokens"),
         (ViTConfig(), "no language model that predicts tokens"),
         (AutoConfig.for_model("gemma3"), "more than text (vision)"),
     ],

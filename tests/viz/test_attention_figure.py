@@ -345,3 +345,79 @@ def test_the_logarithmic_scale_of_norms_ends_at_a_part_of_the_largest() -> None:
 def test_maps_of_unknown_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match="no maps of kind 'else'"):
         replace(causal_maps("a", "b"), kind="else")
+
+
+def cross_maps(values: np.ndarray) -> AttentionMaps:
+    """Cross attention [query, key] of a decoder that has written "<s>", "Le", ... ."""
+    queries = prompt("<s>", "Le", "chat", "dort")
+    keys = prompt("The", "cat", "sleeps", "now", "here", "again")
+    n_query, n_key = values.shape
+    queries, keys = prompt(*queries.labels[:n_query]), prompt(*keys.labels[:n_key])
+    maps = values[None].astype(np.float32)
+    return AttentionMaps((Head(2, 1, "cross"),), maps, queries, looked_at=keys)
+
+
+def test_cross_attention_has_the_names_of_both_sides() -> None:
+    values = np.random.default_rng(0).dirichlet(np.ones(6), size=3)
+    figure = attention_figure(cross_maps(values), 0, position=2)
+    np.testing.assert_array_equal(heat_map(figure).z, values.astype(np.float32))
+    aliases = figure.layout.xaxis.labelalias, figure.layout.yaxis.labelalias
+    assert list(aliases[0].values()) == ["The", "cat", "sleeps", "now", "here", "again"]
+    assert list(aliases[1].values()) == ["&lt;s&gt;", "Le", "<b>chat</b>"]
+    assert figure.layout.xaxis.range == (-0.5, 5.5)
+    assert figure.layout.yaxis.range == (2.5, -0.5)
+    # The marked row goes across all keys: nothing is out of its reach.
+    assert figure.layout.shapes[0].x1 == 5.5
+    assert "cross:L2H1" in figure.layout.title.text
+
+
+def test_a_triangle_in_cross_attention_is_no_causal_mask() -> None:
+    values = np.eye(3)
+    trace = heat_map(attention_figure(cross_maps(values), 0))
+    np.testing.assert_array_equal(trace.z, values)
+    assert shared_maximum(cross_maps(values)) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (4, 2), (4, 1)])
+@pytest.mark.parametrize("size", [None, 300])
+def test_cells_are_square_and_the_colour_bar_stays_in_the_figure(
+    shape: tuple[int, int], size: int | None
+) -> None:
+    maps = cross_maps(np.full(shape, 1 / shape[1]))
+    figure = attention_figure(maps, 0, size=size)
+    margin = figure.layout.margin
+    across = figure.layout.width - margin.l - margin.r
+    down = figure.layout.height - margin.t - margin.b
+    assert across / shape[1] == pytest.approx(down / shape[0], abs=1)
+    assert across <= (size or 420)
+    bar = colour_bar(figure).colorbar
+    assert bar.xref == "container"
+    assert 0 < bar.x * figure.layout.width <= figure.layout.width
+
+
+def test_the_message_of_a_long_cross_map_has_cells_for_its_longer_side() -> None:
+    keys = prompt(*(f"k{i}" for i in range(2000)))
+    queries = prompt("a", "b")
+    values = np.random.default_rng(1).random((1, 2, 2000)).astype(np.float32)
+    maps = AttentionMaps((Head(0, 0, "cross"),), values, queries, looked_at=keys)
+    assert attention_message(maps, 0, Look(size=300))["cells"]["step"] == 1  # few enough to send
+    step = -(-2000 // dots_across(queries, 300, keys))
+    figure = attention_figure(maps, 0, size=300)
+    expected = cells_of(values[0], causal=False, step=step).values
+    np.testing.assert_array_equal(heat_map(figure).z, expected)
+    assert heat_map(figure).customdata[0][0][0] == "0–1 <b>a … b</b>"
+
+
+@pytest.mark.parametrize("between", [(0, 1), (1, 0)])
+def test_one_sentence_of_a_pair_looking_at_the_other(between: tuple[int, int]) -> None:
+    segments = (0, 0, 0, 1, 1)
+    pair = replace(prompt("[CLS]", "a", "[SEP]", "b", "[SEP]"), segments=segments)
+    values = np.random.default_rng(0).dirichlet(np.ones(5), size=(1, 5)).astype(np.float32)
+    maps = AttentionMaps((Head(0, 0),), values, pair)
+    shown = heat_map(attention_figure(maps, 0, between=between)).z
+    for query, key in np.ndindex(5, 5):
+        inside = (segments[query], segments[key]) == between
+        expected = values[0, query, key] if inside else np.nan
+        np.testing.assert_equal(shown[query, key], expected)
+    alone = AttentionMaps((Head(0, 0),), values, replace(pair, segments=None))
+    assert not np.isnan(heat_map(attention_figure(alone, 0, between=between)).z).any()

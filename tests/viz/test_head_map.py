@@ -116,3 +116,12 @@ def test_values_that_are_no_effects_say_what_their_sign_is_for() -> None:
     title = head_map_figure(2, 3, found).layout.title.text
     assert "for ·Mary less ·John" in title
     assert "ablated" not in title
+
+
+def test_only_the_chosen_heads_of_the_stack_are_outlined_and_counted() -> None:
+    chosen = [Head(0, 1), Head(1, 1, "cross"), Head(1, 0, "cross")]
+    figure = head_map_figure(2, 2, chosen=chosen, stack="cross")
+    assert figure.layout.shapes[0].path.count("M") == 2
+    assert figure.layout.title.text == "2 of 4 heads chosen"
+    assert figure.data[0].hovertemplate.startswith("<b>cross:L")
+    assert head_map_figure(2, 2, chosen=chosen).layout.shapes[0].path.count("M") == 1

@@ -1,5 +1,7 @@
 """The heads x positions map."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from viz_samples import CLEAN, KL, LOG_PROB, prompt, token
@@ -108,3 +110,10 @@ def test_as_many_heads_as_fit_can_be_shown(n_positions: int) -> None:
     assert 1 <= n_heads <= MAX_ROWS
     assert n_heads * n_positions <= MAX_CELLS or n_heads == 1
     assert (n_heads + 1) * n_positions > MAX_CELLS or n_heads == MAX_ROWS
+
+
+def test_no_column_is_framed_where_the_position_read_is_elsewhere() -> None:
+    of_source = replace(scores(), read_here=False)
+    figure = position_map_figure(of_source)
+    assert not figure.layout.shapes
+    assert "<b>" not in "".join(figure.layout.xaxis.labelalias.values())

@@ -95,6 +95,39 @@ def test_it_is_small() -> None:
     assert len(attention_html(random_maps(8))) < 80_000
 
 
+def maps_of_stacks(n_source: int = 9, n: int = 4) -> list[AttentionMaps]:
+    """A map of an encoder, one of a decoder, and one of its cross attention."""
+    source = prompt(*(f"s{i}" for i in range(n_source)))
+    written = replace(prompt(*(f"t{i}" for i in range(n))), source=source)
+    random = np.random.default_rng(0)
+    shapes = {"encoder": (source, source), "": (written, written), "cross": (written, source)}
+    found = []
+    for stack, (queries, keys) in shapes.items():
+        weights = random.dirichlet(np.ones(len(keys)), size=(1, len(queries))).astype(np.float32)
+        if not stack:
+            weights = np.tril(weights)
+        looked_at = None if queries is keys else keys
+        found.append(AttentionMaps((Head(0, 1, stack),), weights, queries, looked_at=looked_at))
+    return found
+
+
+def test_each_map_says_whose_positions_it_joins() -> None:
+    encoder, decoder, cross = maps_of_stacks()
+    for maps, expected in (
+        ([encoder, decoder, cross], ["source source", "prompt prompt", "prompt source"]),
+        ([cross], ["prompt source"]),
+    ):
+        found = about(attention_html(*maps, position=3))
+        sides = [" ".join(one["sides"]) for one in found["maps"]]  # type: ignore[attr-defined]
+        assert sides == expected
+        assert found["labels"] == [f"t{i}" for i in range(4)]
+        assert found["source"]["labels"] == [f"s{i}" for i in range(9)]  # type: ignore[index]
+    alone = about(attention_html(encoder, prompt=decoder.prompt))
+    assert alone["maps"][0]["sides"] == ["source", "source"]  # type: ignore[index]
+    with pytest.raises(ValueError, match="one prompt"):
+        attention_html(cross, random_maps(5))
+
+
 def test_maps_of_two_prompts_are_no_page() -> None:
     one, other = random_maps(4), random_maps(5)
     with pytest.raises(ValueError, match="one prompt"):
@@ -240,3 +273,30 @@ def test_each_picture_is_saved(offline: Page, tmp_path: Path, picture: str) -> N
         if kind == "SVG":
             assert b"L3H1" in content
             assert picture == "matrix" or b">t11<" in content
+
+
+@pytest.mark.browser
+def test_cross_attention_stands_alone_too(offline: Page, tmp_path: Path) -> None:
+    encoder, decoder, cross = maps_of_stacks()
+    open_file(offline, tmp_path, attention_html(encoder, decoder, cross, token=2, position=3))
+    for card, maps in ((0, encoder), (2, cross)):
+        said = hover_cell(offline, 9, 2, 7, card)
+        query = maps.prompt.labels[2]
+        weight = float(said.rpartition(" ")[2])
+        assert f"query  2 {query}\nkey    7 s7" in said
+        assert weight == pytest.approx(float(maps.values[0, 2, 7]), rel=6e-3, abs=SMALLEST)
+    best = int(cross.values[0, 2].argmax())
+    offline.get_by_role("radio", name="Lines").click()
+    offline.locator(".lines").get_by_role("radio", name="cross attention").click()
+    expect(offline.locator(".lines-reading")).to_contain_text(
+        f"2 t2 looks at cross:L0H1: {best} s{best} 0."
+    )
+    offline.get_by_role("radio", name="Text").click()
+    offline.locator(".text").get_by_role("radio", name="cross attention").click()
+    flows = offline.locator(".text-row .text-flow")
+    assert [flow.text_content() for flow in flows.all()] == ["t0t1t2t3", "s0s1s2s3s4s5s6s7s8"]
+    named = offline.locator(".text-key").first
+    expect(named).to_have_text(re.compile(rf"^s{best} 0\.\d+$"))
+    flows.nth(1).locator(".text-token").nth(7).click()
+    by = int(cross.values[0, :, 7].argmax())
+    expect(named).to_have_text(re.compile(rf"^t{by} 0?\.?\d+"))

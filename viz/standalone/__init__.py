@@ -8,14 +8,14 @@ Weights travel as the codes of `viz.coding`, deflated: what is below `SMALLEST` 
 import base64
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models.types import AttentionMaps
+from models.types import AttentionMaps, TokenizedPrompt
 from viz import coding
 from viz.attention import Look, shown_map, strength_scale
 from viz.extent import Extent, extent_of, shared_largest, unit_of
@@ -32,6 +32,7 @@ _SCRIPTS = (
     _ASSETS / "weights.js",
     _ASSETS / "pens.js",
     _ASSETS / "exports.js",
+    _ASSETS / "stacks.js",
     _ASSETS / "lines.js",
     _ASSETS / "text.js",
     _HERE / "matrix.js",
@@ -47,6 +48,7 @@ _POLICY = (
 
 def attention_html(
     *maps: AttentionMaps,
+    prompt: TokenizedPrompt | None = None,
     picture: str = "matrix",
     position: int | None = None,
     token: int | None = None,
@@ -55,6 +57,7 @@ def attention_html(
     scale: str = "shared",
     log: bool = False,
     sink: str = "show",
+    between: tuple[int, int] | None = None,
     dark: bool | None = None,
     title: str = "Attention",
 ) -> str:
@@ -64,6 +67,8 @@ def attention_html(
 
     Args:
         maps: of one prompt, with all their rows.
+        prompt: what they are of; None: as the maps have it. Maps of an encoder's heads alone do not
+            tell that there is a decoder, whose position is the one that was read.
         picture: the one that it opens with: "matrix", "lines" or "text".
         position: the position at which the prediction was read; it is marked.
         token: the position that is selected at first; None: no one.
@@ -73,6 +78,7 @@ def attention_html(
         scale: "shared" if the largest weight of all maps shows strongest; "own": each map's own.
         log: whether strength follows the logarithm of the weight.
         sink: what is done about the first token; a key of `viz.sink.SINKS`.
+        between: of a pair of sentences, the part that is drawn; see `viz.attention.Look`.
         dark: None: as the reader's system has it.
         title: a heading.
 
@@ -81,21 +87,22 @@ def attention_html(
     """
     if not maps or not maps[0].heads:
         raise ValueError("a page of attention needs a map")
-    if any(other.prompt.ids != maps[0].prompt.ids for other in maps):
-        raise ValueError("all maps must be of one prompt")
     if any(other.kind != maps[0].kind for other in maps):
         raise ValueError("all maps must be of one kind")
-    prompt = maps[0].prompt
+    prompt = prompt or _prompt_of(maps)
     each = [(several, i) for several in maps for i in range(len(several.heads))]
+    sides = [_sides(several, prompt) for several, _ in each]
     extents = [extent_of(several, i, sink) for several, i in each]
     zmax = shared_largest(extents) if scale == "shared" else None
     unit = unit_of(maps[0].kind, extents)
-    look = Look(position, zmax=zmax, log=log, sink=sink, unit=unit)
-    heads = [_head(*one, look, extent) for one, extent in zip(each, extents, strict=True)]
+    look = Look(position, zmax=zmax, log=log, sink=sink, between=between, unit=unit)
+    heads = [
+        _head(*one, look, extent, of) for one, extent, of in zip(each, extents, sides, strict=True)
+    ]
     about = {
         "title": title,
-        "names": [clipped(label) for label in prompt.unique_labels],
-        "labels": list(prompt.labels),
+        **_names_and_labels(prompt),
+        "source": None if prompt.source is None else _names_and_labels(prompt.source),
         "marked": position,
         "picture": picture,
         "token": token,
@@ -113,8 +120,31 @@ def attention_html(
     return "".join(_page(title, about, [codes for _, codes in heads]))
 
 
+def _prompt_of(maps: Sequence[AttentionMaps]) -> TokenizedPrompt:
+    """Return what maps are of: an encoder-decoder's prompt rather than its source."""
+    return next((one.prompt for one in maps if one.prompt.source is not None), maps[0].prompt)
+
+
+def _sides(maps: AttentionMaps, prompt: TokenizedPrompt) -> list[str]:
+    """Return of what the queries and the keys are the positions: "prompt" or "source"."""
+    names = {prompt.content: "prompt"}
+    if prompt.source is not None:
+        names[prompt.source.content] = "source"
+    found = [names.get(positions.content) for positions in (maps.prompt, maps.keys)]
+    if None in found:
+        raise ValueError("all maps must be of one prompt")
+    return [name for name in found if name is not None]
+
+
+def _names_and_labels(positions: TokenizedPrompt) -> dict[str, list[str]]:
+    return {
+        "names": [clipped(label) for label in positions.unique_labels],
+        "labels": list(positions.labels),
+    }
+
+
 def _head(
-    maps: AttentionMaps, index: int, look: Look, extent: Extent
+    maps: AttentionMaps, index: int, look: Look, extent: Extent, sides: list[str]
 ) -> tuple[dict[str, Any], str]:
     """Return what is said of a map, and its weights."""
     shown = shown_map(maps, index, look, extent)
@@ -122,6 +152,7 @@ def _head(
     about = {
         "head": maps.heads[index].short,
         "name": maps.title(index),
+        "sides": sides,
         "causal": shown.causal,
         "largest": shown.largest,
         "unit": coded_unit,

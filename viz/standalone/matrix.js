@@ -39,7 +39,7 @@
   window.attention.drawers.matrix = function (place, host) {
     const { weights } = window.attention;
     let known = null;
-    let chosen = { token: null, direction: "at" };
+    let chosen = { token: null, direction: "at", side: "prompt" };
     let cards = [];
     let colours = null;
     const tip = element("div", "text-tip");
@@ -51,18 +51,22 @@
       colours = { muted: read("muted"), text: read("text"), accent: read("accent"), table: table(host.scale()) };
     }
 
-    function whole() {
-      return { query: 0, key: 0, side: known.labels.length };
+    // What the queries (0) or the keys (1) of a card's map are called.
+    function names(card, which) {
+      return (known.maps[card.head].sides[which] === "source" ? known.source : known).names;
+    }
+
+    function whole(card) {
+      return { query: 0, key: 0, side: Math.max(names(card, 0).length, names(card, 1).length) };
     }
 
     // The largest weight at each pixel of a region, NaN where there is none.
     function pixels({ values }, region) {
-      const n = known.labels.length;
       const pooled = region.side > SIDE;
       const across = pooled ? SIDE : region.side;
       const dots = new Float32Array(across * across).fill(NaN);
       const at = (position, first) => Math.floor(((position - first) * across) / region.side);
-      for (let query = region.query; query < Math.min(region.query + region.side, n); query++) {
+      for (let query = region.query; query < Math.min(region.query + region.side, values.length); query++) {
         const row = values[query];
         const line = at(query, region.query) * across;
         const end = Math.min(region.key + region.side, row.length);
@@ -116,11 +120,11 @@
       for (let i = 0; i < region.side; i += step) {
         const middle = (i + 0.5) * cell;
         context.textAlign = "right";
-        context.fillText(known.names[region.query + i] || "", left - 4, middle);
+        context.fillText(names(card, 0)[region.query + i] || "", left - 4, middle);
         context.save();
         context.translate(left + middle, SIDE + 4);
         context.rotate(-Math.PI / 2);
-        context.fillText(known.names[region.key + i] || "", 0, 0);
+        context.fillText(names(card, 1)[region.key + i] || "", 0, 0);
         context.restore();
       }
     }
@@ -129,25 +133,28 @@
     function frame(card, context) {
       const { region, left } = card;
       const cell = SIDE / region.side;
-      const outline = (position, direction, colour, width) => {
+      const [across, down] = [1, 0].map((which) => Math.min(SIDE, cell * names(card, which).length));
+      const outline = (position, direction, side, colour, width) => {
+        const which = direction === "at" ? 0 : 1;
         const first = direction === "at" ? region.query : region.key;
-        if (position === null || position < first || position >= first + region.side) {
+        const end = Math.min(first + region.side, names(card, which).length);
+        const isHere = known.maps[card.head].sides[which] === side;
+        if (!isHere || position === null || position < first || position >= end) {
           return;
         }
         const at = (position - first) * cell;
         context.strokeStyle = colour;
         context.lineWidth = width;
-        const box = direction === "at" ? [left, at, SIDE, cell] : [left + at, 0, cell, SIDE];
+        const box = direction === "at" ? [left, at, across, cell] : [left + at, 0, cell, down];
         context.strokeRect(...box);
       };
-      outline(known.marked, "at", colours.muted, 1);
-      outline(chosen.token, chosen.direction, colours.accent, 2);
+      outline(known.marked, "at", "prompt", colours.muted, 1);
+      outline(chosen.token, chosen.direction, chosen.side, colours.accent, 2);
     }
 
     function cellAt(card, event) {
       const box = card.canvas.getBoundingClientRect();
       const { region } = card;
-      const n = known.labels.length;
       const x = event.clientX - box.left - card.left;
       const y = event.clientY - box.top;
       if (x < 0 || y < 0 || x >= SIDE || y >= SIDE) {
@@ -155,7 +162,8 @@
       }
       const query = region.query + Math.floor((y * region.side) / SIDE);
       const key = region.key + Math.floor((x * region.side) / SIDE);
-      return query < n && key < n ? { query, key, x, y } : null;
+      const isInside = query < names(card, 0).length && key < names(card, 1).length;
+      return isInside ? { query, key, x, y } : null;
     }
 
     function showTip(card, event) {
@@ -165,7 +173,7 @@
       if (!tip.hidden) {
         const { query, key } = cell;
         tip.textContent =
-          "query  " + query + " " + known.names[query] + "\nkey    " + key + " " + known.names[key] +
+          "query  " + query + " " + names(card, 0)[query] + "\nkey    " + key + " " + names(card, 1)[key] +
           "\n" + known.value.padEnd(6) + " " + weights.exact(weight);
         tip.style.left = Math.min(event.clientX + 12, window.innerWidth - 190) + "px";
         tip.style.top = event.clientY + 14 + "px";
@@ -173,8 +181,11 @@
     }
 
     function newCard(head) {
-      const card = { head, region: whole(), element: element("div", "map-card"), from: null };
-      const longest = known.names.reduce((most, name) => Math.max(most, [...name].length), 1);
+      const card = { head, element: element("div", "map-card"), from: null };
+      card.region = whole(card);
+      const longest = [...names(card, 0), ...names(card, 1)].reduce(
+        (most, name) => Math.max(most, [...name].length), 1
+      );
       card.left = Math.ceil(longest * LABEL * 0.602) + 8;
       card.note = element("div", "map-note");
       card.canvas = document.createElement("canvas");
@@ -191,11 +202,12 @@
       card.canvas.addEventListener("mouseleave", () => (tip.hidden = true));
       card.canvas.addEventListener("mousedown", (event) => (card.from = cellAt(card, event)));
       card.canvas.addEventListener("mouseup", (event) => release(card, cellAt(card, event)));
-      card.canvas.addEventListener("dblclick", () => zoom(whole()));
+      card.canvas.addEventListener("dblclick", () => zoom(card, whole(card)));
       return card;
     }
 
-    // A drag zooms all maps to a square around what it went over; a click selects a token.
+    // A drag zooms all maps of these positions to a square around what it went over; a click selects
+    // a token.
     function release(card, to) {
       const { from } = card;
       card.from = null;
@@ -204,20 +216,23 @@
       }
       if (Math.abs(to.x - from.x) < LEAST && Math.abs(to.y - from.y) < LEAST) {
         const token = chosen.direction === "at" ? to.query : to.key;
-        host.select(token === chosen.token ? null : token, chosen.direction);
+        const of = known.maps[card.head].sides[chosen.direction === "at" ? 0 : 1];
+        const isChosen = token === chosen.token && of === chosen.side;
+        host.select(isChosen ? null : token, chosen.direction, of);
         return;
       }
       const side = Math.max(Math.abs(to.query - from.query), Math.abs(to.key - from.key)) + 1;
-      const n = known.labels.length;
-      zoom({
-        query: Math.max(0, Math.min(from.query, to.query, n - side)),
-        key: Math.max(0, Math.min(from.key, to.key, n - side)),
+      const first = (one, other, which) => Math.max(0, Math.min(one, other, names(card, which).length - side));
+      zoom(card, {
+        query: first(from.query, to.query, 0),
+        key: first(from.key, to.key, 1),
         side,
       });
     }
 
-    function zoom(region) {
-      for (const card of cards) {
+    function zoom({ head }, region) {
+      const sidesOf = (card) => known.maps[card.head].sides.join();
+      for (const card of cards.filter((one) => sidesOf(one) === sidesOf({ head }))) {
         card.region = region;
         paint(card);
       }
@@ -240,19 +255,20 @@
       },
 
       svg() {
-        const width = cards[0].left + SIDE + 8;
-        const height = SIDE + cards[0].left + HEADER;
+        const widest = Math.max(...cards.map((card) => card.left));
+        const height = SIDE + widest + HEADER;
         const style = window.getComputedStyle(place);
         const surface = style.getPropertyValue("--av-surface").trim();
         const parts = cards.map((card) => {
+          const width = card.left + SIDE + 8;
           const pen = window.attention.svgPen(width, height, surface);
           const text = { size: 12, bold: true, align: "left", colour: colours.text };
           pen.text(8, 10, known.maps[card.head].name, text);
           pen.text(8, 25, card.note.textContent, { ...text, size: 10, bold: false, colour: colours.muted });
-          pen.picture(0, HEADER, width, height - HEADER, card.canvas.toDataURL());
+          pen.picture(0, HEADER, width, SIDE + card.left, card.canvas.toDataURL());
           return pen.finish();
         });
-        return window.attention.exports.together(parts, 3 * (width + 12) + 12, surface);
+        return window.attention.exports.together(parts, 3 * (widest + SIDE + 20) + 12, surface);
       },
     };
   };

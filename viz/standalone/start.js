@@ -10,7 +10,7 @@
   const { weights, exports } = window.attention;
   const dark = about.dark === null ? window.matchMedia("(prefers-color-scheme: dark)").matches : about.dark;
   const drawers = {};
-  const state = { picture: about.picture, token: about.token, direction: about.direction };
+  const state = { picture: about.picture, token: about.token, direction: about.direction, side: "prompt" };
 
   function setTheme(isDark) {
     document.documentElement.dataset.mantineColorScheme = isDark ? "dark" : "light";
@@ -29,10 +29,15 @@
   const status = element("p", "note", "Unpacking the weights …");
   page.append(element("h1", "title", about.title), status);
 
+  function positions(side) {
+    return (side === "source" ? about.source : about).labels.length;
+  }
+
   const maps = {};
   for (const map of about.maps) {
     const packed = document.querySelector(`script[data-head="${map.head}"]`);
-    const values = await weights.unpack(packed.textContent, about.labels.length, map.causal, map.unit);
+    const [nQueries, nKeys] = map.sides.map(positions);
+    const values = await weights.unpack(packed.textContent, nQueries, nKeys, map.causal, map.unit);
     packed.remove();
     maps[map.head] = { ...map, cells: { query: 0, key: 0, step: 1, values } };
   }
@@ -41,6 +46,7 @@
     order: about.maps.map((map) => map.head),
     names: about.names,
     labels: about.labels,
+    source: about.source,
     marked: about.marked,
     note: SINKS[about.sink] || "",
     threshold: about.threshold * about.unit, // weights below it are not shown
@@ -49,14 +55,15 @@
   };
 
   const host = {
-    select(token, direction) {
-      Object.assign(state, { token, direction });
+    select(token, direction, side) {
+      Object.assign(state, { token, direction, side });
       directions.show(direction);
       drawers[state.picture].select(state);
     },
 
     weights(head, position, direction) {
-      const found = weights.ofToken(maps[head].cells.values, position, direction);
+      const nKeys = positions(maps[head].sides[1]);
+      const found = weights.ofToken(maps[head].cells.values, position, direction, nKeys);
       return found.map((weight) => (weight >= known.threshold ? weight : NaN));
     },
 
@@ -172,7 +179,9 @@
     places[name] = element("div", className);
   }
   const run = about.ablated ? "ablated run" : "clean run";
-  const parts = [about.labels.length + " tokens", run, known.note, about.value + "s below " + about.smallest + " are shown as 0"];
+  const source = about.source ? about.source.labels.length + " tokens of the source" : "";
+  const least = about.value + "s below " + about.smallest + " are shown as 0";
+  const parts = [about.labels.length + " tokens", source, run, known.note, least];
   status.textContent = parts.filter(Boolean).join(" · ");
   page.append(bar, ...Object.values(places));
   draw();

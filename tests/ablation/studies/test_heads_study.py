@@ -4,20 +4,23 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from reference import attentions
 from tiny import CORPUS, tiny_model
 
-from ablation import Progress, run_study
+from ablation import Progress, run_study, summarise_heads
 from ablation.contexts import Context, LargestWeights
 from ablation.corpus import Passage
 from ablation.studies import STUDIES
 from ablation.studies.heads import METRICS, HeadDistributions
+from models.attention_reading import AttentionBlock
 from models.errors import ErrorKind, UserError
+from models.forward_pass import ForwardPass
 from models.language_model import LanguageModel
 from models.types import FloatArray, Head, TokenizedPrompt
 
 TOLERANCE = 1e-5  # two correct float32 computations differ by about 1e-7 here; see test_parity.py
-DISTANCES = 1e-4  # of sums of weights times up to 40 positions
+SUMS = 1e-4  # of numbers of positions up to 40, and of keys
 PASSAGES = tuple(Passage(f"tiny-{i}", "tiny", text) for i, text in enumerate(CORPUS))
 
 
@@ -26,15 +29,18 @@ def prompt_of(*tokens: str) -> TokenizedPrompt:
     return TokenizedPrompt("".join(tokens), tuple(range(n)), tokens, tokens, ("text",) * n)
 
 
-def by_hand(weights: FloatArray) -> dict[str, float]:
+def by_hand(weights: FloatArray, causal: bool) -> dict[str, float]:
     """Return the metrics of one map [query, key], one query after the other."""
-    found: dict[str, list[float]] = {info.name: [] for info, _ in METRICS}
-    for query in range(1, len(weights)):
+    found: dict[str, list[float]] = {info.name: [] for info in METRICS}
+    for query in range(1 if causal else 0, len(weights)):
         row = [float(weight) for weight in weights[query]]
-        found["entropy"].append(-sum(p * np.log(p) for p in row if p > 0))
+        entropy = -sum(p * np.log(p) for p in row if p > 0)
+        found["entropy"].append(entropy)
+        found["effective_span"].append(np.exp(entropy))
         found["mean_distance"].append(sum(p * abs(query - k) for k, p in enumerate(row)))
         found["self_weight"].append(row[query])
-        found["previous_weight"].append(row[query - 1])
+        if query > 0:
+            found["previous_weight"].append(row[query - 1])
         found["first_weight"].append(row[0])
         found["largest_weight"].append(max(row))
     return {name: float(np.mean(values)) for name, values in found.items()}
@@ -49,13 +55,21 @@ def test_each_metric_equals_that_of_eager_attention(family: str) -> None:
     for i, passage in enumerate(PASSAGES):
         theirs = attentions(family, model.tokenize(passage.text).ids).numpy()
         for layer, head in np.ndindex(3, 4):
-            expected = by_hand(theirs[layer, head])
-            for j, (info, _) in enumerate(METRICS):
-                tolerance = DISTANCES if info.name == "mean_distance" else TOLERANCE
+            expected = by_hand(theirs[layer, head], model.kind == "causal")
+            for j, info in enumerate(METRICS):
+                tolerance = SUMS if info.unit in ("positions", "keys") else TOLERANCE
                 assert values[i, j, layer, head] == pytest.approx(
                     expected[info.name], abs=tolerance
                 )
     assert values.std(axis=0).min() > TOLERANCE, "passages that do not differ prove nothing"
+
+
+def test_the_metrics_are_those_of_the_summary_of_one_prompt(gpt2: LanguageModel) -> None:
+    details = run_study("heads", gpt2, PASSAGES[:2]).details
+    for on_passage, passage in zip(details.passages, PASSAGES[:2], strict=True):
+        summary = summarise_heads(gpt2, passage.text)
+        assert summary.metrics == METRICS
+        np.testing.assert_array_equal(on_passage.metrics, summary.values)
 
 
 def test_the_table_has_mean_and_quantiles_over_passages(gpt2: LanguageModel) -> None:
@@ -95,17 +109,31 @@ def test_the_strongest_contexts_are_the_largest_weights(gpt2: LanguageModel) -> 
     assert [c["passage"] for c in written["contexts"]] == [cell[1] for cell in expected]
 
 
-def test_memory_for_one_head_at_a_time_changes_nothing(
-    gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = run_study("heads", gpt2, PASSAGES[:2], head=Head(2, 3))
-    monkeypatch.setattr("ablation.reading.PART_BYTES", 1)
-    parted = run_study("heads", gpt2, PASSAGES[:2], head=Head(2, 3))
-    np.testing.assert_array_equal(parted.details.values, expected.details.values)
-    heads = gpt2.all_heads()
-    assert [parted.details.contexts(head) for head in heads] == [
-        expected.details.contexts(head) for head in heads
-    ]
+@pytest.mark.parametrize("family", ["gpt2", "bert", "gptj"])
+def test_blocks_of_few_rows_change_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(family)
+    expected = run_study("heads", model, PASSAGES[:2], head=Head(2, 3))
+    monkeypatch.setattr("models.attention_reading.BLOCK_SCORES", 40)
+    parted = run_study("heads", model, PASSAGES[:2], head=Head(2, 3))
+    np.testing.assert_allclose(parted.details.values, expected.details.values, atol=SUMS, rtol=0)
+    for head in model.all_heads():
+        found, whole = (of.details.contexts(head) for of in (parted, expected))
+        assert [(c.passage, c.query, c.key) for c in found] == [
+            (c.passage, c.query, c.key) for c in whole
+        ]
+
+
+def test_a_passage_is_one_pass(gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = []
+    run = ForwardPass.logits_at
+
+    def counted(self: ForwardPass, ids: list[list[int]], *args: object) -> object:
+        lengths.append(len(ids[0]))
+        return run(self, ids, *args)
+
+    monkeypatch.setattr(ForwardPass, "logits_at", counted)
+    run_study("heads", gpt2, PASSAGES)
+    assert lengths == [len(gpt2.tokenize(passage.text)) for passage in PASSAGES]
 
 
 def test_cancelling_keeps_the_passages_measured(gpt2: LanguageModel) -> None:
@@ -153,13 +181,19 @@ def test_every_study_can_be_run() -> None:
 # --- contexts ---
 
 
-def test_the_first_token_is_set_apart_and_ties_go_to_the_lowest() -> None:
+@pytest.mark.parametrize("n_rows", [1, 2, 3])
+def test_the_first_token_is_set_apart_and_ties_go_to_the_lowest(n_rows: int) -> None:
     one = [[1, 0, 0], [0.9, 0.1, 0], [0.5, 0.2, 0.3]]
     other = [[1, 0, 0], [0.8, 0.2, 0], [0.6, 0.2, 0.2]]
-    found = LargestWeights.of(np.array([one, other], np.float32))
-    assert found.queries.tolist() == [2, 1]
-    assert found.keys.tolist() == [2, 1]
-    np.testing.assert_allclose(found.weights, [0.3, 0.2])
+    maps = torch.tensor([one, other])
+    found = LargestWeights(2, 3)
+    for start in range(0, 3, n_rows):
+        rows = slice(start, min(start + n_rows, 3))
+        block = maps[:, rows, : rows.stop]
+        found.take(AttentionBlock(1, slice(0, 2), rows, torch.arange(3)[rows], block, 3))
+    assert found.queries.tolist() == [[0, 0, 0], [2, 1, 0]]
+    assert found.keys.tolist() == [[0, 0, 0], [2, 1, 0]]
+    np.testing.assert_allclose(found.weights, [[np.nan] * 3, [0.3, 0.2, np.nan]])
 
 
 @pytest.mark.parametrize(

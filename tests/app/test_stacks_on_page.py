@@ -1,0 +1,342 @@
+"""An encoder-decoder on the page: two texts, three stacks."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from dash import Dash
+from page_fixtures import Shelf, make_page, serving
+from playwright.sync_api import Browser, Page, expect
+
+from ablation import Ablation, Zero
+from ablation.types import HeadScores, PositionScores
+from app import ids, permalink
+from app.jobs import Job
+from app.panels import attention, heads, page, prompt, study_run
+from app.services import Services, first_heads, most_positions, prompt_of
+from app.view import View
+from models.errors import UserError
+from models.language_model import LanguageModel
+from models.types import Head
+
+TIMEOUT = 60_000  # ms
+DECODER_TEXT = "The cat sat"
+VIEW = View("bart", second=DECODER_TEXT)
+CROSS, ENCODER = Head(1, 2, "cross"), Head(0, 1, "encoder")
+
+
+@pytest.fixture
+def services() -> Services:
+    return Services(Shelf(), "bart")
+
+
+@pytest.fixture
+def model() -> LanguageModel:
+    return Shelf().get("bart")
+
+
+def test_a_view_settles_with_heads_of_stacks(services: Services, model: LanguageModel) -> None:
+    view = services.settled(VIEW, model)
+    tokens = prompt_of(view, model)
+    assert view.position == len(tokens) - 1
+    assert {head.stack for head in view.heads or ()} == {"", "encoder", "cross"}
+    alone = first_heads(model, model.tokenize(view.prompt))
+    assert {head.stack for head in alone} == {"encoder", "cross"}  # one token looks at itself
+    assert services.settled(replace(view, stack="vision"), model).stack == "main"
+    assert services.settled(replace(view, stack="cross"), model).stack == "cross"
+
+
+def test_another_model_begins_without_the_second_text(services: Services) -> None:
+    view, _ = page.switched(services, VIEW, "llama")
+    assert view.second == ""
+    assert view.stack == "main"
+
+
+def test_a_second_text_means_nothing_to_a_model_that_takes_none(services: Services) -> None:
+    llama = services.model("llama")
+    view = replace(VIEW, model="llama")
+    assert prompt_of(view, llama) == llama.tokenize(view.prompt)
+
+
+def test_maps_of_all_stacks_stand_beside_each_other(
+    services: Services, model: LanguageModel
+) -> None:
+    chosen = (CROSS, ENCODER, Head(2, 0))
+    outcome = services.outcome(replace(VIEW, heads=chosen))
+    tokens = outcome.prompt
+    assert [maps.heads for maps in outcome.maps] == [(head,) for head in chosen]
+    for head, maps in zip(chosen, outcome.maps, strict=True):
+        expected = model.attention(tokens, [head])
+        np.testing.assert_allclose(maps.values, expected.values, atol=1e-6)
+    extents = services.extents(VIEW, outcome)
+    how = attention.look(replace(VIEW, heads=chosen), outcome, extents, False)
+    sent = attention.message(VIEW, outcome, extents, how, "serial", None)
+    assert sent is not None
+    sides = [sent["maps"][head.short]["figure"]["sides"] for head in chosen]
+    assert sides == [["prompt", "source"], ["source", "source"], ["prompt", "prompt"]]
+    assert len(sent["names"]) == len(tokens)
+    assert len(sent["source"]["names"]) == len(tokens.typed)
+    assert sent["source"]["labels"] == list(tokens.typed.labels)
+    marks = [sent["maps"][head.short]["figure"]["layout"]["shapes"] for head in chosen]
+    assert [len(shapes) for shapes in marks] == [1, 0, 1]
+
+
+def test_the_decoder_text_is_part_of_what_is_remembered(services: Services) -> None:
+    asked = replace(VIEW, heads=(ENCODER,))
+    other = replace(asked, prompt="The key to the cabinets")
+    found = [services.outcome(view).before.log_probs for view in (asked, other)]
+    assert not np.array_equal(*found)
+
+
+def test_heads_of_stacks_are_ablated(services: Services, model: LanguageModel) -> None:
+    outcome = services.outcome(replace(VIEW, heads=(CROSS, ENCODER), ablate=True))
+    expected = model.predict(outcome.prompt, ablation=Ablation((CROSS, ENCODER), Zero()))
+    assert outcome.after is not None
+    np.testing.assert_allclose(outcome.after.log_probs, expected.log_probs, atol=1e-6)
+
+
+def test_positions_acted_on_are_those_of_the_stack(services: Services) -> None:
+    far = str(most_positions(services.outcome(VIEW).prompt) - 1)
+    inside = services.outcome(replace(VIEW, heads=(ENCODER,), ablate=True, acted=far))
+    assert inside.problem is None
+    outside = services.outcome(replace(VIEW, heads=(CROSS,), ablate=True, acted=far))
+    assert outside.after is None
+    assert "outside the decoder text" in str(outside.problem)
+
+
+def test_the_list_of_heads_is_grouped_by_stack(model: LanguageModel) -> None:
+    groups = [option["group"] for option in heads.options(model.all_heads(None), model.info.stacks)]
+    assert groups[:3] == ["Encoder, layer 0", "Encoder, layer 1", "Decoder, layer 0"]
+    assert groups[-1] == "Cross attention, layer 2"
+    assert [choice["value"] for choice in heads.stack_choices(model.info.stacks)] == [
+        "encoder",
+        "main",
+        "cross",
+    ]
+
+
+def test_the_strip_shows_both_texts(model: LanguageModel) -> None:
+    tokens = prompt_of(VIEW, model)
+    shown = prompt.strip(tokens)
+    assert shown["labels"] == list(tokens.labels)
+    assert shown["source"]["labels"] == list(tokens.typed.labels)
+    assert prompt.token_count(tokens) == f"{len(tokens.typed)} + {len(tokens)} tokens"
+
+
+def test_a_sweep_is_of_the_stack_on_the_map(services: Services) -> None:
+    view = replace(VIEW, stack="cross")
+    result = study_run.run_study(services, view, lambda _: None, Job("tab"))
+    assert isinstance(result, HeadScores)
+    assert result.stack == "cross"
+    kept = study_run.finished(view, "key", result)
+    assert (kept["stack"], kept["second"]) == ("cross", DECODER_TEXT)
+    assert "of the stack cross" in study_run.sweep_caption(result, kept)
+
+
+def test_a_study_by_position_has_the_positions_of_its_heads(services: Services) -> None:
+    view = replace(VIEW, study="positions", heads=(ENCODER,))
+    result = study_run.run_study(services, view, lambda _: None, Job("tab"))
+    assert isinstance(result, PositionScores)
+    assert len(result.prompt) == len(services.outcome(view).prompt.typed)
+    assert study_run.finished(view, "key", result)["opens"] is False
+    mixed = replace(view, heads=(ENCODER, CROSS))
+    with pytest.raises(UserError, match="one stack at a time"):
+        study_run.run_study(services, mixed, lambda _: None, Job("tab"))
+
+
+# --- in the browser ---
+
+
+@pytest.fixture(scope="module")
+def app() -> Dash:
+    return make_page("bart")
+
+
+@pytest.fixture(scope="module")
+def address(app: Dash) -> Iterator[str]:
+    with serving(app) as url:
+        yield url
+
+
+@pytest.fixture
+def open_view(browser: Browser, address: str) -> Iterator[Callable[[View], Page]]:
+    """A function that opens a view; the console stays empty."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 800})
+    opened.set_default_timeout(TIMEOUT)
+    expect.set_options(timeout=TIMEOUT)
+    said: list[str] = []
+    opened.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: said.append(str(error)))
+
+    def show(view: View) -> Page:
+        opened.goto(f"{address}#{permalink.encode(view)}")
+        expect(opened.locator(".map-card .main-svg").first).to_be_visible()
+        return opened
+
+    yield show
+    opened.close()
+    assert said == []
+
+
+def axis_names(opened: Page, head: str, axis: str) -> list[str]:
+    """Return what a map's axis calls its positions."""
+    found: list[str] = opened.evaluate(
+        """([head, axis]) => {
+            const card = [...document.querySelectorAll(".map-card")].find((one) =>
+                one.querySelector("[role=img]").ariaLabel.endsWith(" " + head));
+            const { layout } = card.querySelector(".js-plotly-plot");
+            return layout[axis].categoryarray.map((i) => layout[axis].labelalias[i]);
+        }""",
+        [head, axis],
+    )
+    return found
+
+
+@pytest.mark.browser
+def test_both_texts_are_written_and_all_stacks_seen(
+    open_view: Callable[[View], Page], model: LanguageModel
+) -> None:
+    opened = open_view(replace(VIEW, heads=(CROSS, ENCODER)))
+    tokens = prompt_of(VIEW, model)
+    strip = opened.locator(f"#{ids.TOKEN_STRIP}")
+    expect(strip.locator("button.token")).to_have_count(len(tokens))
+    expect(strip.locator("span.token")).to_have_count(len(tokens.typed))
+    down, across = (axis_names(opened, str(CROSS), f"{axis}axis") for axis in "yx")
+    assert down == [*tokens.unique_labels[:-1], f"<b>{tokens.unique_labels[-1]}</b>"]
+    assert across == list(tokens.typed.unique_labels)
+    assert axis_names(opened, str(ENCODER), "yaxis") == across
+    opened.fill(f"#{ids.SECOND_TEXT}", "The")
+    opened.press(f"#{ids.SECOND_TEXT}", "Enter")
+    expect(strip.locator("button.token")).to_have_count(2)
+    expect(opened.locator(f"#{ids.PREDICTION_CAPTION}")).to_contain_text("(position 1)")
+    opened.wait_for_function(
+        "() => document.querySelector('.map-card .js-plotly-plot')._fullData[0].z.length === 2"
+    )
+
+
+@pytest.mark.browser
+def test_a_stack_is_put_on_the_map_clicked_swept_and_kept_in_the_link(
+    open_view: Callable[[View], Page],
+) -> None:
+    opened = open_view(replace(VIEW, heads=(ENCODER,)))
+    opened.click(f"#{ids.STACK}")
+    opened.get_by_role("option", name="cross").click()
+    opened.wait_for_function("() => location.hash.length > 10")
+    box = opened.locator(f"#{ids.HEADS_MAP} .nsewdrag").bounding_box()
+    assert box is not None
+    # Head 2 of 4 across, layer 1 of 3 up.
+    opened.mouse.click(box["x"] + box["width"] * 0.62, box["y"] + box["height"] * 0.5)
+    card = opened.get_by_role("img", name=f"Attention of head {CROSS}", exact=True)
+    expect(card).to_be_visible()
+    opened.get_by_role("tab", name="Ablation study").click()
+    opened.click(f"#{ids.STUDY_RUN}")
+    expect(opened.locator(f"#{ids.SWEEP_CAPTION}")).to_contain_text("of the stack cross")
+    opened.reload()
+    expect(opened.locator(f"#{ids.STACK}")).to_have_value("cross")
+    expect(opened.locator(f"#{ids.SECOND_TEXT}")).to_have_value(DECODER_TEXT)
+    expect(opened.locator(f"#{ids.HEADS_COUNT}")).to_have_text("2 of 28")
+
+
+@pytest.mark.browser
+def test_a_pair_of_sentences_and_one_looking_at_the_other(
+    open_view: Callable[[View], Page],
+) -> None:
+    view = View("bert", "The cat sat on the [MASK].", second="Mary gave it", heads=(Head(1, 2),))
+    opened = open_view(view)
+    tokens = prompt_of(view, Shelf().get("bert"))
+    assert tokens.segments is not None
+    strip = opened.locator(f"#{ids.TOKEN_STRIP}")
+    expect(strip.locator("button.token.second")).to_have_count(sum(tokens.segments))
+    opened.locator(f"#{ids.BETWEEN}").get_by_text("A→B").click()
+    n_first = len(tokens) - sum(tokens.segments)
+    opened.wait_for_function(
+        """([n, first]) => {
+            const { z } = document.querySelector(".map-card .js-plotly-plot")._fullData[0];
+            const drawn = (query, key) => query < first && key >= first;
+            return [...z].every((row, query) =>
+                [...row].every((value, key) => (value === value) === drawn(query, key))
+            );
+        }""",
+        arg=[len(tokens), n_first],
+    )
+    opened.reload()
+    expect(opened.locator(f"#{ids.SECOND_TEXT}")).to_have_value("Mary gave it")
+
+
+@pytest.mark.browser
+def test_lines_and_text_draw_one_stack_at_a_time_with_both_its_texts(
+    open_view: Callable[[View], Page], model: LanguageModel
+) -> None:
+    view = replace(VIEW, heads=(CROSS, ENCODER))
+    opened = open_view(view)
+    tokens = prompt_of(view, model)
+    [weights] = model.attention(tokens, [CROSS]).values
+    picture = opened.locator(f"#{ids.PICTURE}")
+    picture.get_by_text("Lines", exact=True).click()
+    stacks = opened.locator(".lines").get_by_role("radio")
+    assert stacks.all_text_contents() == ["cross attention", "encoder"]
+    canvas = opened.locator(".lines canvas")
+    box = canvas.bounding_box()
+    assert box is not None
+    canvas.click(position={"x": 60, "y": 6 + 16 * 1.5})  # the second query
+    best = int(weights[1].argmax())
+    expected = f"1 {tokens.labels[1]} looks at {CROSS}: {best} {tokens.typed.labels[best]} "
+    expect(opened.locator(".lines-reading")).to_contain_text(expected)
+    picture.get_by_text("Text", exact=True).click()
+    flows = opened.locator(".text-row .text-flow")
+    texts = ["".join(side.labels) for side in (tokens, tokens.typed)]
+    assert [flow.text_content() for flow in flows.all()] == texts
+    named = opened.locator(".text-key").first
+    expect(named).to_contain_text(tokens.typed.labels[best])
+    flows.nth(1).locator(".text-token").nth(3).click()  # a key: who looks at it
+    by = int(weights[:, 3].argmax())
+    expect(named).to_contain_text(tokens.labels[by])
+    opened.locator(".text").get_by_role("radio", name="encoder").click()
+    expect(flows).to_have_count(1)
+    expect(flows).to_have_text(texts[1])
+
+
+@pytest.mark.browser
+def test_what_is_not_for_encoder_decoders_is_said_in_its_place(
+    open_view: Callable[[View], Page],
+) -> None:
+    opened = open_view(replace(VIEW, heads=(CROSS,), stack="cross"))
+    opened.locator(f"#{ids.PICTURE}").get_by_text("Overview", exact=True).click()
+    expect(opened.locator(f"#{ids.OVERVIEW_NOTE}")).to_contain_text("which cross attention is not")
+    opened.click(f"#{ids.STACK}")
+    opened.get_by_role("option", name="encoder").click()
+    expect(opened.locator(f"#{ids.OVERVIEW_NOTE}")).to_contain_text("4 heads")
+    opened.locator("canvas.overview-grid").click(position={"x": 60, "y": 40})
+    expect(opened.locator(f"#{ids.HEADS_COUNT}")).to_have_text("2 of 28")
+    for tab, place in (("Attribution", ids.ATTRIBUTION_NOTE), ("Heads", ids.HEADS_TAB_NOTE)):
+        opened.get_by_role("tab", name=tab, exact=True).click()
+        expect(opened.locator(f"#{place}")).to_contain_text("needs a model with one stack")
+    expect(opened.locator(f"#{ids.DOSSIER_RUN}")).to_be_hidden()
+    expect(opened.locator(".mantine-Notification-root")).to_have_count(0)
+
+
+@pytest.mark.browser
+def test_a_map_of_all_heads_is_one_of_each_stack(open_view: Callable[[View], Page]) -> None:
+    opened = open_view(replace(VIEW, heads=(CROSS, ENCODER, Head(0, 0, "cross")), extra="mean"))
+    expect(opened.locator(".map-card")).to_have_count(5)
+    for name in ("Mean of 2 heads (cross)", "Mean of 1 head (encoder)"):
+        expect(opened.get_by_role("img", name=name)).to_be_visible()
+
+
+@pytest.mark.browser
+def test_other_models_have_one_text_and_no_choice_of_stacks(
+    open_view: Callable[[View], Page],
+) -> None:
+    opened = open_view(View("llama"))
+    expect(opened.locator(f"#{ids.TOKEN_STRIP} button.token").first).to_be_visible()
+    expect(opened.locator(f"#{ids.SECOND_TEXT}")).to_be_hidden()
+    expect(opened.locator(f"#{ids.STACK}")).to_be_hidden()
+    expect(opened.locator(f"#{ids.BETWEEN}")).to_be_hidden()
+
+
+def test_settings_of_the_map_are_plain_data(model: LanguageModel) -> None:
+    kept: dict[str, Any] = heads.shape(model)
+    assert [stack["name"] for stack in kept["stacks"]] == ["encoder", "", "cross"]
+    assert (kept["n_layers"], kept["n_heads"]) == (3, 4)
