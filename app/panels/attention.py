@@ -21,6 +21,7 @@ from app.services import Services, build_intervention, drawable, most_positions
 from app.view import BETWEEN, DIRECTIONS, EXTRAS, MAX_SIZE, MIN_SIZE, PICTURES, VALUES, View
 from models.types import MAP_KINDS, AttentionMaps, TokenizedPrompt
 from viz.attention import (
+    SINK_NOTES,
     Look,
     attention_message,
     dots_across,
@@ -132,19 +133,20 @@ def _toolbar() -> html.Div:
                 **_for("matrix", "lines", "text"),
             ),
             html.Div(
-                [
-                    html.Span("First token", className="field-label"),
-                    dmc.Select(
-                        id=ids.SINK,
-                        data=_options(SINKS),
-                        value="show",
-                        allowDeselect=False,
-                        size="xs",
-                        w=104,
-                        **{"aria-label": "First token: show, hide, or renormalise the others"},
-                    ),
-                ],
-                className="tool",
+                html.Div(
+                    [
+                        html.Span("Sentences", className="field-label"),
+                        segmented(
+                            ids.BETWEEN,
+                            (("all", "all"), ("a-b", "A→B"), ("b-a", "B→A")),
+                            "all",
+                            "Which sentence of the pair looks at which",
+                        ),
+                    ],
+                    id=ids.BETWEEN_PLACE,
+                    className="tool",
+                    hidden=True,
+                ),
                 **_for("matrix", "lines", "text"),
             ),
             html.Div(className="row-end"),
@@ -166,23 +168,6 @@ def _toolbar() -> html.Div:
                     html.Span("0", id=ids.THRESHOLD_READING, className="reading"),
                 ],
                 className="tool",
-                **_for("matrix", "lines", "text"),
-            ),
-            html.Div(
-                html.Div(
-                    [
-                        html.Span("Sentences", className="field-label"),
-                        segmented(
-                            ids.BETWEEN,
-                            (("all", "all"), ("a-b", "A→B"), ("b-a", "B→A")),
-                            "all",
-                            "Which sentence of the pair looks at which",
-                        ),
-                    ],
-                    id=ids.BETWEEN_PLACE,
-                    className="tool",
-                    hidden=True,
-                ),
                 **_for("matrix", "lines", "text"),
             ),
             html.Div(
@@ -227,6 +212,22 @@ def _display() -> dmc.Popover:
                         *PICTURES,
                     ),
                     _setting("Scale", switch(ids.LOG, "log"), *PICTURES),
+                    _setting(
+                        "First token",
+                        dmc.Select(
+                            id=ids.SINK,
+                            data=_options(SINKS),
+                            value="show",
+                            allowDeselect=False,
+                            size="xs",
+                            w=116,
+                            comboboxProps={"withinPortal": False},
+                            **{"aria-label": "First token: show, hide, or renormalise the others"},
+                        ),
+                        "matrix",
+                        "lines",
+                        "text",
+                    ),
                     _setting(
                         "Size",
                         dmc.Slider(
@@ -451,7 +452,9 @@ def note(view: View, outcome: Outcome, n_chosen: int) -> list[Any]:
 def _reading(view: View, outcome: Outcome) -> str:
     """Say how to read the picture, and to see more of maps that have more weights than pixels."""
     if view.picture != "matrix":
-        return READING.get(view.picture, "")
+        # Maps say so in their titles.
+        left_out = "" if view.sink == "show" else f"{SINK_NOTES[view.sink]}; "
+        return left_out + READING.get(view.picture, "")
     axes = AXES[outcome.kind]
     longest = max(outcome.prompt, outcome.prompt.typed, key=len)
     if len(longest) > dots_across(longest, view.size):

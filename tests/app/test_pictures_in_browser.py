@@ -383,6 +383,20 @@ def test_the_tools_of_a_picture_take_two_rows(quiet: Page, address: str, picture
     assert toolbar_rows(quiet) <= 2
 
 
+@pytest.mark.parametrize("picture", ["Matrix", "Lines", "Text"])
+def test_the_tools_for_a_pair_of_sentences_find_room(
+    quiet: Page, address: str, picture: str
+) -> None:
+    shown = {"heads": HEADS[:1], "values": "moved", "threshold": 0.25}
+    open_view(quiet, address, View("bert", "The cat sat", second="Mary gave it", **shown))
+    first_is_drawn(quiet, "Matrix")
+    sentences = quiet.get_by_text("Sentences", exact=True)
+    expect(sentences).to_be_visible()
+    choose(quiet, picture)
+    expect(sentences).to_be_visible()
+    assert toolbar_rows(quiet) <= 2
+
+
 def exported(page: Page, item: str) -> tuple[str, bytes]:
     """Choose an item of the Export menu; return the file's name and what is in it."""
     page.get_by_role("button", name="Export", exact=True).click()

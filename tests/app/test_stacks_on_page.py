@@ -17,9 +17,12 @@ from app.jobs import Job
 from app.panels import attention, heads, page, prompt, study_run
 from app.services import Services, first_heads, most_positions, prompt_of
 from app.view import View
+from models.attention_flow import moved_attention
 from models.errors import UserError
 from models.language_model import LanguageModel
 from models.types import Head
+from viz import coding
+from viz.extent import extent_of
 
 TIMEOUT = 60_000  # ms
 DECODER_TEXT = "The cat sat"
@@ -88,6 +91,68 @@ def test_the_decoder_text_is_part_of_what_is_remembered(services: Services) -> N
     other = replace(asked, prompt="The key to the cabinets")
     found = [services.outcome(view).before.log_probs for view in (asked, other)]
     assert not np.array_equal(*found)
+
+
+@pytest.mark.parametrize("values", ["moved", "rollout"])
+def test_other_kinds_of_maps_are_refused_and_attention_is_shown(
+    services: Services, model: LanguageModel, values: str
+) -> None:
+    chosen = (ENCODER, CROSS, Head(2, 0))
+    view = replace(VIEW, heads=chosen, values=values)
+    outcome = services.outcome(view)
+    assert outcome.kind == "attention"
+    for head, maps in zip(chosen, outcome.maps, strict=True):
+        expected = model.attention(outcome.prompt, [head]).values
+        np.testing.assert_allclose(maps.values, expected, atol=1e-6)
+    tag, sentence = attention.note(view, outcome, len(chosen))
+    assert tag.children == "Attention of the clean run"
+    assert "needs a model with one stack" in sentence
+    extents = services.extents(view, outcome)
+    how = attention.look(view, outcome, extents, False)
+    assert how.unit == 1
+    sent = attention.message(view, outcome, extents, how, "serial", None)
+    assert sent is not None
+    assert sent["order"] == [head.short for head in chosen]
+
+
+def test_how_far_weights_reach_is_remembered_with_both_texts(services: Services) -> None:
+    chosen = (ENCODER, CROSS)  # the encoder's map is the same for every decoder text
+    for second in (DECODER_TEXT, "Mary gave", DECODER_TEXT):
+        view = replace(VIEW, second=second, heads=chosen)
+        outcome = services.outcome(view)
+        expected = tuple(extent_of(maps, 0) for maps in outcome.maps)
+        assert services.extents(view, outcome) == expected
+        assert not expected[1].causal  # also where no key ahead is looked at
+
+
+def test_a_prompt_is_kept_with_its_second_text(services: Services, model: LanguageModel) -> None:
+    views = [VIEW, replace(VIEW, second="Mary gave"), replace(VIEW, second="")]
+    for view in views:
+        assert services.prompt(view, model) == prompt_of(view, model)
+        assert services.prompt(view, model) is services.prompt(view, model)
+    bert = services.model("bert")
+    pair = View("bert", "The cat sat", second="Mary gave it")
+    assert services.prompt(pair, bert) == prompt_of(pair, bert)
+    assert services.prompt(replace(pair, second=""), bert).segments is None
+
+
+def test_moved_norms_of_a_pair_are_shown_from_one_sentence_to_the_other(
+    services: Services,
+) -> None:
+    bert, head = services.model("bert"), Head(1, 2)
+    view = View("bert", "The cat sat", second="Mary gave it", heads=(head,), values="moved")
+    view = replace(view, between="b-a", position=1)
+    outcome = services.outcome(view)
+    extents = services.extents(view, outcome)
+    how = attention.look(view, outcome, extents, False)
+    sent = attention.message(view, outcome, extents, how, "serial", None)
+    assert sent is not None
+    segments = np.array(outcome.prompt.segments)
+    drawn = (segments == 1)[:, None] & (segments == 0)
+    shown = coding.decode(sent["maps"][head.short]["figure"]["cells"]["coded"])
+    [norms] = moved_attention(bert, outcome.prompt, [head]).values
+    np.testing.assert_array_equal(np.isfinite(shown), drawn)
+    np.testing.assert_allclose(shown[drawn], norms[drawn], rtol=1.1 * coding.RELATIVE_ERROR)
 
 
 def test_heads_of_stacks_are_ablated(services: Services, model: LanguageModel) -> None:

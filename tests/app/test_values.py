@@ -1,6 +1,7 @@
 """What the pictures show of the chosen heads: attention, moved norms, rollout."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,17 @@ def test_a_model_without_values_shows_attention_and_says_why(services: Services)
     note = said(services, view)
     assert note.startswith("Attention of the clean run| ")
     assert "its attention weights can be shown" in note
+
+
+def test_what_is_done_about_the_first_token_is_said_where_no_title_says_it(
+    services: Services,
+) -> None:
+    view = View("llama", PROMPT, heads=HEADS, sink="hide")
+    assert "first token hidden" not in said(services, view)
+    for picture in ("lines", "text"):
+        assert "| first token hidden; " in said(services, replace(view, picture=picture))
+        shown = replace(view, picture=picture, sink="show")
+        assert "first token" not in said(services, shown)
 
 
 def test_the_prediction_does_not_wait_for_another_kind(
