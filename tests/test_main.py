@@ -850,7 +850,8 @@ def test_the_page_is_served_until_ctrl_c() -> None:
         server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0
         assert server.stdout.read() == "Stopped.\n"
-        assert server.stderr.read() == f"Loading {MODEL}\n"
+        # The page stands before the model is there: loading may not have begun.
+        assert server.stderr.read() in ("", f"Loading {MODEL}\n")
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server() -> None:
