@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from ablation import HEAD_METRICS, HeadSummaries, summarise_heads
 from ablation.types import Progress
 from app import permalink
-from app.panels.overview import Live
+from app.overviews import Overviews, Reading
 from app.view import View
 from models.types import Head
 from viz.theme import sequential_scale
@@ -264,14 +265,21 @@ def test_another_prompt_is_read_and_nothing_is_sent_twice(
 def held_at_a_layer(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Have reading wait after its first layer until the event is set, or reading is cancelled."""
     go_on = threading.Event()
-    told = Live.__call__
+    read = Overviews._read
 
-    def waiting(self: Live, progress: Progress) -> None:
-        told(self, progress)
-        while progress.done == 1 and not go_on.wait(0.05) and not self.job.cancel.is_set():
-            told(self, progress)
+    def held(self: Overviews, reading: Reading, *asked: Any) -> None:
+        *what, tell, cancel = asked
 
-    monkeypatch.setattr(Live, "__call__", waiting)
+        def told(progress: Progress) -> None:
+            tell(progress)
+            while progress.done == 1 and not go_on.wait(0.05):
+                if cancel.is_set() or reading.cancel.is_set():
+                    return
+                tell(progress)
+
+        read(self, reading, *what, told, cancel)
+
+    monkeypatch.setattr(Overviews, "_read", held)
     yield go_on
     go_on.set()
 
@@ -286,9 +294,9 @@ def test_progress_is_shown_and_reading_can_be_cancelled_and_resumed(
     quiet: Page, address: str, held_at_a_layer: threading.Event
 ) -> None:
     open_waiting(quiet, address, "The first prompt that is read slowly")
-    expect(quiet.locator(".prediction-numbers, #prediction-figure .main-svg").first).to_be_visible()
     quiet.get_by_role("button", name="Cancel", exact=True).first.click()
     expect(quiet.locator("#overview-note")).to_contain_text("Cancelled after 4 of 12 heads")
+    expect(quiet.locator(".prediction-numbers, #prediction-figure .main-svg").first).to_be_visible()
     expect(quiet.locator("#overview-progress")).to_be_hidden()
     settle(quiet)
     click(quiet, Head(0, 2), (3, 4))  # what was read can be used, and is not read again for it
