@@ -15,10 +15,11 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import ids, words
 from app.panels import overview
-from app.panels.pieces import browser, empty, segmented, switch
+from app.panels.attention_tools import EXPORTS, shown_for, toolbar
+from app.panels.pieces import browser, empty
 from app.runs import Outcome, map_key
 from app.services import Services, build_intervention, drawable, most_positions
-from app.view import BETWEEN, DIRECTIONS, EXTRAS, MAX_SIZE, MIN_SIZE, PICTURES, VALUES, View
+from app.view import BETWEEN, View
 from models.types import MAP_KINDS, AttentionMaps, TokenizedPrompt
 from viz.attention import (
     SINK_NOTES,
@@ -31,21 +32,12 @@ from viz.attention import (
 from viz.cells import Region
 from viz.combined import combined, combined_name
 from viz.extent import Extent, shared_largest, unit_of
-from viz.sink import SINKS
 
 STORES = (
     ids.TOKEN, ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD,
     ids.WEIGHTS_REQUEST, ids.WEIGHTS, ids.EXPORT_MAP,
 )  # fmt: skip
 
-EXPORTS = (
-    (ids.EXPORT_PNG, "Picture as PNG"),
-    (ids.EXPORT_SVG, "Picture as SVG"),
-    (ids.EXPORT_HTML, "Page as one HTML file"),
-    (ids.EXPORT_CSV, "All weights as CSV"),
-    (ids.EXPORT_JSON, "All weights as JSON"),
-)
-"""What the menu of the tab writes to a file."""
 
 READING = {
     "lines": "queries left, keys right; point at a token for its lines alone, click to keep it",
@@ -64,9 +56,9 @@ def layout() -> html.Div:
     """Return the contents of the tab."""
     return html.Div(
         [
-            _toolbar(),
-            html.Div(_chosen_heads(), **_for("matrix", "lines", "text")),
-            html.Div(overview.layout(), **_for("overview")),
+            toolbar(),
+            html.Div(_chosen_heads(), **shown_for("matrix", "lines", "text")),
+            html.Div(overview.layout(), **shown_for("overview")),
             *(dcc.Store(id=store) for store in STORES),
             dcc.Store(id=ids.SHOWN, data=1),
         ],
@@ -101,196 +93,9 @@ def _chosen_heads() -> list[Any]:
     ]
 
 
-def _for(*pictures: str) -> dict[str, str]:
-    """Return what hides a component while none of these pictures is shown."""
-    return {"data-pictures": " ".join(pictures)}
-
-
 def _place(picture: str, **attributes: Any) -> html.Div:
     """Return where a picture is drawn by its script in assets/."""
-    return html.Div(**attributes, **_for(picture), **{"data-place": picture})
-
-
-def _toolbar() -> html.Div:
-    return html.Div(
-        [
-            segmented(ids.PICTURE, tuple(PICTURES.items()), "matrix", "How attention is drawn"),
-            html.Div(overview.tools(), className="tool", **_for("overview")),
-            html.Div(
-                [
-                    html.Span("Show", className="field-label"),
-                    dmc.Select(
-                        id=ids.VALUES,
-                        data=_options(VALUES),
-                        value="attention",
-                        allowDeselect=False,
-                        size="xs",
-                        w=132,
-                        **{"aria-label": "Show: attention, times what it moves, or rolled out"},
-                    ),
-                ],
-                className="tool",
-                **_for("matrix", "lines", "text"),
-            ),
-            html.Div(
-                html.Div(
-                    [
-                        html.Span("Sentences", className="field-label"),
-                        segmented(
-                            ids.BETWEEN,
-                            (("all", "all"), ("a-b", "A→B"), ("b-a", "B→A")),
-                            "all",
-                            "Which sentence of the pair looks at which",
-                        ),
-                    ],
-                    id=ids.BETWEEN_PLACE,
-                    className="tool",
-                    hidden=True,
-                ),
-                **_for("matrix", "lines", "text"),
-            ),
-            html.Div(className="row-end"),
-            html.Div(
-                [
-                    html.Span("Weights ≥", className="field-label"),
-                    dmc.Slider(
-                        id=ids.THRESHOLD,
-                        min=0,
-                        max=0.5,
-                        step=0.01,
-                        value=0,
-                        size="sm",
-                        w=64,
-                        updatemode="mouseup",
-                        label=None,
-                        thumbLabel="Threshold: smaller weights are not drawn",
-                    ),
-                    html.Span("0", id=ids.THRESHOLD_READING, className="reading"),
-                ],
-                className="tool",
-                **_for("matrix", "lines", "text"),
-            ),
-            html.Div(
-                segmented(
-                    ids.DIRECTION,
-                    tuple(DIRECTIONS.items()),
-                    "at",
-                    "What is shown of the selected token",
-                ),
-                className="tool",
-                **_for("text"),
-            ),
-            html.Div(overview.legend(), className="tool", **_for("overview")),
-            html.Div(className="grow"),
-            html.Div(_display()),
-            _export_menu(),
-        ],
-        className="toolbar",
-    )
-
-
-def _options(words: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"value": value, "label": word} for value, word in words.items()]
-
-
-def _display() -> dmc.Popover:
-    """Return what is changed now and then about how maps are drawn."""
-    opener = dmc.Button("Display", size="compact-xs", variant="default", rightSection="▾")
-    return dmc.Popover(
-        [
-            dmc.PopoverTarget(opener),
-            dmc.PopoverDropdown(
-                [
-                    _setting(
-                        "Colours",
-                        segmented(
-                            ids.SCALE,
-                            (("shared", "shared"), ("own", "per map")),
-                            "shared",
-                            "Colour scale: shared by all maps, or each map its own",
-                        ),
-                        *PICTURES,
-                    ),
-                    _setting("Scale", switch(ids.LOG, "log"), *PICTURES),
-                    _setting(
-                        "First token",
-                        dmc.Select(
-                            id=ids.SINK,
-                            data=_options(SINKS),
-                            value="show",
-                            allowDeselect=False,
-                            size="xs",
-                            w=116,
-                            comboboxProps={"withinPortal": False},
-                            **{"aria-label": "First token: show, hide, or renormalise the others"},
-                        ),
-                        "matrix",
-                        "lines",
-                        "text",
-                    ),
-                    _setting(
-                        "Size",
-                        dmc.Slider(
-                            id=ids.SIZE,
-                            min=MIN_SIZE,
-                            max=MAX_SIZE,
-                            step=10,
-                            value=View().size,
-                            size="sm",
-                            w=116,
-                            updatemode="mouseup",
-                            label=None,
-                            thumbLabel="Size of each map in pixels",
-                        ),
-                        "matrix",
-                    ),
-                    _setting("All maps", switch(ids.LINKED, "link zoom"), "matrix"),
-                    _setting(
-                        "One more map",
-                        dmc.Select(
-                            id=ids.EXTRA,
-                            data=_options(EXTRAS),
-                            value="none",
-                            allowDeselect=False,
-                            size="xs",
-                            w=116,
-                            comboboxProps={"withinPortal": False},
-                            **{"aria-label": "One more map: all heads together"},
-                        ),
-                        "matrix",
-                    ),
-                ],
-                className="display-tools",
-                **{"aria-label": "Display"},
-            ),
-        ],
-        id=ids.DISPLAY,
-        keepMounted=True,  # what is in it belongs to the view
-        withinPortal=False,
-        trapFocus=True,
-        returnFocus=True,
-        position="bottom-end",
-        shadow="md",
-    )
-
-
-def _setting(label: str, control: Any, *pictures: str) -> html.Div:
-    """Return a line of `_display` that is there for some pictures."""
-    name = html.Span(label, className="field-label")
-    return html.Div([name, control], className="tool", **_for(*pictures))
-
-
-def _export_menu() -> dmc.Menu:
-    return dmc.Menu(
-        [
-            dmc.MenuTarget(dmc.Button("Export", size="compact-xs", variant="default")),
-            dmc.MenuDropdown(
-                [dmc.MenuItem(label, id=item, fz="xs", py=4, n_clicks=0) for item, label in EXPORTS]
-            ),
-        ],
-        position="bottom-end",
-        shadow="md",
-    )
+    return html.Div(**attributes, **shown_for(picture), **{"data-place": picture})
 
 
 def look(view: View, outcome: Outcome, extents: Sequence[Extent], dark: bool) -> Look:
@@ -469,6 +274,25 @@ def _reading(view: View, outcome: Outcome) -> str:
     return f"{axes}; click a cell {asked}"
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A view, and what its maps are drawn from."""
+
+    view: View
+    outcome: Outcome
+    extents: tuple[Extent, ...]
+    look: Look
+    serial: str
+
+
+def _as_drawn(services: Services, view: View, dark: bool, pages: int) -> Drawn:
+    """Return what the maps of a view are drawn from."""
+    outcome = services.outcome(view, pages)
+    extents = services.extents(view, outcome)
+    how = look(view, outcome, extents, bool(dark))
+    return Drawn(view, outcome, extents, how, signature(view, outcome, how))
+
+
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks that draw the maps."""
 
@@ -494,11 +318,9 @@ def register(app: Dash, services: Services) -> None:
         view = View.from_json(data)
         if view.picture == "overview":  # which has a panel of its own
             return (no_update,) * 7
-        outcome = services.outcome(view, pages)
-        extents = services.extents(view, outcome)
-        how = look(view, outcome, extents, bool(dark))
-        serial = signature(view, outcome, how)
-        sent = message(view, outcome, extents, how, serial, drawn)
+        now = _as_drawn(services, view, dark, pages)
+        outcome = now.outcome
+        sent = message(view, outcome, now.extents, now.look, now.serial, drawn)
         n_chosen = len(view.heads or ())
         hidden = n_chosen - len(drawable(view.heads or (), pages, most_positions(outcome.prompt)))
         return (
@@ -524,17 +346,15 @@ def register(app: Dash, services: Services) -> None:
     ) -> Any:
         if request is None or data is None:
             return no_update
-        view = View.from_json(data)
-        outcome = services.outcome(view, pages)
-        extents = services.extents(view, outcome)
-        how = look(view, outcome, extents, bool(dark))
-        if request["serial"] != signature(view, outcome, how):
+        drawn = _as_drawn(services, View.from_json(data), dark, pages)
+        if request["serial"] != drawn.serial:
             return no_update
+        outcome, extents, how = drawn.outcome, drawn.extents, drawn.look
         region = Region(**request["region"])
         asked = set(request["heads"])
         figures = {
             one.key: one.message(how, region)
-            for one in (*shown_maps(outcome, extents), *extra_map(view, outcome))
+            for one in (*shown_maps(outcome, extents), *extra_map(drawn.view, outcome))
             if one.key in asked
         }
         return {**request, "figures": figures}
@@ -552,12 +372,10 @@ def register(app: Dash, services: Services) -> None:
     ) -> Any:
         if request is None or data is None:
             return no_update
-        view = View.from_json(data)
-        outcome = services.outcome(view, pages)
-        extents = services.extents(view, outcome)
-        how = look(view, outcome, extents, bool(dark))
-        if request["serial"] != signature(view, outcome, how):
+        drawn = _as_drawn(services, View.from_json(data), dark, pages)
+        if request["serial"] != drawn.serial:
             return no_update
+        outcome, extents, how = drawn.outcome, drawn.extents, drawn.look
         token, direction = request["token"], request["direction"]
         asked = set(request["heads"])
         return {

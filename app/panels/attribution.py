@@ -8,7 +8,7 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 import ablation
 from ablation.attribution_types import HeadTokens, LogitAttribution, LogitLens
 from app import ids
-from app.panels.pieces import browser, graph, segmented
+from app.panels.pieces import browser, choose_on_click, graph, segmented
 from app.panels.term_list import term_list
 from app.services import Services, prompt_of
 from app.view import View
@@ -222,14 +222,7 @@ def register(app: Dash, services: Services) -> None:
         State(ids.HEADS, "value"),
         prevent_initial_call=True,
     )
-    app.clientside_callback(
-        browser("toggleHeadOnMap"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Output(ids.ATTRIBUTION_MAP, "clickData"),
-        Input(ids.ATTRIBUTION_MAP, "clickData"),
-        State(ids.HEADS, "value"),
-        prevent_initial_call=True,
-    )
+    choose_on_click(app, ids.ATTRIBUTION_MAP)
 
 
 def _shown(

@@ -17,8 +17,16 @@ from ablation.attention_change import (
 from ablation.types import Ablation, HeadValues, Progress
 from app import ids, notices, words
 from app.panels.head_maps import HEIGHT, large_map
-from app.panels.pieces import GRAPH_CONFIG, browser, empty, graph, head_bars, segmented
-from app.panels.progress import Bar, progress_place, watch_page
+from app.panels.pieces import (
+    GRAPH_CONFIG,
+    browser,
+    choose_on_click,
+    empty,
+    graph,
+    head_bars,
+    segmented,
+)
+from app.panels.progress import Bar, cancels, progress_place, watch_page
 from app.services import Services, intervention_of, prompt_of
 from app.view import MAX_PROMPT_CHARACTERS, View, head_from_text
 from models.errors import ErrorKind, UserError
@@ -271,14 +279,7 @@ def register(app: Dash, services: Services) -> None:
         said = caption(pair, change)
         return {"key": key, "view": data, "way": way, "text": text, "caption": said}, None
 
-    @app.callback(
-        Output(ids.COMPARE_STATUS, "children", allow_duplicate=True),
-        Input(ids.COMPARE_CANCEL, "n_clicks"),
-        State(ids.TAB_ID, "data"),
-        prevent_initial_call=True,
-    )
-    def cancel(n_clicks: int | None, tab: str) -> str:
-        return "Cancelling" if services.jobs.cancel(tab) else ""
+    cancels(app, services, ids.COMPARE_CANCEL, ids.COMPARE_STATUS)
 
     @app.callback(
         Output(ids.COMPARE_MAP, "figure"),
@@ -359,11 +360,4 @@ def _register_clientside(app: Dash) -> None:
         Input(ids.COMPARE_RUN, "n_clicks"),
         prevent_initial_call=True,
     )
-    app.clientside_callback(
-        browser("toggleHeadOnMap"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Output(ids.COMPARE_MAP, "clickData"),
-        Input(ids.COMPARE_MAP, "clickData"),
-        State(ids.HEADS, "value"),
-        prevent_initial_call=True,
-    )
+    choose_on_click(app, ids.COMPARE_MAP)

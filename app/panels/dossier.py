@@ -9,8 +9,8 @@ from ablation.dossier import Dossier, head_dossier, known_dossier
 from ablation.stimuli import ROLES
 from app import ids
 from app.panels.head_maps import HEIGHT, large_map, refusal
-from app.panels.pieces import browser, empty, graph, head_bars, segmented
-from app.panels.progress import Bar, progress_place, watch_page
+from app.panels.pieces import browser, choose_on_click, empty, graph, head_bars, segmented
+from app.panels.progress import Bar, cancels, progress_place, watch_page
 from app.services import Services
 from models.types import Head
 
@@ -141,14 +141,7 @@ def register(app: Dash, services: Services) -> None:
             bar.start()
             return _kept(services, name, head_dossier(model, progress=bar, cancel=job.cancel))
 
-    @app.callback(
-        Output(ids.DOSSIER_STATUS, "children", allow_duplicate=True),
-        Input(ids.DOSSIER_CANCEL, "n_clicks"),
-        State(ids.TAB_ID, "data"),
-        prevent_initial_call=True,
-    )
-    def cancel(n_clicks: int | None, tab: str) -> str:
-        return "Cancelling" if services.jobs.cancel(tab) else ""
+    cancels(app, services, ids.DOSSIER_CANCEL, ids.DOSSIER_STATUS)
 
     @app.callback(
         Output(ids.DOSSIER, "data", allow_duplicate=True),
@@ -195,14 +188,7 @@ def register(app: Dash, services: Services) -> None:
 
 
 def _register_clientside(app: Dash) -> None:
-    app.clientside_callback(
-        browser("toggleHeadOnMap"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Output(ids.DOSSIER_MAP, "clickData"),
-        Input(ids.DOSSIER_MAP, "clickData"),
-        State(ids.HEADS, "value"),
-        prevent_initial_call=True,
-    )
+    choose_on_click(app, ids.DOSSIER_MAP)
     app.clientside_callback(
         browser("useRole", "heads"),
         Output(ids.HEADS, "value", allow_duplicate=True),

@@ -10,7 +10,7 @@ from dash import Dash, Input, Output, State, ctx, html, no_update
 from ablation.heads import parse_heads
 from ablation.types import HeadScores
 from app import ids
-from app.panels.pieces import browser, graph, section
+from app.panels.pieces import browser, choose_on_click, graph, section
 from app.services import Services
 from app.view import MAIN_STACK, head_from_text
 from models.types import Head, Stack
@@ -170,15 +170,7 @@ def register(app: Dash, services: Services) -> None:
             figure.update_layout(title=None, margin={"t": 4})
         return figure
 
-    app.clientside_callback(
-        browser("toggleHeadOnMap"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Output(ids.HEADS_MAP, "clickData"),
-        Input(ids.HEADS_MAP, "clickData"),
-        State(ids.HEADS, "value"),
-        State(ids.STACK, "value"),
-        prevent_initial_call=True,
-    )
+    choose_on_click(app, ids.HEADS_MAP, State(ids.STACK, "value"))
     app.clientside_callback(
         browser("clearHeads"),
         Output(ids.HEADS, "value", allow_duplicate=True),

@@ -11,8 +11,8 @@ from ablation.studies.heads import run as study_heads
 from ablation.studies.types import StudyResult
 from app import ids, words
 from app.panels.head_maps import HEIGHT, large_map
-from app.panels.pieces import browser, empty, graph
-from app.panels.progress import Bar, progress_place, watch_page
+from app.panels.pieces import browser, choose_on_click, empty, graph
+from app.panels.progress import Bar, cancels, progress_place, watch_page
 from app.services import Services
 from app.view import head_from_text
 from models.types import Head
@@ -188,14 +188,7 @@ def register(app: Dash, services: Services) -> None:
             return None
         return {"key": services.results.keep(result, _size(result.details)), "model": name}
 
-    @app.callback(
-        Output(ids.CORPUS_STATUS, "children", allow_duplicate=True),
-        Input(ids.CORPUS_CANCEL, "n_clicks"),
-        State(ids.TAB_ID, "data"),
-        prevent_initial_call=True,
-    )
-    def cancel(n_clicks: int | None, tab: str) -> str:
-        return "Cancelling" if services.jobs.cancel(tab) else ""
+    cancels(app, services, ids.CORPUS_CANCEL, ids.CORPUS_STATUS)
 
     @app.callback(
         Output(ids.CORPUS_MAP, "figure"),
@@ -244,14 +237,7 @@ def register(app: Dash, services: Services) -> None:
         State(ids.CORPUS_HEAD, "data"),
         State(ids.CORPUS_HEAD, "value"),
     )
-    app.clientside_callback(
-        browser("toggleHeadOnMap"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Output(ids.CORPUS_MAP, "clickData"),
-        Input(ids.CORPUS_MAP, "clickData"),
-        State(ids.HEADS, "value"),
-        prevent_initial_call=True,
-    )
+    choose_on_click(app, ids.CORPUS_MAP)
 
 
 def _result(services: Services, kept: dict[str, Any] | None, name: str) -> StudyResult | None:

@@ -17,6 +17,7 @@ from app import ids, words
 from app.jobs import Job, Pace
 from app.overviews import shows_overview, summary_of
 from app.panels.pieces import browser
+from app.panels.progress import cancels
 from app.services import Services, ablation_of, prompt_of
 from app.view import View
 from models.errors import UserError
@@ -239,14 +240,7 @@ def register(app: Dash, services: Services) -> None:
         more = {} if summaries.stopped == "cancelled" else {"display": "none"}
         return overview_message(summaries), key, note(summaries, problem), more
 
-    @app.callback(
-        Output(ids.OVERVIEW_STATUS, "children", allow_duplicate=True),
-        Input(ids.OVERVIEW_CANCEL, "n_clicks"),
-        State(ids.TAB_ID, "data"),
-        prevent_initial_call=True,
-    )
-    def cancel(n_clicks: int | None, tab: str) -> str:
-        return "Cancelling" if services.jobs.cancel(tab, KIND) else ""
+    cancels(app, services, ids.OVERVIEW_CANCEL, ids.OVERVIEW_STATUS, KIND)
 
     app.clientside_callback(
         browser("draw", "overview"),

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import dash_mantine_components as dmc
-from dash import ctx, html, set_props
+from dash import Dash, Input, Output, State, ctx, html, set_props
 
 from ablation.types import Progress
-from app.jobs import Job, Pace
+from app import ids
+from app.jobs import STUDY, Job, Pace
+from app.services import Services
 
 REPORT_SECONDS = 0.25
 
@@ -66,3 +68,16 @@ class Bar:
         set_props(self.bar, {"value": 100 * progress.done / max(1, progress.total)})
         set_props(self.status, {"children": self.job.status(progress)})
         return True
+
+
+def cancels(app: Dash, services: Services, button: str, status: str, kind: str = STUDY) -> None:
+    """Let a button cancel its page's job of a kind, and say so where the job's status stands."""
+
+    @app.callback(
+        Output(status, "children", allow_duplicate=True),
+        Input(button, "n_clicks"),
+        State(ids.TAB_ID, "data"),
+        prevent_initial_call=True,
+    )
+    def cancel(n_clicks: int | None, tab: str) -> str:
+        return "Cancelling" if services.jobs.cancel(tab, kind) else ""

@@ -13,11 +13,11 @@ import ablation
 from ablation.metrics import metric_named
 from ablation.types import HeadScores, HeadValues, PositionScores, Progress, SearchResult
 from app import ids, words
-from app.jobs import STUDY, Job, Pace
+from app.jobs import Job, Pace
 from app.panels import by_position
 from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
 from app.panels.pieces import browser
-from app.panels.progress import REPORT_SECONDS, Bar, watch_page
+from app.panels.progress import REPORT_SECONDS, Bar, cancels, watch_page
 from app.panels.study import SWEEP_MAP_HEIGHT, search_columns, sweep_columns
 from app.services import Services, build_intervention, intervention_of, prompt_of
 from app.view import View
@@ -203,14 +203,7 @@ def register(app: Dash, services: Services) -> None:
         place = STORES[view.study]
         return *(kept if store == place else no_update for store in KEPT_IN), None, None
 
-    @app.callback(
-        Output(ids.STUDY_STATUS, "children", allow_duplicate=True),
-        Input(ids.STUDY_CANCEL, "n_clicks"),
-        State(ids.TAB_ID, "data"),
-        prevent_initial_call=True,
-    )
-    def cancel(n_clicks: int | None, tab: str) -> str:
-        return "Cancelling" if services.jobs.cancel(tab, STUDY) else ""
+    cancels(app, services, ids.STUDY_CANCEL, ids.STUDY_STATUS)
 
     @app.callback(
         Output(ids.SWEEP_MAP, "figure"),
