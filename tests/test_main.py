@@ -89,6 +89,13 @@ def in_a_shell(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
+def besides_loading(stderr: str) -> str:
+    """Leave out what a machine says that takes over ten seconds to load the model."""
+    return "".join(
+        line for line in stderr.splitlines(keepends=True) if not line.startswith("Loading ")
+    )
+
+
 # --- results ---
 
 
@@ -802,7 +809,7 @@ def test_as_a_program() -> None:
     assert json.loads(shown.stdout)["model"] == MODEL
     wrong = in_a_process(*asked("predict", "--ablate", "nonsense"))
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.count("\n") == 1
+    assert besides_loading(wrong.stderr).count("\n") == 1
 
 
 def test_a_reader_that_goes_away() -> None:
@@ -811,7 +818,7 @@ def test_a_reader_that_goes_away() -> None:
         assert writer.stdout is not None
         assert writer.stderr is not None
         writer.stdout.close()
-        assert writer.stderr.read() == b""
+        assert besides_loading(writer.stderr.read().decode()) == ""
         assert writer.wait(120) == 141
 
 
@@ -820,16 +827,17 @@ def test_a_full_disk_and_a_closed_stdout() -> None:
     script = f'"{sys.executable}" main.py predict --model "{MODEL}" --prompt x'
     full = in_a_shell(f"{script} >/dev/full")
     assert full.returncode == 2
-    assert full.stderr == "error: standard output cannot be written: No space left on device.\n"
+    said = "error: standard output cannot be written: No space left on device.\n"
+    assert besides_loading(full.stderr) == said
     closed = in_a_shell(f"{script} >&-")
-    assert (closed.returncode, closed.stderr) == (0, "")
+    assert (closed.returncode, besides_loading(closed.stderr)) == (0, "")
 
 
 def test_a_terminal_without_unicode() -> None:
     shown = in_a_process(
         *asked("predict"), env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     )
-    assert (shown.returncode, shown.stderr) == (0, "")
+    assert (shown.returncode, besides_loading(shown.stderr)) == (0, "")
     assert "\\xb7to_2" in shown.stdout
 
 
