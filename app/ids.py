@@ -6,6 +6,11 @@ A constant is a component; a function makes the id of one of many alike (a patte
 # What the browser keeps
 VIEW = "view"
 TAB_ID = "tab-id"
+IN_ATTRIBUTION = "in-attribution"
+IN_HEADS_TAB = "in-heads-tab"
+CHANGES_IN_TAB = {"attribution": IN_ATTRIBUTION, "heads": IN_HEADS_TAB}
+"""Name of a tab -> what changes with the view while that tab is open, so that what a hidden tab
+shows costs nothing."""
 FRAGMENT_IN = "fragment-in"
 FRAGMENT_OUT = "fragment-out"
 LIMITS = "limits"

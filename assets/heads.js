@@ -16,7 +16,7 @@
     },
 
     // The head last chosen is the one that is told about, unless another is picked.
-    offerHeads(chosen, offered, told) {
+    offerHeads(changes, chosen, offered, told) {
       const last = chosen.length ? chosen[chosen.length - 1] : null;
       const grew = chosen.length > (offered || []).length;
       const data = chosen.map((head) => ({ value: head, label: "L" + head.replace(".", "H") }));

@@ -46,15 +46,6 @@
     return stack && stack !== MAIN_STACK ? stack + ":" : "";
   }
 
-  function toggledPoint(click, chosen, stack) {
-    if (!click) {
-      return [skip(), skip()];
-    }
-    const point = click.points[0];
-    // Forgetting the click lets the same cell be clicked again.
-    return [toggled(chosen, prefix(stack) + point.y + HEADS_SEPARATOR + point.x), null];
-  }
-
   const page = {
     // The view is what the controls hold; it is known once a model is.
     gather(...values) {
@@ -65,13 +56,14 @@
         view[field] = values[i] === undefined ? null : values[i];
       });
       if (view.model === null || view.prompt === null || same(view, old)) {
-        return skip();
+        return [skip(), ...limits.tabs.map(skip)];
       }
       // A field that is being edited may be empty for a moment.
       if (old && (view.max_heads === "" || view.max_heads === null)) {
         view.max_heads = old.max_heads;
       }
-      return view;
+      page.changes = (page.changes || 0) + 1;
+      return [view, ...limits.tabs.map((tab) => (tab === view.tab ? page.changes : skip()))];
     },
 
     readFragment(tab) {
@@ -165,25 +157,8 @@
 
     // --- heads ---
 
-    toggleHeadOnMap(click, chosen, stack) {
-      return toggledPoint(click, chosen, stack);
-    },
-
-    // While a sweep runs, its map is of the stack that is chosen.
-    toggleHeadOnSweep(click, chosen, stack, sweep) {
-      return toggledPoint(click, chosen, sweep ? sweep.stack : stack);
-    },
-
     clearHeads(clicks) {
       return clicks ? [] : skip();
-    },
-
-    countHeads(chosen, shape) {
-      if (!shape) {
-        return "";
-      }
-      const all = shape.stacks.reduce((sum, stack) => sum + stack.n_layers * stack.n_heads, 0);
-      return chosen.length + " of " + all;
     },
 
     addRow(sweepCell, sweepKey, searchCell, searchKey, chosen) {

@@ -4,7 +4,7 @@ Branches (`models.branching`) leave the clean run at some block and go on alone 
 module finds the blocks, remembers what the model hands to each of them, calls a block again on
 other rows or on fewer positions, and lets the model finish (final norm, unembedding) from the
 last block's output. It knows no architecture: whether a model's blocks can be run so is proven at
-load (`self_check.branches_rightly`).
+need (`self_check.branches_rightly`).
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -74,21 +74,31 @@ class HeadSets:
         self,
         model: "LanguageModel",
         forward: ForwardPass,
-        engine: BranchEngine | None,
+        find_engine: Callable[[], BranchEngine | None],
         budget: MemoryBudget,
         decodes_alone: bool,
     ) -> None:
         """Wrap what evaluates sets.
 
         Args:
-            engine: None if sets cannot branch off a shared run.
+            find_engine: tries out whether sets can branch off a shared run, and returns what
+                does it; None if they cannot.
             decodes_alone: whether the decoder can be run on what the encoder has made of a source.
         """
-        self.engine = engine
+        self._find_engine = find_engine
+        self._found: tuple[BranchEngine | None] | None = None
         self._decodes_alone = decodes_alone
         self.budget = budget
         self._model = model
         self._forward = forward
+
+    @property
+    def engine(self) -> BranchEngine | None:
+        """What evaluates sets as branches of a shared run, or None; found when first needed."""
+        with self._model.lock:
+            if self._found is None:
+                self._found = (self._find_engine(),)
+            return self._found[0]
 
     def pose(
         self,

@@ -109,7 +109,7 @@ class LanguageModel:
             memory_gb,
         )
         self.head_sets = HeadSets(
-            self, self._pass, self._find_engine(), budget, self._decodes_alone()
+            self, self._pass, self._find_engine, budget, self._decodes_alone()
         )
         self.info = self._describe()
 

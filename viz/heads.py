@@ -78,6 +78,7 @@ def head_map_figure(
             "xaxis": _index_axis("head", n_heads, cell_width, 15, dark),
             "yaxis": _index_axis("layer", n_layers, cell_height, 11, dark),
             "shapes": _outlines(chosen, stack, dark),
+            "meta": {"stack": stack},  # for who outlines other heads later
         },
     )
 

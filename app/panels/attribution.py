@@ -186,20 +186,22 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.ATTRIBUTION_BODY, "hidden"),
         Output(ids.ATTRIBUTION_TABLE, "hidden"),
         Output(ids.ATTRIBUTED, "data"),
-        Input(ids.VIEW, "data"),
+        Input(ids.IN_ATTRIBUTION, "data"),
         Input(ids.DARK, "data"),
         Input(ids.ATTRIBUTION_SHOW, "value"),
         Input(ids.ATTRIBUTION_TARGET, "value"),
         Input(ids.ATTRIBUTION_VERSUS, "value"),
+        State(ids.VIEW, "data"),
         State(ids.ATTRIBUTED, "data"),
         prevent_initial_call=True,
     )
     def draw(
-        data: dict[str, Any] | None,
+        changes: int | None,
         dark: bool,
         show: str,
         target: str | None,
         versus: str | None,
+        data: dict[str, Any] | None,
         shown: list[Any] | None,
     ) -> tuple[Any, ...]:
         view = None if data is None else View.from_json(data)

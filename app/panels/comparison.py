@@ -288,13 +288,13 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.COMPARE_EMPTY, "hidden"),
         Output(ids.COMPARE_BODY, "hidden"),
         Input(ids.COMPARISON, "data"),
-        Input(ids.HEADS, "value"),
         Input(ids.DARK, "data"),
         Input(ids.MODEL, "data"),
+        State(ids.HEADS, "value"),
         prevent_initial_call=True,
     )
     def draw(
-        kept: dict[str, Any] | None, heads: list[str], dark: bool, name: str
+        kept: dict[str, Any] | None, dark: bool, name: str, heads: list[str]
     ) -> tuple[Any, ...]:
         change = services.results.get(kept["key"]) if kept else None
         if kept is None or change is None or kept["view"]["model"] != name:
@@ -306,15 +306,22 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.COMPARE_MAPS, "children"),
         Output(ids.COMPARE_HINT, "children"),
         Input(ids.COMPARISON, "data"),
-        Input(ids.HEADS, "value"),
         Input(ids.DARK, "data"),
-        Input(ids.TABS, "value"),
         Input(ids.HEADS_TAB, "value"),
+        Input(ids.IN_HEADS_TAB, "data"),
+        State(ids.HEADS, "value"),
+        State(ids.TABS, "value"),
         State(ids.MODEL, "data"),
         prevent_initial_call=True,
     )
     def draw_maps(
-        kept: dict[str, Any] | None, heads: list[str], dark: bool, tab: str, part: str, name: str
+        kept: dict[str, Any] | None,
+        dark: bool,
+        part: str,
+        changes: int | None,
+        heads: list[str],
+        tab: str,
+        name: str,
     ) -> tuple[Any, Any]:
         if (tab, part) != ("heads", "compare"):
             return no_update, no_update

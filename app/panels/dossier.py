@@ -167,13 +167,13 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.DOSSIER_CANCEL, "display"),
         Input(ids.DOSSIER, "data"),
         Input(ids.DOSSIER_ROLE, "value"),
-        Input(ids.HEADS, "value"),
         Input(ids.DARK, "data"),
+        State(ids.HEADS, "value"),
         State(ids.MODEL, "data"),
         prevent_initial_call=True,
     )
     def draw(
-        kept: dict[str, Any] | None, role: str, heads: list[str], dark: bool, name: str
+        kept: dict[str, Any] | None, role: str, dark: bool, heads: list[str], name: str
     ) -> tuple[Any, ...]:
         dossier = services.results.get(kept["key"]) if kept else None
         if kept is None or dossier is None or kept["model"] != name:

@@ -130,23 +130,23 @@ def register(app: Dash, services: Services) -> None:
 
     @app.callback(
         Output(ids.HEADS_MAP, "figure"),
-        Input(ids.HEADS, "value"),
         Input(ids.SWEEP, "data"),
         Input(ids.DARK, "data"),
         Input(ids.PROMPT, "data"),
         Input(ids.SECOND, "data"),
         Input(ids.STACK, "value"),
-        State(ids.MODEL_SHAPE, "data"),
+        Input(ids.MODEL_SHAPE, "data"),
+        State(ids.HEADS, "value"),
         prevent_initial_call=True,
     )
     def draw_map(
-        chosen: list[str],
         sweep: dict[str, Any] | None,
         dark: bool,
         prompt: str,
         second: str | None,
         stack_value: str,
         shape: dict[str, Any] | None,
+        chosen: list[str],
     ) -> Any:
         about_sweep = set(ctx.triggered_prop_ids.values()) <= {ids.PROMPT, ids.SECOND}
         if shape is None or (about_sweep and sweep is None):
@@ -170,7 +170,7 @@ def register(app: Dash, services: Services) -> None:
             figure.update_layout(title=None, margin={"t": 4})
         return figure
 
-    choose_on_click(app, ids.HEADS_MAP, State(ids.STACK, "value"))
+    choose_on_click(app, ids.HEADS_MAP)
     app.clientside_callback(
         browser("clearHeads"),
         Output(ids.HEADS, "value", allow_duplicate=True),
@@ -178,7 +178,7 @@ def register(app: Dash, services: Services) -> None:
         prevent_initial_call=True,
     )
     app.clientside_callback(
-        browser("countHeads"),
+        browser("show", "chosen"),
         Output(ids.HEADS_COUNT, "children"),
         Input(ids.HEADS, "value"),
         State(ids.MODEL_SHAPE, "data"),

@@ -197,13 +197,13 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.CORPUS_BODY, "hidden"),
         Input(ids.CORPUS, "data"),
         Input(ids.CORPUS_METRIC, "value"),
-        Input(ids.HEADS, "value"),
         Input(ids.DARK, "data"),
         Input(ids.MODEL, "data"),
+        State(ids.HEADS, "value"),
         prevent_initial_call=True,
     )
     def draw(
-        kept: dict[str, Any] | None, metric: str, heads: list[str], dark: bool, name: str
+        kept: dict[str, Any] | None, metric: str, dark: bool, name: str, heads: list[str]
     ) -> tuple[Any, ...]:
         result = _result(services, kept, name)
         if result is None:
@@ -233,7 +233,8 @@ def register(app: Dash, services: Services) -> None:
         browser("offerHeads", "heads"),
         Output(ids.CORPUS_HEAD, "data"),
         Output(ids.CORPUS_HEAD, "value"),
-        Input(ids.HEADS, "value"),
+        Input(ids.IN_HEADS_TAB, "data"),
+        State(ids.HEADS, "value"),
         State(ids.CORPUS_HEAD, "data"),
         State(ids.CORPUS_HEAD, "value"),
     )

@@ -125,6 +125,7 @@ def _tabs() -> dmc.Tabs:
 def _stores() -> list[dcc.Store]:
     limits = {
         "fields": [control.field for control in controls.CONTROLS],
+        "tabs": list(ids.CHANGES_IN_TAB),
         "maxPrompt": MAX_PROMPT_CHARACTERS,
         "studyHelp": study.HELP,
         "strategyHelp": study.STRATEGY_HELP,
@@ -136,6 +137,7 @@ def _stores() -> list[dcc.Store]:
         ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
         ids.BOS_USED, ids.POSITION, ids.INTERVENTION, ids.WATCHED, ids.SWEEP, ids.SEARCH,
         ids.BY_POSITION, ids.TOKEN_OPEN, ids.PROMPT_REQUEST, ids.SECOND,
+        *ids.CHANGES_IN_TAB.values(),
     )  # fmt: skip
     return [
         dcc.Store(id=ids.TAB_ID, data=uuid.uuid4().hex),
@@ -381,6 +383,7 @@ def _register_view(app: Dash) -> None:
     app.clientside_callback(
         browser("gather"),
         Output(ids.VIEW, "data"),
+        *(Output(store, "data") for store in ids.CHANGES_IN_TAB.values()),
         *controls.inputs(),
         State(ids.LIMITS, "data"),
         State(ids.VIEW, "data"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
+from dash import ClientsideFunction, Dash, Input, dcc, html
 
 from app import ids
 from models.types import Head
@@ -97,18 +97,9 @@ def _head_bar(of: str, head: Head, value: float, largest: float) -> html.Li:
     )
 
 
-def choose_on_click(app: Dash, heads_map: str, *stack: State) -> None:
-    """Let a click on a layers x heads map put that head into the choice, or take it out.
-
-    Args:
-        stack: what holds the name of the stack that the map is of; none for the main one.
-    """
+def choose_on_click(app: Dash, heads_map: str) -> None:
+    """Let a click on a layers x heads map put that head into the choice, or take it out, and keep
+    the chosen heads outlined on it; all of it without the server."""
     app.clientside_callback(
-        browser("toggleHeadOnMap"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Output(heads_map, "clickData"),
-        Input(heads_map, "clickData"),
-        State(ids.HEADS, "value"),
-        *stack,
-        prevent_initial_call=True,
+        browser("watch", "chosen"), Input(heads_map, "figure"), prevent_initial_call=True
     )

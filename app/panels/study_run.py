@@ -16,7 +16,7 @@ from app import ids, words
 from app.jobs import Job, Pace
 from app.panels import by_position
 from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
-from app.panels.pieces import browser
+from app.panels.pieces import browser, choose_on_click
 from app.panels.progress import REPORT_SECONDS, Bar, cancels, watch_page
 from app.panels.study import SWEEP_MAP_HEIGHT, search_columns, sweep_columns
 from app.services import Services, build_intervention, intervention_of, prompt_of
@@ -213,13 +213,13 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.SWEEP_EMPTY, "hidden"),
         Output(ids.SWEEP_BODY, "hidden"),
         Input(ids.SWEEP, "data"),
-        Input(ids.HEADS, "value"),
         Input(ids.DARK, "data"),
+        State(ids.HEADS, "value"),
         State(ids.VIEW, "data"),
         prevent_initial_call=True,
     )
     def draw_sweep(
-        kept: dict[str, Any] | None, heads: list[str], dark: bool, data: dict[str, Any]
+        kept: dict[str, Any] | None, dark: bool, heads: list[str], data: dict[str, Any]
     ) -> tuple[Any, ...]:
         scores = services.results.get(kept["key"]) if kept else None
         if kept is None or scores is None or kept["model"] != data["model"]:
@@ -350,13 +350,4 @@ def _register_clientside(app: Dash) -> None:
         State(ids.HEADS, "value"),
         prevent_initial_call=True,
     )
-    app.clientside_callback(
-        browser("toggleHeadOnSweep"),
-        Output(ids.HEADS, "value", allow_duplicate=True),
-        Output(ids.SWEEP_MAP, "clickData"),
-        Input(ids.SWEEP_MAP, "clickData"),
-        State(ids.HEADS, "value"),
-        State(ids.STACK, "value"),
-        State(ids.SWEEP, "data"),
-        prevent_initial_call=True,
-    )
+    choose_on_click(app, ids.SWEEP_MAP)

@@ -224,6 +224,12 @@ def test_a_prompt_that_is_too_long_is_refused_quickly(page_open: Page, text: str
 
 # --- heads ---
 
+OUTLINED = """(id) => {
+    // How many heads are outlined on a layers x heads map.
+    const shapes = document.querySelector(`#${id} .js-plotly-plot`).layout.shapes || [];
+    return shapes.length ? shapes[shapes.length - 1].path.split("M").length - 1 : 0;
+}"""
+
 
 def test_heads_are_chosen_in_three_ways(page_open: Page) -> None:
     page_open.get_by_role("button", name="Clear").click()
@@ -244,8 +250,12 @@ def test_heads_are_chosen_in_three_ways(page_open: Page) -> None:
     page_open.mouse.click(plot["x"] + plot["width"] / 8, plot["y"] + plot["height"] * 5 / 6)
     expect_maps(page_open, 7)
     assert maps(page_open) == ["L1H2", "L0H3", "L2H0", "L2H1", "L2H2", "L2H3", "L0H0"]
+    page_open.wait_for_function(f"({OUTLINED})('heads-map') === 7")
     page_open.mouse.click(plot["x"] + plot["width"] / 8, plot["y"] + plot["height"] * 5 / 6)
     expect_maps(page_open, 6)
+    page_open.wait_for_function(f"({OUTLINED})('heads-map') === 6")
+    page_open.get_by_role("button", name="Clear").click()
+    page_open.wait_for_function(f"({OUTLINED})('heads-map') === 0")
 
 
 def test_a_map_is_closed_by_its_button(page_open: Page) -> None:

@@ -465,7 +465,7 @@ def test_a_sweep_shows_progress_and_leaves_its_scores(
     def inside() -> Any:
         with _in_callback(f"{ids.SWEEP}.data"):
             draw = _callback(dash_page, f"{ids.SWEEP_MAP}.figure")
-            return draw(kept, [], False, _view(settled))
+            return draw(kept, False, [], _view(settled))
 
     _, table, columns, caption, empty_hidden, body_hidden = copy_context().run(inside)
     assert columns[-1]["headerName"] == "KL divergence, nats"
