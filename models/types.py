@@ -70,14 +70,15 @@ class Component:
 
     kind: str
     """"embed" (what goes into the first layer, positions included), "head", "bias" (the
-    attention output's, which belongs to no head), "mlp" (all else that a layer adds), or
-    "constant" (biases on the way from the residual stream to what is explained)."""
+    attention output's, which belongs to no head), "mlp" (all else that a layer adds),
+    "constant" (biases on the way from the residual stream to what is explained), "kv" (a
+    key-value head, whose key and value several heads share), or "logits"."""
     layer: int = -1
     head: int = -1
 
     def __str__(self) -> str:
-        if self.kind == "head":
-            return f"L{self.layer}H{self.head}"
+        if self.kind in ("head", "kv"):
+            return f"L{self.layer}{'H' if self.kind == 'head' else 'KV'}{self.head}"
         names = {"mlp": "MLP", "bias": "bias"}
         return f"{names[self.kind]}{self.layer}" if self.kind in names else self.kind
 
