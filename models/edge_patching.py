@@ -114,14 +114,15 @@ class EdgePatching:
             )
         return Prompts(tuple(tuple(row) for row in rows), tuple(reads), tuple(calls), hidden, parts)
 
-    def reference(self, prompts: Prompts, outputs: Tensor, biases: Tensor) -> Reference:
+    def reference(self, prompts: Prompts, parts: Parts, is_run: bool) -> Reference:
         """Make ready what goes over edges that are not kept.
 
         Args:
             prompts: those that will be patched.
-            outputs: float32 [n_sources, row, position, d_model]: a corrupted run's parts, means,
-                or zeros; biases: like `Parts.biases`.
+            parts: a corrupted run's, or means or zeros in their place.
+            is_run: whether the model itself puts these out, when all inputs are theirs.
         """
+        outputs, biases = parts.outputs, parts.biases
         calls, layers = prompts.calls, []
         with self._computing(*outputs.shape[1:3]), torch.no_grad():
             stream = outputs[0]
@@ -129,10 +130,13 @@ class EdgePatching:
                 first = self.graph.first_source(layer)
                 own = outputs[first : first + shape.n_heads]
                 inputs = self._layerwise.attention_inputs(layer, stream, calls)
-                heads, bias = self._layerwise.heads_added(layer, inputs)
                 behind = stream + own.sum(0) + biases[layer]
                 reads = stream if shape.parallel else behind
-                mlp = self._layerwise.mlp_added(layer, reads, calls)
+                if is_run:
+                    heads, bias, mlp = own, biases[layer], outputs[first + shape.n_heads]
+                else:
+                    heads, bias = self._layerwise.heads_added(layer, inputs)
+                    mlp = self._layerwise.mlp_added(layer, reads, calls)
                 layers.append(_Layer(stream, reads, inputs, heads, bias, biases[layer], mlp))
                 stream = behind + outputs[first + shape.n_heads]
         return Reference(outputs, tuple(layers), stream)
