@@ -268,13 +268,16 @@ class _PatchedRun:
             else:
                 self._attend(layer)
                 self._read_mlp(layer)
-        return self._mixture(self._reference.final, len(self._graph.targets) - 1, 1)[0]
+        return self._mixtures(self._reference.final, self._kept[-1:])[0]
 
-    def _mixture(self, base: Tensor, first: int, count: int) -> Tensor:
-        """Return what targets read, [count, row, position, d_model]."""
-        n = self._graph.n_upstream[first]
-        kept = self._kept[first : first + count, :n].to(self._beside.dtype)
-        mixed = kept @ self._beside[:n].flatten(1)
+    def _mixtures(self, base: Tensor, kept: Tensor) -> Tensor:
+        """Return what targets read, [n, row, position, d_model].
+
+        Args:
+            kept: bool [n, n_upstream].
+        """
+        # One product for all: what sources put out is read once.
+        mixed = kept.to(self._beside.dtype) @ self._beside[: kept.shape[1]].flatten(1)
         found = base + mixed.unflatten(1, base.shape)
         return found if self._drift is None else found + self._drift
 
@@ -302,8 +305,7 @@ class _PatchedRun:
             return reference.inputs
         # Inputs with the same edges read the same stream, which is made once.
         distinct, which = torch.unique(masks, dim=0, return_inverse=True)
-        firsts = [int((which == i).nonzero()[0]) for i in range(len(distinct))]
-        mixed = torch.cat([self._mixture(reference.stream, first + i, 1) for i in firsts])
+        mixed = self._mixtures(reference.stream, distinct)
         made = self._layerwise.attention_inputs(layer, mixed.flatten(0, 1), self._calls)
         n_rows = reference.stream.shape[0]
         query, key, value = gathered(made, shape.n_heads, shape.n_kv_heads, n_rows, which)
@@ -315,7 +317,8 @@ class _PatchedRun:
         at = self._graph.first_source(layer) + shape.n_heads
         mlp = reference.mlp
         if self._drift is not None or bool(self._kept[target].any()):
-            stream = self._mixture(reference.behind, target, 1)[0]
+            kept = self._kept[target : target + 1, : self._graph.n_upstream[target]]
+            stream = self._mixtures(reference.behind, kept)[0]
             mlp = self._layerwise.mlp_added(layer, stream, self._calls)
         self._beside[at] = mlp - self._reference.outputs[at]
 
