@@ -168,9 +168,12 @@ def _port_letters(layout: Layout, dark: bool) -> list[str]:
     """Return q, k and v beside the ends of the edges, once for each input."""
     if layout.pitch < _PORTS_FROM:
         return []
-    ends = {str(line.edge.target): line for line in layout.lines if line.edge.target.input}
+    # Last comes the strongest, whose strength the letter has.
+    into = [line for line in reversed(layout.lines) if line.edge.target.input]
+    ends = {str(line.edge.target): line for line in into}
     return [
-        f'<g class="circuit-port" data-name="{line.edge.target.component}">'
+        f'<g class="circuit-port" data-name="{line.edge.target.component}" '
+        f'data-strength="{line.strength:.6f}">'
         + _text(
             line.edge.target.input or "",
             line.end[0] + 6,

@@ -5,14 +5,15 @@ MLP at the right of its layer, a little higher where it reads what the heads wro
 that several heads share are bars under those heads. Only what the circuit uses is there.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ablation.circuit.types import Circuit
 from models.edge_graph import Edge, EdgeGraph, Target
-from models.types import Component, Head
+from models.types import Component, FloatArray, Head
 
 Point = tuple[float, float]
 
@@ -23,6 +24,8 @@ NAMED_BARS_FROM, NAMED_BAR = 40, 11
 """px from row to row from which on bars have room for their names, and their height then."""
 MOST_INDEXED_HEADS = 16
 """Up to so many heads a layer every index has its column; beyond, only those in use."""
+MOST_LINES = 600
+"""Of a larger circuit so many of the strongest edges are drawn: more would be a smear."""
 ROUGHLY_STRAIGHT = 1.6
 """An edge that spans fewer rows than this does not go around anything."""
 _PORTS: Mapping[str | None, float] = {"q": -0.3, "k": 0.0, "v": 0.3, None: 0.0}
@@ -87,6 +90,8 @@ class Layout:
     """Strongest first."""
     largest: float
     """The largest |score|."""
+    n_edges: int
+    """Of the circuit; more than there are lines where it has more than `MOST_LINES`."""
 
 
 def lay_out(circuit: Circuit, width: float = 900, height: float = 600) -> Layout:
@@ -96,19 +101,30 @@ def lay_out(circuit: Circuit, width: float = 900, height: float = 600) -> Layout
         width: of the picture, in px.
         height: at most so many px; few rows need less.
     """
-    edges = sorted(circuit.graph.edges(circuit.kept), key=lambda found: _order(circuit, found))
-    sizes = [_size(circuit, target, source) for target, source, _ in edges]
-    largest, total = max(sizes, default=0.0) or 1.0, sum(sizes) or 1.0
-    grid = _Grid.of(circuit, [edge for *_, edge in edges], width, height)
-    strengths = [size / largest for size in sizes]
-    parts = _parts(circuit, [edge for *_, edge in edges], strengths, grid)
+    chosen, sizes = _strongest(circuit)
+    edges = [Edge(circuit.graph.sources[s], circuit.graph.targets[t]) for t, s in chosen]
+    largest, total = float(sizes.max(initial=0.0)), float(sizes.sum())
+    strengths = [float(sizes[index]) / (largest or 1.0) for index in chosen]
+    grid = _Grid.of(circuit, edges, width, height)
+    parts = _parts(edges, strengths, grid)
     lines = []
-    for rank, (target, source, edge) in enumerate(edges, start=1):
-        path = _path(parts[edge.source], parts[edge.target.component], edge.target, grid, rank)
-        size = sizes[rank - 1]
-        score = float(circuit.scores[target, source])
-        found = (edge, (target, source), rank, score, size / largest, size / total)
-        lines.append(Line(*found, *path))
+    for rank, (index, edge) in enumerate(zip(chosen, edges, strict=True), start=1):
+        start, bends, end = _path(
+            parts[edge.source], parts[edge.target.component], edge.target, grid, rank
+        )
+        lines.append(
+            Line(
+                edge,
+                index,
+                rank,
+                float(circuit.scores[index]),
+                strengths[rank - 1],
+                float(sizes[index]) / (total or 1.0),
+                start,
+                bends,
+                end,
+            )
+        )
     return Layout(
         width,
         grid.height,
@@ -117,18 +133,18 @@ def lay_out(circuit: Circuit, width: float = 900, height: float = 600) -> Layout
         grid.named_rows(),
         tuple(parts.values()),
         tuple(lines),
-        largest if any(sizes) else 0.0,
+        largest,
+        circuit.n_edges,
     )
 
 
-def _size(circuit: Circuit, target: int, source: int) -> float:
-    size = abs(float(circuit.scores[target, source]))
-    return 0.0 if math.isnan(size) else size
-
-
-def _order(circuit: Circuit, found: tuple[int, int, Edge]) -> tuple[float, int, int]:
-    target, source, _ = found
-    return -_size(circuit, target, source), target, source
+def _strongest(circuit: Circuit) -> tuple[list[tuple[int, int]], FloatArray]:
+    """Return the edges to draw as (target, source), strongest first, and |score| of each edge of
+    the circuit, [n_targets, n_sources]: 0 outside of it and where it was not measured."""
+    sizes = np.where(circuit.kept, np.abs(np.nan_to_num(circuit.scores.astype(float))), 0.0)
+    kept = np.argwhere(circuit.kept & circuit.graph.possible)
+    order = np.argsort(-sizes[kept[:, 0], kept[:, 1]], kind="stable")
+    return [(int(t), int(s)) for t, s in kept[order[:MOST_LINES]]], sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +224,7 @@ def _columns(graph: EdgeGraph, used: Iterable[Component]) -> tuple[int, ...]:
     return tuple(sorted(indices))
 
 
-def _parts(
-    circuit: Circuit, edges: Sequence[Edge], strengths: Sequence[float], grid: _Grid
-) -> dict[Component, Part]:
+def _parts(edges: Sequence[Edge], strengths: Sequence[float], grid: _Grid) -> dict[Component, Part]:
     strongest: dict[Component, float] = defaultdict(float)
     for edge, strength in zip(edges, strengths, strict=True):
         for part in (edge.source, edge.target.component):

@@ -6,7 +6,7 @@ from typing import Any
 from ablation.circuit.types import Circuit
 from models.edge_graph import Edge, Target
 from models.types import Component
-from viz.circuit_layout import Line
+from viz.circuit_layout import MOST_LINES, Line
 from viz.terms import MINUS
 
 INPUT_NAMES = {"q": "query", "k": "key", "v": "value"}
@@ -56,17 +56,19 @@ def summary_sentences(circuit: Circuit, metric: str = "", method: str = "") -> l
 def _cancelled(circuit: Circuit) -> list[str]:
     if circuit.stopped != "cancelled":
         return []
-    return ["Cancelled: this is what had been found until then, and not everything was measured."]
+    return ["Cancelled: this is what had been found until then; not everything was measured."]
 
 
 def _main(circuit: Circuit) -> list[str]:
     total = circuit.graph.n_edges
+    if not circuit.n_edges:
+        return [f"No circuit: none of the {total:,} edges was chosen."]
     size = f"{circuit.n_edges:,} of {total:,} edges ({percent(circuit.n_edges / total)})"
     faithfulness, asked = number(circuit.faithfulness), number(circuit.asked)
     if circuit.reached:
         return [f"{size} are a circuit of faithfulness {faithfulness}; at least {asked} was asked."]
     return [
-        f"NOT reached: the {size} have a faithfulness of {faithfulness} only; at least {asked} was "
+        f"NOT reached: {size} have a faithfulness of {faithfulness} only; at least {asked} was "
         "asked."
     ]
 
@@ -214,4 +216,14 @@ def repair_rows(circuit: Circuit) -> list[dict[str, Any]]:
     return [
         {"id": f"{index}", "ablated": ablated, "head": head, "change": change}
         for index, (ablated, head, change) in enumerate(circuit.repairs)
+    ]
+
+
+def undrawn_sentence(circuit: Circuit) -> list[str]:
+    """Say that not all edges are drawn and listed, where that is so."""
+    if circuit.n_edges <= MOST_LINES:
+        return []
+    return [
+        f"The {MOST_LINES} edges of largest |score| are drawn and listed; JSON and GraphML have "
+        f"all {circuit.n_edges:,}."
     ]

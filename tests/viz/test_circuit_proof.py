@@ -71,7 +71,7 @@ def test_the_first_sentence_says_how_many_edges_and_how_faithful() -> None:
 
 def test_a_circuit_that_does_not_reach_it_is_said_plainly() -> None:
     first = summary_sentences(replace(induction(), asked=0.95))[0]
-    assert first.startswith("NOT reached: the 4 of ")
+    assert first.startswith("NOT reached: 4 of ")
     assert "faithfulness of 0.9 only; at least 0.95 was asked" in first
 
 
