@@ -40,6 +40,10 @@ class Ending:
         """Return the logits [n, n_vocab] that the model makes of residual streams [n, d_model]."""
         return self._run(hidden)[1].detach()
 
+    def differentiable_logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits [n, n_vocab] of streams [n, d_model], for autograd."""
+        return self._run(hidden)[1]
+
     def readout(self, hidden: Tensor) -> "Readout":
         """Make one position's logits ready to be told apart by parts of its stream.
 

@@ -18,12 +18,14 @@ from models.blocks import watched_blocks
 from models.branching import BranchEngine
 from models.budget import MemoryBudget
 from models.discovery import find_dispatching_sites, find_returning_sites
+from models.edge_patching import EdgePatching
 from models.edits import AblationLike, Intervention, Plan
 from models.errors import ErrorKind, UserError
 from models.fingerprint import weights_fingerprint
 from models.forward_pass import ForwardPass, beside, log_softmax64
 from models.fused import fuse
 from models.head_sets import HeadSets
+from models.layerwise import Layerwise, refuse_hooked
 from models.model_facts import decoder_start, kind_of, max_positions_of, tells_pairs_apart
 from models.placement import execution_device, weights_at_hand
 from models.residual_reader import ResidualReader
@@ -485,6 +487,22 @@ class LanguageModel:
         self.check_one_stack("The residual stream in parts")
         probe = [self._probe_prompt().ids]
         return ResidualReader(self._model, self.sites, self._blocks, self._pass, probe)
+
+    @cached_property
+    def edges(self) -> EdgePatching:
+        """What patches and scores the edges between its parts; made when first asked for.
+
+        Raises:
+            UserError: as `residual`; or its attention does not dispatch.
+        """
+        if not self.dispatches:
+            raise refuse_hooked(type(self._model).__name__)
+        reader = self.residual
+        assert self._blocks is not None  # or there is no reader
+        layerwise = Layerwise(
+            self._blocks, reader.wiring, reader.norms, self._pass, self._probe_prompt().ids
+        )
+        return EdgePatching(layerwise, self._pass, reader.ending)
 
     @property
     def branches(self) -> bool:

@@ -121,7 +121,7 @@ class Circuit:
     @property
     def heads(self) -> tuple[Head, ...]:
         """The heads whose output is used, in order."""
-        used = self.kept.any(axis=0).tolist()
+        used = np.any(self.kept, axis=0).tolist()
         return tuple(
             Head(source.layer, source.head)
             for source, is_used in zip(self.graph.sources, used, strict=True)
