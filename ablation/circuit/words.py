@@ -45,7 +45,7 @@ CAPITALS: Mapping[str, str] = {
     "Norway": "Oslo", "Denmark": "Copenhagen", "Finland": "Helsinki", "Portugal": "Lisbon",
     "Poland": "Warsaw", "Hungary": "Budapest", "Belgium": "Brussels", "Cuba": "Havana",
     "Peru": "Lima", "Kenya": "Nairobi", "Iraq": "Baghdad", "Iran": "Tehran", "Syria": "Damascus",
-    "Canada": "Ottawa", "Thailand": "Bangkok", "Lebanon": "Beirut", "Ukraine": "Kiev",
+    "Canada": "Ottawa", "Thailand": "Bangkok", "Lebanon": "Beirut",
     "Scotland": "Edinburgh", "Wales": "Cardiff", "Romania": "Bucharest", "Serbia": "Belgrade",
     "Indonesia": "Jakarta", "Taiwan": "Taipei", "Afghanistan": "Kabul", "Turkey": "Ankara",
 }  # fmt: skip
