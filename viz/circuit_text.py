@@ -89,8 +89,9 @@ def _proof(circuit: Circuit) -> list[str]:
             f"{number(circuit.completeness)}; 0 would mean that nothing is left without it."
         )
     if circuit.least_drop is not None:
-        edge, drop = circuit.least_drop
-        said.append(f"Minimality: the edge missed least is {edge}; {_missed(drop)}.")
+        least = circuit.least_drop
+        tried = f"of the {least.n_tried} weakest edges, taken away one by one, "
+        said.append(f"Minimality: {tried}{least.edge} is missed least; {_missed(least.drop)}.")
     if circuit.held_out is not None:
         said.append(
             "Held out: on pairs that it was not found on, its faithfulness is "

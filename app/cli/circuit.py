@@ -50,9 +50,9 @@ def run(options: Namespace, terminal: Terminal) -> int:
         )
     _show(circuit, terminal, options.top_k)
     if options.graphml is not None:
-        from viz.circuit_graphml import graphml
+        from viz.circuit_graphml import circuit_graphml
 
-        Path(options.graphml).write_text(graphml(circuit), encoding="utf-8")
+        Path(options.graphml).write_text(circuit_graphml(circuit), encoding="utf-8")
     terminal.write_json({**_asked(model, circuit, options.bos), **circuit.to_json()})
     if circuit.stopped == "cancelled":
         terminal.warn("Stopped by Ctrl-C; what was measured until then is given.")
