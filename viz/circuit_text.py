@@ -98,10 +98,8 @@ def _proof(circuit: Circuit) -> list[str]:
         )
     if circuit.least_drop is not None:
         least = circuit.least_drop
-        said.append(
-            f"Minimality: of the {least.n_tried:,} weakest edges the one missed least is "
-            f"{least.edge}; {_missed(least.drop)}."
-        )
+        tried = f"of the {least.n_tried} weakest edges, taken away one by one, "
+        said.append(f"Minimality: {tried}{least.edge} is missed least; {_missed(least.drop)}.")
     if circuit.held_out is not None:
         said.append(
             "Held out: on pairs that it was not found on, its faithfulness is "

@@ -57,6 +57,7 @@ def discover_circuit(
     *,
     held_out: Sequence[PromptPair | tuple[str, str, str, str]] = (),
     steps: int = STEPS,
+    bos: bool | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Circuit:
@@ -69,6 +70,8 @@ def discover_circuit(
         faithfulness: the share of the metric's change that the circuit has to keep.
         held_out: pairs that the circuit is measured on in the end.
         steps: of integrated gradients.
+        bos: whether a beginning-of-sequence token stands in front of the prompts; None leaves it
+            to the tokenizer.
         progress: called with what was found so far.
         cancel: once set, what was found so far is returned.
 
@@ -78,8 +81,8 @@ def discover_circuit(
     """
     _check(method, metric, baseline, faithfulness, steps)
     given, others = _pairs(pairs), _pairs(held_out)
-    question = pose(model, given, metric, baseline, cancel)
-    work = _Work(question, given, others, method, baseline, faithfulness, steps, progress)
+    question = pose(model, given, metric, baseline, bos, cancel)
+    work = _Work(question, given, others, method, baseline, faithfulness, steps, bos, progress)
     try:
         _score(work)
         _trace_curve(work)
@@ -102,6 +105,7 @@ class _Work:
     baseline: str
     asked: float
     steps: int
+    bos: bool | None
     progress: Callable[[Progress], None] | None
     started: float = field(default_factory=time.monotonic)
     done: int = 0
@@ -230,7 +234,7 @@ def _prove(work: _Work) -> None:
     if work.held_out:
         other = pose(
             work.question.model, work.held_out, work.question.metric, work.baseline,
-            work.question.cancel,
+            work.bos, work.question.cancel,
         )  # fmt: skip
         clean = other.value(graph.possible)
         corrupt = other.value(np.zeros_like(graph.possible))

@@ -118,6 +118,7 @@ def pose(
     pairs: Sequence[PromptPair],
     metric: str,
     baseline: str,
+    bos: bool | None = None,
     cancel: threading.Event | None = None,
 ) -> CircuitQuestion:
     """Run the pairs and make them ready.
@@ -128,7 +129,7 @@ def pose(
     """
     if not pairs:
         raise UserError(ErrorKind.PROMPT, "There is no prompt pair to explain; give at least one.")
-    posed = [check_pair(model, pair) for pair in pairs]
+    posed = [check_pair(model, pair, bos) for pair in pairs]
     if metric == "logit_diff" and any(pair.distractor_id is None for pair in posed):
         raise UserError(
             ErrorKind.OPTION,
