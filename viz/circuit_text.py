@@ -41,10 +41,18 @@ def summary_sentences(circuit: Circuit, metric: str = "", method: str = "") -> l
     Args:
         metric, method: what they are called; by default their names.
     """
+    return [*headline(circuit), *proof_sentences(circuit, metric, method)]
+
+
+def headline(circuit: Circuit) -> list[str]:
+    """Tell how many edges are how faithful, whether that is enough, and whether all was done."""
+    return [*_cancelled(circuit), *_main(circuit)]
+
+
+def proof_sentences(circuit: Circuit, metric: str = "", method: str = "") -> list[str]:
+    """Tell what the numbers are, and what else speaks for the circuit and against it."""
     metric = metric or circuit.metric.replace("_", " ")
     return [
-        *_cancelled(circuit),
-        *_main(circuit),
         _values(circuit, metric),
         *_proof(circuit),
         *_areas(circuit),
