@@ -25,7 +25,7 @@ PASSAGE, MOST_BEFORE, MOST_BETWEEN = 6, 8, 10
 """Of tokens. With less between the copies, the model learns how far apart they are instead."""
 
 LENGTH = MOST_BEFORE + MOST_BETWEEN + 2 * PASSAGE
-STEPS, BATCH, RATE, SEED = 800, 64, 3e-3, 1
+STEPS, BATCH, RATE, SEED = 1000, 64, 3e-3, 1
 
 
 def sequences(n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
