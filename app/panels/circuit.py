@@ -16,12 +16,17 @@ from app.panels.study import GRID_THEME
 from viz.circuit_curve import HEIGHT as CURVE_HEIGHT
 
 SOURCES = (("prompt", "This prompt"), ("task", "Task set"), ("file", "File of pairs"))
+READ = (
+    "Explained is what is predicted at the last position (or at the mask), whatever position is "
+    "chosen on the left."
+)
 HELP = {
     "prompt": "Finds the parts that carry this prediction and how they feed each other: the prompt "
-    "on the left against a corrupted one of as many tokens.",
-    "task": "Finds the circuit of a task, over many pairs of prompts that come with the program.",
+    f"on the left against a corrupted one of as many tokens. {READ}",
+    "task": "Finds the circuit of a task, over many pairs of prompts that come with the program. "
+    f"{READ}",
     "file": "Finds the circuit of your own pairs of prompts: a CSV or JSON file with clean, "
-    "corrupt, answer and distractor.",
+    f"corrupt, answer and distractor. {READ}",
 }
 EXPORTS = (
     (ids.CIRCUIT_PNG, "PNG picture"),

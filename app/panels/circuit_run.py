@@ -55,6 +55,7 @@ def discover(
         asked.faithfulness,
         held_out=held_out,
         steps=asked.steps,
+        bos=view.bos,
         progress=report,
         cancel=job.cancel,
     )

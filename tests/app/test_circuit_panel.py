@@ -320,6 +320,19 @@ def test_a_discovery_is_what_the_form_asks_for(services: Services, settled: View
     assert reports
 
 
+@pytest.mark.parametrize("bos", [True, False])
+def test_prompts_begin_as_the_page_says(services: Services, settled: View, bos: bool) -> None:
+    view = replace(settled, bos=bos)
+    found = circuit_run.discover(services, view, asked(), lambda _progress: None, Job("tab"))
+    model = services.model("llama")
+    assert found.tokens[0] == tuple(model.tokenize(PROMPT, bos).labels)
+    assert len(found.tokens[0]) == 18 + bos
+
+
+def test_the_tab_says_which_position_is_explained() -> None:
+    assert all(circuit.READ in text for text in circuit.help_texts()["sources"].values())
+
+
 def test_a_cancelled_discovery_keeps_what_was_found(services: Services, settled: View) -> None:
     job = Job("tab")
 
