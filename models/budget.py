@@ -105,10 +105,14 @@ class MemoryBudget:
     def _bytes(self) -> float:
         if self.memory_gb is not None:
             return self.memory_gb * GIGABYTE
+        return FREE_SHARE * self.free()
+
+    def free(self) -> float:
+        """Return how many bytes are free on the device at the moment."""
         if self.device.type == "cuda":
             # What torch keeps for reuse is free for a pass, though not for others.
             kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(
                 self.device
             )
-            return FREE_SHARE * (torch.cuda.mem_get_info(self.device)[0] + kept)
-        return FREE_SHARE * psutil.virtual_memory().available
+            return float(torch.cuda.mem_get_info(self.device)[0] + kept)
+        return float(psutil.virtual_memory().available)

@@ -10,6 +10,7 @@ import numpy as np
 from ablation.circuit.acdc import MOST_EDGES, acdc
 from ablation.circuit.attribution import n_passes, score_edges
 from ablation.circuit.direct import direct_effects, repairs_of
+from ablation.circuit.memory import refuse_beyond_memory
 from ablation.circuit.methods import BASELINES, METHODS, METRICS
 from ablation.circuit.proof import SHARES, cmd, cpr, least_drop
 from ablation.circuit.pruning import (
@@ -76,11 +77,12 @@ def discover_circuit(
         cancel: once set, what was found so far is returned.
 
     Raises:
-        UserError: an unknown name, pairs that do not fit, nothing to explain, or a model whose
-            edges cannot be patched.
+        UserError: an unknown name, pairs that do not fit or take more memory than is free, nothing
+            to explain, or a model whose edges cannot be patched.
     """
     _check(method, metric, baseline, faithfulness, steps)
     given, others = _pairs(pairs), _pairs(held_out)
+    _refuse_too_many(model, (*given, *others), bos)
     question = pose(model, given, metric, baseline, bos, cancel)
     work = _Work(question, given, others, method, baseline, faithfulness, steps, bos, progress)
     try:
@@ -266,6 +268,13 @@ def _pairs(
     pairs: Sequence[PromptPair | tuple[str, str, str, str]],
 ) -> tuple[PromptPair, ...]:
     return tuple(pair if isinstance(pair, PromptPair) else PromptPair(*pair) for pair in pairs)
+
+
+def _refuse_too_many(model: LanguageModel, pairs: Sequence[PromptPair], bos: bool | None) -> None:
+    """Refuse before anything is run what would run out of memory with the last pairs."""
+    model.check_one_stack("A circuit")
+    lengths = [len(model.tokenize(pair.clean, bos)) for pair in pairs]
+    refuse_beyond_memory(model, lengths)
 
 
 def _check(method: str, metric: str, baseline: str, faithfulness: float, steps: int) -> None:

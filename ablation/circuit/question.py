@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ablation.circuit.memory import batch_size, refuse_beyond_memory
 from ablation.circuit.pairs import PosedPair, check_pair
 from ablation.circuit.types import PromptPair
 from ablation.evaluation import Cancelled
@@ -22,9 +23,6 @@ from models.errors import ErrorKind, UserError
 from models.forward_pass import log_softmax64
 from models.language_model import LanguageModel
 from models.layerwise import Parts
-
-BATCH_POSITIONS = 512
-"""About how many positions run as one batch: more is no faster on a CPU, and takes memory."""
 
 LEAST_EFFECT = 1e-4
 """The corrupted prompts have to change the metric by more than this: less is rounding."""
@@ -125,7 +123,8 @@ def pose(
 
     Raises:
         UserError: a pair that does not fit; a metric that needs what a pair lacks; the corrupted
-            prompts do not change the metric; or a model whose edges cannot be patched.
+            prompts do not change the metric; pairs that memory does not hold; or a model whose
+            edges cannot be patched.
     """
     if not pairs:
         raise UserError(ErrorKind.PROMPT, "There is no prompt pair to explain; give at least one.")
@@ -136,6 +135,7 @@ def pose(
             "A logit difference needs a distractor for every pair; name one, or choose the metric "
             "logprob or kl.",
         )
+    refuse_beyond_memory(model, [len(pair.clean) for pair in posed])
     run = [_run(model, group) for group in _groups(posed)]
     means = _means(run) if baseline == "mean" else {}
     batches = tuple(_batch(model, one, baseline, means) for one in run)
@@ -168,7 +168,7 @@ def _groups(posed: Sequence[PosedPair]) -> Iterator[tuple[PosedPair, ...]]:
     for pair in posed:
         by_length.setdefault(len(pair.clean), []).append(pair)
     for length, group in by_length.items():
-        size = max(1, BATCH_POSITIONS // length)
+        size = batch_size(length)
         for first in range(0, len(group), size):
             yield tuple(group[first : first + size])
 

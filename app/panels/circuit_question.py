@@ -91,6 +91,7 @@ def planned(
     Raises:
         UserError: the prompt cannot be used.
     """
+    from ablation.circuit.memory import in_gigabytes, refuse_beyond_memory
     from ablation.circuit.plan import plan_discovery
 
     chosen = services.results.get(file) if file else None
@@ -101,12 +102,18 @@ def planned(
     if not n:
         return ""
     text = chosen[0].clean if pairs == "file" and chosen else view.prompt
-    plan = plan_discovery(model, text, n, method, steps)
+    plan = plan_discovery(model, text, n, method, steps, view.bos)
     passes = "1 pass" if plan.n_passes == 1 else f"{plan.n_passes} passes"
-    return (
+    told = (
         f"Plan: {words.count(n, 'pair')}, {passes} with gradients and at most {plan.n_runs} exact "
-        f"runs over all of them, about {duration(plan.seconds)} at most."
+        f"runs over all of them; as a rule about {duration(plan.seconds)}, and about "
+        f"{in_gigabytes(plan.n_bytes)} of memory."
     )
+    try:
+        refuse_beyond_memory(model, [len(model.tokenize(text, view.bos))] * n)
+    except UserError as error:
+        return f"{told} {error}"
+    return told
 
 
 def asked_of(values: tuple[Any, ...]) -> Asked:
