@@ -7,6 +7,7 @@ from dash import Dash, Input, Output, State, html, no_update, set_props
 from ablation.circuit.methods import METHODS, METRICS
 from ablation.circuit.types import Circuit
 from app import ids
+from app.panels.circuit_edge import about_edge
 from app.panels.pieces import browser
 from app.services import Services
 from viz.circuit import circuit_svg
@@ -14,7 +15,6 @@ from viz.circuit_curve import faithfulness_figure
 from viz.circuit_layout import Line, lay_out
 from viz.circuit_text import (
     edge_rows,
-    edge_sentence,
     headline,
     proof_sentences,
     repair_rows,
@@ -71,11 +71,6 @@ def line_of(circuit: Circuit, edge: str) -> Line | None:
     """Return an edge of the picture by its name there, "target-source"; None if it is not in it."""
     lines = lay_out(circuit).lines
     return next((line for line in lines if "{}-{}".format(*line.index) == edge), None)
-
-
-def about_edge(circuit: Circuit, line: Line) -> list[Any]:
-    """Return what is shown of a clicked edge."""
-    return [html.P(edge_sentence(line, circuit.n_edges))]
 
 
 def found_of(services: Services, kept: dict[str, Any] | None, name: str) -> Circuit | None:
@@ -141,7 +136,9 @@ def register(app: Dash, services: Services) -> None:
     ) -> list[Any]:
         circuit = found_of(services, kept, name)
         line = line_of(circuit, opened["edge"]) if circuit is not None and opened else None
-        return [] if circuit is None or line is None else about_edge(circuit, line)
+        if circuit is None or line is None or kept is None:
+            return []
+        return about_edge(circuit, line, services.model(name), kept["bos"])
 
     _register_clientside(app)
 

@@ -109,6 +109,7 @@ def register(app: Dash, services: Services) -> None:
             "key": services.results.keep(found, n_bytes),
             "model": view.model,
             "prompt": view.prompt if asked.pairs == "prompt" else None,
+            "bos": view.bos,
             "heads": [head.short for head in found.heads],
         }, None
 

@@ -28,6 +28,7 @@ from app.panels.circuit_question import FIELDS, Asked, asked_of, pairs_of, plann
 from app.panels.progress import Bar
 from app.services import Services
 from app.view import View
+from models.budget import MemoryBudget
 from models.edge_graph import EdgeGraph, LayerShape
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
@@ -307,6 +308,15 @@ def test_a_discovery_takes_no_more_than_was_planned(llama: LanguageModel, method
     assert 0 < found.n_runs <= plan.n_runs
 
 
+def test_the_plan_says_how_much_memory_and_that_it_is_not_there(
+    services: Services, settled: View, llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = ("task", 20, 5, None, "eap-ig", 5)
+    assert planned(services, llama, settled, *form).endswith("about 0.1 GB of memory.")
+    monkeypatch.setattr(MemoryBudget, "free", lambda _budget: 1e6)
+    assert "25 pairs of prompts of up to" in planned(services, llama, settled, *form)
+
+
 # --- the work ---
 
 
@@ -375,7 +385,7 @@ def test_the_run_keeps_its_circuit_under_a_key(dash_page: Dash, settled: View) -
 @pytest.fixture
 def kept(dash_page: Dash) -> dict[str, Any]:
     key = dash_page.server.state.services.results.keep(by_hand(), 1000)
-    return {"key": key, "model": "llama", "prompt": PROMPT}
+    return {"key": key, "model": "llama", "prompt": PROMPT, "bos": None}
 
 
 def test_the_result_is_told_drawn_and_listed(dash_page: Dash, kept: dict[str, Any]) -> None:
@@ -407,6 +417,13 @@ def test_a_clicked_edge_is_told(dash_page: Dash, kept: dict[str, Any]) -> None:
     tell = callback(dash_page, f"{ids.CIRCUIT_EDGE}.children")
     last = len(by_hand().graph.targets) - 1
     assert "L0H1 → logits: score −1" in words_of(tell({"edge": f"{last}-2"}, kept, "llama"))
+    assert "which is explained, on the clean" in words_of(
+        tell({"edge": f"{last}-2"}, kept, "llama")
+    )
+    looks = words_of(tell({"edge": "1-0"}, kept, "llama"))
+    assert "It enters the query, and so changes where L0H1 looks" in looks
+    assert "clean" in looks
+    assert "corrupted" in looks
     assert tell({"edge": "3-3"}, kept, "llama") == []
     assert tell(None, kept, "llama") == []
 
