@@ -258,6 +258,20 @@ CIRCUIT_PNG = "circuit-png"
 CIRCUIT_SVG = "circuit-svg"
 CIRCUIT_JSON = "circuit-json"
 CIRCUIT_GRAPHML = "circuit-graphml"
+CIRCUIT_FOUND = "circuit-found"
+
+# Circuit: head patching
+PATCHING = "patching"
+PATCHING_PLACE = "patching-place"
+PATCHING_OUTDATED = "patching-outdated"
+PATCHING_EMPTY = "patching-empty"
+PATCHING_BODY = "patching-body"
+PATCHING_CAPTION = "patching-caption"
+PATCHING_MAP = "patching-map"
+PATCHING_TABLE = "patching-table"
+PATCHING_NOTE = "patching-note"
+PATCHING_POSITIONS = "patching-positions"
+PATCHING_FRAME = "patching-frame"
 
 # Heads: their roles
 HEADS_TAB_NOTE = "heads-tab-note"

@@ -319,6 +319,18 @@
       return [added.length ? [...heads, ...added] : skip(), "attention"];
     },
 
+    // A row's id begins with its head: "5.3", "5.3#0".
+    chooseRow(cell, heads) {
+      const head = cell && cell.rowId ? cell.rowId.split("#")[0] : null;
+      return head && !heads.includes(head) ? [...heads, head] : skip();
+    },
+
+    // Circuits and head patching are asked for by the same form; each result has its place.
+    showMethod(method) {
+      const patches = ["noising", "denoising"].includes(method);
+      return [patches, !patches, patches ? "Patch heads" : "Discover circuit"];
+    },
+
     openRow(cell) {
       return cell && cell.rowId ? { edge: cell.rowId, at: Date.now() } : skip();
     },
@@ -337,7 +349,7 @@
       }
       const long = kept.prompt.length > QUOTED;
       const quoted = long ? kept.prompt.slice(0, QUOTED) + "…" : kept.prompt;
-      return "This circuit is of an earlier prompt: “" + quoted + "”";
+      return "This result is of an earlier prompt: “" + quoted + "”";
     },
   };
 

@@ -210,7 +210,7 @@ def role_rows(circuit: Circuit) -> list[dict[str, Any]]:
     """Return a row for each role that a head passed the test of."""
     return [
         {
-            "id": f"{index}",
+            "id": f"{role.head.short}#{index}",
             "head": str(role.head),
             "role": role.role,
             "score": role.score,

@@ -36,6 +36,20 @@ METHODS: dict[str, Choice] = {
     ),
 }
 
+DIRECTIONS: dict[str, Choice] = {
+    "noising": Choice(
+        "Noising",
+        "Each head's output on the corrupted prompt is put into the clean run: the share of the "
+        "effect that is lost without what the head says; how much it is needed.",
+    ),
+    "denoising": Choice(
+        "Denoising",
+        "Each head's output on the clean prompt is put into the corrupted run: the share of the "
+        "effect that the head brings back; how much it is enough by itself.",
+    ),
+}
+"""Of head patching: exact runs of one head at a time, beside the discovery of circuits."""
+
 METRICS: dict[str, Choice] = {
     "logit_diff": Choice(
         "logit difference", "The answer's logit less the distractor's, mean over the pairs."

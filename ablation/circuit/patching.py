@@ -16,19 +16,15 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from ablation.circuit.methods import DIRECTIONS
 from ablation.circuit.pairs import PosedPair, check_pair
 from ablation.circuit.types import PromptPair
 from ablation.evaluation import Cancelled, pose
 from ablation.interventions import Resample
-from ablation.types import HeadValues, MetricInfo, Progress, without_nan
+from ablation.types import HeadValues, MetricInfo, PositionScores, Progress, without_nan
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
-from models.types import FloatArray, Head
-
-DIRECTIONS = {
-    "noising": "corrupted outputs put into the clean run",
-    "denoising": "clean outputs put into the corrupted run",
-}
+from models.types import FloatArray, Head, Prediction, TokenizedPrompt
 
 EFFECT = MetricInfo(
     "patching",
@@ -58,6 +54,10 @@ class HeadPatching:
     """float32 [n_layers, n_heads, n_positions]: the same, patched at one position alone."""
     labels: tuple[str, ...] = ()
     """Of the positions."""
+    prompt: TokenizedPrompt | None = None
+    """The first pair's clean prompt, whose positions they are."""
+    baseline: Prediction | None = None
+    """What is predicted after it."""
     n_pairs: int = 1
     stopped: str = "complete"
     """"complete"; "cancelled" when not every head was patched on every pair."""
@@ -66,6 +66,15 @@ class HeadPatching:
     def scores(self) -> HeadValues:
         """The values as a map of heads."""
         return HeadValues(EFFECT, self.values, self.stopped)
+
+    def position_scores(self, heads: Sequence[Head]) -> PositionScores | None:
+        """The values of some heads by position; None if it was not patched by position."""
+        if self.by_position is None or self.prompt is None or self.baseline is None:
+            return None
+        rows = np.array([self.by_position[head.layer, head.head] for head in heads])
+        return PositionScores(
+            EFFECT, tuple(heads), rows, self.prompt, self.baseline, stopped=self.stopped
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a head: `layer`, `head`, `effect`."""
@@ -94,15 +103,20 @@ def patch_heads(
     metric: str = "logit_diff",
     *,
     by_position: bool = False,
+    heads: Sequence[Head] | None = None,
+    bos: bool | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> HeadPatching:
     """Replace each head's output by the other prompt's, one head at a time.
 
     Args:
-        direction: a key of `DIRECTIONS`.
+        direction: a name in `ablation.circuit.methods.DIRECTIONS`.
         metric: "logit_diff" (answer less distractor) or "logprob" (of the answer).
         by_position: whether to patch at each position alone too; for one pair only.
+        heads: those that are patched at each position; None for all.
+        bos: whether a beginning-of-sequence token stands in front of the prompts; None leaves it
+            to the tokenizer.
         progress: called after each pass with the shares found so far.
         cancel: looked at before each pass; once set, what was found so far is returned.
 
@@ -120,10 +134,12 @@ def patch_heads(
             f"Patching by position takes one pair, as positions of others differ; {len(pairs)} "
             "were given.",
         )
-    posed = [_posed(model, pair, metric) for pair in pairs]
+    posed = [_posed(model, pair, metric, bos) for pair in pairs]
     if not posed:
         raise UserError(ErrorKind.PROMPT, "There is no prompt pair to patch; give at least one.")
-    work = _Work(model, posed, direction, metric, by_position, progress, cancel)
+    narrowed = model.check_heads(model.all_heads() if heads is None else heads)
+    at_positions = narrowed if by_position else ()
+    work = _Work(model, posed, direction, metric, at_positions, progress, cancel)
     try:
         work.run()
     except Cancelled:
@@ -131,13 +147,13 @@ def patch_heads(
     return work.result("complete")
 
 
-def _posed(model: LanguageModel, pair: PromptPair, metric: str) -> PosedPair:
+def _posed(model: LanguageModel, pair: PromptPair, metric: str, bos: bool | None) -> PosedPair:
     if metric not in ("logit_diff", "logprob"):
         raise UserError(
             ErrorKind.OPTION,
             f"Head patching is measured by logit_diff or logprob, not by {metric[:40]!r}.",
         )
-    posed = check_pair(model, pair)
+    posed = check_pair(model, pair, bos)
     if metric == "logit_diff" and posed.distractor_id is None:
         raise UserError(
             ErrorKind.OPTION,
@@ -155,19 +171,21 @@ class _Work:
         posed: Sequence[PosedPair],
         direction: str,
         metric: str,
-        by_position: bool,
+        at_positions: Sequence[Head],
         progress: Callable[[Progress], None] | None,
         cancel: threading.Event | None,
     ) -> None:
         self._model, self._posed, self._metric = model, posed, metric
         self._noising, self._direction = direction == "noising", direction
         self._progress, self._cancel = progress, cancel
-        self._heads = model.all_heads()
-        length = len(posed[0].clean) if by_position else 0
+        self._heads, self._narrowed = model.all_heads(), at_positions
+        length = len(posed[0].clean)
         self._moved = np.zeros((model.n_layers, model.n_heads))
-        self._at = np.full((model.n_layers, model.n_heads, length), np.nan) if by_position else None
+        shape = (model.n_layers, model.n_heads, length)
+        self._at = np.full(shape, np.nan) if at_positions else None
         self._counted = np.zeros((model.n_layers, model.n_heads), dtype=int)
         self._done = 0
+        self._baseline = model.predict(posed[0].clean, posed[0].position)
         values = [self._ends(pair) for pair in posed]
         self._clean, self._corrupt = np.mean(values, axis=0).tolist()
         if abs(self._clean - self._corrupt) < 1e-4:
@@ -194,17 +212,17 @@ class _Work:
     def run(self) -> None:
         for pair in self._posed:
             start = self._ends(pair)[0 if self._noising else 1]
-            for head, value in self._patched(pair, None):
+            for head, value in self._patched(pair, self._heads, None):
                 self._moved[head.layer, head.head] += value - start
                 self._counted[head.layer, head.head] += 1
             if self._at is None:
                 continue
             for position in range(len(pair.clean)):
-                for head, value in self._patched(pair, [position]):
+                for head, value in self._patched(pair, self._narrowed, [position]):
                     self._at[head.layer, head.head, position] = self._share(value - start)
 
     def _patched(
-        self, pair: PosedPair, positions: Sequence[int] | None
+        self, pair: PosedPair, heads: Sequence[Head], positions: Sequence[int] | None
     ) -> Iterator[tuple[Head, float]]:
         """Yield the metric with each head patched, reporting after each pass."""
         run, other = (pair.clean, pair.corrupt) if self._noising else (pair.corrupt, pair.clean)
@@ -212,15 +230,15 @@ class _Work:
             self._model,
             run,
             Resample(other.text),
-            self._heads,
+            heads,
             pair.position,
             positions,
             self._cancel,
         )
-        for indices, log_probs in question.evaluate([(head,) for head in self._heads]):
+        for indices, log_probs in question.evaluate([(head,) for head in heads]):
             scores = self._score(pair, log_probs.cpu())
             for i, score in zip(indices, scores, strict=True):
-                yield self._heads[i], float(score)
+                yield heads[i], float(score)
             self._report(len(indices))
 
     def _share(self, moved: Any) -> Any:
@@ -233,7 +251,7 @@ class _Work:
         if self._progress is None:
             return
         n_positions = 0 if self._at is None else self._at.shape[2]
-        total = len(self._heads) * len(self._posed) * (1 + n_positions)
+        total = len(self._heads) * len(self._posed) + len(self._narrowed) * n_positions
         message = f"{self._done:,} of {total:,} heads patched"
         self._progress(Progress(self._done, total, message))
 
@@ -248,6 +266,8 @@ class _Work:
             values=self._share(self._moved / counted).astype(np.float32),
             by_position=None if self._at is None else self._at.astype(np.float32),
             labels=tuple(first.clean.labels) if self._at is not None else (),
+            prompt=first.clean,
+            baseline=self._baseline,
             n_pairs=len(self._posed),
             stopped=stopped,
         )

@@ -1,18 +1,18 @@
 """The circuit tab, what stands on it. See `circuit_question`, `circuit_run`, `circuit_result`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import dash_ag_grid as dag
 import dash_mantine_components as dmc
 from dash import dcc, html
 
-from ablation.circuit.methods import BASELINES, METHODS, METRICS
+from ablation.circuit.methods import BASELINES, DIRECTIONS, METHODS, METRICS
 from ablation.circuit.tasks import TASKS
 from app import ids
+from app.panels import head_patching
+from app.panels.circuit_tables import edge_columns, repair_columns, role_columns, table
 from app.panels.pieces import empty, graph, segmented
 from app.panels.progress import progress_place
-from app.panels.study import GRID_THEME
 from viz.circuit_curve import HEIGHT as CURVE_HEIGHT
 
 SOURCES = (("prompt", "This prompt"), ("task", "Task set"), ("file", "File of pairs"))
@@ -44,7 +44,7 @@ def help_texts() -> dict[str, dict[str, str]]:
             name: f"{task.question} Corrupted: {task.corruption}. {task.source}"
             for name, task in TASKS.items()
         },
-        "methods": {name: method.description for name, method in METHODS.items()},
+        "methods": {name: method.description for name, method in {**METHODS, **DIRECTIONS}.items()},
     }
 
 
@@ -71,13 +71,20 @@ def layout() -> html.Div:
             progress_place(
                 ids.CIRCUIT_PROGRESS, ids.CIRCUIT_BAR, ids.CIRCUIT_STATUS, "Progress of discovery"
             ),
-            html.P(id=ids.CIRCUIT_OUTDATED, className="note", role="status"),
-            empty(
-                "Discover the circuit to see which heads and MLPs carry the prediction, how they "
-                "feed each other, and the proof of it. Every edge drawn was measured.",
-                id=ids.CIRCUIT_EMPTY,
+            html.Div(
+                [
+                    html.P(id=ids.CIRCUIT_OUTDATED, className="note", role="status"),
+                    empty(
+                        "Discover the circuit to see which heads and MLPs carry the prediction, "
+                        "how they feed each other, and the proof of it. Every edge drawn was "
+                        "measured.",
+                        id=ids.CIRCUIT_EMPTY,
+                    ),
+                    _result(),
+                ],
+                id=ids.CIRCUIT_FOUND,
             ),
-            _result(),
+            head_patching.layout(),
             *(
                 dcc.Store(id=store)
                 for store in (
@@ -181,7 +188,7 @@ def _options() -> html.Div:
                 className="pair",
             ),
             _of_set(),
-            _choice(ids.CIRCUIT_METHOD, "Method", METHODS, 158),
+            _method(),
             dmc.NumberInput(
                 id=ids.CIRCUIT_ASKED,
                 label="Faithfulness ≥",
@@ -199,6 +206,19 @@ def _options() -> html.Div:
         ],
         className="options lower",
     )
+
+
+def _method() -> dmc.Select:
+    select = _choice(ids.CIRCUIT_METHOD, "Method", METHODS, 158)
+    patching = [
+        {"value": name, "label": f"{entry.label}, head by head"}
+        for name, entry in DIRECTIONS.items()
+    ]
+    select.data = [
+        {"group": "Circuit discovery", "items": select.data},
+        {"group": "Head patching", "items": patching},
+    ]
+    return select
 
 
 def _more() -> dmc.Popover:
@@ -274,13 +294,13 @@ def _result() -> html.Div:
                 ],
                 className="card",
             ),
-            _table("Edges", ids.CIRCUIT_EDGES, _edge_columns(), "params.data.edge", 300),
-            _table(
-                "Roles", ids.CIRCUIT_ROLES, _role_columns(), "params.data.id",
+            table("Edges", ids.CIRCUIT_EDGES, edge_columns(), "params.data.edge", 300),
+            table(
+                "Roles", ids.CIRCUIT_ROLES, role_columns(), "params.data.id",
                 place=ids.CIRCUIT_ROLES_PLACE,
             ),
-            _table(
-                "Self-repair", ids.CIRCUIT_REPAIRS, _repair_columns(), "params.data.id",
+            table(
+                "Self-repair", ids.CIRCUIT_REPAIRS, repair_columns(), "params.data.id",
                 place=ids.CIRCUIT_REPAIRS_PLACE,
             ),
         ],
@@ -327,72 +347,3 @@ def _export_menu() -> dmc.Menu:
         position="bottom-end",
         shadow="md",
     )
-
-
-def _table(
-    title: str,
-    component_id: str,
-    columns: Sequence[dict[str, Any]],
-    row_id: str,
-    height: int | None = None,
-    place: str = "",
-) -> html.Div:
-    grid = dag.AgGrid(
-        id=component_id,
-        columnDefs=list(columns),
-        rowData=[],
-        getRowId=row_id,
-        defaultColDef={"sortable": True, "resizable": True, "suppressMovable": True},
-        dashGridOptions={
-            "theme": {"function": GRID_THEME},
-            "rowHeight": 27,
-            "headerHeight": 29,
-            "animateRows": False,
-            "domLayout": "normal" if height else "autoHeight",
-            "suppressNoRowsOverlay": True,
-        },
-        className="grid",
-        style={"height": height, "width": "100%"},
-    )
-    named = {"id": place} if place else {}
-    return html.Div([html.H3(title, className="small-title"), grid], **named)
-
-
-def _edge_columns() -> list[dict[str, Any]]:
-    return [
-        {"field": "rank", "headerName": "#", "width": 62},
-        {"field": "from", "headerName": "From", "flex": 1},
-        {"field": "to", "headerName": "To", "flex": 1},
-        {"field": "input", "headerName": "Input", "width": 90},
-        _figures("score", "Score", "+.3~g"),
-        _figures("share", "% of all |scores|", ".2~g"),
-    ]
-
-
-def _role_columns() -> list[dict[str, Any]]:
-    return [
-        {"field": "head", "headerName": "Head", "width": 92},
-        {"field": "role", "headerName": "Role", "flex": 1},
-        _figures("score", "Score", ".3~g"),
-        {"field": "test", "headerName": "Test", "flex": 3},
-    ]
-
-
-def _repair_columns() -> list[dict[str, Any]]:
-    return [
-        {"field": "ablated", "headerName": "Ablated", "flex": 1},
-        {"field": "head", "headerName": "Head that changed", "flex": 1},
-        _figures("change", "Change of its direct effect", "+.3~g"),
-    ]
-
-
-def _figures(name: str, header: str, spec: str) -> dict[str, Any]:
-    return {
-        "field": name,
-        "headerName": header,
-        "type": "rightAligned",
-        "flex": 1,
-        "valueFormatter": {
-            "function": f"params.value == null ? '' : d3.format('{spec}')(params.value)"
-        },
-    }

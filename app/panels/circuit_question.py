@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dash import Dash, Input, Output, State, ctx, no_update
 
+from ablation.circuit.methods import DIRECTIONS
 from ablation.circuit.types import PromptPair
 from app import ids, words
 from app.jobs import duration
@@ -101,6 +102,8 @@ def planned(
     n = numbers.get(pairs, n_pairs + held_out)
     if not n:
         return ""
+    if method in DIRECTIONS:
+        return patching_plan(model, view, n if pairs == "prompt" else n - held_out)
     text = chosen[0].clean if pairs == "file" and chosen else view.prompt
     plan = plan_discovery(model, text, n, method, steps, view.bos)
     passes = "1 pass" if plan.n_passes == 1 else f"{plan.n_passes} passes"
@@ -114,6 +117,15 @@ def planned(
     except UserError as error:
         return f"{told} {error}"
     return told
+
+
+def patching_plan(model: "LanguageModel", view: View, n_pairs: int) -> str:
+    """Say what head patching takes."""
+    said = f"Plan: each of {words.count(len(model.all_heads()), 'head')} by itself"
+    if n_pairs > 1:
+        return f"{said}, on {words.count(n_pairs, 'pair')}."
+    n_chosen = len(view.heads or ())
+    return f"{said}, and {words.count(n_chosen, 'chosen head')} at each position."
 
 
 def asked_of(values: tuple[Any, ...]) -> Asked:

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dash import Dash, Input, Output, State, set_props
+from dash import Dash, Input, Output, State, no_update, set_props
 
+from ablation.circuit.methods import DIRECTIONS
 from ablation.circuit.types import Circuit
 from ablation.types import Progress
 from app import ids, notices
 from app.jobs import Job, Pace
-from app.panels import circuit_result
+from app.panels import circuit_result, head_patching
 from app.panels.circuit_question import FIELDS, Asked, asked_of, pairs_of
 from app.panels.pieces import browser
 from app.panels.progress import REPORT_SECONDS, Bar, cancels, watch_page
@@ -61,6 +62,18 @@ def discover(
     )
 
 
+def _finished(services: Services, view: View, asked: Asked, found: Circuit) -> dict[str, Any]:
+    """Keep a circuit; return what the page keeps of it."""
+    n_bytes = found.scores.nbytes + found.kept.nbytes + 2**16
+    return {
+        "key": services.results.keep(found, n_bytes),
+        "model": view.model,
+        "prompt": view.prompt if asked.pairs == "prompt" else None,
+        "bos": view.bos,
+        "heads": [head.short for head in found.heads],
+    }
+
+
 def _problem(error: Exception) -> None:
     """Say beside the question why it cannot be answered."""
     if isinstance(error, UserError) and error.kind is not ErrorKind.BUSY:
@@ -74,6 +87,7 @@ def register(app: Dash, services: Services) -> None:
 
     @app.callback(
         Output(ids.CIRCUIT, "data"),
+        Output(ids.PATCHING, "data"),
         Output(ids.CIRCUIT_PROBLEM, "children"),
         Input(ids.CIRCUIT_REQUEST, "data"),
         State(ids.VIEW, "data"),
@@ -86,6 +100,7 @@ def register(app: Dash, services: Services) -> None:
             (Output(ids.CIRCUIT_CANCEL, "disabled"), False, True),
             (Output(ids.CIRCUIT_PROGRESS, "hidden"), False, True),
             (Output(ids.CIRCUIT_OUTDATED, "hidden"), True, False),
+            (Output(ids.PATCHING_OUTDATED, "hidden"), True, False),
         ],
         on_error=_problem,
         prevent_initial_call=True,
@@ -102,16 +117,11 @@ def register(app: Dash, services: Services) -> None:
         with services.jobs.start(tab) as job:
             bar = Bar(job, ids.CIRCUIT_BAR, ids.CIRCUIT_STATUS, watch_page())
             bar.start()
-            live = Live(bar, room, bool(dark))
-            found = discover(services, view, asked, live, job)
-        n_bytes = found.scores.nbytes + found.kept.nbytes + 2**16
-        return {
-            "key": services.results.keep(found, n_bytes),
-            "model": view.model,
-            "prompt": view.prompt if asked.pairs == "prompt" else None,
-            "bos": view.bos,
-            "heads": [head.short for head in found.heads],
-        }, None
+            if asked.method in DIRECTIONS:
+                patched = head_patching.patch(services, view, asked, bar, job)
+                return no_update, head_patching.finished(services, view, asked, patched), None
+            found = discover(services, view, asked, Live(bar, room, bool(dark)), job)
+        return _finished(services, view, asked, found), no_update, None
 
     cancels(app, services, ids.CIRCUIT_CANCEL, ids.CIRCUIT_STATUS)
     app.clientside_callback(
@@ -121,9 +131,13 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.CIRCUIT_RUN, "n_clicks"),
         prevent_initial_call=True,
     )
-    app.clientside_callback(
-        browser("sayOutdated", "circuit"),
-        Output(ids.CIRCUIT_OUTDATED, "children"),
-        Input(ids.CIRCUIT, "data"),
-        Input(ids.PROMPT, "data"),
-    )
+    for note, store in (
+        (ids.CIRCUIT_OUTDATED, ids.CIRCUIT),
+        (ids.PATCHING_OUTDATED, ids.PATCHING),
+    ):
+        app.clientside_callback(
+            browser("sayOutdated", "circuit"),
+            Output(note, "children"),
+            Input(store, "data"),
+            Input(ids.PROMPT, "data"),
+        )

@@ -1,12 +1,11 @@
 """The page as a whole: its frame, and how a view is opened, gathered and put into the link."""
 
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
+from dash import Dash, Input, Output, State, ctx, html, no_update, set_props
 
 from app import controls, ids, notices, permalink
 from app.panels import (
@@ -17,22 +16,22 @@ from app.panels import (
     circuit_question,
     circuit_result,
     circuit_run,
-    comparison,
     explain,
+    head_patching,
     header,
     heads,
     heads_tab,
     intervention,
     overview,
+    page_state,
     prediction,
     prompt,
     study,
     study_run,
     token,
 )
-from app.panels.pieces import browser
 from app.services import Services, prompt_of
-from app.view import MAX_PROMPT_CHARACTERS, View
+from app.view import View
 from models.errors import UserError
 from viz.theme import css_variables
 
@@ -75,7 +74,7 @@ def layout(services: Services) -> dmc.MantineProvider:
                 role="alert",
                 hidden=True,
             ),
-            *_stores(),
+            *page_state.stores(),
             dmc.AppShell(
                 [
                     dmc.AppShellHeader(header.layout(services), className="header"),
@@ -126,31 +125,6 @@ def _tabs() -> dmc.Tabs:
         keepMounted=True,
         className="tabs",
     )
-
-
-def _stores() -> list[dcc.Store]:
-    limits = {
-        "fields": [control.field for control in controls.CONTROLS],
-        "tabs": list(ids.CHANGES_IN_TAB),
-        "maxPrompt": MAX_PROMPT_CHARACTERS,
-        "studyHelp": study.HELP,
-        "strategyHelp": study.STRATEGY_HELP,
-        "byPosition": {"noHeads": by_position.NO_HEADS, "ready": by_position.READY},
-        "targetMetrics": study.target_metrics(),
-        "compareHelp": comparison.HELP,
-        "circuitHelp": circuit.help_texts(),
-    }
-    empty_stores = (
-        ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
-        ids.BOS_USED, ids.POSITION, ids.INTERVENTION, ids.WATCHED, ids.SWEEP, ids.SEARCH,
-        ids.BY_POSITION, ids.CIRCUIT, ids.TOKEN_OPEN, ids.PROMPT_REQUEST, ids.SECOND,
-        *ids.CHANGES_IN_TAB.values(),
-    )  # fmt: skip
-    return [
-        dcc.Store(id=ids.TAB_ID, data=uuid.uuid4().hex),
-        dcc.Store(id=ids.LIMITS, data=limits),
-        *(dcc.Store(id=store) for store in empty_stores),
-    ]
 
 
 def index_string() -> str:
@@ -207,6 +181,7 @@ EXTRA_OUTPUTS = (
     (ids.SEARCH, "data"),
     (ids.BY_POSITION, "data"),
     (ids.CIRCUIT, "data"),
+    (ids.PATCHING, "data"),
 )
 """What opening a view fills in beside the controls."""
 
@@ -236,6 +211,7 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         intervention.parameter_fields(view.intervention),
         None if view.target is None else str(view.target),
         None,  # studies and circuits of what was open before
+        None,
         None,
         None,
         None,
@@ -304,6 +280,7 @@ def register(app: Dash, services: Services) -> None:
         circuit_question,
         circuit_run,
         circuit_result,
+        head_patching,
         heads_tab,
         token,
         explain,
@@ -312,7 +289,7 @@ def register(app: Dash, services: Services) -> None:
         panel.register(app, services)
     _register_opening(app, services)
     _register_prompt(app, services)
-    _register_view(app)
+    page_state.register(app)
 
 
 def _register_opening(app: Dash, services: Services) -> None:
@@ -384,33 +361,3 @@ def _register_prompt(app: Dash, services: Services) -> None:
         services.begin(replace(asked, position=position))
         strip, count = prompt.strip(tokens), prompt.token_count(tokens)
         return text, second, request["bos"], position, None, strip, count, None
-
-
-def _register_view(app: Dash) -> None:
-    app.clientside_callback(
-        browser("readFragment"),
-        Output(ids.FRAGMENT_IN, "data"),
-        Input(ids.TAB_ID, "data"),
-    )
-    app.clientside_callback(
-        browser("gather"),
-        Output(ids.VIEW, "data"),
-        *(Output(store, "data") for store in ids.CHANGES_IN_TAB.values()),
-        *controls.inputs(),
-        State(ids.LIMITS, "data"),
-        State(ids.VIEW, "data"),
-        prevent_initial_call=True,
-    )
-    app.clientside_callback(
-        browser("writeFragment"),
-        Input(ids.FRAGMENT_OUT, "data"),
-        prevent_initial_call=True,
-    )
-
-    @app.callback(
-        Output(ids.FRAGMENT_OUT, "data"),
-        Input(ids.VIEW, "data"),
-        prevent_initial_call=True,
-    )
-    def make_fragment(data: dict[str, Any] | None) -> Any:
-        return no_update if data is None else permalink.encode(View.from_json(data))

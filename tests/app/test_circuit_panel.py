@@ -16,7 +16,7 @@ from page_fixtures import Shelf, make_page
 from starlette.testclient import TestClient
 
 from ablation.circuit.corruption import propose_corruption
-from ablation.circuit.methods import BASELINES, METHODS, METRICS
+from ablation.circuit.methods import BASELINES, DIRECTIONS, METHODS, METRICS
 from ablation.circuit.tasks import TASKS
 from ablation.circuit.types import Circuit, CurvePoint, MetricValues, PromptPair
 from ablation.types import Progress
@@ -116,12 +116,14 @@ def words_of(component: Any) -> str:
 def test_every_choice_of_the_tables_is_offered() -> None:
     parts = {getattr(part, "id", None): part for part in circuit.layout()._traverse()}
     for component, table in (
-        (ids.CIRCUIT_METHOD, METHODS),
         (ids.CIRCUIT_METRIC, METRICS),
         (ids.CIRCUIT_BASELINE, BASELINES),
         (ids.CIRCUIT_TASK, TASKS),
     ):
         assert [choice["value"] for choice in parts[component].data] == list(table)
+    groups = {group["group"]: group["items"] for group in parts[ids.CIRCUIT_METHOD].data}
+    assert [choice["value"] for choice in groups["Circuit discovery"]] == list(METHODS)
+    assert [choice["value"] for choice in groups["Head patching"]] == list(DIRECTIONS)
     assert set(circuit.help_texts()["tasks"]) == set(TASKS)
 
 
@@ -371,8 +373,9 @@ def test_partial_results_are_shown_with_their_progress() -> None:
 def test_the_run_keeps_its_circuit_under_a_key(dash_page: Dash, settled: View) -> None:
     run = callback(dash_page, f"{ids.CIRCUIT}.data")
     with in_callback():
-        kept, problem = run({"at": 1}, settled.to_json(), "tab", False, None, *FORM)
+        kept, patched, problem = run({"at": 1}, settled.to_json(), "tab", False, None, *FORM)
     assert problem is None
+    assert patched is no_update
     assert (kept["model"], kept["prompt"]) == ("llama", PROMPT)
     found = dash_page.server.state.services.results.get(kept["key"])
     assert isinstance(found, Circuit)
