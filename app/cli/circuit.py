@@ -2,10 +2,12 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from app.cli import circuit_patching
+from app.cli.circuit_patching import first_asked
 from app.cli.question import open_model
 from app.cli.sweep import INTERRUPTED
 from app.cli.terminal import Terminal, cancelled_by_interrupt, check_writable, visible
@@ -27,6 +29,7 @@ def run(options: Namespace, terminal: Terminal) -> int:
             f"A circuit takes exactly one of {', '.join(SOURCES.values())}; {len(given)} were "
             "given.",
         )
+    _check_fit(options)
     if options.graphml is not None:
         check_writable(options.graphml, "--graphml")
     with terminal.sentences() as say:
@@ -34,6 +37,8 @@ def run(options: Namespace, terminal: Terminal) -> int:
 
         model = open_model(options, options.model, say)
     pairs, held_out = _pairs(options, model, terminal)
+    if options.patch_heads is not None:
+        return circuit_patching.run(model, pairs, options, terminal)
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
         circuit = discover_circuit(
             model,
@@ -53,21 +58,30 @@ def run(options: Namespace, terminal: Terminal) -> int:
         from viz.circuit_graphml import circuit_graphml
 
         Path(options.graphml).write_text(circuit_graphml(circuit), encoding="utf-8")
-    terminal.write_json({**_asked(model, circuit, options.bos), **circuit.to_json()})
+    asked = first_asked(model, circuit.pairs[0], options.bos)
+    terminal.write_json({**asked, **circuit.to_json()})
     if circuit.stopped == "cancelled":
         terminal.warn("Stopped by Ctrl-C; what was measured until then is given.")
         return INTERRUPTED
     return 0
 
 
-def _asked(model: "LanguageModel", circuit: "Circuit", bos: bool | None) -> dict[str, Any]:
-    """Return the keys that every command's JSON has, of the first pair."""
-    prompt = model.tokenize(circuit.pairs[0].clean, bos)
-    return {
-        "ids": list(prompt.ids),
-        "position": model.resolve_position(prompt, None),
-        "intervention": None,
-    }
+def _check_fit(options: Namespace) -> None:
+    """Raise `UserError` for options that do not go together."""
+    if options.patch_heads is None:
+        if options.by_position:
+            raise UserError(
+                ErrorKind.OPTION,
+                "--by-position goes with --patch-heads alone; add that, or leave it out.",
+            )
+        return
+    for option in ("graphml", "held_out"):
+        if getattr(options, option) is not None:
+            typed = f"--{option.replace('_', '-')}"
+            raise UserError(
+                ErrorKind.OPTION,
+                f"{typed} is about a circuit, and --patch-heads finds none; leave one of them out.",
+            )
 
 
 def _pairs(

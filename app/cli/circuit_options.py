@@ -7,10 +7,11 @@ from app.cli.options import add_bos, add_json, add_model, add_top, positive
 
 def circuit_tables() -> str:
     """List methods, metrics, baselines and task sets for the help."""
-    from ablation.circuit.methods import BASELINES, METHODS, METRICS
+    from ablation.circuit.methods import BASELINES, DIRECTIONS, METHODS, METRICS
     from ablation.circuit.tasks import TASKS
 
-    tables = {"methods": METHODS, "metrics": METRICS, "baselines": BASELINES}
+    tables = {"methods": METHODS, "metrics": METRICS, "baselines": BASELINES,
+              "head patching": DIRECTIONS}  # fmt: skip
     parts = [
         f"{title}:\n" + "\n".join(f"  {name}\n      {c.description}" for name, c in table.items())
         for title, table in tables.items()
@@ -94,6 +95,19 @@ def add_circuit(commands: Any) -> None:
         metavar="N",
         help="of integrated gradients (default: %(default)s)",
     )
+    group = parser.add_argument_group("head patching, instead of a circuit")
+    group.add_argument(
+        "--patch-heads",
+        choices=("noising", "denoising"),
+        help="replace each head's output by that of the other prompt, one head at a time: "
+        "corrupted ones in the clean run (noising: is the head needed?), or clean ones in the "
+        "corrupted run (denoising: is it enough?)",
+    )
+    group.add_argument(
+        "--by-position",
+        action="store_true",
+        help="patch at each position alone too; for one pair",
+    )
     parser.add_argument("--graphml", metavar="FILE", help="also write the circuit as GraphML")
-    add_top(parser, "how many edges to list", default=20)
+    add_top(parser, "how many edges or heads to list", default=20)
     add_json(parser)

@@ -160,7 +160,8 @@ def _heading(scores: HeadScores | HeadValues | PositionScores) -> str:
     """Name the metric, its unit, and of how many prompts the scores are the mean."""
     several = scores.by_prompt if isinstance(scores, HeadScores) else None
     mean = "" if several is None else f", mean over {len(several)} prompts"
-    return f"{scores.metric.label} ({scores.metric.unit}){mean}"
+    unit = f" ({scores.metric.unit})" if scores.metric.unit else ""
+    return f"{scores.metric.label}{unit}{mean}"
 
 
 def _figure(value: float, metric: MetricInfo) -> str:
