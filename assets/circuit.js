@@ -328,7 +328,7 @@
     // Circuits and head patching are asked for by the same form; each result has its place.
     showMethod(method) {
       const patches = ["noising", "denoising"].includes(method);
-      return [patches, !patches, patches ? "Patch heads" : "Discover circuit"];
+      return [patches, !patches, patches ? "Patch heads" : "Discover circuit", patches];
     },
 
     openRow(cell) {

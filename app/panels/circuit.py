@@ -210,10 +210,7 @@ def _options() -> html.Div:
 
 def _method() -> dmc.Select:
     select = _choice(ids.CIRCUIT_METHOD, "Method", METHODS, 158)
-    patching = [
-        {"value": name, "label": f"{entry.label}, head by head"}
-        for name, entry in DIRECTIONS.items()
-    ]
+    patching = [{"value": name, "label": entry.label} for name, entry in DIRECTIONS.items()]
     select.data = [
         {"group": "Circuit discovery", "items": select.data},
         {"group": "Head patching", "items": patching},

@@ -45,8 +45,8 @@ def _about_tokens(moved: "MovedTokens", into: str | None) -> list[Any]:
         return [html.P(f"{moved.source} puts out the same on both prompts at {at}.")]
     if moved.at_read:
         said = (
-            f"What {moved.source} puts out at {at}, which is explained, on the clean prompt less "
-            "on the corrupted one, moves these logits directly most:"
+            f"What {moved.source} puts out at {at}, where the prediction is read, on the clean "
+            "prompt less on the corrupted one, moves these logits directly most:"
         )
     else:
         reader = "The value" if into == "v" else "The MLP"
@@ -68,8 +68,8 @@ def _about_looks(found: "tuple[Look, ...]", into: str, n_heads: int) -> list[Any
     one = n_heads == 1
     said = (
         f"It enters {'the' if one else 'a shared'} {INPUT_NAMES[into]}, and so changes where "
-        f"{names}{more} {'looks' if one else 'look'}, not what is moved. From the position that is "
-        "explained:"
+        f"{names}{more} {'looks' if one else 'look'}, not what is moved. From where the prediction "
+        "is read, by weight:"
     )
     rows = []
     for look in found:

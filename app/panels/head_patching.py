@@ -184,6 +184,7 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.CIRCUIT_FOUND, "hidden"),
         Output(ids.PATCHING_PLACE, "hidden"),
         Output(ids.CIRCUIT_RUN, "children"),
+        Output(ids.CIRCUIT_ASKED, "disabled"),
         Input(ids.CIRCUIT_METHOD, "value"),
     )
     for rows_of in (ids.PATCHING_TABLE, ids.CIRCUIT_ROLES):

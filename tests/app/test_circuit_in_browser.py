@@ -95,6 +95,27 @@ def test_a_circuit_is_discovered_drawn_and_used(tab: Page) -> None:
     expect(tab.locator("#heads-count")).to_have_text("2 of 12")
 
 
+def test_heads_are_patched_and_chosen_by_their_rows(tab: Page) -> None:
+    tab.click("#circuit-method")
+    tab.locator("[role=option]", has_text="Denoising").click()
+    expect(tab.locator("#circuit-run")).to_have_text("Patch heads")
+    expect(tab.locator("#circuit-found")).to_be_hidden()
+    expect(tab.locator("#circuit-plan")).to_contain_text("1 chosen head at each position")
+    tab.click("#circuit-run")
+    expect(tab.locator("#patching-caption")).to_contain_text("Denoising, 1 pair", timeout=TIMEOUT)
+    expect(tab.locator("#patching-map .js-plotly-plot .heatmaplayer").first).to_be_visible()
+    expect(tab.locator("#patching-positions .js-plotly-plot")).to_be_visible()
+    rows = tab.locator("#patching-table .ag-center-cols-container .ag-row")
+    other = rows.filter(has_not_text="L2H2").first
+    other.locator(".ag-cell").nth(1).click()
+    expect(tab.locator("#heads-count")).to_have_text("2 of 12")
+    # The circuit's own place is where it was.
+    tab.click("#circuit-method")
+    tab.locator("[role=option]").first.click()
+    expect(tab.locator("#circuit-found")).to_be_visible()
+    expect(tab.locator("#patching-place")).to_be_hidden()
+
+
 def test_the_threshold_hides_weak_edges_without_the_server(tab: Page) -> None:
     discover(tab)
     strengths = tab.locator(".circuit-edge").evaluate_all(

@@ -420,7 +420,7 @@ def test_a_clicked_edge_is_told(dash_page: Dash, kept: dict[str, Any]) -> None:
     tell = callback(dash_page, f"{ids.CIRCUIT_EDGE}.children")
     last = len(by_hand().graph.targets) - 1
     assert "L0H1 → logits: score −1" in words_of(tell({"edge": f"{last}-2"}, kept, "llama"))
-    assert "which is explained, on the clean" in words_of(
+    assert "where the prediction is read, on the clean" in words_of(
         tell({"edge": f"{last}-2"}, kept, "llama")
     )
     looks = words_of(tell({"edge": "1-0"}, kept, "llama"))
