@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from app import words
 from app.cli.question import open_model
 from app.cli.sweep import INTERRUPTED
 from app.cli.terminal import Terminal, cancelled_by_interrupt, check_writable, visible
@@ -131,7 +132,8 @@ def _show(circuit: "Circuit", terminal: Terminal, top: int) -> None:
         terminal.print(f"clean      {visible(first.clean)}")
         terminal.print(f"corrupted  {visible(first.corrupt)}")
     asked = f"{visible(first.answer)} against {visible(first.distractor)}"
-    terminal.print(f"{circuit.model}: {len(circuit.pairs)} pairs, {asked}, {circuit.method}")
+    pairs = words.count(len(circuit.pairs), "pair")
+    terminal.print(f"{circuit.model}: {pairs}, {asked}, {circuit.method}")
     for sentence in summary_sentences(circuit):
         terminal.print(sentence)
     terminal.print(_curve_table(circuit))
