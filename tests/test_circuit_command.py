@@ -84,7 +84,7 @@ def test_pairs_come_from_a_file(output: Outcome, tmp_path: Path) -> None:
 def test_answer_and_distractor_are_what_the_prompts_lead_to(output: Outcome) -> None:
     status, out, _ = output("--prompt", PAIR.clean, "--corrupt", PAIR.corrupt)
     assert status == 0
-    assert f"{PAIR.answer} against {PAIR.distractor}" in out
+    assert f"{PAIR.answer!r} against {PAIR.distractor!r}" in out
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def _show(circuit: "Circuit", terminal: Terminal, top: int) -> None:
     if len(circuit.pairs) == 1:
         terminal.print(f"clean      {visible(first.clean)}")
         terminal.print(f"corrupted  {visible(first.corrupt)}")
-    asked = f"{visible(first.answer)} against {visible(first.distractor)}"
+    asked = f"{visible(first.answer)!r} against {visible(first.distractor)!r}"
     pairs = words.count(len(circuit.pairs), "pair")
     terminal.print(f"{circuit.model}: {pairs}, {asked}, {circuit.method}")
     for sentence in summary_sentences(circuit):
