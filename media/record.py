@@ -3,8 +3,9 @@
     .venv/bin/pip install -q -r tests/requirements.txt && .venv/bin/python media/record.py
 
 starts the server, drives Chromium through short sessions and writes `select_prompt_and_heads.gif`,
-`see_every_head.gif` and `run_ablation_study.gif` beside this file. Nothing is staged: waiting times
-are shortened in the playback, what is on the screen is what was computed.
+`see_every_head.gif`, `run_ablation_study.gif` and `circuit.png` beside this file; `prompt`,
+`pictures`, `study` or `circuit` behind it records that alone. Nothing is staged: waiting times are
+shortened in the playback, what is on the screen is what was computed.
 """
 
 import io
@@ -240,6 +241,21 @@ def record_study(page: Page, url: str) -> None:
     film.save(HERE / "run_ablation_study.gif")
 
 
+def photograph_circuit(page: Page, url: str) -> None:
+    """Discover the circuit of the first example and take a picture of it with its proof."""
+    page.set_viewport_size({"width": 1500, "height": 1280})
+    open_page(page, url)
+    page.get_by_role("tab", name="Circuit").click()
+    settle(page, 3000)
+    page.get_by_role("button", name="Discover circuit").click()
+    expect(page.locator("#circuit-cancel")).to_be_enabled(timeout=30_000)
+    expect(page.locator("#circuit-cancel")).to_be_disabled(timeout=STUDY_MILLISECONDS)
+    settle(page, 3000)
+    Image.open(io.BytesIO(page.screenshot())).convert("P", palette=Image.Palette.ADAPTIVE).save(
+        HERE / "circuit.png", optimize=True
+    )
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -273,7 +289,13 @@ def main() -> None:
                 executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
                 args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
             )
-            for record in (record_prompt_and_heads, record_pictures, record_study):
+            records = {
+                "prompt": record_prompt_and_heads,
+                "pictures": record_pictures,
+                "study": record_study,
+                "circuit": photograph_circuit,
+            }
+            for record in (records[name] for name in sys.argv[1:] or records):
                 page = browser.new_page(viewport=SIZE)
                 record(page, url)
                 page.close()

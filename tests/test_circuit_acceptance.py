@@ -61,7 +61,7 @@ def test_the_gradient_at_more_points_ranks_edges_better(builtin: LanguageModel) 
         for name, order in orders.items()
     }
     assert means["eap-ig"] > means["eap"] + 0.2
-    assert means["eap-ig"] > means["random"] + 0.5
+    assert means["eap-ig"] > means["random"] + 0.2
 
 
 @pytest.mark.skipif("gpt2" not in hub_models(), reason="gpt2 is not in the local hub cache")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from app import words
 from app.cli import circuit_patching
 from app.cli.circuit_patching import first_asked
 from app.cli.question import open_model
@@ -144,8 +145,9 @@ def _show(circuit: "Circuit", terminal: Terminal, top: int) -> None:
     if len(circuit.pairs) == 1:
         terminal.print(f"clean      {visible(first.clean)}")
         terminal.print(f"corrupted  {visible(first.corrupt)}")
-    asked = f"{visible(first.answer)} against {visible(first.distractor)}"
-    terminal.print(f"{circuit.model}: {len(circuit.pairs)} pairs, {asked}, {circuit.method}")
+    asked = f"{visible(first.answer)!r} against {visible(first.distractor)!r}"
+    pairs = words.count(len(circuit.pairs), "pair")
+    terminal.print(f"{circuit.model}: {pairs}, {asked}, {circuit.method}")
     for sentence in summary_sentences(circuit):
         terminal.print(sentence)
     terminal.print(_curve_table(circuit))
