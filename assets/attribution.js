@@ -4,7 +4,8 @@
   "use strict";
 
   document.addEventListener("click", (event) => {
-    const element = event.target.closest("[data-head], [data-token]");
+    // Pictures say in their elements' data too which token they show: only buttons open one.
+    const element = event.target.closest("button[data-head], button[data-token]");
     if (!element) {
       return;
     }

@@ -231,7 +231,7 @@
     const dropper = HEAD.test(head) ? [button(head, name)] : [];
     element.append(picture, ...(isHead ? [menu(head, name)] : []), ...dropper);
     const drawing = { figure: null, whole: null, finer: null, wanted: null };
-    return { head, element, plot, ...drawing, marks: [], led: false };
+    return { head, element, plot, ...drawing, marks: [], led: 0 };
   }
 
   function draw(card, { figure, cells }) {
@@ -332,9 +332,9 @@
   }
 
   // Zoom all other maps of the same positions to what this one was zoomed to, if they are linked.
+  // What Plotly says of a map while it is led is no zoom of its own; it may also say nothing.
   function lead(card) {
     if (card.led || !linked) {
-      card.led = false;
       return;
     }
     const { xaxis, yaxis } = card.plot._fullLayout;
@@ -342,8 +342,8 @@
     const sides = card.figure.sides.join();
     for (const other of cards.values()) {
       if (other !== card && other.figure && other.figure.sides.join() === sides) {
-        other.led = true;
-        window.Plotly.relayout(other.plot, ranges);
+        other.led++;
+        window.Plotly.relayout(other.plot, ranges).finally(() => other.led--);
       }
     }
   }

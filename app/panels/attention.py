@@ -374,7 +374,7 @@ def register(app: Dash, services: Services) -> None:
             return no_update
         drawn = _as_drawn(services, View.from_json(data), dark, pages)
         if request["serial"] != drawn.serial:
-            return no_update
+            return {**request, "heads": {}}
         outcome, extents, how = drawn.outcome, drawn.extents, drawn.look
         token, direction = request["token"], request["direction"]
         asked = set(request["heads"])
