@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ablation.attention_change import compare_attention
     from ablation.attribution import attribute_logits, logit_lens, tokens_by_head
+    from ablation.circuit.corruption import propose_corruption
+    from ablation.circuit.pair_files import parse_pairs, read_pairs
+    from ablation.circuit.pairs import check_pair, check_pairs
+    from ablation.circuit.tasks import TASKS, make_pairs
+    from ablation.circuit.types import PromptPair
     from ablation.corpus import load_corpus
     from ablation.dossier import Dossier, head_dossier
     from ablation.grid import sweep_positions
@@ -48,6 +53,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "ablation.attention_change": ("compare_attention",),
     "ablation.attribution": ("attribute_logits", "logit_lens", "tokens_by_head"),
+    "ablation.circuit.corruption": ("propose_corruption",),
+    "ablation.circuit.pair_files": ("parse_pairs", "read_pairs"),
+    "ablation.circuit.pairs": ("check_pair", "check_pairs"),
+    "ablation.circuit.tasks": ("TASKS", "make_pairs"),
+    "ablation.circuit.types": ("PromptPair",),
     "ablation.corpus": ("load_corpus",),
     "ablation.dossier": ("Dossier", "head_dossier"),
     "ablation.grid": ("sweep_positions",),
@@ -92,6 +102,7 @@ __all__ = [
     "INTERVENTIONS",
     "METRICS",
     "STUDIES",
+    "TASKS",
     "Ablation",
     "Comparison",
     "Dossier",
@@ -104,6 +115,7 @@ __all__ = [
     "Permute",
     "PositionScores",
     "Progress",
+    "PromptPair",
     "Resample",
     "Scale",
     "SearchResult",
@@ -111,6 +123,8 @@ __all__ = [
     "Sparsify",
     "Zero",
     "attribute_logits",
+    "check_pair",
+    "check_pairs",
     "compare",
     "compare_attention",
     "explain_attention",
@@ -118,8 +132,12 @@ __all__ = [
     "head_dossier",
     "load_corpus",
     "logit_lens",
+    "make_pairs",
     "parse_heads",
     "parse_intervention",
+    "parse_pairs",
+    "propose_corruption",
+    "read_pairs",
     "run_study",
     "search_heads",
     "summarise_heads",

@@ -4,12 +4,15 @@ An effect is always ablated minus clean.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from models.types import FloatArray, Head, Prediction, TokenizedPrompt, TokenProbability
+
+if TYPE_CHECKING:
+    from ablation.circuit.types import Circuit
 
 
 class InterventionSpec(Protocol):
@@ -405,6 +408,6 @@ class Progress:
     done: int
     total: int
     """In forward rows (one head set evaluated), or in layers where all heads are read; an upper
-    bound for a search that may stop early."""
+    bound for a search that may stop early; in passes for a circuit."""
     message: str
-    partial: HeadScores | HeadValues | PositionScores | SearchResult | None = None
+    partial: "HeadScores | HeadValues | PositionScores | SearchResult | Circuit | None" = None

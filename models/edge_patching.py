@@ -151,6 +151,14 @@ class EdgePatching:
             stream = _PatchedRun(self, prompts, reference, kept).final()
         return self.read(stream, prompts.reads)
 
+    def outputs(self, prompts: Prompts, reference: Reference, kept: np.ndarray) -> Tensor:
+        """Return what every source puts out in that run, float32 [n_sources, row, position,
+        d_model]."""
+        with self._computing(*reference.outputs.shape[1:3]), torch.no_grad():
+            run = _PatchedRun(self, prompts, reference, kept)
+            run.final()
+            return run.beside + reference.outputs
+
     def read(self, final: Tensor, reads: Sequence[int]) -> Tensor:
         """Return the logits [row, n_vocab] that streams [row, position, d_model] end in."""
         at = torch.arange(len(reads), device=final.device), torch.tensor(reads)
@@ -254,8 +262,8 @@ class _PatchedRun:
         self._reference = reference
         self._kept = torch.as_tensor(kept, device=reference.final.device)
         # What each source puts out beside the reference.
-        self._beside = torch.zeros_like(reference.outputs)
-        self._beside[0] = prompts.parts.outputs[0] - reference.outputs[0]
+        self.beside = torch.zeros_like(reference.outputs)
+        self.beside[0] = prompts.parts.outputs[0] - reference.outputs[0]
         self._drift: Tensor | None = None
         """What biases added beside the reference's, where norms behind attention scale them."""
 
@@ -277,7 +285,7 @@ class _PatchedRun:
             kept: bool [n, n_upstream].
         """
         # One product for all: what sources put out is read once.
-        mixed = kept.to(self._beside.dtype) @ self._beside[: kept.shape[1]].flatten(1)
+        mixed = kept.to(self.beside.dtype) @ self.beside[: kept.shape[1]].flatten(1)
         found = base + mixed.unflatten(1, base.shape)
         return found if self._drift is None else found + self._drift
 
@@ -289,7 +297,7 @@ class _PatchedRun:
         if inputs is not reference.inputs:
             heads, bias = self._layerwise.heads_added(layer, inputs)
         at = self._graph.first_source(layer)
-        self._beside[at : at + shape.n_heads] = (
+        self.beside[at : at + shape.n_heads] = (
             heads - self._reference.outputs[at : at + shape.n_heads]
         )
         moved = bias - reference.given_bias
@@ -320,7 +328,7 @@ class _PatchedRun:
             kept = self._kept[target : target + 1, : self._graph.n_upstream[target]]
             stream = self._mixtures(reference.behind, kept)[0]
             mlp = self._layerwise.mlp_added(layer, stream, self._calls)
-        self._beside[at] = mlp - self._reference.outputs[at]
+        self.beside[at] = mlp - self._reference.outputs[at]
 
 
 def gathered(

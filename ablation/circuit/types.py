@@ -1,7 +1,7 @@
 """What the discovery of circuits asks and finds: plain data, no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ from models.types import FloatArray, Head
 
 SCHEMA = 1
 """Of the JSON of a circuit; raised when what stands is renamed or changes its meaning."""
+
+
+Repair = tuple[str, str, float]
+"""(ablated head, another part, the change of that part's direct effect on the metric)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,17 @@ class HeadRole:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class LeastDrop:
+    """The edge of a circuit whose loss costs least, among those tried."""
+
+    edge: str
+    drop: float
+    """Of faithfulness; negative where it gets better without."""
+    n_tried: int
+    """How many edges were taken away, one by one: those of least |score|."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Circuit:
     """The edges that carry a prediction, and the proof that they do."""
@@ -90,13 +105,13 @@ class Circuit:
     """Area between that and 1."""
     completeness: float | None = None
     """Faithfulness of all edges but the circuit's: what is left without it."""
-    least_drop: tuple[str, float] | None = None
-    """(edge, drop of faithfulness): of all edges of the circuit, the one whose loss costs least."""
+    least_drop: LeastDrop | None = None
+    """Minimality: the edge whose loss costs least, among the weakest ones."""
     held_out: float | None = None
     """The circuit's faithfulness on pairs that it was not found on."""
     roles: tuple[HeadRole, ...] = ()
-    repairs: tuple[tuple[str, str, float], ...] = ()
-    """(ablated head, other head, change of that one's direct effect on the metric)."""
+    repairs: tuple[Repair, ...] = ()
+    """Self-repair, the largest changes first."""
     n_runs: int = 0
     """Exact runs with edges patched, over all pairs."""
     seconds: float = 0.0
@@ -178,8 +193,7 @@ class Circuit:
             "cpr": self.cpr,
             "cmd": self.cmd,
             "completeness": self.completeness,
-            "least_drop": self.least_drop
-            and {"edge": self.least_drop[0], "drop": self.least_drop[1]},
+            "least_drop": None if self.least_drop is None else asdict(self.least_drop),
             "held_out": self.held_out,
             "roles": [
                 {"head": [r.head.layer, r.head.head], "role": r.role, "test": r.test,

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from app.cli.circuit_options import add_circuit
 from app.cli.options import (
     HEADS_HELP,
     add_ablation,
@@ -49,6 +50,7 @@ examples:
   python main.py attribute --prompt "The capital of France is" --versus " London" --lens
   python main.py explain --prompt "The cat sat. The cat" --head 17.4 --query -1 --key 1
   python main.py compare --prompt "The capital of France is" --ablate "16.0"
+  python main.py circuit --prompt "The capital of France is"
   python main.py dossier
   python main.py study heads --head 18.6
 
@@ -87,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_attribute(commands)
     _add_explain(commands)
     _add_compare(commands)
+    add_circuit(commands)
     _add_dossier(commands)
     _add_study(commands)
     return parser

@@ -11,7 +11,7 @@ from dash import Dash, Input, Output, State, ctx, html, no_update, set_props
 
 import ablation
 from ablation.metrics import metric_named
-from ablation.types import HeadScores, HeadValues, PositionScores, Progress, SearchResult
+from ablation.types import HeadScores, PositionScores, Progress, SearchResult
 from app import ids, words
 from app.jobs import Job, Pace
 from app.panels import by_position
@@ -50,7 +50,7 @@ class Live:
         if self.bar.shown(progress) and progress.partial is not None and self.picture.ready():
             self._draw(progress.partial)
 
-    def _draw(self, partial: HeadScores | HeadValues | PositionScores | SearchResult) -> None:
+    def _draw(self, partial: object) -> None:
         if isinstance(partial, HeadScores):
             show_sweep(partial, self.view, self.dark)
         elif isinstance(partial, SearchResult):

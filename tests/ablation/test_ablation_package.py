@@ -18,7 +18,19 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         ablation.__getattr__("sweep")
 
 
-TORCHLESS = ["types", "attribution_types", "heads", "metrics", "head_metrics", "interventions"]
+TORCHLESS = [
+    "types",
+    "attribution_types",
+    "circuit.corruption",
+    "circuit.pair_files",
+    "circuit.pairs",
+    "circuit.tasks",
+    "circuit.tasks.ioi",
+    "heads",
+    "metrics",
+    "head_metrics",
+    "interventions",
+]
 
 
 @pytest.mark.parametrize("module", ["ablation", *(f"ablation.{name}" for name in TORCHLESS)])

@@ -1,0 +1,286 @@
+"""Circuit discovery from beginning to end: score edges, find the smallest set, prove it."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ablation.circuit.acdc import MOST_EDGES, acdc
+from ablation.circuit.attribution import n_passes, score_edges
+from ablation.circuit.direct import direct_effects, repairs_of
+from ablation.circuit.methods import BASELINES, METHODS, METRICS
+from ablation.circuit.proof import SHARES, cmd, cpr, least_drop
+from ablation.circuit.pruning import (
+    counts_between,
+    drop_unneeded,
+    first_edges,
+    greedy_order,
+    random_order,
+    smallest_count,
+    without_idle,
+)
+from ablation.circuit.question import CircuitQuestion, pose
+from ablation.circuit.roles import roles_of
+from ablation.circuit.types import Circuit, CurvePoint, MetricValues, PromptPair
+from ablation.evaluation import Cancelled
+from ablation.types import Progress
+from models.errors import ErrorKind, UserError
+from models.language_model import LanguageModel
+from models.types import Head
+
+FAITHFULNESS = 0.85
+"""What a circuit is asked for by default."""
+
+STEPS = 5
+"""Of integrated gradients, by default."""
+
+RANDOM_ORDERS = 2
+"""Random sets of edges that the curve is held against."""
+
+REPAIRED = 5
+"""Heads, of the largest direct effects, whose loss others may make up for."""
+
+MOST_BISECTIONS = 14
+MOST_DROPS = 40
+"""Exact runs that the search for the smallest circuit may take."""
+
+
+def discover_circuit(
+    model: LanguageModel,
+    pairs: Sequence[PromptPair | tuple[str, str, str, str]],
+    method: str = "eap-ig",
+    metric: str = "logit_diff",
+    baseline: str = "resample",
+    faithfulness: float = FAITHFULNESS,
+    *,
+    held_out: Sequence[PromptPair | tuple[str, str, str, str]] = (),
+    steps: int = STEPS,
+    bos: bool | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Circuit:
+    """Find the smallest set of edges that carries a prediction, and prove that it does.
+
+    Args:
+        pairs: prompts, or (clean, corrupt, answer, distractor); each clean prompt has as many
+            tokens as its corrupted one.
+        method, metric, baseline: names in `ablation.circuit.methods`.
+        faithfulness: the share of the metric's change that the circuit has to keep.
+        held_out: pairs that the circuit is measured on in the end.
+        steps: of integrated gradients.
+        bos: whether a beginning-of-sequence token stands in front of the prompts; None leaves it
+            to the tokenizer.
+        progress: called with what was found so far.
+        cancel: once set, what was found so far is returned.
+
+    Raises:
+        UserError: an unknown name, pairs that do not fit, nothing to explain, or a model whose
+            edges cannot be patched.
+    """
+    _check(method, metric, baseline, faithfulness, steps)
+    given, others = _pairs(pairs), _pairs(held_out)
+    question = pose(model, given, metric, baseline, bos, cancel)
+    work = _Work(question, given, others, method, baseline, faithfulness, steps, bos, progress)
+    try:
+        _score(work)
+        _trace_curve(work)
+        _choose(work)
+        _prove(work)
+        _tell(work)
+    except Cancelled:
+        work.circuit = replace(work.circuit, stopped="cancelled")
+    return replace(work.circuit, n_runs=question.n_runs, seconds=time.monotonic() - work.started)
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A discovery under way."""
+
+    question: CircuitQuestion
+    pairs: tuple[PromptPair, ...]
+    held_out: tuple[PromptPair, ...]
+    method: str
+    baseline: str
+    asked: float
+    steps: int
+    bos: bool | None
+    progress: Callable[[Progress], None] | None
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    circuit: Circuit = field(init=False)
+    order: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        question, graph = self.question, self.question.graph
+        nothing = np.zeros_like(graph.possible)
+        clean, corrupt = question.value(graph.possible), question.value(nothing)
+        first = question.batches[0].pairs[0]
+        self.circuit = Circuit(
+            model=question.model.name,
+            pairs=self.pairs,
+            tokens=(tuple(first.clean.labels), tuple(first.corrupt.labels)),
+            method=self.method,
+            metric=question.metric,
+            baseline=self.baseline,
+            graph=graph,
+            scores=np.where(graph.possible, np.float32(np.nan), np.float32(0)),
+            kept=nothing,
+            values=MetricValues(clean, corrupt, corrupt),
+            asked=self.asked,
+        )
+
+    @property
+    def resampled(self) -> bool:
+        return self.baseline == "resample"
+
+    def measure(self, kept: np.ndarray) -> float:
+        """Return the faithfulness of a set of edges."""
+        values = self.circuit.values
+        return (self.question.value(kept) - values.corrupt) / (values.clean - values.corrupt)
+
+    def tidy(self, kept: np.ndarray) -> np.ndarray:
+        return without_idle(self.question.graph, kept, needs_inputs=self.resampled)
+
+    def first(self, count: int) -> np.ndarray:
+        return first_edges(self.question.graph, self.order, count)
+
+    def report(self, message: str, count: int = 1) -> None:
+        self.done += count
+        if self.progress is not None:
+            total = max(planned_units(self.method, self.steps, self.question), self.done)
+            self.progress(Progress(self.done, total, message, self.circuit))
+
+
+def planned_units(method: str, steps: int, question: CircuitQuestion) -> int:
+    """Return about how many passes and exact runs a discovery takes."""
+    passes = n_passes("eap-ig" if method == "acdc" else method, steps) * len(question.batches)
+    tried = min(MOST_EDGES, question.graph.n_edges) if method == "acdc" else 0
+    curve = len(SHARES) * (1 + RANDOM_ORDERS)
+    return passes + tried + curve + MOST_BISECTIONS + MOST_DROPS + 20
+
+
+def _score(work: _Work) -> None:
+    """Score the edges, and put them in order."""
+    question, graph = work.question, work.question.graph
+    method = "eap-ig" if work.method == "acdc" else work.method
+    scores = score_edges(
+        question, method, work.steps, lambda _done, _all, message: work.report(message)
+    )
+    work.order = greedy_order(graph, scores)
+    work.circuit = replace(work.circuit, scores=scores.astype(np.float32))
+    if work.method == "acdc":
+        start = graph.possible if graph.n_edges <= MOST_EDGES else work.first(MOST_EDGES)
+        kept, drops = acdc(
+            graph, work.measure, start, report=lambda _d, _a, message: work.report(message)
+        )
+        work.order = greedy_order(graph, np.nan_to_num(drops))
+        work.circuit = replace(work.circuit, scores=drops.astype(np.float32), kept=work.tidy(kept))
+
+
+def _trace_curve(work: _Work) -> None:
+    """Measure faithfulness at shares of all edges, for the method's order and for random ones."""
+    graph = work.question.graph
+    orders = [random_order(graph, seed) for seed in range(RANDOM_ORDERS)]
+    points: list[CurvePoint] = []
+    for count in counts_between(len(work.order), SHARES):
+        found = work.measure(work.first(count))
+        by_chance = [work.measure(first_edges(graph, order, count)) for order in orders]
+        points.append(CurvePoint(count, found, float(np.mean(by_chance))))
+        work.circuit = replace(work.circuit, curve=tuple(points))
+        work.report(f"Faithfulness of {count:,} edges: {found:.2f}", 1 + RANDOM_ORDERS)
+    work.circuit = replace(
+        work.circuit, cpr=cpr(points, graph.n_edges), cmd=cmd(points, graph.n_edges)
+    )
+
+
+def _choose(work: _Work) -> None:
+    """Find the smallest circuit; ACDC has found its own."""
+    if work.method != "acdc":
+        curve = work.circuit.curve
+        enough = [point.n_edges for point in curve if point.faithfulness >= work.asked]
+        high = min(enough, default=len(work.order))
+        low = max((p.n_edges for p in curve if p.n_edges < high), default=0)
+
+        def measure(kept: np.ndarray) -> float:
+            found = work.measure(kept)
+            work.report(f"Smallest circuit: {int(kept.sum()):,} edges keep {found:.2f}")
+            return found
+
+        count = smallest_count(measure, work.first, low, high, work.asked)
+        kept = work.tidy(work.first(count))
+        _settle(work, kept)
+        kept = drop_unneeded(measure, kept, work.circuit.scores, work.asked, MOST_DROPS, work.tidy)
+        _settle(work, kept)
+    else:
+        _settle(work, work.circuit.kept)
+
+
+def _settle(work: _Work, kept: np.ndarray) -> None:
+    values = replace(work.circuit.values, circuit=work.question.value(kept))
+    work.circuit = replace(work.circuit, kept=kept, values=values)
+
+
+def _prove(work: _Work) -> None:
+    """Measure what is left without the circuit, the edge missed least, and held-out pairs."""
+    graph, circuit = work.question.graph, work.circuit
+    left = work.measure(graph.possible & ~circuit.kept)
+    work.circuit = replace(work.circuit, completeness=left)
+    work.report("Without the circuit")
+    least = least_drop(graph, work.measure, circuit.kept, circuit.scores)
+    work.circuit = replace(work.circuit, least_drop=least)
+    work.report("Each of the weakest edges taken away")
+    if work.held_out:
+        other = pose(
+            work.question.model, work.held_out, work.question.metric, work.baseline,
+            work.bos, work.question.cancel,
+        )  # fmt: skip
+        clean = other.value(graph.possible)
+        corrupt = other.value(np.zeros_like(graph.possible))
+        kept = (other.value(circuit.kept) - corrupt) / (clean - corrupt)
+        work.circuit = replace(work.circuit, held_out=kept)
+        work.report("On pairs held out")
+
+
+def _tell(work: _Work) -> None:
+    """Test what the heads of the circuit do, and who makes up for the loss of the strongest."""
+    question, heads = work.question, work.circuit.heads
+    if not heads:
+        return
+    work.circuit = replace(work.circuit, roles=roles_of(question, heads, work.report))
+    effects = direct_effects(question)
+    graph = question.graph
+
+    def strength(head: Head) -> float:
+        return abs(float(effects[graph.first_source(head.layer) + head.head]))
+
+    strongest = sorted(heads, key=strength, reverse=True)[:REPAIRED]
+    work.circuit = replace(work.circuit, repairs=repairs_of(question, strongest))
+    work.report("Self-repair")
+
+
+def _pairs(
+    pairs: Sequence[PromptPair | tuple[str, str, str, str]],
+) -> tuple[PromptPair, ...]:
+    return tuple(pair if isinstance(pair, PromptPair) else PromptPair(*pair) for pair in pairs)
+
+
+def _check(method: str, metric: str, baseline: str, faithfulness: float, steps: int) -> None:
+    tables = {"method": (method, METHODS), "metric": (metric, METRICS),
+              "baseline": (baseline, BASELINES)}  # fmt: skip
+    for what, (name, table) in tables.items():
+        if name not in table:
+            raise UserError(
+                ErrorKind.OPTION,
+                f"There is no {what} named {name[:40]!r}; choose one of {', '.join(table)}.",
+            )
+    if not 0 < faithfulness <= 1:
+        raise UserError(
+            ErrorKind.OPTION,
+            f"The faithfulness asked for is {faithfulness:g}; give a number above 0 and up to 1.",
+        )
+    if steps < 1:
+        raise UserError(
+            ErrorKind.OPTION, f"Integrated gradients need at least 1 step, not {steps}."
+        )

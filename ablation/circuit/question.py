@@ -1,0 +1,218 @@
+"""A set of prompt pairs, run and made ready to be asked about sets of edges.
+
+Pairs of equal length run as one batch. A metric is the mean over all pairs; the larger, the more
+the prediction is what it is on the clean prompts.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ablation.circuit.pairs import PosedPair, check_pair
+from ablation.circuit.types import PromptPair
+from ablation.evaluation import Cancelled
+from ablation.metrics import kl_divergence
+from models.edge_graph import EdgeGraph
+from models.edge_patching import EdgePatching, Prompts, Reference
+from models.errors import ErrorKind, UserError
+from models.forward_pass import log_softmax64
+from models.language_model import LanguageModel
+from models.layerwise import Parts
+
+BATCH_POSITIONS = 512
+"""About how many positions run as one batch: more is no faster on a CPU, and takes memory."""
+
+LEAST_EFFECT = 1e-4
+"""The corrupted prompts have to change the metric by more than this: less is rounding."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Pairs of equal length."""
+
+    pairs: tuple[PosedPair, ...]
+    clean: Prompts
+    reference: Reference
+    clean_log_probs: Tensor
+    """float64 [row, n_vocab]."""
+
+    @property
+    def differences(self) -> Tensor:
+        """What each source puts out beside the reference, [n_sources, row, position, d_model]."""
+        return self.clean.parts.outputs - self.reference.outputs
+
+
+@dataclass(slots=True, eq=False)
+class CircuitQuestion:
+    """What circuits are measured on."""
+
+    model: LanguageModel
+    batches: tuple[Batch, ...]
+    metric: str
+    cancel: threading.Event | None
+    n_runs: int = 0
+    """Exact runs so far, all pairs counting as one."""
+    _known: dict[bytes, float] = field(default_factory=dict)
+
+    @property
+    def patching(self) -> EdgePatching:
+        return self.model.edges
+
+    @property
+    def graph(self) -> EdgeGraph:
+        return self.patching.graph
+
+    @property
+    def n_pairs(self) -> int:
+        return sum(len(batch.pairs) for batch in self.batches)
+
+    def scores_of(self, batch: Batch, logits: Tensor) -> Tensor:
+        """Return the metric of each pair of a batch, [row], from logits [row, n_vocab]."""
+        rows = torch.arange(len(batch.pairs), device=logits.device)
+        answers = torch.tensor([pair.answer_id for pair in batch.pairs], device=logits.device)
+        if self.metric == "logit_diff":
+            others = [pair.distractor_id for pair in batch.pairs]
+            return logits[rows, answers] - logits[rows, torch.tensor(others, device=logits.device)]
+        log_probs = log_softmax64(logits)
+        if self.metric == "logprob":
+            return log_probs[rows.to(log_probs.device), answers.to(log_probs.device)]
+        divergences = [
+            kl_divergence(clean, row[None])[0]
+            for clean, row in zip(batch.clean_log_probs, log_probs, strict=True)
+        ]
+        return -torch.stack(divergences)
+
+    def value(self, kept: np.ndarray) -> float:
+        """Return the metric with only these edges carrying the clean run, mean over the pairs.
+
+        Raises:
+            Cancelled: the work was cancelled.
+        """
+        key = np.packbits(kept).tobytes()
+        if key not in self._known:
+            self._known[key] = self._measured(kept)
+            self.n_runs += 1
+        return self._known[key]
+
+    def _measured(self, kept: np.ndarray) -> float:
+        total = 0.0
+        for batch in self.not_cancelled():
+            logits = self.patching.logits(batch.clean, batch.reference, kept)
+            total += float(self.scores_of(batch, logits).sum())
+        return total / self.n_pairs
+
+    def not_cancelled(self) -> Iterator[Batch]:
+        """Yield the batches; raise `Cancelled` between them once the work is cancelled."""
+        for batch in self.batches:
+            if self.cancel is not None and self.cancel.is_set():
+                raise Cancelled
+            yield batch
+
+
+def pose(
+    model: LanguageModel,
+    pairs: Sequence[PromptPair],
+    metric: str,
+    baseline: str,
+    bos: bool | None = None,
+    cancel: threading.Event | None = None,
+) -> CircuitQuestion:
+    """Run the pairs and make them ready.
+
+    Raises:
+        UserError: a pair that does not fit; a metric that needs what a pair lacks; the corrupted
+            prompts do not change the metric; or a model whose edges cannot be patched.
+    """
+    if not pairs:
+        raise UserError(ErrorKind.PROMPT, "There is no prompt pair to explain; give at least one.")
+    posed = [check_pair(model, pair, bos) for pair in pairs]
+    if metric == "logit_diff" and any(pair.distractor_id is None for pair in posed):
+        raise UserError(
+            ErrorKind.OPTION,
+            "A logit difference needs a distractor for every pair; name one, or choose the metric "
+            "logprob or kl.",
+        )
+    run = [_run(model, group) for group in _groups(posed)]
+    means = _means(run) if baseline == "mean" else {}
+    batches = tuple(_batch(model, one, baseline, means) for one in run)
+    question = CircuitQuestion(model, batches, metric, cancel)
+    _refuse_no_effect(question)
+    return question
+
+
+def _refuse_no_effect(question: CircuitQuestion) -> None:
+    possible = question.graph.possible
+    clean, corrupt = question.value(possible), question.value(np.zeros_like(possible))
+    if abs(clean - corrupt) <= LEAST_EFFECT:
+        raise UserError(
+            ErrorKind.PROMPT,
+            f"The metric is the same on the clean and the corrupted prompts ({clean:.4f} and "
+            f"{corrupt:.4f}), so there is nothing to explain; corrupt what the answer rests on.",
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    pairs: tuple[PosedPair, ...]
+    clean: Prompts
+    corrupt: Prompts
+
+
+def _groups(posed: Sequence[PosedPair]) -> Iterator[tuple[PosedPair, ...]]:
+    """Yield pairs of equal length, at most so many that they make one batch."""
+    by_length: dict[int, list[PosedPair]] = {}
+    for pair in posed:
+        by_length.setdefault(len(pair.clean), []).append(pair)
+    for length, group in by_length.items():
+        size = max(1, BATCH_POSITIONS // length)
+        for first in range(0, len(group), size):
+            yield tuple(group[first : first + size])
+
+
+def _run(model: LanguageModel, pairs: tuple[PosedPair, ...]) -> _Run:
+    edges = model.edges
+    reads = [pair.position for pair in pairs]
+    clean = edges.run([pair.clean.ids for pair in pairs], reads)
+    corrupt = edges.run([pair.corrupt.ids for pair in pairs], reads)
+    return _Run(pairs, clean, corrupt)
+
+
+def _batch(model: LanguageModel, run: _Run, baseline: str, means: dict[int, Parts]) -> Batch:
+    edges, clean = model.edges, run.clean
+    if baseline == "resample":
+        parts = run.corrupt.parts
+    elif baseline == "mean":
+        mean = means[clean.n_positions]
+        parts = Parts(
+            mean.outputs.expand_as(clean.parts.outputs).contiguous(),
+            mean.biases.expand_as(clean.parts.biases).contiguous(),
+            mean.final.expand_as(clean.parts.final),
+        )
+    else:
+        parts = Parts(torch.zeros_like(clean.parts.outputs), clean.parts.biases, clean.parts.final)
+    reference = edges.reference(clean, parts, is_run=baseline == "resample")
+    log_probs = log_softmax64(edges.read(clean.parts.final, clean.reads))
+    return Batch(run.pairs, clean, reference, log_probs)
+
+
+def _means(runs: Sequence[_Run]) -> dict[int, Parts]:
+    """Return by length the mean of what clean prompts of this length put out."""
+    by_length: dict[int, list[Parts]] = {}
+    for run in runs:
+        by_length.setdefault(run.clean.n_positions, []).append(run.clean.parts)
+    return {length: _mean(parts) for length, parts in by_length.items()}
+
+
+def _mean(parts: Sequence[Parts]) -> Parts:
+    def over(of: Callable[[Parts], Tensor], axis: int) -> Tensor:
+        return torch.cat([of(one) for one in parts], dim=axis).mean(dim=axis, keepdim=True)
+
+    return Parts(
+        over(lambda one: one.outputs, 1),
+        over(lambda one: one.biases, 1),
+        over(lambda one: one.final, 0),
+    )

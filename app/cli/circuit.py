@@ -1,0 +1,173 @@
+"""`circuit`: the edges that carry a prediction, and the proof that they do."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from app.cli.question import open_model
+from app.cli.sweep import INTERRUPTED
+from app.cli.terminal import Terminal, cancelled_by_interrupt, check_writable, visible
+from models.errors import ErrorKind, UserError
+
+if TYPE_CHECKING:
+    from ablation.circuit.types import Circuit, PromptPair
+    from models.language_model import LanguageModel
+
+SOURCES = {"prompt": "--prompt", "task": "--task", "pairs": "--pairs"}
+"""Option -> how it is typed. One of them says which prompts are explained."""
+
+
+def run(options: Namespace, terminal: Terminal) -> int:
+    given = [typed for name, typed in SOURCES.items() if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise UserError(
+            ErrorKind.OPTION,
+            f"A circuit takes exactly one of {', '.join(SOURCES.values())}; {len(given)} were "
+            "given.",
+        )
+    if options.graphml is not None:
+        check_writable(options.graphml, "--graphml")
+    with terminal.sentences() as say:
+        from ablation.circuit.discovery import discover_circuit
+
+        model = open_model(options, options.model, say)
+    pairs, held_out = _pairs(options, model, terminal)
+    with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
+        circuit = discover_circuit(
+            model,
+            pairs,
+            method=options.method,
+            metric=options.metric,
+            baseline=options.baseline,
+            faithfulness=options.faithfulness,
+            held_out=held_out,
+            steps=options.steps,
+            bos=options.bos,
+            progress=progress,
+            cancel=cancel,
+        )
+    _show(circuit, terminal, options.top_k)
+    if options.graphml is not None:
+        from viz.circuit_graphml import graphml
+
+        Path(options.graphml).write_text(graphml(circuit), encoding="utf-8")
+    terminal.write_json({**_asked(model, circuit, options.bos), **circuit.to_json()})
+    if circuit.stopped == "cancelled":
+        terminal.warn("Stopped by Ctrl-C; what was measured until then is given.")
+        return INTERRUPTED
+    return 0
+
+
+def _asked(model: "LanguageModel", circuit: "Circuit", bos: bool | None) -> dict[str, Any]:
+    """Return the keys that every command's JSON has, of the first pair."""
+    prompt = model.tokenize(circuit.pairs[0].clean, bos)
+    return {
+        "ids": list(prompt.ids),
+        "position": model.resolve_position(prompt, None),
+        "intervention": None,
+    }
+
+
+def _pairs(
+    options: Namespace, model: "LanguageModel", terminal: Terminal
+) -> "tuple[tuple[PromptPair, ...], tuple[PromptPair, ...]]":
+    """Return the pairs that are explained, and those that the circuit is tried on in the end."""
+    from ablation.circuit.pair_files import read_pairs
+    from ablation.circuit.tasks import make_pairs
+
+    if options.task is not None:
+        n, more = options.n_pairs, options.held_out or 0
+        pairs = make_pairs(model, options.task, n + more, options.seed)
+        return pairs[:n], pairs[n:]
+    if options.held_out is not None:
+        raise UserError(
+            ErrorKind.OPTION, "--held-out takes pairs of a task set; name one with --task."
+        )
+    if options.pairs is not None:
+        return read_pairs(options.pairs), ()
+    return (_one_pair(options, model, terminal),), ()
+
+
+def _one_pair(options: Namespace, model: "LanguageModel", terminal: Terminal) -> "PromptPair":
+    from ablation.circuit.corruption import propose_corruption
+    from ablation.circuit.types import PromptPair
+
+    clean, corrupt = options.prompt, options.corrupt
+    if corrupt is None:
+        proposals = propose_corruption(model, clean, options.bos)
+        if not proposals:
+            raise UserError(
+                ErrorKind.PROMPT,
+                "No corrupted prompt could be proposed for this one; write it with --corrupt, one "
+                "token for one token.",
+            )
+        corrupt = proposals[0].corrupt
+        terminal.print(f"Corrupted prompt proposed: {visible(corrupt)} ({proposals[0].words})")
+    answer = options.answer or _likeliest(model, clean, options.bos)
+    distractor = options.distractor or _likeliest(model, corrupt, options.bos)
+    if distractor == answer and options.distractor is None:
+        if options.metric == "logit_diff":
+            raise UserError(
+                ErrorKind.TARGET,
+                f"After both prompts {answer!r} is the likeliest token, so there is nothing to "
+                "weigh it against; name a --distractor, or choose --metric logprob.",
+            )
+        distractor = ""
+    return PromptPair(clean, corrupt, answer, distractor)
+
+
+def _likeliest(model: "LanguageModel", text: str, bos: bool | None) -> str:
+    prompt = model.tokenize(text, bos)
+    return model.predict(prompt, model.resolve_position(prompt, None), top_k=1).top[0].text
+
+
+def _show(circuit: "Circuit", terminal: Terminal, top: int) -> None:
+    from viz.circuit_text import summary_sentences
+
+    first = circuit.pairs[0]
+    if len(circuit.pairs) == 1:
+        terminal.print(f"clean      {visible(first.clean)}")
+        terminal.print(f"corrupted  {visible(first.corrupt)}")
+    asked = f"{visible(first.answer)} against {visible(first.distractor)}"
+    terminal.print(f"{circuit.model}: {len(circuit.pairs)} pairs, {asked}, {circuit.method}")
+    for sentence in summary_sentences(circuit):
+        terminal.print(sentence)
+    terminal.print(_curve_table(circuit))
+    if circuit.n_edges:
+        terminal.print(_edge_table(circuit, top))
+    if circuit.roles:
+        terminal.print(_role_table(circuit))
+    if circuit.repairs:
+        terminal.print(_repair_table(circuit))
+
+
+def _curve_table(circuit: "Circuit") -> Table:
+    table = Table("edges", "share", "faithfulness", "random edges", box=None)
+    for point in circuit.curve:
+        share = point.n_edges / circuit.graph.n_edges
+        chance = "" if point.random is None else f"{point.random:.3f}"
+        table.add_row(f"{point.n_edges:,}", f"{share:.1%}", f"{point.faithfulness:.3f}", chance)
+    return table
+
+
+def _edge_table(circuit: "Circuit", top: int) -> Table:
+    table = Table("from", "to", "input", "score", box=None)
+    for row in circuit.edge_rows()[:top]:
+        table.add_row(row["from"], row["to"], row["input"] or "", f"{row['score']:+.3f}")
+    return table
+
+
+def _role_table(circuit: "Circuit") -> Table:
+    table = Table("head", "role", "score", "test", box=None)
+    for role in circuit.roles:
+        table.add_row(str(role.head), role.role, f"{role.score:+.2f}", role.test)
+    return table
+
+
+def _repair_table(circuit: "Circuit") -> Table:
+    table = Table("without", "direct effect of", "changes by", box=None)
+    for ablated, component, change in circuit.repairs:
+        table.add_row(ablated, component, f"{change:+.3f}")
+    return table

@@ -1,0 +1,230 @@
+"""The picture of a circuit, as SVG: one drawing for the page and for files.
+
+Parts and edges carry what the page's script needs of them as `data-` attributes: strength (to
+hide weak ones), what a hover tells, and what a click chooses; see assets/circuit.js.
+"""
+
+import math
+from xml.sax.saxutils import escape, quoteattr
+
+from ablation.circuit.types import Circuit
+from viz.circuit_layout import MARGIN, Layout, Line, Part, lay_out
+from viz.circuit_text import edge_name, number, part_lines, percent, signed
+from viz.theme import MONO, MONO_ASPECT, SANS, Palette, diverging_scale, palette
+
+DASHES = {"k": "6 3", "v": "1.5 2.5"}
+"""How the lines into keys and values are dashed; those into queries are not."""
+_SMALLEST_TEXT, _LARGEST_TEXT = 7.0, 11.0  # px
+_MANY = 60
+"""Edges from which on lines are thinner."""
+_THINNEST, _WIDEST, _WIDEST_OF_MANY = 0.8, 6.0, 4.2  # px
+_HIT = 7  # px: how wide a line is to the pointer, at least
+_PORTS_FROM = 34  # px from row to row that the letters of the inputs need
+
+
+def circuit_svg(
+    circuit: Circuit, *, dark: bool = False, width: float = 900, height: float = 600
+) -> str:
+    """Draw a circuit.
+
+    A line's width is |score| relative to the largest; its colour the sign; its dashes the input
+    it goes into. Where a score was not measured the line is thin and grey.
+
+    Args:
+        width: of the picture in px.
+        height: at most so many px; few rows need less.
+    """
+    layout = lay_out(circuit, width, height)
+    bars = [part for part in layout.parts if part.component.kind == "kv"]
+    others = [part for part in layout.parts if part.component.kind != "kv"]
+    return _document(layout, dark, [
+        *_rows(layout, dark),
+        # An arrow into a head's query ends above the bar of its key and value.
+        *(_part(circuit, part, layout, dark) for part in bars),
+        *(_line(line, layout, dark) for line in reversed(layout.lines)),
+        *(_part(circuit, part, layout, dark) for part in others),
+        *_port_letters(layout, dark),
+        _legend(circuit, layout, dark),
+    ])  # fmt: skip
+
+
+def sign_colours(dark: bool) -> tuple[str, str]:
+    """Return the colours of edges that raise the metric and of those that lower it."""
+    scale = diverging_scale(dark)
+    return scale[-2][1], scale[1][1]
+
+
+def _document(layout: Layout, dark: bool, content: list[str]) -> str:
+    w, h, colours = f"{layout.width:g}", f"{layout.height:g}", palette(dark)
+    raising, lowering = sign_colours(dark)
+    arrows = "".join(
+        f'<marker id="circuit-{name}" viewBox="0 0 6 6" refX="5" refY="3" markerWidth="5.5" '
+        'markerHeight="5.5" markerUnits="userSpaceOnUse" orient="auto">'
+        f'<path d="M0,0L6,3L0,6Z" fill="{colour}"/></marker>'
+        for name, colour in (
+            ("plus", raising),
+            ("minus", lowering),
+            ("unknown", colours.neutral),
+        )
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
+        f'viewBox="0 0 {w} {h}" font-family="{escape(SANS)}" font-size="10">'
+        f'<defs>{arrows}</defs><rect width="{w}" height="{h}" fill="{colours.surface}"/>'
+        f"{''.join(content)}</svg>"
+    )
+
+
+def _rows(layout: Layout, dark: bool) -> list[str]:
+    colours, step = palette(dark), max(1, math.ceil(9 / layout.pitch))
+    return [
+        f'<path d="M{MARGIN + 26},{y:.1f}H{layout.width - MARGIN:g}" stroke="{colours.grid}"/>'
+        + (_text(name, MARGIN, y, 9, colours.muted, "start") if i % step == 0 else "")
+        for i, (name, y) in enumerate(layout.rows)
+    ]
+
+
+def _line(line: Line, layout: Layout, dark: bool) -> str:
+    (x0, y0), (b0, b1), (x1, y1) = line.start, line.bends, line.end
+    middle = ((b0[0] + b1[0]) / 2, (b0[1] + b1[1]) / 2)
+    path = (
+        f"M{x0:.1f},{y0:.1f}Q{b0[0]:.1f},{b0[1]:.1f} {middle[0]:.1f},{middle[1]:.1f}"
+        f"Q{b1[0]:.1f},{b1[1]:.1f} {x1:.1f},{y1:.1f}"
+    )
+    widest = _WIDEST if len(layout.lines) <= _MANY else _WIDEST_OF_MANY
+    width = _THINNEST + (widest - _THINNEST) * line.strength
+    name, colour = _sign(line.score, dark)
+    dashes = DASHES.get(line.edge.target.input or "", "")
+    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    told = [
+        edge_name(line.edge),
+        f"score {signed(line.score)}, {percent(line.share)} of all",
+        f"number {line.rank} of {len(layout.lines)}",
+    ]
+    return (
+        f'<g class="circuit-edge" data-strength="{line.strength:.6f}" '
+        f'data-source="{line.edge.source}" data-target="{line.edge.target.component}" '
+        f'data-edge="{line.index[0]}-{line.index[1]}" data-told={_attribute(told)}>'
+        f'<path class="hit" d="{path}" fill="none" stroke="transparent" '
+        f'stroke-width="{max(_HIT, width):.1f}"/>'
+        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{width:.2f}" '
+        f'stroke-opacity="{0.35 + 0.6 * line.strength**0.5:.2f}"{dashed} '
+        f'marker-end="url(#circuit-{name})"/></g>'
+    )
+
+
+def _sign(score: float, dark: bool) -> tuple[str, str]:
+    if math.isnan(score):
+        return "unknown", palette(dark).neutral
+    raising, lowering = sign_colours(dark)
+    return ("plus", raising) if score >= 0 else ("minus", lowering)
+
+
+def _part(circuit: Circuit, part: Part, layout: Layout, dark: bool) -> str:
+    colours, kind = palette(dark), part.component.kind
+    heads = " ".join(head.short for head in part.heads)
+    has_role = any(str(role.head) == part.name for role in circuit.roles)
+    fill = colours.muted if kind == "kv" else colours.surface if heads else colours.empty
+    line, line_width = (colours.accent, 1.6) if has_role else (colours.neutral, 1.0)
+    told = part_lines(circuit, part.component, layout.lines)
+    chosen = (
+        f' data-heads="{heads}" role="button" tabindex="0" aria-label={_attribute(told[:1])}'
+        if heads
+        else ""
+    )
+    return (
+        f'<g class="circuit-part {kind}" data-name="{part.name}" '
+        f'data-strength="{part.strength:.6f}" data-told={_attribute(told)}{chosen}>'
+        f'<rect x="{part.x - part.width / 2:.1f}" y="{part.y - part.height / 2:.1f}" '
+        f'width="{part.width:.1f}" height="{part.height:.1f}" rx="{min(4, part.height / 2):.1f}" '
+        f'fill="{fill}" stroke="{line}" stroke-width="{line_width}"/>'
+        f"{_part_label(part, layout, colours)}</g>"
+    )
+
+
+def _part_label(part: Part, layout: Layout, colours: Palette) -> str:
+    """Return the name in a part: whole where all have room for that, else without its layer."""
+    kind = part.component.kind
+    colour = colours.surface if kind == "kv" else colours.text
+    size = min(_LARGEST_TEXT, max(_SMALLEST_TEXT, part.height - 3))
+    alike = [other for other in layout.parts if other.component.kind == kind]
+    for name in (_name, _short_name):
+        longest = max(len(name(other)) for other in alike)
+        if longest * size * MONO_ASPECT <= part.width - 2 and part.height >= size:
+            return _text(name(part), part.x, part.y, size, colour, "middle", mono=True)
+    return ""
+
+
+def _name(part: Part) -> str:
+    return "embedding" if part.component.kind == "embed" else part.name
+
+
+def _short_name(part: Part) -> str:
+    names = {"head": f"H{part.component.head}", "mlp": "MLP", "kv": f"KV{part.component.head}"}
+    return names.get(part.component.kind, part.name)
+
+
+def _port_letters(layout: Layout, dark: bool) -> list[str]:
+    """Return q, k and v beside the ends of the edges, once for each input."""
+    if layout.pitch < _PORTS_FROM:
+        return []
+    # Last comes the strongest, whose strength the letter has.
+    into = [line for line in reversed(layout.lines) if line.edge.target.input]
+    ends = {str(line.edge.target): line for line in into}
+    return [
+        f'<g class="circuit-port" data-name="{line.edge.target.component}" '
+        f'data-strength="{line.strength:.6f}">'
+        + _text(
+            line.edge.target.input or "",
+            line.end[0] + 6,
+            line.end[1] + 5,
+            8,
+            palette(dark).muted,
+            "middle",
+        )
+        + "</g>"
+        for line in ends.values()
+    ]
+
+
+def _legend(circuit: Circuit, layout: Layout, dark: bool) -> str:
+    colours, (raising, lowering) = palette(dark), sign_colours(dark)
+    entries = [
+        ("raises the metric", raising, "", 3.0),
+        ("lowers it", lowering, "", 3.0),
+        ("into query", colours.text, "", 1.3),
+        ("key", colours.text, DASHES["k"], 1.3),
+        ("value", colours.text, DASHES["v"], 1.3),
+    ]
+    x, y, drawn = float(MARGIN), layout.height - MARGIN - 4, []
+    for words, colour, dashes, width in entries:
+        dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+        drawn.append(
+            f'<path d="M{x:.0f},{y:.1f}h20" stroke="{colour}" stroke-width="{width}"{dashed}/>'
+            + _text(words, x + 24, y, 9, colours.muted, "start")
+        )
+        x += 24 + 4.8 * len(words) + 12
+    if any(part.component.kind == "kv" for part in layout.parts):
+        drawn.append(
+            f'<rect x="{x:.0f}" y="{y - 2:.1f}" width="20" height="4" rx="2" '
+            f'fill="{colours.muted}"/>' + _text("shared k, v", x + 24, y, 9, colours.muted)
+        )
+    if layout.largest:
+        widest = f"widest {number(layout.largest)}"
+        drawn.append(_text(widest, layout.width - MARGIN, y, 9, colours.muted, "end"))
+    return "".join(drawn)
+
+
+def _text(
+    words: str, x: float, y: float, size: float, colour: str, anchor: str = "start", *,
+    mono: bool = False,
+) -> str:  # fmt: skip
+    font = f' font-family="{escape(MONO)}"' if mono else ""
+    return (
+        f'<text x="{x:.1f}" y="{y + 0.35 * size:.1f}" font-size="{size:.1f}" fill="{colour}" '
+        f'text-anchor="{anchor}" pointer-events="none"{font}>{escape(words)}</text>'
+    )
+
+
+def _attribute(lines: list[str]) -> str:
+    return quoteattr("\n".join(lines))
