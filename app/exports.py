@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from app.runs import Outcome, map_key
 from app.services import Services, build_intervention
 from app.view import BETWEEN, View
-from models.errors import UserError
+from models.errors import ErrorKind, UserError
 from models.types import MAP_KINDS
+from viz.standalone import PICTURES as STANDALONE_PICTURES
 from viz.standalone import attention_html
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def html(view: View, outcome: Outcome) -> Iterator[str]:
     yield attention_html(
         *outcome.maps,
         prompt=outcome.prompt,
-        picture=view.picture,
+        picture=view.picture if view.picture in STANDALONE_PICTURES else STANDALONE_PICTURES[0],
         position=outcome.before.position,
         token=view.token,
         direction=view.direction,
@@ -111,10 +112,14 @@ def _outcome(services: Services, asked: Any) -> tuple[View, Outcome]:
     """Return what is exported of a view: {view, pages, head}, the key of a map or null."""
     view = View.from_json(asked["view"])
     outcome = services.outcome(view, max(1, int(asked["pages"])))
-    if asked["head"] is None:
-        return view, outcome
-    chosen = tuple(maps for maps in outcome.maps if map_key(maps) == asked["head"])
-    return view, replace(outcome, maps=chosen)
+    if asked["head"] is not None:
+        chosen = tuple(maps for maps in outcome.maps if map_key(maps) == asked["head"])
+        outcome = replace(outcome, maps=chosen)
+    if not outcome.maps:
+        raise UserError(
+            ErrorKind.HEADS, "There are no weights to export: choose heads on the left first."
+        )
+    return view, outcome
 
 
 def _sentence(error: Exception) -> str:

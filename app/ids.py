@@ -242,6 +242,7 @@ COMPARE_MODEL = "compare-model"
 COMPARE_PROBLEM = "compare-problem"
 COMPARE_RUN = "compare-run"
 COMPARE_REQUEST = "compare-request"
+COMPARE_LOOKED = "compare-looked"
 COMPARE_CANCEL = "compare-cancel"
 COMPARE_PROGRESS = "compare-progress"
 COMPARE_BAR = "compare-bar"
@@ -253,6 +254,11 @@ COMPARE_MAP = "compare-map"
 COMPARE_LEADERS = "compare-leaders"
 COMPARE_HINT = "compare-hint"
 COMPARE_MAPS = "compare-maps"
+
+
+def export_item(of: object, kind: object) -> dict[str, object]:
+    """Return the id of the item of a tab's menu that writes a kind of file."""
+    return {"type": "export-item", "of": of, "kind": kind}
 
 
 def leader(of: object, head: object) -> dict[str, object]:

@@ -205,16 +205,8 @@
   // The maps as they stand, or one of them, as SVG.
   async function svg(head) {
     const style = window.getComputedStyle(document.body);
-    const surface = style.getPropertyValue("--av-surface").trim();
     const wanted = [...cards.values()].filter((card) => card.figure && (!head || card.head === head));
-    const parts = [];
-    for (const { plot } of wanted) {
-      const { width, height } = plot.layout;
-      const layout = { ...plot.layout, paper_bgcolor: surface };
-      const options = { format: "svg", width, height };
-      const address = await window.Plotly.toImage({ data: plot.data, layout }, options);
-      parts.push(decodeURIComponent(address.slice(address.indexOf(",") + 1)));
-    }
+    const parts = await window.attention.exports.figures(wanted.map((card) => card.plot));
     const across = document.getElementById("attention-grid").clientWidth + 30;
     const page = style.getPropertyValue("--av-page").trim();
     return head ? parts[0] : window.attention.exports.together(parts, across, page);

@@ -202,9 +202,14 @@
 
   window.attention = Object.assign({ drawers: {} }, window.attention);
 
-  // The picture that is shown as SVG, or one head's part of it; null if there is none.
+  // The picture that is shown as SVG, or one head's part of it; null if there is none. Pictures that
+  // are not of the chosen heads are `others`, by their place: { svg() }.
   window.attention.shownSvg = async (head) => {
+    const { others } = window.attention;
     const drawer = drawers.get(shown);
+    if (others && others[shown]) {
+      return others[shown].svg();
+    }
     return drawer && drawer.svg && known.order.length ? drawer.svg(head) : null;
   };
 

@@ -8,6 +8,7 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 import ablation
 from ablation.attribution_types import HeadTokens, LogitAttribution, LogitLens
 from app import ids
+from app.panels.export_menu import export_menu
 from app.panels.pieces import browser, choose_on_click, graph, segmented
 from app.panels.term_list import term_list
 from app.services import Services, prompt_of
@@ -33,6 +34,8 @@ def layout() -> html.Div:
                     segmented(ids.ATTRIBUTION_SHOW, SHOWS, "direct", "What is shown"),
                     _token_field(ids.ATTRIBUTION_TARGET, "Target", "most likely token"),
                     _token_field(ids.ATTRIBUTION_VERSUS, "less", "nothing"),
+                    html.Div(className="grow"),
+                    export_menu("attribution"),
                 ],
                 className="toolbar",
             ),

@@ -10,6 +10,7 @@ from ablation.studies.heads import METRICS, HeadDistributions
 from ablation.studies.heads import run as study_heads
 from ablation.studies.types import StudyResult
 from app import ids, words
+from app.panels.export_menu import export_menu
 from app.panels.head_maps import HEIGHT, large_map
 from app.panels.pieces import browser, choose_on_click, empty, graph
 from app.panels.progress import Bar, cancels, progress_place, watch_page
@@ -37,6 +38,7 @@ def layout() -> html.Div:
                     dmc.Button(
                         "Cancel", id=ids.CORPUS_CANCEL, size="xs", variant="default", disabled=True
                     ),
+                    export_menu("corpus"),
                 ],
                 className="toolbar unwrapped",
             ),

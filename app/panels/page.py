@@ -15,6 +15,7 @@ from app.panels import (
     by_position,
     comparison,
     explain,
+    export_menu,
     header,
     heads,
     heads_tab,
@@ -298,6 +299,7 @@ def register(app: Dash, services: Services) -> None:
     )
     for panel in panels:
         panel.register(app, services)
+    export_menu.register(app)
     _register_opening(app, services)
     _register_prompt(app, services)
     _register_view(app)

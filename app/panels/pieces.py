@@ -71,17 +71,20 @@ def segmented(
     )
 
 
-def head_bars(of: str, places: Sequence[tuple[Head, float]], largest: float = 1.0) -> html.Ol:
+def head_bars(
+    of: str, places: Sequence[tuple[Head, float]], largest: float = 1.0, does: str = "Choose"
+) -> html.Ol:
     """Return heads with a value each, as bars; a click on one chooses it.
 
     Args:
         of: tells this list from others.
         largest: the value whose bar is as wide as the list.
+        does: what a click does to a head.
     """
-    return html.Ol([_head_bar(of, *place, largest) for place in places], className="bars")
+    return html.Ol([_head_bar(of, *place, largest, does) for place in places], className="bars")
 
 
-def _head_bar(of: str, head: Head, value: float, largest: float) -> html.Li:
+def _head_bar(of: str, head: Head, value: float, largest: float, does: str) -> html.Li:
     return html.Li(
         [
             html.Button(
@@ -89,7 +92,7 @@ def _head_bar(of: str, head: Head, value: float, largest: float) -> html.Li:
                 id=ids.leader(of, head.short),
                 type="button",
                 className="bar-label leader",
-                title=f"Choose {head}",
+                title=f"{does} {head}",
             ),
             html.Span(f"{value:.3f}", className="bar-value"),
             html.Span(className="bar", style={"width": f"{100 * value / (largest or 1):.1f}%"}),

@@ -107,3 +107,17 @@ def test_what_cannot_be_exported_is_refused_in_a_sentence(
     answer = client.post("/export/csv", json=asked)
     assert answer.status_code == 400
     assert sentence in answer.text
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "html"])
+def test_without_heads_there_is_nothing_to_export(client: TestClient, kind: str) -> None:
+    answer = ask(client, kind, View("llama", VIEW.prompt, heads=()))
+    assert (answer.status_code, "choose heads" in answer.text) == (400, True)
+    answer = ask(client, kind, head="1.1")  # a map that is not shown
+    assert answer.status_code == 400
+
+
+def test_a_page_of_its_own_opens_with_maps_where_all_heads_are_shown(client: TestClient) -> None:
+    text = ask(client, "html", View("llama", VIEW.prompt, heads=HEADS, picture="overview")).text
+    about = json.loads(text.partition('id="about">')[2].partition("</script>")[0])
+    assert about["picture"] == "matrix"

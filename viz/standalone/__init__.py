@@ -26,6 +26,9 @@ SMALLEST = 1e-5
 """Smaller weights are written as 0: nobody reads them, and they would be half of a large file. Of
 norms: this part of the largest."""
 
+PICTURES = ("matrix", "lines", "text")
+"""The pictures that the file has."""
+
 _HERE = Path(__file__).resolve().parent
 _ASSETS = _HERE.parents[1] / "assets"
 _SCRIPTS = (
