@@ -21,6 +21,11 @@
       return known ? window.dash_clientside.no_update : [...chosen, added.head];
     },
 
+    // The lens follows one token, heads raise and lower all of them.
+    showTokenFields(show) {
+      return [show === "tokens", show !== "direct"];
+    },
+
     close() {
       return true;
     },

@@ -261,24 +261,34 @@
     }
   }
 
-  // A click selects the query's token, with Shift the key's, and asks why the head looks there. A
-  // cell that stands for several weights, a map of several heads, or one of an encoder-decoder, says
-  // what token it is of; where no prediction is read, it does not.
+  // A click selects the query's token, with Shift the key's, and asks why the head looks there; of a
+  // cell that stands for several weights, it asks about the largest. A map of several heads, or one of
+  // an encoder-decoder, says what token it is of; where no prediction is read, it does not.
   function openCell(card, { event, points }) {
     const { x, y, data } = points[0];
     const byKey = Boolean(event && event.shiftKey);
-    const [query, key, at] = [Math.round(Number(y)), Math.round(Number(x)), Date.now()];
-    const position = byKey ? key : query;
-    const side = card.figure.sides[byKey ? 1 : 0];
-    host.select(position, byKey ? "by" : "at", side);
-    if (side === "source") {
+    const direction = byKey ? "by" : "at";
+    const at = Date.now();
+    const explains = HEAD.test(card.head) && drawn.source === null;
+    if (explains && data.dx > 1) {
+      // The server knows which of the cell's weights is the largest, and selects that one's token.
+      const [query, key] = [y, x].map((centre) => Math.round(Number(centre) - (data.dx - 1) / 2));
+      const { head } = card;
+      const asked = { head, query, key, step: data.dx, direction, at };
+      window.dash_clientside.set_props("direction", { value: direction });
+      window.dash_clientside.set_props("explain-open", { data: asked });
       return;
     }
-    const explains = data.dx === 1 && HEAD.test(card.head) && drawn.source === null;
-    const asked = explains
-      ? ["explain-open", { head: card.head, query, key, at }]
-      : ["token-open", { position, at }];
-    window.dash_clientside.set_props(asked[0], { data: asked[1] });
+    const [query, key] = [Math.round(Number(y)), Math.round(Number(x))];
+    const position = byKey ? key : query;
+    const side = card.figure.sides[byKey ? 1 : 0];
+    host.select(position, direction, side);
+    if (side !== "source") {
+      const asked = explains
+        ? ["explain-open", { head: card.head, query, key, step: 1, at }]
+        : ["token-open", { position, at }];
+      window.dash_clientside.set_props(asked[0], { data: asked[1] });
+    }
   }
 
   // --- the selected token ---

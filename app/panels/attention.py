@@ -16,7 +16,7 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from app import ids, words
 from app.panels import overview
 from app.panels.attention_tools import EXPORTS, shown_for, toolbar
-from app.panels.pieces import browser, empty
+from app.panels.pieces import browser, empty, waiting
 from app.runs import Outcome, map_key
 from app.services import Services, build_intervention, drawable, most_positions
 from app.view import BETWEEN, View
@@ -50,6 +50,9 @@ AXES = {
     "rollout": "one map a layer, of the clean run: from where each row got what it holds",
 }
 """How to read the maps of each kind."""
+ROLLED_OUT_SINK = (
+    "; most of it comes from the first token: Display, First token, renormalise shows the rest"
+)
 
 
 def layout() -> html.Div:
@@ -69,6 +72,7 @@ def layout() -> html.Div:
 def _chosen_heads() -> list[Any]:
     return [
         html.Div(id=ids.ATTENTION_NOTE, className="note", role="status"),
+        waiting("Computing", ids.ATTENTION_WAITING),
         empty(
             "Choose heads to see what they attend to: search the list on the left, type "
             "5.3 or L2, or click cells of the map.",
@@ -276,14 +280,15 @@ def _reading(view: View, outcome: Outcome) -> str:
         # Maps say so in their titles.
         left_out = "" if view.sink == "show" else f"{SINK_NOTES[view.sink]}; "
         return left_out + READING.get(view.picture, "")
-    axes = AXES[outcome.kind]
+    is_rolled_out = outcome.kind == "rollout"
+    axes = AXES[outcome.kind] + (ROLLED_OUT_SINK if is_rolled_out and view.sink == "show" else "")
     longest = max(outcome.prompt, outcome.prompt.typed, key=len)
     if len(longest) > dots_across(longest, view.size):
         return (
-            f"{axes}; each dot is the largest of several weights: drag to see them all, "
-            "double-click to go back"
+            f"{axes}; each dot is the largest of several weights: click it to ask about that one, "
+            "drag to see them all, double-click to go back"
         )
-    if outcome.kind == "rollout":
+    if is_rolled_out:
         return axes
     explained = outcome.prompt.source is None
     asked = "to see why the head looks there" if explained else "for its query token"
@@ -324,6 +329,7 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.DARK, "data"),
         Input(ids.SHOWN, "data"),
         State(ids.DRAWN, "data"),
+        running=[(Output(ids.ATTENTION_WAITING, "hidden"), False, True)],
         prevent_initial_call=True,
     )
     def draw(

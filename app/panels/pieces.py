@@ -49,6 +49,12 @@ def empty(text: str, **attributes: Any) -> html.Div:
     return html.Div(html.P(text), className="empty", **attributes)
 
 
+def waiting(text: str, component_id: str) -> html.Div:
+    """Return a hidden sentence with a spinner, which shows only if it stands for a while."""
+    content = [dmc.Loader(size=14), html.Span(text)]
+    return html.Div(content, id=component_id, className="waiting-line", role="status", hidden=True)
+
+
 def field_label(text: str, target: str) -> html.Label:
     return html.Label(text, htmlFor=target, className="field-label")
 
