@@ -76,7 +76,7 @@ def _token_field(place: str, component_id: str, label: str, placeholder: str) ->
             dmc.TextInput(
                 id=component_id,
                 size="xs",
-                w=132,
+                w=94,
                 debounce=True,
                 placeholder=placeholder,
                 spellCheck=False,

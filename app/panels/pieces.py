@@ -51,8 +51,9 @@ def empty(text: str, **attributes: Any) -> html.Div:
 
 def waiting(text: str, component_id: str) -> html.Div:
     """Return a hidden sentence with a spinner, which shows only if it stands for a while."""
-    content = [dmc.Loader(size=14), html.Span(text)]
-    return html.Div(content, id=component_id, className="waiting-line", role="status", hidden=True)
+    line = html.Div([dmc.Loader(size=14), html.Span(text)], className="waiting-line", role="status")
+    # It takes no room, so that nothing moves when it comes and goes.
+    return html.Div(line, id=component_id, className="waiting-place", hidden=True)
 
 
 def field_label(text: str, target: str) -> html.Label:
