@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from ablation.attention_change import compare_attention
     from ablation.attribution import attribute_logits, logit_lens, tokens_by_head
     from ablation.circuit.corruption import propose_corruption
+    from ablation.circuit.discovery import discover_circuit
     from ablation.circuit.pair_files import parse_pairs, read_pairs
     from ablation.circuit.pairs import check_pair, check_pairs
+    from ablation.circuit.patching import patch_heads
     from ablation.circuit.tasks import TASKS, make_pairs
-    from ablation.circuit.types import PromptPair
+    from ablation.circuit.types import Circuit, PromptPair
     from ablation.corpus import load_corpus
     from ablation.dossier import Dossier, head_dossier
     from ablation.grid import sweep_positions
@@ -54,10 +56,12 @@ _HOMES = {
     "ablation.attention_change": ("compare_attention",),
     "ablation.attribution": ("attribute_logits", "logit_lens", "tokens_by_head"),
     "ablation.circuit.corruption": ("propose_corruption",),
+    "ablation.circuit.discovery": ("discover_circuit",),
+    "ablation.circuit.patching": ("patch_heads",),
     "ablation.circuit.pair_files": ("parse_pairs", "read_pairs"),
     "ablation.circuit.pairs": ("check_pair", "check_pairs"),
     "ablation.circuit.tasks": ("TASKS", "make_pairs"),
-    "ablation.circuit.types": ("PromptPair",),
+    "ablation.circuit.types": ("Circuit", "PromptPair"),
     "ablation.corpus": ("load_corpus",),
     "ablation.dossier": ("Dossier", "head_dossier"),
     "ablation.grid": ("sweep_positions",),
@@ -104,6 +108,7 @@ __all__ = [
     "STUDIES",
     "TASKS",
     "Ablation",
+    "Circuit",
     "Comparison",
     "Dossier",
     "Head",
@@ -127,6 +132,7 @@ __all__ = [
     "check_pairs",
     "compare",
     "compare_attention",
+    "discover_circuit",
     "explain_attention",
     "format_heads",
     "head_dossier",
@@ -136,6 +142,7 @@ __all__ = [
     "parse_heads",
     "parse_intervention",
     "parse_pairs",
+    "patch_heads",
     "propose_corruption",
     "read_pairs",
     "run_study",

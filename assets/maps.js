@@ -265,14 +265,16 @@
   // cell that stands for several weights, it asks about the largest. A map of several heads, or one of
   // an encoder-decoder, says what token it is of; where no prediction is read, it does not.
   function openCell(card, { event, points }) {
-    const { x, y, data } = points[0];
+    const { x, y, data, pointNumber } = points[0];
     const byKey = Boolean(event && event.shiftKey);
     const direction = byKey ? "by" : "at";
     const at = Date.now();
     const explains = HEAD.test(card.head) && drawn.source === null;
     if (explains && data.dx > 1) {
       // The server knows which of the cell's weights is the largest, and selects that one's token.
-      const [query, key] = [y, x].map((centre) => Math.round(Number(centre) - (data.dx - 1) / 2));
+      const [row, column] = pointNumber;
+      const first = (centre, place) => Math.round(centre - (data.dx - 1) / 2) + place * data.dx;
+      const [query, key] = [first(data.y0, row), first(data.x0, column)];
       const { head } = card;
       const asked = { head, query, key, step: data.dx, direction, at };
       window.dash_clientside.set_props("direction", { value: direction });

@@ -17,6 +17,7 @@ over five edges alone (`TRUE_EDGES`); positions are the same in both prompts.
 import atexit
 import random
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -112,9 +113,9 @@ def _wire(
 WORDS = tuple("abcdefghij")
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer whose tokens are the ten letters a to j, with a space in front of each."""
-    pieces = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="a"))
+def word_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose tokens are these words, set apart by spaces."""
+    pieces = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="a"))
     pieces.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="a")
 

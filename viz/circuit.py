@@ -190,7 +190,7 @@ def _port_letters(layout: Layout, dark: bool) -> list[str]:
 def _legend(circuit: Circuit, layout: Layout, dark: bool) -> str:
     colours, (raising, lowering) = palette(dark), sign_colours(dark)
     entries = [
-        ("raises the metric", raising, "", 3.0),
+        ("raises metric", raising, "", 3.0),
         ("lowers it", lowering, "", 3.0),
         ("into query", colours.text, "", 1.3),
         ("key", colours.text, DASHES["k"], 1.3),
@@ -203,16 +203,26 @@ def _legend(circuit: Circuit, layout: Layout, dark: bool) -> str:
             f'<path d="M{x:.0f},{y:.1f}h20" stroke="{colour}" stroke-width="{width}"{dashed}/>'
             + _text(words, x + 24, y, 9, colours.muted, "start")
         )
-        x += 24 + 4.8 * len(words) + 12
+        x += 24 + 4.6 * len(words) + 11
     if any(part.component.kind == "kv" for part in layout.parts):
-        drawn.append(
-            f'<rect x="{x:.0f}" y="{y - 2:.1f}" width="20" height="4" rx="2" '
-            f'fill="{colours.muted}"/>' + _text("shared k, v", x + 24, y, 9, colours.muted)
-        )
+        drawn.append(_sample("shared k, v", x, y, 4, colours.muted, colours.muted, colours))
+        x += 92
+    if circuit.roles:
+        drawn.append(_sample("has a role", x, y, 9, colours.surface, colours.accent, colours))
     if layout.largest:
         widest = f"widest {number(layout.largest)}"
         drawn.append(_text(widest, layout.width - MARGIN, y, 9, colours.muted, "end"))
     return "".join(drawn)
+
+
+def _sample(
+    words: str, x: float, y: float, height: float, fill: str, line: str, colours: Palette
+) -> str:
+    """Return an entry of the legend for parts that look so."""
+    return (
+        f'<rect x="{x:.0f}" y="{y - height / 2:.1f}" width="20" height="{height}" rx="2" '
+        f'fill="{fill}" stroke="{line}"/>' + _text(words, x + 24, y, 9, colours.muted)
+    )
 
 
 def _text(

@@ -22,6 +22,9 @@ MARGIN, LEGEND, ROW_NAMES = 10, 24, 34
 WIDEST_PITCH, TALLEST_PART, WIDEST_PART = 64, 22, 62  # px
 NAMED_BARS_FROM, NAMED_BAR = 40, 11
 """px from row to row from which on bars have room for their names, and their height then."""
+MLP_ROOM, MLP_PLACE = 1.7, 0.7
+"""In columns: the room of the MLPs, where their middle is in it. Edges from one MLP to another go
+by on both sides."""
 MOST_INDEXED_HEADS = 16
 """Up to so many heads a layer every index has its column; beyond, only those in use."""
 MOST_LINES = 600
@@ -175,7 +178,7 @@ class _Grid:
 
     @property
     def column(self) -> float:
-        return (self.width - 2 * MARGIN - ROW_NAMES) / (len(self.columns) + 1)
+        return (self.width - 2 * MARGIN - ROW_NAMES) / (len(self.columns) + MLP_ROOM)
 
     @property
     def part_width(self) -> float:
@@ -191,8 +194,9 @@ class _Grid:
 
     def x(self, index: int) -> float:
         """Return the middle of a head's column; of an index without one, that of the MLPs."""
-        place = self.columns.index(index) if index in self.columns else len(self.columns)
-        return MARGIN + ROW_NAMES + (place + 0.5) * self.column
+        mlp = len(self.columns) + MLP_PLACE
+        place = self.columns.index(index) + 0.5 if index in self.columns else mlp
+        return MARGIN + ROW_NAMES + place * self.column
 
     def y(self, part: Component) -> float:
         if part.kind == "embed":

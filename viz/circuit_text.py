@@ -41,10 +41,18 @@ def summary_sentences(circuit: Circuit, metric: str = "", method: str = "") -> l
     Args:
         metric, method: what they are called; by default their names.
     """
+    return [*headline(circuit), *proof_sentences(circuit, metric, method)]
+
+
+def headline(circuit: Circuit) -> list[str]:
+    """Tell how many edges are how faithful, whether that is enough, and whether all was done."""
+    return [*_cancelled(circuit), *_main(circuit)]
+
+
+def proof_sentences(circuit: Circuit, metric: str = "", method: str = "") -> list[str]:
+    """Tell what the numbers are, and what else speaks for the circuit and against it."""
     metric = metric or circuit.metric.replace("_", " ")
     return [
-        *_cancelled(circuit),
-        *_main(circuit),
         _values(circuit, metric),
         *_proof(circuit),
         *_areas(circuit),
@@ -89,8 +97,9 @@ def _proof(circuit: Circuit) -> list[str]:
             f"{number(circuit.completeness)}; 0 would mean that nothing is left without it."
         )
     if circuit.least_drop is not None:
-        edge, drop = circuit.least_drop
-        said.append(f"Minimality: the edge missed least is {edge}; {_missed(drop)}.")
+        least = circuit.least_drop
+        tried = f"of the {least.n_tried} weakest edges, taken away one by one, "
+        said.append(f"Minimality: {tried}{least.edge} is missed least; {_missed(least.drop)}.")
     if circuit.held_out is not None:
         said.append(
             "Held out: on pairs that it was not found on, its faithfulness is "

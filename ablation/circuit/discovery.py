@@ -248,7 +248,9 @@ def _tell(work: _Work) -> None:
     question, heads = work.question, work.circuit.heads
     if not heads:
         return
-    work.circuit = replace(work.circuit, roles=roles_of(question, heads, work.report))
+    work.circuit = replace(
+        work.circuit, roles=roles_of(question, heads, work.circuit.kept, work.report)
+    )
     effects = direct_effects(question)
     graph = question.graph
 

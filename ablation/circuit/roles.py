@@ -2,12 +2,14 @@
 
 - Previous token, duplicate token, induction: the mean weight where a head of that role must look,
   on random tokens said twice (`ablation.dossier`).
-- Copying (a name mover): on the clean prompts, at the position read, what the head adds to the
-  logits favours the very token that it looks at most; negative: it disfavours it. The score is how
-  many standard deviations that token's logit stands from the mean over the vocabulary (after Wang
-  et al., arXiv 2211.00593, sections 3.1 and 3.4, who count how often it is among the top five).
-- Inhibition: with the head's output taken from the corrupted prompt, copying heads look more at the
-  distractor, where the position read looks from (their section 3.2). The score is by how much.
+- Copying (a name mover), of heads that the circuit joins to the logits: on clean prompts, at the
+  position read, what the head adds to the logits favours the very token that it looks at most;
+  negative: it disfavours it. The score is how many standard deviations that token's logit stands
+  from the mean over the vocabulary (after Wang et al., arXiv 2211.00593, sections 3.1 and 3.4, who
+  count how often it is among the top five).
+- Inhibition: with the head's output taken from the corrupted prompt, copying heads whose query or
+  key it feeds look more at the distractor from the position read (their section 3.2). The score is
+  by how much.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +22,7 @@ from ablation.dossier import head_dossier
 from ablation.interventions import Resample
 from ablation.types import Ablation
 from models.errors import UserError
-from models.types import AttentionMaps, Head, TokenizedPrompt
+from models.types import AttentionMaps, Component, FloatArray, Head, TokenizedPrompt
 
 LEAST_WEIGHT = 0.25
 """Mean weight on repeated tokens from which a head has that role."""
@@ -50,17 +52,23 @@ Say = Callable[[str], None]
 
 
 def roles_of(
-    question: CircuitQuestion, heads: Sequence[Head], say: Say | None = None
+    question: CircuitQuestion, heads: Sequence[Head], kept: np.ndarray, say: Say | None = None
 ) -> tuple[HeadRole, ...]:
-    """Test each head, and return the roles whose tests it passed, by head."""
+    """Test each head, and return the roles whose tests it passed, by head.
+
+    Args:
+        kept: the circuit, bool [n_targets, n_sources].
+    """
     found = [*_on_stimuli(question, heads)]
     if say is not None:
         say("Roles on repeated tokens")
-    copying = _copying(question, heads)
+    graph = question.graph
+    direct = [h for h in heads if kept[-1, graph.first_source(h.layer) + h.head]]
+    copying = _copying(question, direct)
     if say is not None:
         say("Copying")
     movers = [role.head for role in copying if role.role == "copying"]
-    found += [*copying, *_inhibiting(question, heads, movers)]
+    found += [*copying, *_inhibiting(question, heads, movers, kept)]
     if say is not None:
         say("Inhibition")
     return tuple(sorted(found, key=lambda role: (role.head, role.role)))
@@ -124,39 +132,55 @@ def strongest_key(maps: AttentionMaps, index: int) -> int | None:
 
 
 def _inhibiting(
-    question: CircuitQuestion, heads: Sequence[Head], movers: Sequence[Head]
+    question: CircuitQuestion, heads: Sequence[Head], movers: Sequence[Head], kept: np.ndarray
 ) -> list[HeadRole]:
-    pairs = [
-        (batch, row)
-        for batch, row in _some_pairs(question)
-        if _places(batch.pairs[row].clean, batch.pairs[row].distractor_id)
-    ]
-    if not movers or not pairs:
-        return []
-    last = max(mover.layer for mover in movers)
-    found = []
-    for head in heads:
-        later = [mover for mover in movers if mover.layer > head.layer]
-        if head.layer >= last or not later:
+    fed = {head: _fed(question, head, movers, kept) for head in heads}
+    rises: dict[Head, list[float]] = {head: [] for head, fed_by in fed.items() if fed_by}
+    for batch, row in _some_pairs(question) if rises else ():
+        places = _places(batch.pairs[row].clean, batch.pairs[row].distractor_id)
+        if not places:
             continue
-        rise = float(np.mean([_rise(question, *pair, head, later) for pair in pairs]))
-        if rise >= LEAST_RISE:
-            test = "rise of copying heads' weight on the distractor when it is ablated"
-            found.append(HeadRole(head, "inhibition", test, rise))
+        before = _looks(question, batch, row, movers, places, None)
+        for head, values in rises.items():
+            after = _looks(question, batch, row, movers, places, head)
+            chosen = [movers.index(mover) for mover in fed[head]]
+            values.append(float((after - before)[chosen].max()))
+    test = "rise of copying heads' weight on the distractor when it is ablated"
+    return [
+        HeadRole(head, "inhibition", test, float(np.mean(values)))
+        for head, values in rises.items()
+        if values and np.mean(values) >= LEAST_RISE
+    ]
+
+
+def _fed(
+    question: CircuitQuestion, head: Head, movers: Sequence[Head], kept: np.ndarray
+) -> list[Head]:
+    """Return the copying heads whose query or key a head feeds in the circuit."""
+    graph = question.graph
+    source = graph.first_source(head.layer) + head.head
+    found = []
+    for mover in movers:
+        query, key, _ = graph.inputs_of(Component("head", mover.layer, mover.head))
+        if kept[[query, key], source].any():
+            found.append(mover)
     return found
 
 
-def _rise(
-    question: CircuitQuestion, batch: Batch, row: int, head: Head, movers: Sequence[Head]
-) -> float:
-    """Return by how much the movers look more at the distractor when a head is ablated."""
-    model, pair = question.model, batch.pairs[row]
-    places = _places(pair.clean, pair.distractor_id)
-    read = batch.clean.reads[row]
-    ablation = Ablation((head,), Resample(pair.corrupt.text))
-    before = model.attention(pair.clean, movers, queries=[read]).values
-    after = model.attention(pair.clean, movers, queries=[read], ablation=ablation).values
-    return float((after - before)[:, 0, places].sum(axis=1).max())
+def _looks(
+    question: CircuitQuestion,
+    batch: Batch,
+    row: int,
+    movers: Sequence[Head],
+    places: Sequence[int],
+    ablated: Head | None,
+) -> FloatArray:
+    """Return the weight of each mover on some keys at the position read, [n_movers]."""
+    pair, read = batch.pairs[row], batch.clean.reads[row]
+    ablation = None if ablated is None else Ablation((ablated,), Resample(pair.corrupt.text))
+    maps = question.model.attention(pair.clean, movers, queries=[read], ablation=ablation)
+    weights: FloatArray = maps.values[:, 0, list(places)].sum(axis=1)
+    return weights
 
 
 def _places(prompt: TokenizedPrompt, token: int | None) -> list[int]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from app import words
 from app.cli.question import open_model
 from app.cli.sweep import INTERRUPTED
 from app.cli.terminal import Terminal, cancelled_by_interrupt, check_writable, visible
@@ -50,9 +51,9 @@ def run(options: Namespace, terminal: Terminal) -> int:
         )
     _show(circuit, terminal, options.top_k)
     if options.graphml is not None:
-        from viz.circuit_graphml import graphml
+        from viz.circuit_graphml import circuit_graphml
 
-        Path(options.graphml).write_text(graphml(circuit), encoding="utf-8")
+        Path(options.graphml).write_text(circuit_graphml(circuit), encoding="utf-8")
     terminal.write_json({**_asked(model, circuit, options.bos), **circuit.to_json()})
     if circuit.stopped == "cancelled":
         terminal.warn("Stopped by Ctrl-C; what was measured until then is given.")
@@ -131,7 +132,8 @@ def _show(circuit: "Circuit", terminal: Terminal, top: int) -> None:
         terminal.print(f"clean      {visible(first.clean)}")
         terminal.print(f"corrupted  {visible(first.corrupt)}")
     asked = f"{visible(first.answer)} against {visible(first.distractor)}"
-    terminal.print(f"{circuit.model}: {len(circuit.pairs)} pairs, {asked}, {circuit.method}")
+    pairs = words.count(len(circuit.pairs), "pair")
+    terminal.print(f"{circuit.model}: {pairs}, {asked}, {circuit.method}")
     for sentence in summary_sentences(circuit):
         terminal.print(sentence)
     terminal.print(_curve_table(circuit))

@@ -13,6 +13,10 @@ from app.panels import (
     attention,
     attribution,
     by_position,
+    circuit,
+    circuit_question,
+    circuit_result,
+    circuit_run,
     comparison,
     explain,
     export_menu,
@@ -108,12 +112,14 @@ def _tabs() -> dmc.Tabs:
                     dmc.TabsTab("Attention", value="attention"),
                     dmc.TabsTab("Attribution", value="attribution"),
                     dmc.TabsTab("Ablation study", value="study"),
+                    dmc.TabsTab("Circuit", value="circuit"),
                     dmc.TabsTab("Heads", value="heads"),
                 ]
             ),
             dmc.TabsPanel(attention.layout(), value="attention"),
             dmc.TabsPanel(attribution.layout(), value="attribution"),
             dmc.TabsPanel(study.layout(), value="study"),
+            dmc.TabsPanel(circuit.layout(), value="circuit"),
             dmc.TabsPanel(heads_tab.layout(), value="heads"),
         ],
         id=ids.TABS,
@@ -133,11 +139,12 @@ def _stores() -> list[dcc.Store]:
         "byPosition": {"noHeads": by_position.NO_HEADS, "ready": by_position.READY},
         "targetMetrics": study.target_metrics(),
         "compareHelp": comparison.HELP,
+        "circuitHelp": circuit.help_texts(),
     }
     empty_stores = (
         ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
         ids.BOS_USED, ids.POSITION, ids.INTERVENTION, ids.WATCHED, ids.SWEEP, ids.SEARCH,
-        ids.BY_POSITION, ids.TOKEN_OPEN, ids.PROMPT_REQUEST, ids.SECOND,
+        ids.BY_POSITION, ids.CIRCUIT, ids.TOKEN_OPEN, ids.PROMPT_REQUEST, ids.SECOND,
         *ids.CHANGES_IN_TAB.values(),
     )  # fmt: skip
     return [
@@ -200,6 +207,7 @@ EXTRA_OUTPUTS = (
     (ids.SWEEP, "data"),
     (ids.SEARCH, "data"),
     (ids.BY_POSITION, "data"),
+    (ids.CIRCUIT, "data"),
 )
 """What opening a view fills in beside the controls."""
 
@@ -228,7 +236,8 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         view.intervention.name,
         intervention.parameter_fields(view.intervention),
         None if view.target is None else str(view.target),
-        None,  # studies of what was open before
+        None,  # studies and circuits of what was open before
+        None,
         None,
         None,
     ]
@@ -293,6 +302,9 @@ def register(app: Dash, services: Services) -> None:
         prediction,
         study_run,
         by_position,
+        circuit_question,
+        circuit_run,
+        circuit_result,
         heads_tab,
         token,
         explain,

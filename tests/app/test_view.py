@@ -156,7 +156,7 @@ def test_a_link_cannot_unpack_to_gigabytes() -> None:
         ("intervention", {"name": "zero"}),
         ("intervention", {"name": "scale", "values": {"factor": float("nan")}}),
         ("ablate", "yes"),
-        ("tab", "circuit"),
+        ("tab", "settings"),
         ("picture", "pie"),
         ("cells", ""),
         ("token", -1),

@@ -9,14 +9,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from edge_reference import patched_run
+from tiny import CAUSAL, reference_model, tiny_model
 from torch import Tensor
 
 from models.edge_graph import EdgeGraph
 from models.edge_patching import EdgePatching, Prompts, Reference
 from models.errors import UserError
 from models.language_model import LanguageModel
-from tests.edge_reference import patched_run
-from tests.tiny import CAUSAL, reference_model, tiny_model
 
 HOOKED = ("gptj", "gpt_neo", "bloom", "falcon", "falcon_alibi")
 DISPATCHING = [family for family in CAUSAL if family not in HOOKED]

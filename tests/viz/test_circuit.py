@@ -13,8 +13,8 @@ from models.edge_graph import EdgeGraph, LayerShape
 from models.types import Head
 from viz.circuit import DASHES, circuit_svg, sign_colours
 from viz.circuit_graphml import NAMESPACE, circuit_graphml
-from viz.circuit_layout import ROUGHLY_STRAIGHT, Layout, Part, lay_out
-from viz.circuit_text import edge_rows, part_lines, repair_rows, role_rows
+from viz.circuit_layout import MOST_LINES, ROUGHLY_STRAIGHT, Layout, Part, lay_out
+from viz.circuit_text import edge_rows, part_lines, repair_rows, role_rows, undrawn_sentence
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -152,11 +152,34 @@ def test_a_long_edge_within_a_column_goes_around_the_heads_between() -> None:
     assert all(abs(x - line.start[0]) > half for x, _ in line.bends)
 
 
+def test_edges_between_mlps_stay_in_the_picture() -> None:
+    of = graph(12, 12, 12)
+    mlps = [index for index, part in enumerate(of.sources) if part.kind == "mlp"]
+    kept = np.zeros_like(of.possible)
+    for index, target in enumerate(of.targets):
+        if target.component.kind in ("mlp", "logits"):
+            kept[index, mlps] = of.possible[index, mlps]
+    layout = lay_out(circuit_of(of, kept, np.ones(of.possible.shape)), 620, 560)
+    points = [p for line in layout.lines for p in (line.start, *line.bends, line.end)]
+    assert max(x for x, _ in points) <= layout.width
+
+
 def test_a_circuit_without_edges_is_an_empty_picture() -> None:
     of = graph()
     layout = lay_out(circuit_of(of, np.zeros_like(of.possible), np.zeros(of.possible.shape), 1.0))
     assert layout.parts == layout.lines == ()
     assert layout.largest == 0
+
+
+def test_of_a_large_circuit_the_strongest_edges_are_drawn_and_their_share_is_of_all() -> None:
+    circuit = by_chance(graph(12, 12, 12), 700)
+    layout = lay_out(circuit)
+    assert (len(layout.lines), layout.n_edges) == (MOST_LINES, 700)
+    left = np.sort(np.abs(circuit.scores[circuit.kept]))[: 700 - MOST_LINES]
+    assert min(abs(line.score) for line in layout.lines) >= left.max()
+    assert sum(line.share for line in layout.lines) < 1
+    assert undrawn_sentence(circuit)[0].startswith("The 600 edges of largest |score|")
+    assert undrawn_sentence(by_chance(graph(), 20)) == []
 
 
 # --- how edges are drawn ---

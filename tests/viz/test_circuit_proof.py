@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from circuit_samples import by_chance, circuit_of, graph, induction
 
-from ablation.circuit.types import CurvePoint
+from ablation.circuit.types import CurvePoint, LeastDrop
 from viz.circuit_curve import faithfulness_figure
 from viz.circuit_layout import lay_out
 from viz.circuit_text import edge_sentence, number, summary_sentences
@@ -97,20 +97,20 @@ def test_the_proof_is_told_where_it_was_measured() -> None:
         replace(
             induction(),
             completeness=-0.05,
-            least_drop=("L0H1 -> L1H2.k", 0.125),
+            least_drop=LeastDrop("L0H1 -> L1H2.k", 0.125, 16),
             held_out=0.71,
             cpr=0.8,
             cmd=0.2,
         )
     )
     assert "all edges but the circuit's have a faithfulness of −0.05;" in told
-    assert "missed least is L0H1 -> L1H2.k; without it faithfulness drops by 0.125." in told
+    assert "L0H1 -> L1H2.k is missed least; without it faithfulness drops by 0.125." in told
     assert "its faithfulness is 0.71." in told
     assert "CPR 0.8, CMD 0.2 (areas" in told
 
 
 def test_an_edge_that_is_not_missed_makes_the_circuit_not_minimal() -> None:
-    told = said(replace(induction(), least_drop=("embed -> L0H1.q", -0.01)))
+    told = said(replace(induction(), least_drop=LeastDrop("embed -> L0H1.q", -0.01, 16)))
     assert "does not drop (+0.01), so the circuit is not minimal" in told
 
 

@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from handwired import TRUE_EDGES, hand_wired, pairs
+from tiny import tiny_model
 
 from ablation.circuit.attribution import score_edges
 from ablation.circuit.discovery import discover_circuit
@@ -13,8 +15,6 @@ from ablation.circuit.question import pose
 from ablation.circuit.types import Circuit, PromptPair
 from ablation.types import Progress
 from models.errors import UserError
-from tests.handwired import TRUE_EDGES, hand_wired, pairs
-from tests.tiny import tiny_model
 
 
 def edges_of(circuit: Circuit) -> set[tuple[str, str]]:

@@ -1,0 +1,393 @@
+"""The circuit tab, what stands on it. See `circuit_question`, `circuit_run`, `circuit_result`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+from dash import dcc, html
+
+from ablation.circuit.methods import BASELINES, METHODS, METRICS
+from ablation.circuit.tasks import TASKS
+from app import ids
+from app.panels.pieces import empty, graph, segmented
+from app.panels.progress import progress_place
+from app.panels.study import GRID_THEME
+from viz.circuit_curve import HEIGHT as CURVE_HEIGHT
+
+SOURCES = (("prompt", "This prompt"), ("task", "Task set"), ("file", "File of pairs"))
+HELP = {
+    "prompt": "Finds the parts that carry this prediction and how they feed each other: the prompt "
+    "on the left against a corrupted one of as many tokens.",
+    "task": "Finds the circuit of a task, over many pairs of prompts that come with the program.",
+    "file": "Finds the circuit of your own pairs of prompts: a CSV or JSON file with clean, "
+    "corrupt, answer and distractor.",
+}
+EXPORTS = (
+    (ids.CIRCUIT_PNG, "PNG picture"),
+    (ids.CIRCUIT_SVG, "SVG picture"),
+    (ids.CIRCUIT_JSON, "JSON, all numbers"),
+    (ids.CIRCUIT_GRAPHML, "GraphML"),
+)
+
+
+def help_texts() -> dict[str, dict[str, str]]:
+    """Return what the browser says of the choices: of sources, tasks and methods."""
+    return {
+        "sources": dict(HELP),
+        "tasks": {
+            name: f"{task.question} Corrupted: {task.corruption}. {task.source}"
+            for name, task in TASKS.items()
+        },
+        "methods": {name: method.description for name, method in METHODS.items()},
+    }
+
+
+def layout() -> html.Div:
+    """Return the contents of the tab."""
+    return html.Div(
+        [
+            html.Div(
+                [
+                    segmented(ids.CIRCUIT_PAIRS, SOURCES, "prompt", "What the circuit is of"),
+                    html.Div(className="grow"),
+                    dmc.Button("Discover circuit", id=ids.CIRCUIT_RUN, size="xs"),
+                    dmc.Button(
+                        "Cancel", id=ids.CIRCUIT_CANCEL, size="xs", variant="default", disabled=True
+                    ),
+                ],
+                className="toolbar",
+            ),
+            html.P(id=ids.CIRCUIT_HELP, className="help"),
+            _of_prompt(),
+            _options(),
+            html.P(id=ids.CIRCUIT_PROBLEM, className="error", role="alert"),
+            html.P(id=ids.CIRCUIT_PLAN, className="help"),
+            progress_place(
+                ids.CIRCUIT_PROGRESS, ids.CIRCUIT_BAR, ids.CIRCUIT_STATUS, "Progress of discovery"
+            ),
+            html.P(id=ids.CIRCUIT_OUTDATED, className="note", role="status"),
+            empty(
+                "Discover the circuit to see which heads and MLPs carry the prediction, how they "
+                "feed each other, and the proof of it. Every edge drawn was measured.",
+                id=ids.CIRCUIT_EMPTY,
+            ),
+            _result(),
+            *(
+                dcc.Store(id=store)
+                for store in (
+                    ids.CIRCUIT_REQUEST, ids.CIRCUIT_FILE, ids.CIRCUIT_ROOM, ids.CIRCUIT_DRAWN,
+                    ids.CIRCUIT_CHOSEN, ids.CIRCUIT_OPENED, ids.CIRCUIT_ABOUT,
+                )
+            ),
+        ],
+        className="tab-body",
+    )  # fmt: skip
+
+
+def _of_prompt() -> html.Div:
+    """Return the corrupted prompt; the answer and the distractor stand among the options."""
+    return html.Div(
+        [
+            html.Div(
+                [
+                    dmc.TextInput(
+                        id=ids.CIRCUIT_CORRUPT,
+                        label="Corrupted prompt",
+                        size="xs",
+                        debounce=True,
+                        spellCheck=False,
+                        placeholder="as many tokens as the prompt, a word or two changed",
+                        className="grow",
+                    ),
+                    dmc.Button("Propose", id=ids.CIRCUIT_PROPOSE, size="xs", variant="default"),
+                ],
+                className="pair lower",
+            ),
+            html.P(id=ids.CIRCUIT_PROPOSED, className="help"),
+            html.Div(id=ids.CIRCUIT_TOKENS, className="circuit-tokens", **{"aria-live": "polite"}),
+        ],
+        id=ids.CIRCUIT_PROMPT_PLACE,
+    )
+
+
+def _token(component_id: str, label: str) -> dmc.Autocomplete:
+    return dmc.Autocomplete(
+        id=component_id,
+        label=label,
+        value="",
+        data=[],
+        debounce=True,
+        size="xs",
+        w=118,
+        placeholder="with its space",
+        className="token-field",
+        inputProps={"spellCheck": False},
+        filter={"function": "allTokens"},
+    )
+
+
+def _of_set() -> html.Div:
+    return html.Div(
+        [
+            html.Div(
+                dmc.Select(
+                    id=ids.CIRCUIT_TASK,
+                    label="Task",
+                    data=[{"value": name, "label": task.label} for name, task in TASKS.items()],
+                    value=next(iter(TASKS)),
+                    allowDeselect=False,
+                    size="xs",
+                    w=200,
+                ),
+                id=ids.CIRCUIT_TASK_PLACE,
+            ),
+            html.Div(
+                [
+                    dcc.Upload(
+                        dmc.Button("Choose a file", size="xs", variant="default"),
+                        id=ids.CIRCUIT_UPLOAD,
+                        accept=".csv,.json,.jsonl",
+                        max_size=4 * 2**20,
+                    ),
+                    html.Span(id=ids.CIRCUIT_FILE_NOTE, className="muted"),
+                ],
+                id=ids.CIRCUIT_FILE_PLACE,
+                className="row upload",
+            ),
+            _whole(ids.CIRCUIT_N_PAIRS, "Pairs", 20, 1, 1000),
+            _whole(ids.CIRCUIT_HELD_OUT, "Held out beside", 5, 0, 1000),
+        ],
+        id=ids.CIRCUIT_SET_PLACE,
+        className="pair lower",
+        hidden=True,
+    )
+
+
+def _options() -> html.Div:
+    return html.Div(
+        [
+            html.Div(
+                [
+                    _token(ids.CIRCUIT_ANSWER, "Answer"),
+                    _token(ids.CIRCUIT_DISTRACTOR, "Distractor"),
+                ],
+                id=ids.CIRCUIT_TOKENS_PLACE,
+                className="pair",
+            ),
+            _of_set(),
+            _choice(ids.CIRCUIT_METHOD, "Method", METHODS, 158),
+            dmc.NumberInput(
+                id=ids.CIRCUIT_ASKED,
+                label="Faithfulness ≥",
+                value=0.85,
+                min=0.01,
+                max=1,
+                step=0.05,
+                decimalScale=3,
+                clampBehavior="strict",
+                debounce=True,
+                size="xs",
+                w=84,
+            ),
+            _more(),
+        ],
+        className="options lower",
+    )
+
+
+def _more() -> dmc.Popover:
+    """Return what is changed now and then about how circuits are found."""
+    opener = dmc.Button("More", size="xs", variant="default", rightSection="▾")
+    return dmc.Popover(
+        [
+            dmc.PopoverTarget(opener),
+            dmc.PopoverDropdown(
+                [
+                    _choice(ids.CIRCUIT_METRIC, "Metric", METRICS, 190),
+                    _choice(ids.CIRCUIT_BASELINE, "Edges outside of it carry", BASELINES, 190),
+                    _whole(ids.CIRCUIT_STEPS, "Steps of integrated gradients", 5, 1, 100),
+                ],
+                className="display-tools",
+                **{"aria-label": "More about how circuits are found"},
+            ),
+        ],
+        keepMounted=True,
+        position="bottom-end",
+        shadow="md",
+    )
+
+
+def _choice(component_id: str, label: str, table: Mapping[str, Any], width: int) -> dmc.Select:
+    return dmc.Select(
+        id=component_id,
+        label=label,
+        data=[{"value": name, "label": entry.label} for name, entry in table.items()],
+        value=next(iter(table)),
+        allowDeselect=False,
+        size="xs",
+        w=width,
+        comboboxProps={"withinPortal": False},
+    )
+
+
+def _whole(component_id: str, label: str, value: int, low: int, high: int) -> dmc.NumberInput:
+    return dmc.NumberInput(
+        id=component_id,
+        label=label,
+        value=value,
+        min=low,
+        max=high,
+        allowDecimal=False,
+        clampBehavior="strict",
+        debounce=True,
+        size="xs",
+        w=96,
+    )
+
+
+def _result() -> html.Div:
+    return html.Div(
+        [
+            html.Div(
+                [
+                    html.Div(id=ids.CIRCUIT_HEADLINE, className="headline"),
+                    _picture_tools(),
+                    html.Div(id=ids.CIRCUIT_PICTURE, className="circuit-picture"),
+                    html.Div(id=ids.CIRCUIT_EDGE, className="help", role="status"),
+                ],
+                className="card",
+            ),
+            html.Div(
+                [
+                    graph(
+                        ids.CIRCUIT_CURVE,
+                        "Faithfulness against number of edges: method, random edges, circuit",
+                        CURVE_HEIGHT,
+                    ),
+                    html.Div(id=ids.CIRCUIT_SENTENCES, className="sentences"),
+                ],
+                className="card",
+            ),
+            _table("Edges", ids.CIRCUIT_EDGES, _edge_columns(), "params.data.edge", 300),
+            _table(
+                "Roles", ids.CIRCUIT_ROLES, _role_columns(), "params.data.id",
+                place=ids.CIRCUIT_ROLES_PLACE,
+            ),
+            _table(
+                "Self-repair", ids.CIRCUIT_REPAIRS, _repair_columns(), "params.data.id",
+                place=ids.CIRCUIT_REPAIRS_PLACE,
+            ),
+        ],
+        id=ids.CIRCUIT_BODY,
+        className="circuit-body",
+        hidden=True,
+    )  # fmt: skip
+
+
+def _picture_tools() -> html.Div:
+    return html.Div(
+        [
+            html.Span("|score| ≥", className="field-label"),
+            dmc.Slider(
+                id=ids.CIRCUIT_THRESHOLD,
+                min=0,
+                max=1,
+                step=0.01,
+                value=0,
+                size="sm",
+                w=110,
+                label=None,
+                thumbLabel="Edges whose |score| is below this part of the largest are not drawn",
+            ),
+            html.Span(id=ids.CIRCUIT_SHOWN, className="reading"),
+            html.Span(
+                "Click a head for its attention, an edge to read it. Ctrl + wheel zooms.",
+                className="muted grow",
+            ),
+            _export_menu(),
+        ],
+        className="toolbar circuit-tools",
+    )
+
+
+def _export_menu() -> dmc.Menu:
+    return dmc.Menu(
+        [
+            dmc.MenuTarget(dmc.Button("Export", size="compact-xs", variant="default")),
+            dmc.MenuDropdown(
+                [dmc.MenuItem(label, id=item, fz="xs", py=4, n_clicks=0) for item, label in EXPORTS]
+            ),
+        ],
+        position="bottom-end",
+        shadow="md",
+    )
+
+
+def _table(
+    title: str,
+    component_id: str,
+    columns: Sequence[dict[str, Any]],
+    row_id: str,
+    height: int | None = None,
+    place: str = "",
+) -> html.Div:
+    grid = dag.AgGrid(
+        id=component_id,
+        columnDefs=list(columns),
+        rowData=[],
+        getRowId=row_id,
+        defaultColDef={"sortable": True, "resizable": True, "suppressMovable": True},
+        dashGridOptions={
+            "theme": {"function": GRID_THEME},
+            "rowHeight": 27,
+            "headerHeight": 29,
+            "animateRows": False,
+            "domLayout": "normal" if height else "autoHeight",
+            "suppressNoRowsOverlay": True,
+        },
+        className="grid",
+        style={"height": height, "width": "100%"},
+    )
+    named = {"id": place} if place else {}
+    return html.Div([html.H3(title, className="small-title"), grid], **named)
+
+
+def _edge_columns() -> list[dict[str, Any]]:
+    return [
+        {"field": "rank", "headerName": "#", "width": 62},
+        {"field": "from", "headerName": "From", "flex": 1},
+        {"field": "to", "headerName": "To", "flex": 1},
+        {"field": "input", "headerName": "Input", "width": 90},
+        _figures("score", "Score", "+.3~g"),
+        _figures("share", "% of all |scores|", ".2~g"),
+    ]
+
+
+def _role_columns() -> list[dict[str, Any]]:
+    return [
+        {"field": "head", "headerName": "Head", "width": 92},
+        {"field": "role", "headerName": "Role", "flex": 1},
+        _figures("score", "Score", ".3~g"),
+        {"field": "test", "headerName": "Test", "flex": 3},
+    ]
+
+
+def _repair_columns() -> list[dict[str, Any]]:
+    return [
+        {"field": "ablated", "headerName": "Ablated", "flex": 1},
+        {"field": "head", "headerName": "Head that changed", "flex": 1},
+        _figures("change", "Change of its direct effect", "+.3~g"),
+    ]
+
+
+def _figures(name: str, header: str, spec: str) -> dict[str, Any]:
+    return {
+        "field": name,
+        "headerName": header,
+        "type": "rightAligned",
+        "flex": 1,
+        "valueFormatter": {
+            "function": f"params.value == null ? '' : d3.format('{spec}')(params.value)"
+        },
+    }

@@ -1,0 +1,352 @@
+// The circuit tab: its picture is shown, searched with the pointer, thinned out and saved here.
+//
+// The picture is SVG (viz/circuit.py). Its parts and edges tell by `data-` attributes how strong
+// they are, what a hover says, and what a click chooses.
+
+(function () {
+  "use strict";
+
+  const SETTLE_MS = 80;
+  const RESIZE_MS = 400;
+  const QUOTED = 120;
+  const ABOVE = 160; // px of the window that the page's header and the tab's own tools take
+  const LOWEST = 460; // px
+  const NEAREST = 0.12; // of the whole picture, when zoomed in
+
+  let threshold = 0;
+  let seen = null; // the part of the picture that is seen: [x, y, width, height]
+  let dragged = null;
+
+  const skip = () => window.dash_clientside.no_update;
+
+  function place() {
+    return document.getElementById("circuit-picture");
+  }
+
+  function picture() {
+    const element = place();
+    return element && element.querySelector("svg");
+  }
+
+  function triggered() {
+    return window.dash_clientside.callback_context.triggered_id;
+  }
+
+  function room() {
+    const main = document.querySelector(".middle");
+    const style = window.getComputedStyle(main);
+    const taken = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
+    return {
+      width: Math.round(main.clientWidth - taken - 60),
+      height: Math.max(LOWEST, window.innerHeight - ABOVE),
+      at: Date.now(),
+    };
+  }
+
+  // --- which edges are drawn ---
+
+  function thinOut() {
+    const svg = picture();
+    if (!svg) {
+      return "";
+    }
+    const strong = (element) => Number(element.dataset.strength) >= threshold;
+    const edges = [...svg.querySelectorAll(".circuit-edge")];
+    const names = new Set();
+    for (const edge of edges) {
+      edge.style.display = strong(edge) ? "" : "none";
+    }
+    for (const part of svg.querySelectorAll(".circuit-part")) {
+      part.style.display = strong(part) ? "" : "none";
+      if (strong(part)) {
+        names.add(part.dataset.name);
+      }
+    }
+    for (const port of svg.querySelectorAll(".circuit-port")) {
+      port.style.display = names.has(port.dataset.name) && Number(port.dataset.strength) >= threshold ? "" : "none";
+    }
+    return edges.length ? edges.filter(strong).length + " of " + edges.length + " edges" : "";
+  }
+
+  // --- zoom ---
+
+  function look(svg, box) {
+    seen = box;
+    svg.setAttribute("viewBox", box.join(" "));
+  }
+
+  function whole(svg) {
+    return [0, 0, svg.width.baseVal.value, svg.height.baseVal.value];
+  }
+
+  function within(svg, [x, y, w, h]) {
+    const [, , width, height] = whole(svg);
+    const clamp = (value, most) => Math.min(Math.max(0, value), most);
+    return [clamp(x, width - w), clamp(y, height - h), w, h];
+  }
+
+  function zoom(svg, event) {
+    const [, , width, height] = whole(svg);
+    const box = svg.getBoundingClientRect();
+    const [px, py] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    const scale = Math.min(1, Math.max(NEAREST, (seen[2] / width) * Math.exp(event.deltaY / 400)));
+    const [w, h] = [width * scale, height * scale];
+    look(svg, within(svg, [seen[0] + px * (seen[2] - w), seen[1] + py * (seen[3] - h), w, h]));
+  }
+
+  function drag(svg, event) {
+    const box = svg.getBoundingClientRect();
+    const { x, y, from } = dragged;
+    const moved = [((x - event.clientX) / box.width) * from[2], ((y - event.clientY) / box.height) * from[3]];
+    dragged.far = dragged.far || Math.hypot(event.clientX - x, event.clientY - y) > 4;
+    look(svg, within(svg, [from[0] + moved[0], from[1] + moved[1], from[2], from[3]]));
+  }
+
+  // --- what the pointer is on ---
+
+  function tip() {
+    let element = document.getElementById("circuit-tip");
+    if (!element) {
+      element = document.createElement("div");
+      element.id = "circuit-tip";
+      document.body.append(element);
+    }
+    return element;
+  }
+
+  function tell(lines, x, y) {
+    const element = tip();
+    const [first, ...rest] = lines.split("\n");
+    const title = document.createElement("b");
+    title.textContent = first;
+    const more = rest.map((line) => {
+      const row = document.createElement("div");
+      row.textContent = line;
+      return row;
+    });
+    element.replaceChildren(title, ...more);
+    element.hidden = false;
+    const { width, height } = element.getBoundingClientRect();
+    element.style.left = Math.min(x + 14, window.innerWidth - width - 8) + "px";
+    element.style.top = (y + 18 + height > window.innerHeight ? y - height - 10 : y + 18) + "px";
+  }
+
+  function near(svg, element) {
+    const { name, source, target, edge } = element.dataset;
+    const names = new Set(edge ? [source, target] : [name]);
+    for (const other of svg.querySelectorAll(".circuit-edge")) {
+      const data = other.dataset;
+      const touches = edge ? other === element : data.source === name || data.target === name;
+      other.classList.toggle("near", touches);
+      if (touches) {
+        names.add(data.source).add(data.target);
+      }
+    }
+    for (const part of svg.querySelectorAll(".circuit-part")) {
+      part.classList.toggle("near", names.has(part.dataset.name));
+    }
+    svg.classList.add("pointing");
+  }
+
+  function leave(svg) {
+    svg.classList.remove("pointing");
+    tip().hidden = true;
+  }
+
+  const spot = (event) => event.target.closest(".circuit-edge, .circuit-part");
+
+  function choose(element) {
+    const { heads, edge } = element.dataset;
+    const set = window.dash_clientside.set_props;
+    if (heads) {
+      leave(picture());
+      set("circuit-chosen", { data: { heads: heads.split(" "), at: Date.now() } });
+    } else if (edge) {
+      set("circuit-opened", { data: { edge, at: Date.now() } });
+    }
+  }
+
+  function watch(svg) {
+    svg.addEventListener("pointermove", (event) => {
+      const element = spot(event);
+      if (dragged && event.buttons) {
+        drag(svg, event);
+      } else if (element) {
+        near(svg, element);
+        tell(element.dataset.told, event.clientX, event.clientY);
+      } else {
+        leave(svg);
+      }
+    });
+    svg.addEventListener("pointerleave", () => leave(svg));
+    svg.addEventListener("pointerdown", (event) => {
+      dragged = { x: event.clientX, y: event.clientY, from: seen, far: false };
+    });
+    svg.addEventListener("click", (event) => {
+      const element = spot(event);
+      if (element && !(dragged && dragged.far)) {
+        choose(element);
+      }
+      dragged = null;
+    });
+    svg.addEventListener("dblclick", () => look(svg, whole(svg)));
+    // A plain wheel scrolls the page.
+    svg.addEventListener("wheel", (event) => {
+      if (event.ctrlKey || event.metaKey) {
+        event.preventDefault();
+        zoom(svg, event);
+      }
+    }, { passive: false });
+    svg.addEventListener("focusin", (event) => {
+      const element = spot(event);
+      if (element) {
+        const box = element.getBoundingClientRect();
+        near(svg, element);
+        tell(element.dataset.told, box.left, box.bottom);
+      }
+    });
+    svg.addEventListener("focusout", () => leave(svg));
+    svg.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") {
+        event.preventDefault();
+        choose(spot(event));
+      }
+    });
+  }
+
+  function put(svgText) {
+    const parsed = new DOMParser().parseFromString(svgText, "image/svg+xml");
+    const svg = document.importNode(parsed.documentElement, true);
+    place().replaceChildren(svg);
+    look(svg, whole(svg));
+    watch(svg);
+  }
+
+  // Another size of the window is another room for the picture, which is then laid out anew.
+  let resizing = null;
+  window.addEventListener("resize", () => {
+    window.clearTimeout(resizing);
+    resizing = window.setTimeout(() => {
+      if (picture()) {
+        window.dash_clientside.set_props("circuit-room", { data: room() });
+      }
+    }, RESIZE_MS);
+  });
+
+  // --- files ---
+
+  // The picture as it is seen but for the zoom: without what the pointer needs.
+  function bare() {
+    const svg = picture();
+    if (!svg) {
+      return null;
+    }
+    const copy = svg.cloneNode(true);
+    copy.setAttribute("viewBox", whole(svg).join(" "));
+    copy.removeAttribute("class");
+    for (const element of copy.querySelectorAll(".hit, [style*='display: none']")) {
+      element.remove();
+    }
+    for (const element of copy.querySelectorAll("[data-told]")) {
+      ["data-told", "data-heads", "role", "tabindex"].forEach((name) => element.removeAttribute(name));
+    }
+    return new XMLSerializer().serializeToString(copy);
+  }
+
+  async function fetchFile(kind, key) {
+    const answer = await window.fetch("/export/circuit/" + kind, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ key }),
+    });
+    if (!answer.ok) {
+      throw new Error(answer.status === 400 ? await answer.text() : "The server could not make the file.");
+    }
+    window.attention.exports.save(await answer.blob(), "circuit." + kind);
+  }
+
+  async function save(kind, kept) {
+    try {
+      if (kind === "png" || kind === "svg") {
+        await window.attention.exports.saveSvg(bare(), kind, "circuit");
+      } else {
+        await fetchFile(kind, kept.key);
+      }
+    } catch (error) {
+      const notice = { action: "show", id: "circuit-" + Date.now(), message: error.message, color: "red" };
+      window.dash_clientside.set_props("notices", { sendNotifications: [notice] });
+    }
+  }
+
+  const circuit = {
+    showSource(source, task, limits) {
+      const { sources, tasks } = limits.circuitHelp;
+      const ofTask = source === "task";
+      const help = sources[source] + (ofTask ? " " + tasks[task] : "");
+      const display = ofTask ? "block" : "none";
+      const isSet = source !== "prompt";
+      return [help, isSet, isSet, !isSet, !ofTask, source !== "file", display, ""];
+    },
+
+    // A field that is left by clicking the button reports its value only after the click.
+    request(clicks) {
+      const settled = (resolve) => window.setTimeout(() => resolve([{ at: Date.now() }, skip()]), SETTLE_MS);
+      return clicks ? new Promise(settled) : [skip(), skip()];
+    },
+
+    measure() {
+      return room();
+    },
+
+    // Put a new picture in its place, or only hide other edges of the one that stands.
+    show(drawn, value) {
+      threshold = value || 0;
+      if (triggered() !== "circuit-threshold") {
+        if (drawn) {
+          put(drawn.svg);
+        } else {
+          place().replaceChildren();
+        }
+      }
+      return thinOut();
+    },
+
+    choose(chosen, heads) {
+      if (!chosen) {
+        return [skip(), skip()];
+      }
+      const added = chosen.heads.filter((head) => !heads.includes(head));
+      return [added.length ? [...heads, ...added] : skip(), "attention"];
+    },
+
+    openRow(cell) {
+      return cell && cell.rowId ? { edge: cell.rowId, at: Date.now() } : skip();
+    },
+
+    exported(...values) {
+      const pressed = window.dash_clientside.callback_context.triggered[0];
+      const kept = values[values.length - 1];
+      if (pressed && pressed.value && kept) {
+        save(triggered().replace("circuit-", ""), kept);
+      }
+    },
+
+    sayOutdated(kept, prompt) {
+      if (!kept || kept.prompt === null || kept.prompt === prompt) {
+        return "";
+      }
+      const long = kept.prompt.length > QUOTED;
+      const quoted = long ? kept.prompt.slice(0, QUOTED) + "…" : kept.prompt;
+      return "This circuit is of an earlier prompt: “" + quoted + "”";
+    },
+  };
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, { circuit });
+
+  window.dashMantineFunctions = Object.assign({}, window.dashMantineFunctions, {
+    // The likely tokens stay on offer, whatever is typed.
+    allTokens({ options }) {
+      return options;
+    },
+  });
+})();

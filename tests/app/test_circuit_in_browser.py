@@ -1,0 +1,173 @@
+"""The circuit tab in Chromium: discover, draw, thin out, point, click, save."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from page_fixtures import make_page, serving
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from app import permalink
+from app.view import View
+from models.builtin import CACHE_VARIABLE
+from models.types import Head
+
+TIMEOUT = 60_000  # ms
+PROMPT = "When Mary and John went to the store, John gave a drink to"
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        # The roles of heads are kept on disk.
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        with serving(make_page()) as url:
+            yield url
+
+
+@pytest.fixture
+def tab(browser: Browser, address: str) -> Iterator[Page]:
+    """The circuit tab of a page whose console stays empty."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(TIMEOUT)
+    said: list[str] = []
+    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    view = View("llama", prompt=PROMPT, heads=(Head(2, 2),), tab="circuit")
+    page.goto(address + "#" + str(permalink.encode(view)))
+    expect(page.locator("#circuit-tokens .differs")).to_have_count(1, timeout=TIMEOUT)
+    yield page
+    page.close()
+    assert said == []
+
+
+def discover(page: Page) -> None:
+    page.fill("#circuit-answer", " Mary")
+    page.keyboard.press("Tab")
+    page.fill("#circuit-distractor", " John")
+    page.keyboard.press("Tab")
+    page.click("#circuit-run")
+    expect(page.locator("#circuit-headline")).to_contain_text("asked", timeout=TIMEOUT)
+    expect(page.locator("#circuit-run")).to_be_enabled(timeout=TIMEOUT)
+    expect(page.locator("#circuit-picture svg")).to_be_visible()
+
+
+def n_visible(page: Page, what: str) -> int:
+    shown = "elements => elements.filter(element => element.style.display !== 'none').length"
+    return int(page.locator(what).evaluate_all(shown))
+
+
+def test_a_circuit_is_discovered_drawn_and_used(tab: Page) -> None:
+    expect(tab.locator("#circuit-plan")).to_contain_text("Plan: 1 pair")
+    expect(tab.locator("#circuit-proposed")).to_contain_text("proposal 1 of")
+    discover(tab)
+    assert tab.input_value("#circuit-answer") == " Mary"
+    n_edges = n_visible(tab, ".circuit-edge")
+    assert n_edges > 0
+    expect(tab.locator("#circuit-shown")).to_have_text(f"{n_edges} of {n_edges} edges")
+    # The proof stands beside it: the curve is a line, and the table lists the edges.
+    expect(tab.locator("#circuit-curve .js-line").first).to_be_visible()
+    expect(tab.locator("#circuit-sentences")).to_contain_text("with the circuit alone")
+    expect(tab.locator("#circuit-edges .ag-center-cols-container .ag-row")).to_have_count(n_edges)
+
+    # A hover tells numbers and brings out what it touches.
+    head = tab.locator(".circuit-part.head").first
+    name = head.get_attribute("data-name")
+    head.hover()
+    expect(tab.locator("#circuit-tip")).to_contain_text(str(name))
+    assert tab.locator("svg.pointing .circuit-edge.near").count() > 0
+    tab.mouse.move(1, 1)
+    expect(tab.locator("#circuit-tip")).to_be_hidden()
+    assert tab.locator("svg.pointing").count() == 0
+
+    # A row of the table opens the edge.
+    tab.locator("#circuit-edges .ag-row").first.locator(".ag-cell").nth(1).click()
+    expect(tab.locator("#circuit-edge")).to_contain_text("number 1 of")
+
+    # A click on a head adds it and shows its attention.
+    head.click()
+    expect(tab.locator("#attention-pictures")).to_be_visible()
+    expect(tab.locator("#heads-count")).to_have_text("2 of 12")
+
+
+def test_the_threshold_hides_weak_edges_without_the_server(tab: Page) -> None:
+    discover(tab)
+    strengths = tab.locator(".circuit-edge").evaluate_all(
+        "elements => elements.map(element => Number(element.dataset.strength))"
+    )
+    tab.locator("#circuit-threshold [role=slider]").focus()
+    tab.keyboard.press("End")
+    strongest = sum(strength >= 1 for strength in strengths)
+    assert 0 < strongest < len(strengths)
+    expect(tab.locator("#circuit-shown")).to_have_text(f"{strongest} of {len(strengths)} edges")
+    assert n_visible(tab, ".circuit-edge") == strongest
+    tab.keyboard.press("Home")
+    expect(tab.locator("#circuit-shown")).to_contain_text(f"{len(strengths)} of {len(strengths)}")
+
+
+def test_files_are_saved_as_the_picture_stands(tab: Page, tmp_path: Path) -> None:
+    discover(tab)
+    n_edges = n_visible(tab, ".circuit-edge")
+    for kind in ("svg", "png", "json", "graphml"):
+        tab.locator(".circuit-tools button", has_text="Export").click()
+        with tab.expect_download() as saving:
+            tab.click(f"#circuit-{kind}")
+        path = tmp_path / saving.value.suggested_filename
+        saving.value.save_as(path)
+        assert path.name == f"circuit.{kind}"
+    svg = ElementTree.parse(tmp_path / "circuit.svg").getroot()
+    edges = [element for element in svg.iter() if element.get("class") == "circuit-edge"]
+    assert len(edges) == n_edges
+    assert "data-told" not in (tmp_path / "circuit.svg").read_text()
+    with Image.open(tmp_path / "circuit.png") as picture:
+        assert picture.size == (2 * float(svg.get("width", 0)), 2 * float(svg.get("height", 0)))
+    assert len(json.loads((tmp_path / "circuit.json").read_text())["edges"]) == n_edges
+    assert "<graphml" in (tmp_path / "circuit.graphml").read_text()
+
+
+def test_wrong_questions_are_answered_beside_the_form(tab: Page) -> None:
+    tab.fill("#circuit-corrupt", "Shorter")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#circuit-problem")).to_contain_text("has 18 tokens and the corrupted one")
+    tab.click("#circuit-pairs label:has-text('File of pairs')")
+    expect(tab.locator("#circuit-corrupt")).to_be_hidden()
+    expect(tab.locator("#circuit-problem")).to_have_text("")
+    tab.click("#circuit-run")
+    expect(tab.locator("#circuit-problem")).to_contain_text("No file of pairs is chosen")
+    expect(tab.locator("#circuit-run")).to_be_enabled()
+
+
+def test_the_picture_zooms_moves_and_goes_back(tab: Page) -> None:
+    discover(tab)
+    svg = tab.locator("#circuit-picture svg")
+    whole = svg.get_attribute("viewBox")
+    svg.hover()
+    tab.keyboard.down("Control")
+    tab.mouse.wheel(0, -400)
+    tab.keyboard.up("Control")
+    expect(svg).not_to_have_attribute("viewBox", str(whole))
+    svg.dblclick(position={"x": 3, "y": 3})
+    expect(svg).to_have_attribute("viewBox", str(whole))
+
+
+def test_a_dark_page_has_a_dark_picture(tab: Page) -> None:
+    discover(tab)
+    background = tab.locator("#circuit-picture svg > rect").first
+    light = background.get_attribute("fill")
+    tab.click("#dark-toggle")
+    expect(background).not_to_have_attribute("fill", str(light))
+    tab.click("#dark-toggle")
+    expect(background).to_have_attribute("fill", str(light))
+
+
+def test_another_size_of_the_window_lays_the_picture_out_anew(tab: Page) -> None:
+    discover(tab)
+    svg = tab.locator("#circuit-picture svg")
+    narrow = float(str(svg.get_attribute("width")))
+    tab.set_viewport_size({"width": 1600, "height": 900})
+    expect(svg).to_have_attribute("width", f"{narrow + 320:g}")
