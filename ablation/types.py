@@ -205,6 +205,11 @@ class HeadValues:
         """Return the heads, largest absolute value first, ties by lowest (layer, head)."""
         return ranked_heads(self.values)
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a head that has a value, in the order of `ranked`."""
+        rows = [(h.layer, h.head, value) for h, value in self.ranked()]
+        return pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
+
     def to_json(self) -> dict[str, Any]:
         scores = without_nan(self.values)
         return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}

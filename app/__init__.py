@@ -30,7 +30,7 @@ def create_app(registry: "Registry", default_model: str = "builtin") -> "Dash":
     # Imported here so that `import app` is cheap.
     import dash
 
-    from app import circuit_exports, exports, notices
+    from app import circuit_exports, exports, notices, tables
     from app.panels import page
     from app.services import Services
 
@@ -54,6 +54,7 @@ def create_app(registry: "Registry", default_model: str = "builtin") -> "Dash":
     page.register(app, services)
     app.server.state.services = services
     exports.register(app, services)
+    tables.register(app, services)
     circuit_exports.register(app, services)
     _listen_for_leaving(app, services)
     return app

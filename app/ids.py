@@ -84,6 +84,7 @@ ACTED_TEXT = "acted-text"
 
 # Attention
 ATTENTION_NOTE = "attention-note"
+ATTENTION_WAITING = "attention-waiting"
 ATTENTION_PICTURES = "attention-pictures"
 ATTENTION_GRID = "attention-grid"
 PICTURE = "picture"
@@ -116,6 +117,9 @@ ATTRIBUTION_SHOW = "attribution-show"
 ATTRIBUTION_TARGET = "attribution-target"
 ATTRIBUTION_VERSUS = "attribution-versus"
 ATTRIBUTION_NOTE = "attribution-note"
+ATTRIBUTION_WAITING = "attribution-waiting"
+ATTRIBUTION_TARGET_PLACE = "attribution-target-place"
+ATTRIBUTION_VERSUS_PLACE = "attribution-versus-place"
 ATTRIBUTION_BODY = "attribution-body"
 ATTRIBUTION_TERMS = "attribution-terms"
 ATTRIBUTION_MAP = "attribution-map"
@@ -128,6 +132,7 @@ EXPLAIN_OPEN = "explain-open"
 EXPLAIN_PANEL = "explain-panel"
 EXPLAIN_NAME = "explain-name"
 EXPLAIN_BODY = "explain-body"
+EXPLAIN_WAITING = "explain-waiting"
 EXPLAIN_RELATIVE = "explain-relative"
 EXPLAIN_CLOSE = "explain-close"
 
@@ -318,6 +323,7 @@ COMPARE_MODEL = "compare-model"
 COMPARE_PROBLEM = "compare-problem"
 COMPARE_RUN = "compare-run"
 COMPARE_REQUEST = "compare-request"
+COMPARE_LOOKED = "compare-looked"
 COMPARE_CANCEL = "compare-cancel"
 COMPARE_PROGRESS = "compare-progress"
 COMPARE_BAR = "compare-bar"
@@ -329,6 +335,11 @@ COMPARE_MAP = "compare-map"
 COMPARE_LEADERS = "compare-leaders"
 COMPARE_HINT = "compare-hint"
 COMPARE_MAPS = "compare-maps"
+
+
+def export_item(of: object, kind: object) -> dict[str, object]:
+    """Return the id of the item of a tab's menu that writes a kind of file."""
+    return {"type": "export-item", "of": of, "kind": kind}
 
 
 def leader(of: object, head: object) -> dict[str, object]:

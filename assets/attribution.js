@@ -4,7 +4,8 @@
   "use strict";
 
   document.addEventListener("click", (event) => {
-    const element = event.target.closest("[data-head], [data-token]");
+    // Pictures say in their elements' data too which token they show: only buttons open one.
+    const element = event.target.closest("button[data-head], button[data-token]");
     if (!element) {
       return;
     }
@@ -18,6 +19,11 @@
     addHead(added, chosen) {
       const known = !added || chosen.includes(added.head);
       return known ? window.dash_clientside.no_update : [...chosen, added.head];
+    },
+
+    // The lens follows one token, heads raise and lower all of them.
+    showTokenFields(show) {
+      return [show === "tokens", show !== "direct"];
     },
 
     close() {

@@ -11,7 +11,8 @@
   const LINE = 1.75;
 
   let chosen = [];
-  const watched = new WeakSet();
+  let looked = []; // the heads whose difference maps are shown: no part of the choice
+  const watched = new WeakMap(); // plot -> whether its clicks look at a head, and choose none
 
   function colour(name) {
     return window.getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -24,8 +25,8 @@
     return { stack, layer, head: index };
   }
 
-  function outlines(stack) {
-    const path = chosen
+  function outlines(stack, heads) {
+    const path = heads
       .map(parts)
       .filter((head) => head.stack === stack)
       .sort((a, b) => a.layer - b.layer || a.head - b.head)
@@ -44,7 +45,7 @@
     if (!meta || meta.stack === undefined) {
       return;
     }
-    const wanted = outlines(meta.stack);
+    const wanted = outlines(meta.stack, watched.get(plot) ? looked : chosen);
     if (told(wanted) !== told(shapes)) {
       window.Plotly.relayout(plot, { shapes: wanted });
     }
@@ -53,20 +54,31 @@
   function toggle(plot, { x, y }) {
     const { stack } = plot.layout.meta;
     const head = (stack ? stack + ":" : "") + y + "." + x;
-    const value = chosen.includes(head) ? chosen.filter((other) => other !== head) : [...chosen, head];
-    window.dash_clientside.set_props("heads", { value });
+    if (watched.get(plot)) {
+      setLooked(toggled(looked, head));
+    } else {
+      window.dash_clientside.set_props("heads", { value: toggled(chosen, head) });
+    }
+  }
+
+  function toggled(heads, head) {
+    return heads.includes(head) ? heads.filter((other) => other !== head) : [...heads, head];
+  }
+
+  function setLooked(heads) {
+    window.dash_clientside.set_props("compare-looked", { data: heads });
   }
 
   // A map that the server draws anew comes with the outlines of the time when it was asked for.
-  function watch(id) {
+  function watch(id, looks) {
     const plot = document.querySelector(`#${id} .js-plotly-plot`);
     if (plot && plot.on && !watched.has(plot)) {
-      watched.add(plot);
+      watched.set(plot, looks);
       plot.on("plotly_afterplot", () => outline(plot));
       plot.on("plotly_click", (event) => toggle(plot, event.points[0]));
       outline(plot);
     } else if (!plot || !plot.on) {
-      window.requestAnimationFrame(() => watch(id));
+      window.requestAnimationFrame(() => watch(id, looks));
     }
   }
 
@@ -84,7 +96,21 @@
       },
 
       watch() {
-        watch(window.dash_clientside.callback_context.triggered_id);
+        watch(window.dash_clientside.callback_context.triggered_id, false);
+      },
+
+      watchLooked() {
+        watch(window.dash_clientside.callback_context.triggered_id, true);
+      },
+
+      showLooked(heads) {
+        looked = heads || [];
+        document.querySelectorAll(MAPS).forEach(outline);
+      },
+
+      // Show the difference map of one more head, before the others.
+      look(head) {
+        setLooked([...looked.filter((other) => other !== head), head]);
       },
     },
   });

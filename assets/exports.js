@@ -66,9 +66,24 @@
     );
   }
 
+  // Plotly's figures as they stand, each as SVG on the page's surface.
+  async function figures(plots) {
+    const surface = window.getComputedStyle(document.body).getPropertyValue("--av-surface").trim();
+    const parts = [];
+    for (const plot of plots) {
+      const { width, height } = plot._fullLayout;
+      const layout = { ...plot.layout, width, height, paper_bgcolor: surface };
+      const options = { format: "svg", width, height };
+      const address = await window.Plotly.toImage({ data: plot.data, layout }, options);
+      parts.push(decodeURIComponent(address.slice(address.indexOf(",") + 1)));
+    }
+    return parts;
+  }
+
   const exports = {
     save,
     together,
+    figures,
 
     // kind: "png" or "svg".
     async saveSvg(svg, kind, name) {

@@ -25,6 +25,10 @@
 
     addLeader(clicks, chosen) {
       const id = clicked();
+      if (id && id.of === "js") {
+        window.dash_clientside.chosen.look(id.head); // of a comparison: it is looked at
+        return window.dash_clientside.no_update;
+      }
       return id && !chosen.includes(id.head)
         ? [...chosen, id.head]
         : window.dash_clientside.no_update;

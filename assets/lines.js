@@ -22,6 +22,8 @@
   const BATCH = 400; // lines of one stroke
   const SLICE = 10; // ms of painting before other work gets a turn
   const NAMED = 2; // keys said in words, of each head
+  const SAID = 18; // characters that one of them takes, about
+  const MOST_SAID = 6; // lines of them; more can be scrolled to
   const OPACITY = 0.9; // of the strongest line
 
   function clipped(label) {
@@ -356,6 +358,13 @@
             : "";
     }
 
+    // How many lines what is said of a token may take: of every head that is shown.
+    function saidLines() {
+      const perLine = Math.max(1, Math.floor(scroller.clientWidth / (SIZE * GLYPH)));
+      const characters = LONGEST + 16 + visibleHeads().length * (SAID * NAMED + 12);
+      return Math.min(Math.max(2, Math.ceil(characters / perLine)), MOST_SAID);
+    }
+
     function inWords(head, { token, direction }) {
       const found = host.weights(head, token, direction);
       if (!found) {
@@ -376,27 +385,44 @@
           const button = document.createElement("button");
           button.type = "button";
           button.className = "lines-head";
+          button.value = head;
           button.style.setProperty("--hue", `var(--av-head-${hueOf(head)})`);
           button.textContent = known.maps[head].name;
           button.setAttribute("aria-pressed", String(!hidden.has(head)));
-          button.addEventListener("click", () => {
-            if (!hidden.delete(head)) {
-              hidden.add(head);
-            }
-            button.setAttribute("aria-pressed", String(!hidden.has(head)));
-            refresh();
-          });
+          button.addEventListener("click", () => toggle(head));
           return button;
         })
       );
+      if (stacks.heads(known).length > HUES) {
+        legend.append(make(null, "lines-swap"));
+        legend.lastChild.textContent = HUES + " at once, one a colour: press one to swap it in";
+      }
+    }
+
+    // A head that is shown takes the place of the one of its hue.
+    function toggle(head) {
+      if (hidden.delete(head)) {
+        visibleHeads()
+          .filter((other) => other !== head && hueOf(other) === hueOf(head))
+          .forEach((other) => hidden.add(other));
+      } else {
+        hidden.add(head);
+      }
+      for (const button of legend.querySelectorAll("button")) {
+        button.setAttribute("aria-pressed", String(!hidden.has(button.value)));
+      }
+      refresh();
     }
 
     function refresh() {
       measure();
+      place.style.setProperty("--said-lines", String(saidLines()));
+      const { scrollTop } = scroller; // which is lost while there is nothing to scroll over
       spacer.style.height = "0px";
       strongest = findStrongest();
       scroller.style.setProperty("--lines-height", geometry.height + "px");
       spacer.style.height = Math.max(0, geometry.height - scroller.clientHeight) + "px";
+      scroller.scrollTop = scrollTop;
       canvas.dataset.lines = String(strongest.n);
       repaint();
     }

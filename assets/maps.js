@@ -205,16 +205,8 @@
   // The maps as they stand, or one of them, as SVG.
   async function svg(head) {
     const style = window.getComputedStyle(document.body);
-    const surface = style.getPropertyValue("--av-surface").trim();
     const wanted = [...cards.values()].filter((card) => card.figure && (!head || card.head === head));
-    const parts = [];
-    for (const { plot } of wanted) {
-      const { width, height } = plot.layout;
-      const layout = { ...plot.layout, paper_bgcolor: surface };
-      const options = { format: "svg", width, height };
-      const address = await window.Plotly.toImage({ data: plot.data, layout }, options);
-      parts.push(decodeURIComponent(address.slice(address.indexOf(",") + 1)));
-    }
+    const parts = await window.attention.exports.figures(wanted.map((card) => card.plot));
     const across = document.getElementById("attention-grid").clientWidth + 30;
     const page = style.getPropertyValue("--av-page").trim();
     return head ? parts[0] : window.attention.exports.together(parts, across, page);
@@ -231,7 +223,7 @@
     const dropper = HEAD.test(head) ? [button(head, name)] : [];
     element.append(picture, ...(isHead ? [menu(head, name)] : []), ...dropper);
     const drawing = { figure: null, whole: null, finer: null, wanted: null };
-    return { head, element, plot, ...drawing, marks: [], led: false };
+    return { head, element, plot, ...drawing, marks: [], led: 0 };
   }
 
   function draw(card, { figure, cells }) {
@@ -269,24 +261,36 @@
     }
   }
 
-  // A click selects the query's token, with Shift the key's, and asks why the head looks there. A
-  // cell that stands for several weights, a map of several heads, or one of an encoder-decoder, says
-  // what token it is of; where no prediction is read, it does not.
+  // A click selects the query's token, with Shift the key's, and asks why the head looks there; of a
+  // cell that stands for several weights, it asks about the largest. A map of several heads, or one of
+  // an encoder-decoder, says what token it is of; where no prediction is read, it does not.
   function openCell(card, { event, points }) {
-    const { x, y, data } = points[0];
+    const { x, y, data, pointNumber } = points[0];
     const byKey = Boolean(event && event.shiftKey);
-    const [query, key, at] = [Math.round(Number(y)), Math.round(Number(x)), Date.now()];
-    const position = byKey ? key : query;
-    const side = card.figure.sides[byKey ? 1 : 0];
-    host.select(position, byKey ? "by" : "at", side);
-    if (side === "source") {
+    const direction = byKey ? "by" : "at";
+    const at = Date.now();
+    const explains = HEAD.test(card.head) && drawn.source === null;
+    if (explains && data.dx > 1) {
+      // The server knows which of the cell's weights is the largest, and selects that one's token.
+      const [row, column] = pointNumber;
+      const first = (centre, place) => Math.round(centre - (data.dx - 1) / 2) + place * data.dx;
+      const [query, key] = [first(data.y0, row), first(data.x0, column)];
+      const { head } = card;
+      const asked = { head, query, key, step: data.dx, direction, at };
+      window.dash_clientside.set_props("direction", { value: direction });
+      window.dash_clientside.set_props("explain-open", { data: asked });
       return;
     }
-    const explains = data.dx === 1 && HEAD.test(card.head) && drawn.source === null;
-    const asked = explains
-      ? ["explain-open", { head: card.head, query, key, at }]
-      : ["token-open", { position, at }];
-    window.dash_clientside.set_props(asked[0], { data: asked[1] });
+    const [query, key] = [Math.round(Number(y)), Math.round(Number(x))];
+    const position = byKey ? key : query;
+    const side = card.figure.sides[byKey ? 1 : 0];
+    host.select(position, direction, side);
+    if (side !== "source") {
+      const asked = explains
+        ? ["explain-open", { head: card.head, query, key, step: 1, at }]
+        : ["token-open", { position, at }];
+      window.dash_clientside.set_props(asked[0], { data: asked[1] });
+    }
   }
 
   // --- the selected token ---
@@ -332,9 +336,9 @@
   }
 
   // Zoom all other maps of the same positions to what this one was zoomed to, if they are linked.
+  // What Plotly says of a map while it is led is no zoom of its own; it may also say nothing.
   function lead(card) {
     if (card.led || !linked) {
-      card.led = false;
       return;
     }
     const { xaxis, yaxis } = card.plot._fullLayout;
@@ -342,8 +346,8 @@
     const sides = card.figure.sides.join();
     for (const other of cards.values()) {
       if (other !== card && other.figure && other.figure.sides.join() === sides) {
-        other.led = true;
-        window.Plotly.relayout(other.plot, ranges);
+        other.led++;
+        window.Plotly.relayout(other.plot, ranges).finally(() => other.led--);
       }
     }
   }

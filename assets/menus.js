@@ -1,9 +1,15 @@
-// What the menus of the attention tab export: the picture that is shown, one map of it, the data.
+// What the menus of the tabs export: the picture that is shown, one map of it, the data.
 
 (function () {
   "use strict";
 
   const KINDS = { "export-png": "png", "export-svg": "svg", "export-csv": "csv", "export-json": "json", "export-html": "html" };
+
+  // Where the figures of a tab stand, by what its menu exports.
+  const PLACES = {
+    attribution: "attribution-body", roles: "dossier-body", corpus: "corpus-body", compare: "compare-body",
+  };
+  const NOTHING = "There is nothing to export yet";
 
   function tell(message, color) {
     const id = "export-" + Date.now();
@@ -11,36 +17,58 @@
     window.dash_clientside.set_props("notices", { sendNotifications: [notice] });
   }
 
+  async function telling(exporting) {
+    try {
+      await exporting();
+    } catch (error) {
+      tell(error.message, "red");
+    }
+  }
+
   // Data and pages come from the server, which has every digit.
-  async function fetchFile(kind, view, pages, head) {
-    const name = head ? "attention-" + head : "attention";
-    const answer = await window.fetch("/export/" + kind, {
+  async function fetchFile(address, asked, name) {
+    const answer = await window.fetch("/export/" + address, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ view, pages, head: head || null }),
+      body: JSON.stringify(asked),
     });
     if (!answer.ok) {
       throw new Error(answer.status === 400 ? await answer.text() : "The server could not make the file.");
     }
-    window.attention.exports.save(await answer.blob(), name + "." + kind);
+    window.attention.exports.save(await answer.blob(), name);
   }
 
   async function exported(kind, view, pages, head) {
-    try {
-      if (kind === "png" || kind === "svg") {
-        const { exports, shownSvg } = window.attention;
-        const svg = await shownSvg(head);
-        if (!svg) {
-          throw new Error("There is nothing to export yet: choose heads.");
-        }
-        const name = "attention-" + (head || view.picture);
-        await exports.saveSvg(svg, kind, name);
-      } else {
-        await fetchFile(kind, view, pages, head);
+    const isPicture = kind === "png" || kind === "svg";
+    if (isPicture) {
+      const { exports, shownSvg } = window.attention;
+      const svg = await shownSvg(head);
+      if (!svg) {
+        throw new Error(NOTHING + (view.picture === "overview" ? "." : ": choose heads."));
       }
-    } catch (error) {
-      tell(error.message, "red");
+      await exports.saveSvg(svg, kind, "attention-" + (head || view.picture));
+    } else if (view.picture === "overview" && !head && kind !== "html") {
+      await fetchFile("table/overview/" + kind, { view }, "heads." + kind);
+    } else {
+      const name = (head ? "attention-" + head : "attention") + "." + kind;
+      await fetchFile(kind, { view, pages, head: head || null }, name);
     }
+  }
+
+  // The figures of a tab that are in sight, as one picture.
+  async function saveFigures(of, kind) {
+    const { exports } = window.attention;
+    const place = document.getElementById(PLACES[of]);
+    const plots = [...place.querySelectorAll(".js-plotly-plot")].filter(
+      (plot) => plot.offsetParent !== null && plot.data && plot.data.length
+    );
+    if (!plots.length) {
+      const isTable = of === "attribution";
+      throw new Error(isTable ? "There is no figure here; export the table instead." : NOTHING + ".");
+    }
+    const page = window.getComputedStyle(document.body).getPropertyValue("--av-page").trim();
+    const svg = exports.together(await exports.figures(plots), place.clientWidth, page);
+    await exports.saveSvg(svg, kind, of);
   }
 
   const menus = {
@@ -49,15 +77,33 @@
       const cause = window.dash_clientside.callback_context.triggered_id;
       const pressed = window.dash_clientside.callback_context.triggered[0];
       if (view && cause in KINDS && pressed && pressed.value) {
-        exported(KINDS[cause], view, pages, null);
+        telling(() => exported(KINDS[cause], view, pages, null));
       }
     },
 
     // asked: { head, kind }, by the menu of one map.
     exportMap(asked, view, pages) {
       if (asked && view) {
-        exported(asked.kind, view, pages, asked.head);
+        telling(() => exported(asked.kind, view, pages, asked.head));
       }
+    },
+
+    exportPart(clicks, view, show, target, versus, roles, corpus, compare) {
+      const { triggered, triggered_id: id } = window.dash_clientside.callback_context;
+      if (!triggered.length || !triggered[0].value) {
+        return;
+      }
+      const kept = { attribution: view && { view, show, target, versus }, roles, corpus, compare };
+      telling(async () => {
+        if (!kept[id.of]) {
+          throw new Error(NOTHING + ".");
+        }
+        if (id.kind === "png" || id.kind === "svg") {
+          await saveFigures(id.of, id.kind);
+        } else {
+          await fetchFile("table/" + id.of + "/" + id.kind, kept[id.of], id.of + "." + id.kind);
+        }
+      });
     },
   };
 

@@ -15,6 +15,7 @@
   const BOTTOM = 14; // px that stay free under the grid
   const LABEL_ROOM = 11; // px
   const ENLARGED = 216; // px
+  const SCALE = 84; // px, of the colours in a file
 
   // What is drawn: the message, the thumbnails in it, and what else the picture depends on.
   let drawn = { sent: null, thumbnails: null, chosen: [], cells: "thumbnail", own: false, log: false };
@@ -124,25 +125,32 @@
     }
   }
 
-  function paintLabels(context) {
+  // Calls `put` with { said, x, y, align } of each layer's and each head's name.
+  function labels(put) {
     const { n_layers, n_heads } = drawn.sent;
     const every = Math.ceil(LABEL_ROOM / grid.tile);
-    context.fillStyle = css("muted");
-    context.font = "10px " + window.getComputedStyle(document.body).fontFamily;
-    context.textBaseline = "middle";
-    context.textAlign = "right";
     for (let layer = 0; layer < n_layers; layer += every) {
       const { x, y } = corner(layer, 0);
-      context.fillText("L" + layer, x - 4, y + grid.tile / 2);
+      put({ said: "L" + layer, x: x - 4, y: y + grid.tile / 2, align: "right" });
     }
     const across = Math.ceil((2 * LABEL_ROOM) / grid.tile);
-    context.textAlign = "center";
     for (let layer = 0; layer < n_layers; layer += grid.rows) {
       for (let head = 0; head < n_heads; head += across) {
         const { x, y } = corner(layer, head);
-        context.fillText("H" + head, x + grid.tile / 2 - GAP / 2, y + grid.tile + COLUMN_LABEL / 2);
+        const middle = x + grid.tile / 2 - GAP / 2;
+        put({ said: "H" + head, x: middle, y: y + grid.tile + COLUMN_LABEL / 2, align: "center" });
       }
     }
+  }
+
+  function paintLabels(context) {
+    context.fillStyle = css("muted");
+    context.font = "10px " + window.getComputedStyle(document.body).fontFamily;
+    context.textBaseline = "middle";
+    labels(({ said, x, y, align }) => {
+      context.textAlign = align;
+      context.fillText(said, x, y);
+    });
   }
 
   function outline(context, { layer, head }, colour, width) {
@@ -217,16 +225,19 @@
     frame().closest(".tab-body").classList.toggle("numbers", numbers);
   }
 
-  function paintLegend() {
+  // What the colours' scale begins and ends with, in words.
+  function scaleEnds() {
     const number = metric();
     const name = (value) => String(Number(value.toPrecision(2)));
-    let [low, high] = ["0", ""];
     if (number) {
-      high = (name(largestValue(number)) + " " + number.unit).trim();
-    } else {
-      low = drawn.log ? "≤" + drawn.sent.floor : "0";
-      high = drawn.own ? "each head's largest" : name(largestOfAll());
+      return ["0", (name(largestValue(number)) + " " + number.unit).trim()];
     }
+    const high = drawn.own ? "each head's largest" : name(largestOfAll());
+    return [drawn.log ? "≤" + drawn.sent.floor : "0", high];
+  }
+
+  function paintLegend() {
+    const [low, high] = scaleEnds();
     const bar = document.createElement("span");
     bar.className = "overview-scale";
     const colours = drawn.sent.colours[dark ? "dark" : "light"];
@@ -401,6 +412,48 @@
       showTools();
     }
   }
+
+  // --- as a file ---
+
+  // The grid as it stands, under it what is shown and its scale.
+  function svg() {
+    if (!drawn.sent || !grid) {
+      return null;
+    }
+    const FOOT = 26; // px
+    const MARGIN = 8; // px
+    const pen = window.attention.svgPen(grid.width + 2 * MARGIN, grid.height + FOOT + 2 * MARGIN, css("surface").trim());
+    const tiles = document.createElement("canvas");
+    const context = sized(tiles);
+    paintTiles(context);
+    pen.picture(MARGIN, MARGIN, grid.width, grid.height, tiles.toDataURL());
+    const text = { size: 10, bold: false, align: "left", colour: css("muted").trim() };
+    labels(({ said, x, y, align }) => pen.text(x + MARGIN, y + MARGIN, said, { ...text, align }));
+    const colour = css("accent").trim();
+    for (const head of chosenHere()) {
+      const { x, y } = corner(head.layer, head.head);
+      const [left, top, end] = [x + MARGIN - 0.5, y + MARGIN - 0.5, grid.tile - GAP + 1];
+      const [right, low] = [left + end, top + end];
+      const edges = [left, top, right, top, right, top, right, low, right, low, left, low, left, low, left, top];
+      pen.lines(edges, colour, 1, 2);
+    }
+    const number = metric();
+    const middle = grid.height + MARGIN + FOOT / 2;
+    const [low, high] = scaleEnds();
+    const name = (number ? number.label : "Attention of each head") + "   " + low;
+    pen.text(MARGIN, middle, name, { ...text, colour: css("text").trim() });
+    const from = MARGIN + (name.length + 1) * 6.1;
+    const colours = drawn.sent.colours[dark ? "dark" : "light"];
+    colours.forEach((one, i) => {
+      const width = SCALE / colours.length;
+      pen.box(from + i * width, middle - 4, width, 8, one);
+    });
+    pen.text(from + SCALE + 6, middle, high, { ...text, colour: css("text").trim() });
+    return pen.finish();
+  }
+
+  window.attention = Object.assign({}, window.attention);
+  window.attention.others = Object.assign({}, window.attention.others, { overview: { svg } });
 
   const overview = {
     draw(sent, chosen, cells, scale, log, isDark) {

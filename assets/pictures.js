@@ -110,12 +110,15 @@
 
   async function draw() {
     const drawer = drawerOf(shown);
-    if (drawer && known.serial !== null && stale.get(shown) !== null) {
-      const changed = stale.get(shown);
+    if (!drawer || known.serial === null) {
+      return;
+    }
+    const changed = stale.get(shown);
+    if (changed !== null) {
       stale.set(shown, null);
       await drawer.update(known, changed);
-      drawer.select(chosen);
     }
+    drawer.select(chosen); // another token may have been selected while it was hidden
   }
 
   function read({ name, figure }) {
@@ -164,12 +167,13 @@
       }
     },
 
-    // message: { serial, token, direction, heads: { head: coded } }
+    // message: { serial, token, direction, heads: { head: coded } }; without heads where the server
+    // has come to draw other maps since it was asked.
     receiveWeights(message) {
-      if (!message || message.serial !== known.serial) {
+      pending = null; // what did not come may be asked for again
+      if (!message || message.serial !== known.serial || !Object.keys(message.heads).length) {
         return;
       }
-      pending = null;
       for (const [head, coded] of Object.entries(message.heads)) {
         const found = window.attention.weights.decode(coded)[0];
         fetched.set([head, message.token, message.direction].join(), found);
@@ -198,9 +202,14 @@
 
   window.attention = Object.assign({ drawers: {} }, window.attention);
 
-  // The picture that is shown as SVG, or one head's part of it; null if there is none.
+  // The picture that is shown as SVG, or one head's part of it; null if there is none. Pictures that
+  // are not of the chosen heads are `others`, by their place: { svg() }.
   window.attention.shownSvg = async (head) => {
+    const { others } = window.attention;
     const drawer = drawers.get(shown);
+    if (others && others[shown]) {
+      return others[shown].svg();
+    }
     return drawer && drawer.svg && known.order.length ? drawer.svg(head) : null;
   };
 

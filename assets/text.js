@@ -12,8 +12,7 @@
   const HUES = 7;
   const LEVELS = 20; // of shade
   const DARKEST = 70; // percent of a head's hue behind the strongest token: text stays readable
-  const MOST_TOKENS = 16384; // over all rows: more would make the page slow
-  const MOST_ROWS = 12;
+  const MOST_TOKENS = 16384; // over all rows at first: more make the page slow
   const NAMED = 3; // tokens named with their weights beside a head
   const NEWLINE = "⏎";
 
@@ -66,7 +65,7 @@
       const all = stacks.heads(known);
       const patterns = stacks.own() ? [flowOf("at")] : [flowOf("at"), flowOf("by")];
       const n = patterns.reduce((sum, one) => sum + one.getElementsByClassName("text-token").length, 0);
-      const heads = all.slice(0, Math.max(1, Math.min(MOST_ROWS, Math.floor(MOST_TOKENS / n))));
+      const heads = all.slice(0, pages * Math.max(1, Math.floor(MOST_TOKENS / n)));
       rows = heads.map((head, i) => {
         const row = element("section", "text-row");
         const hue = i % HUES;
@@ -85,8 +84,19 @@
       });
       body.style.setProperty("--rows", rows.length);
       body.replaceChildren(...rows.map(({ row }) => row));
-      note.textContent =
-        heads.length < all.length ? "The first " + heads.length + " of " + all.length + " heads." : "";
+      note.replaceChildren(...(heads.length < all.length ? [...cut(heads.length, all.length)] : []));
+    }
+
+    // That there are more rows, and what shows them.
+    function cut(n, of) {
+      const button = element("button", "text-more", "Show more");
+      button.type = "button";
+      button.addEventListener("click", () => {
+        pages++;
+        built = "";
+        show();
+      });
+      return ["The first " + n + " of " + of + " heads. ", button];
     }
 
     function textOf(pattern) {
@@ -363,6 +373,7 @@
     }).observe(body);
 
     let built = ""; // heads and labels that the rows were made of
+    let pages = 1; // of as many rows as are quick
 
     function show() {
       hovered = null;

@@ -16,35 +16,22 @@ from viz import coding
 from viz.cells import Cells, Region, cells_of, fitting_step, sent_step
 from viz.extent import Extent, extent_of, shared_largest
 from viz.labels import VALUE_NAMES, clipped, literal
-from viz.sink import column_without_first, without_first
-from viz.strongest import strongest_weights
-from viz.theme import (
-    MONO,
-    MONO_ASPECT,
-    ColourScale,
-    base_layout,
-    compact_colour_bar,
-    palette,
-    plain_axis,
-    sequential_scale,
+from viz.map_frame import (
+    LABEL_SIZE,
+    NOTE,
+    Geometry,
+    colour_bar,
+    frame,
+    geometry_of,
+    title,
+    with_notes,
 )
+from viz.sink import apart, column_without_first, without_first
+from viz.strongest import strongest_weights
+from viz.theme import MONO, base_layout, palette, plain_axis
+from viz.weight_colours import ColourRange, colour_range, log_floor, short
 
-LOG_FLOOR = 1e-4
-"""On the logarithmic scale, weights at and below this one share the lowest colour; of norms, which
-may be larger than 1, those at and below this part of the largest."""
-
-_LABEL_SIZE = 10  # px
-_LABEL_ROOM = 9  # px: with smaller cells, not every token is labelled
-_THIN_LABEL_ROOM = 12  # px between labels once they are thinned
-_HEADER = 42  # px above the map: title, subtitle and colour bar
-_EDGE = 10  # px between what is drawn and the figure's left, right and lower edge
-_BAR_EDGE = 16  # px at the right of the colour bar: its last label is centred on its end
-_MIN_WIDTH = 250  # px: the header needs them
 _GAP_FROM = 8  # px: cells of this size have a hairline between them
-_SMALL_PLOT, _LARGE_PLOT, _LARGEST_CELL = 240, 420, 32  # px, where no size is asked for
-_LARGEST_SIZED_CELL = 64  # px, where one is
-NOTE = "{note}"
-"""Where in a map's title it is said how its cells stand for weights."""
 SINK_NOTES = {"hide": "first token hidden", "renormalise": "renormalised without first token"}
 """What a map says of its first token."""
 WEIGHT = "<b>%{z:.3g}</b>"
@@ -85,6 +72,8 @@ class Look:
     between: tuple[int, int] | None = None
     """(sentence of the queries, sentence of the keys), 0 or 1: of a pair of sentences only this
     part is drawn."""
+    done: bool = False
+    """Whether the maps come with their first token dealt with as `sink` says."""
     unit: float = 1.0
     """What `threshold` is a part of; see `viz.extent.unit_of`."""
 
@@ -238,7 +227,7 @@ def dots_across(
         keys: the columns, where they are not the prompt's; then it is about the longer side.
     """
     columns = prompt.unique_labels if keys is None else keys.unique_labels
-    return int(_geometry(prompt.unique_labels, columns, size).plot)
+    return int(geometry_of(prompt.unique_labels, columns, size).plot)
 
 
 def token_names(prompt: TokenizedPrompt) -> list[str]:
@@ -257,7 +246,7 @@ def shown_map(
     if maps.queries is not None:
         raise ValueError("only maps with all their rows can be drawn")
     extent, part = extent or extent_of(maps, index, look.sink), _between(maps, look)
-    shown = without_first(maps.values[index], look.sink)
+    shown = maps.values[index] if look.done else without_first(maps.values[index], look.sink)
     drawn = shown if part is None else np.where(part, shown, np.float32(np.nan))
     return ShownMap(drawn, extent.causal, extent.largest)
 
@@ -292,31 +281,36 @@ def _plot(
     """
     dark = look.dark
     n_query, n_key = shown.weights.shape
-    geometry = _geometry(maps.prompt.unique_labels, maps.keys.unique_labels, look.size)
-    scale = _colour_range(look.zmax or shown.largest or 1.0, look.log, dark)
+    geometry, notes = with_notes(
+        geometry_of(maps.prompt.unique_labels, maps.keys.unique_labels, look.size),
+        _notes(shown, maps.ablated, look),
+    )
+    scale = colour_range(look.zmax or shown.largest or 1.0, look.log, dark)
     across = _token_axis(n_key, geometry, dark)
     down = _token_axis(n_query, geometry, dark)
-    bar = compact_colour_bar(
-        dark,
-        pixels=scale.bar_pixels,
-        y=1 - 4 / geometry.height,  # its labels stay clear of the title's second line
-        tickvals=scale.tickvals,
-        ticktext=scale.ticktext,
-    )
-    # The bar ends where the figure ends, not where a map narrower than its header does.
-    bar |= {"xref": "container", "x": 1 - _BAR_EDGE / geometry.width}
     return {
-        "data": [_map_trace(cells, scale, geometry), _bar_trace(scale, bar)],
+        "data": [_map_trace(cells, scale, geometry), colour_bar(name, scale, geometry, dark)],
         "layout": {
             **base_layout(dark),
-            **_frame(geometry),
-            "title": _title(name, shown.largest, maps.ablated, geometry, look),
+            **frame(geometry),
+            "title": title(name, notes, geometry, dark),
             "xaxis": across | {"range": [-0.5, n_key - 0.5], "tickangle": -90},
             "yaxis": down
             | {"range": [n_query - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
             "shapes": _row_mark(look.position, n_key, cells.causal, dark),
         },
     }
+
+
+def _notes(shown: ShownMap, ablated: bool, look: Look) -> list[str]:
+    """Return what is said under a map's name, each as Plotly's text."""
+    left_out = apart(shown.causal, len(shown.weights), look.sink)
+    notes = [f"max {short(shown.largest)}{left_out and f' ({left_out} apart)'}{NOTE}"]
+    if look.sink != "show":
+        notes.append(SINK_NOTES[look.sink])
+    if ablated:
+        notes.append(f"<span style='color:{palette(look.dark).accent}'>ablated run</span>")
+    return notes
 
 
 def _resolution(cells: Cells, whole: Region) -> str:
@@ -349,122 +343,7 @@ def clicked_cell(point: Mapping[str, Any]) -> tuple[int, int]:
     return int(point["y"]), int(point["x"])
 
 
-@dataclass(frozen=True, slots=True)
-class _Geometry:
-    """Where things stand, in px."""
-
-    cell: float
-    across: float
-    down: float
-    left: int
-    bottom: int
-    width: int
-
-    @property
-    def plot(self) -> float:
-        """The longer side of the map."""
-        return max(self.across, self.down)
-
-    @property
-    def height(self) -> int:
-        return round(_HEADER + self.down + self.bottom)
-
-    @property
-    def right(self) -> int:
-        return round(self.width - self.left - self.across)
-
-    def n_labels(self, n: int) -> int:
-        """Return how many labels fit beside an axis of n positions."""
-        return n if self.cell >= _LABEL_ROOM else max(int(self.cell * n / _THIN_LABEL_ROOM), 1)
-
-
-def _geometry(
-    query_labels: tuple[str, ...], key_labels: tuple[str, ...], size: int | None
-) -> _Geometry:
-    n = max(len(query_labels), len(key_labels), 1)
-    left, bottom = _label_margin(query_labels), _label_margin(key_labels)
-    if size is None:
-        cell = min(min(max(_SMALL_PLOT, _LABEL_ROOM * n), _LARGE_PLOT) / n, _LARGEST_CELL)
-    else:
-        cell = min(max(size - left - _EDGE, 1) / n, _LARGEST_SIZED_CELL)
-    # Whole pixels keep all cells equally large.
-    cell = float(int(cell)) if cell >= 1 else cell
-    across, down = (cell * max(len(labels), 1) for labels in (key_labels, query_labels))
-    width = size or max(round(left + across) + _EDGE, _MIN_WIDTH)
-    return _Geometry(cell, across, down, left, bottom, width)
-
-
-def _label_margin(labels: tuple[str, ...]) -> int:
-    longest = max((len(clipped(label)) for label in labels), default=0)
-    return round(longest * _LABEL_SIZE * MONO_ASPECT) + 12
-
-
-@dataclass(frozen=True, slots=True)
-class _ColourRange:
-    """How weights become colours, and how the colour bar says so."""
-
-    zmax: float
-    map_colours: ColourScale
-    """On weights from 0 to zmax."""
-    bar_colours: ColourScale
-    """On the bar from `bar_low` to `bar_high`: weights, or their log10."""
-    bar_low: float
-    bar_high: float
-    bar_pixels: int
-    tickvals: list[float]
-    ticktext: list[str]
-
-
-def _colour_range(zmax: float, log: bool, dark: bool) -> _ColourRange:
-    colours = sequential_scale(dark)
-    if not log:
-        ticks = [0.0, zmax]
-        return _ColourRange(zmax, colours, colours, 0.0, zmax, 84, ticks, ["0", _short(zmax)])
-    floor = log_floor(zmax)
-    low, high = float(np.log10(floor)), float(np.log10(zmax))
-    decades = range(int(np.ceil(low - 1e-9)), int(np.floor(high + 1e-9)) + 1)
-    return _ColourRange(
-        zmax,
-        _logarithmic(colours, floor / zmax),
-        colours,
-        low,
-        high,
-        128,
-        [float(d) for d in decades],
-        [_short(10.0**d) for d in decades],
-    )
-
-
-def log_floor(zmax: float) -> float:
-    """Return the weight at and below which the logarithmic scale has its lowest colour."""
-    return min(LOG_FLOOR * max(1.0, zmax), zmax / 10)
-
-
-def _logarithmic(colours: ColourScale, floor: float) -> ColourScale:
-    """Return a scale on [0, 1] whose colour follows the logarithm between `floor` and 1.
-
-    The map so keeps its weights as they are, and hovering and clicking yield them.
-    """
-    # Linear pieces between close stops: ten a decade differ from the logarithm by under 1 %.
-    n_stops = max(int(-10 * np.log10(floor)), 2)
-    fractions = np.linspace(0.0, 1.0, n_stops + 1)
-    channels = np.array([_channels(colour) for _, colour in colours])
-    positions = [position for position, _ in colours]
-    mixed = np.stack([np.interp(fractions, positions, c) for c in channels.T], axis=1)
-    stops = [f"rgb({r}, {g}, {b})" for r, g, b in mixed.round().astype(int)]
-    at = floor ** (1 - fractions)
-    return [(0.0, stops[0]), *zip(at[:-1].tolist(), stops[:-1], strict=True), (1.0, stops[-1])]
-
-
-def _channels(colour: str) -> tuple[int, ...]:
-    return tuple(int(channel) for channel in colour.removeprefix("rgb(").rstrip(")").split(","))
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}".removeprefix("0") or "0"
-
-
-def _map_trace(cells: Cells, scale: _ColourRange, geometry: _Geometry) -> dict[str, Any]:
+def _map_trace(cells: Cells, scale: ColourRange, geometry: Geometry) -> dict[str, Any]:
     gap = 1 if geometry.cell >= _GAP_FROM and not cells.pooled else 0
     centre = (cells.step - 1) / 2
     return {
@@ -498,61 +377,7 @@ def _hover(pooled: bool, look: Look, kind: str) -> str:
     return "<br>".join(said) + "<extra></extra>"
 
 
-def _bar_trace(scale: _ColourRange, bar: dict[str, Any]) -> dict[str, Any]:
-    """Return a trace that draws nothing and owns the colour bar, which may be logarithmic."""
-    return {
-        "type": "scatter",
-        "x": [None],
-        "y": [None],
-        "mode": "markers",
-        "hoverinfo": "skip",
-        "marker": {
-            "color": [scale.bar_low],
-            "cmin": scale.bar_low,
-            "cmax": scale.bar_high,
-            "colorscale": scale.bar_colours,
-            "showscale": True,
-            "colorbar": bar,
-        },
-    }
-
-
-def _frame(geometry: _Geometry) -> dict[str, Any]:
-    margin = {
-        "l": geometry.left,
-        "r": geometry.right,
-        "t": _HEADER,
-        "b": geometry.bottom,
-        "pad": 2,
-        "autoexpand": False,
-    }
-    return {"width": geometry.width, "height": geometry.height, "margin": margin}
-
-
-def _title(
-    head: str, largest: float, ablated: bool, geometry: _Geometry, look: Look
-) -> dict[str, Any]:
-    colours = palette(look.dark)
-    note = f"max {_short(largest)}{NOTE}"
-    if look.sink != "show":
-        note += f" · {SINK_NOTES[look.sink]}"
-    if ablated:
-        note += f" · <span style='color:{colours.accent}'>ablated run</span>"
-    small = f"<span style='font-size:11px;color:{colours.muted}'>{note}</span>"
-    return {
-        "text": f"<b>{literal(head)}</b><br>{small}",
-        "font": {"size": 13, "color": colours.text},
-        "x": _EDGE / geometry.width,
-        "xanchor": "left",
-        "xref": "container",
-        # Plotly anchors the second of the two lines.
-        "y": 1 - 17 / geometry.height,
-        "yanchor": "top",
-        "yref": "container",
-    }
-
-
-def _token_axis(n: int, geometry: _Geometry, dark: bool) -> dict[str, Any]:
+def _token_axis(n: int, geometry: Geometry, dark: bool) -> dict[str, Any]:
     """Return an axis whose values are the positions, shown under the tokens' names.
 
     Positions are categories, so that Plotly never puts a tick between two of them and shows more
@@ -563,7 +388,7 @@ def _token_axis(n: int, geometry: _Geometry, dark: bool) -> dict[str, Any]:
         "categoryorder": "array",
         "categoryarray": list(range(n)),
         "nticks": geometry.n_labels(n),
-        "tickfont": {"family": MONO, "size": _LABEL_SIZE, "color": palette(dark).muted},
+        "tickfont": {"family": MONO, "size": LABEL_SIZE, "color": palette(dark).muted},
     }
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from ablation.types import HeadSummaries, MetricInfo
 from models.types import FloatArray
-from viz.attention import LOG_FLOOR
 from viz.theme import sequential_scale
+from viz.weight_colours import LOG_FLOOR
 
 MAX_SIDE = 48
 """Most cells, across and down, of a thumbnail; no grid of hundreds shows more."""

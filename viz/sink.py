@@ -49,13 +49,40 @@ def _divisor(weights: FloatArray) -> FloatArray:
     return np.where(rest < LEAST_REST, np.nan, rest).astype(np.float32)
 
 
+def trivial_rows(causal: bool, sink: str) -> int:
+    """Return of how many rows, from the first, causal attention leaves the only weight a 1."""
+    return {"show": 1, "hide": 1, "renormalise": 2}[sink] if causal else 0
+
+
+def apart(causal: bool, n_rows: int, sink: str = "show") -> str:
+    """Return what `largest_weight` leaves out of what is shown, in words; "" for nothing.
+
+    Args:
+        n_rows: how many there are.
+    """
+    trivial = trivial_rows(causal, sink)
+    if n_rows <= trivial or sink == "hide":  # which leaves nothing of the first row
+        return ""
+    return f"row {trivial - 1}" if trivial else ""
+
+
+def largest_of_rows(weights: FloatArray, trivial: int) -> float:
+    """Return the largest weight of a map [query, key], NaN where blank; 0 if there is none.
+
+    Args:
+        trivial: so many rows from the first do not count where there are others.
+    """
+    counted = weights[trivial:] if len(weights) > trivial else weights
+    return float(np.fmax.reduce(counted, axis=None, initial=0.0))
+
+
 def largest_weight(weights: FloatArray, causal: bool, sink: str = "show") -> float:
     """Return the largest weight that is shown of a map [query, key]; 0 if there is none.
 
     Rows that causal attention leaves a single key, whose weight is a trivial 1, do not count where
     there are others.
     """
-    trivial = {"show": 1, "hide": 1, "renormalise": 2}[sink] if causal else 0
+    trivial = trivial_rows(causal, sink)
     counted = weights[trivial:] if len(weights) > trivial else weights
     if sink == "show":
         return float(counted.max(initial=0.0))

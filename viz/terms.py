@@ -23,8 +23,8 @@ class TermBar:
     positive: bool
     head: str = ""
     """The head it is about, "16.0"; empty for other terms."""
-    rest: bool = False
-    """Whether it stands for all terms that are not listed; its bar is left out then."""
+    rest: tuple["TermBar", ...] = ()
+    """The terms that are not listed, if it stands for them; its bar is left out then."""
 
 
 def term_bars(terms: Sequence[tuple[Component, float]], n: int) -> list[TermBar]:
@@ -90,16 +90,17 @@ def _head_of(component: Component) -> str:
 
 
 def _bars(named: Sequence[tuple[str, float, str]], n: int) -> list[TermBar]:
-    """Return the first n of (label, value, head), on the scale of the largest."""
-    largest = max((abs(value) for _, value, _ in named[:n]), default=0.0) or 1.0
+    """Return the first n of (label, value, head), and one for the others, on the scale of the
+    largest."""
+    largest = max((abs(value) for _, value, _ in named), default=0.0) or 1.0
     bars = []
-    for label, value, head in named[:n]:
+    for label, value, head in named:
         width = abs(value) / largest / 2
         start = 0.5 if value >= 0 else 0.5 - width
         bars.append(TermBar(label, signed(value), start, width, value >= 0, head))
-    rest = named[n:]
-    if rest:
-        total = sum(value for _, value, _ in rest)
-        what = f"{len(rest)} others" if len(rest) > 1 else rest[0][0]
-        bars.append(TermBar(what, signed(total), 0.5, 0.0, total >= 0, rest=True))
-    return bars
+    if len(bars) <= n + 1:
+        return bars
+    total = sum(value for _, value, _ in named[n:])
+    what = f"{len(bars) - n} others"
+    others = TermBar(what, signed(total), 0.5, 0.0, total >= 0, rest=tuple(bars[n:]))
+    return [*bars[:n], others]

@@ -16,7 +16,7 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from app import ids, words
 from app.panels import overview
 from app.panels.attention_tools import EXPORTS, shown_for, toolbar
-from app.panels.pieces import browser, empty
+from app.panels.pieces import browser, empty, waiting
 from app.runs import Outcome, map_key
 from app.services import Services, build_intervention, drawable, most_positions
 from app.view import BETWEEN, View
@@ -30,7 +30,7 @@ from viz.attention import (
     token_names,
 )
 from viz.cells import Region
-from viz.combined import combined, combined_name
+from viz.combined import combined, combined_extent, combined_name
 from viz.extent import Extent, shared_largest, unit_of
 
 STORES = (
@@ -50,6 +50,9 @@ AXES = {
     "rollout": "one map a layer, of the clean run: from where each row got what it holds",
 }
 """How to read the maps of each kind."""
+ROLLED_OUT_SINK = (
+    "; most of it comes from the first token: Display, First token, renormalise shows the rest"
+)
 
 
 def layout() -> html.Div:
@@ -69,6 +72,7 @@ def layout() -> html.Div:
 def _chosen_heads() -> list[Any]:
     return [
         html.Div(id=ids.ATTENTION_NOTE, className="note", role="status"),
+        waiting("Computing", ids.ATTENTION_WAITING),
         empty(
             "Choose heads to see what they attend to: search the list on the left, type "
             "5.3 or L2, or click cells of the map.",
@@ -138,13 +142,16 @@ class Shown:
     """Of what queries and keys are the positions: "prompt", or "source" (an encoder's)."""
     read: Callable[[], AttentionMaps]
     """Returns the map; that of all heads is made only when it is needed."""
-    extent: Extent | None = None
-    """The map's, where it is known."""
+    extent: Callable[[AttentionMaps], Extent]
+    """Returns the map's."""
+    is_of_all: bool = False
 
     def message(self, how: Look, region: Region | None = None) -> dict[str, Any]:
         if self.sides[0] == "source":  # where no prediction is read
             how = replace(how, position=None)
-        drawn = attention_message(self.read(), 0, how, region, self.name, self.extent)
+        maps = self.read()
+        how = replace(how, done=self.is_of_all)
+        drawn = attention_message(maps, 0, how, region, self.name, self.extent(maps))
         return {**drawn, "sides": list(self.sides)}
 
 
@@ -155,7 +162,8 @@ def shown_maps(outcome: Outcome, extents: Sequence[Extent]) -> list[Shown]:
 
 
 def _of_head(maps: AttentionMaps, extent: Extent, prompt: TokenizedPrompt) -> Shown:
-    return Shown(map_key(maps), maps.title(0), _sides(maps, prompt), lambda: maps, extent)
+    sides = _sides(maps, prompt)
+    return Shown(map_key(maps), maps.title(0), sides, lambda: maps, lambda _: extent)
 
 
 def _sides(maps: AttentionMaps, prompt: TokenizedPrompt) -> tuple[str, str]:
@@ -166,25 +174,37 @@ def _sides(maps: AttentionMaps, prompt: TokenizedPrompt) -> tuple[str, str]:
     return queries, keys
 
 
-def extra_map(view: View, outcome: Outcome) -> list[Shown]:
+def extra_map(view: View, outcome: Outcome, extents: Sequence[Extent]) -> list[Shown]:
     """Return the map of all heads that are drawn together, if the view asks for one.
 
     Heads of different stacks, whose positions differ, make a map a stack.
+
+    Args:
+        extents: of the maps of the outcome.
     """
     if view.extra == "none":
         return []
-    of_stacks: dict[str, list[AttentionMaps]] = {}
-    for maps in outcome.maps:
-        of_stacks.setdefault(maps.heads[0].stack, []).append(maps)
-    return [_of_all(view.extra, several, outcome.prompt) for several in of_stacks.values()]
+    of_stacks: dict[str, list[tuple[AttentionMaps, Extent]]] = {}
+    for maps, extent in zip(outcome.maps, extents, strict=True):
+        of_stacks.setdefault(maps.heads[0].stack, []).append((maps, extent))
+    return [_of_all(view, several, outcome.prompt) for several in of_stacks.values()]
 
 
-def _of_all(how: str, several: list[AttentionMaps], prompt: TokenizedPrompt) -> Shown:
+def _of_all(
+    view: View, each: Sequence[tuple[AttentionMaps, Extent]], prompt: TokenizedPrompt
+) -> Shown:
+    several = [maps for maps, _ in each]
+    causal = all(extent.causal for _, extent in each)
     heads = ",".join(map_key(maps) for maps in several)
     stack = several[0].heads[0].stack
-    name = combined_name(how, several) + (f" ({stack})" if stack else "")
-    sides = _sides(several[0], prompt)
-    return Shown(f"{how} {heads}", name, sides, lambda: combined(several, how))
+    return Shown(
+        f"{view.extra} {heads}",
+        combined_name(view.extra, several) + (f" ({stack})" if stack else ""),
+        _sides(several[0], prompt),
+        lambda: combined(several, view.extra, view.sink),
+        lambda one: combined_extent(one, causal, view.sink),
+        is_of_all=True,
+    )
 
 
 def message(
@@ -202,7 +222,7 @@ def message(
         serial: the signature of how they are drawn.
         drawn: `heads` and `serial` of the maps that stand; those are not sent again.
     """
-    of_heads, extra = shown_maps(outcome, extents), extra_map(view, outcome)
+    of_heads, extra = shown_maps(outcome, extents), extra_map(view, outcome, extents)
     order, extras = [one.key for one in of_heads], [one.key for one in extra]
     prompt = outcome.prompt
     standing = set(drawn["heads"]) if drawn is not None and drawn["serial"] == serial else set()
@@ -260,14 +280,15 @@ def _reading(view: View, outcome: Outcome) -> str:
         # Maps say so in their titles.
         left_out = "" if view.sink == "show" else f"{SINK_NOTES[view.sink]}; "
         return left_out + READING.get(view.picture, "")
-    axes = AXES[outcome.kind]
+    is_rolled_out = outcome.kind == "rollout"
+    axes = AXES[outcome.kind] + (ROLLED_OUT_SINK if is_rolled_out and view.sink == "show" else "")
     longest = max(outcome.prompt, outcome.prompt.typed, key=len)
     if len(longest) > dots_across(longest, view.size):
         return (
-            f"{axes}; each dot is the largest of several weights: drag to see them all, "
-            "double-click to go back"
+            f"{axes}; each dot is the largest of several weights: click it to ask about that one, "
+            "drag to see them all, double-click to go back"
         )
-    if outcome.kind == "rollout":
+    if is_rolled_out:
         return axes
     explained = outcome.prompt.source is None
     asked = "to see why the head looks there" if explained else "for its query token"
@@ -308,6 +329,7 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.DARK, "data"),
         Input(ids.SHOWN, "data"),
         State(ids.DRAWN, "data"),
+        running=[(Output(ids.ATTENTION_WAITING, "hidden"), False, True)],
         prevent_initial_call=True,
     )
     def draw(
@@ -354,7 +376,7 @@ def register(app: Dash, services: Services) -> None:
         asked = set(request["heads"])
         figures = {
             one.key: one.message(how, region)
-            for one in (*shown_maps(outcome, extents), *extra_map(drawn.view, outcome))
+            for one in (*shown_maps(outcome, extents), *extra_map(drawn.view, outcome, extents))
             if one.key in asked
         }
         return {**request, "figures": figures}
@@ -374,7 +396,7 @@ def register(app: Dash, services: Services) -> None:
             return no_update
         drawn = _as_drawn(services, View.from_json(data), dark, pages)
         if request["serial"] != drawn.serial:
-            return no_update
+            return {**request, "heads": {}}
         outcome, extents, how = drawn.outcome, drawn.extents, drawn.look
         token, direction = request["token"], request["direction"]
         asked = set(request["heads"])

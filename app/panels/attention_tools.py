@@ -19,8 +19,8 @@ EXPORTS = (
     (ids.EXPORT_PNG, "Picture as PNG"),
     (ids.EXPORT_SVG, "Picture as SVG"),
     (ids.EXPORT_HTML, "Page as one HTML file"),
-    (ids.EXPORT_CSV, "All weights as CSV"),
-    (ids.EXPORT_JSON, "All weights as JSON"),
+    (ids.EXPORT_CSV, "All numbers as CSV"),
+    (ids.EXPORT_JSON, "All numbers as JSON"),
 )
 """What the menu of the tab writes to a file."""
 

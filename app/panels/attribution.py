@@ -8,7 +8,8 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 import ablation
 from ablation.attribution_types import HeadTokens, LogitAttribution, LogitLens
 from app import ids
-from app.panels.pieces import browser, choose_on_click, graph, segmented
+from app.panels.export_menu import export_menu
+from app.panels.pieces import browser, choose_on_click, graph, segmented, waiting
 from app.panels.term_list import term_list
 from app.services import Services, prompt_of
 from app.view import View
@@ -31,12 +32,25 @@ def layout() -> html.Div:
             html.Div(
                 [
                     segmented(ids.ATTRIBUTION_SHOW, SHOWS, "direct", "What is shown"),
-                    _token_field(ids.ATTRIBUTION_TARGET, "Target", "most likely token"),
-                    _token_field(ids.ATTRIBUTION_VERSUS, "less", "nothing"),
+                    _token_field(
+                        ids.ATTRIBUTION_TARGET_PLACE,
+                        ids.ATTRIBUTION_TARGET,
+                        "Target",
+                        "most likely token",
+                    ),
+                    _token_field(
+                        ids.ATTRIBUTION_VERSUS_PLACE, ids.ATTRIBUTION_VERSUS, "less", "nothing"
+                    ),
+                    html.Div(className="grow"),
+                    export_menu("attribution"),
                 ],
                 className="toolbar",
             ),
             html.Div(id=ids.ATTRIBUTION_NOTE, className="note", role="status"),
+            waiting(
+                "Reading what each part of the model adds; a long prompt takes a while.",
+                ids.ATTRIBUTION_WAITING,
+            ),
             html.Div(
                 [
                     html.Div(id=ids.ATTRIBUTION_TERMS, className="card"),
@@ -55,20 +69,21 @@ def layout() -> html.Div:
     )
 
 
-def _token_field(component_id: str, label: str, placeholder: str) -> html.Div:
+def _token_field(place: str, component_id: str, label: str, placeholder: str) -> html.Div:
     return html.Div(
         [
             html.Span(label, className="field-label"),
             dmc.TextInput(
                 id=component_id,
                 size="xs",
-                w=132,
+                w=94,
                 debounce=True,
                 placeholder=placeholder,
                 spellCheck=False,
                 **{"aria-label": f"{label}: one token as typed, with its leading space"},
             ),
         ],
+        id=place,
         className="tool",
     )
 
@@ -133,8 +148,8 @@ def head_tokens_summary(n_chosen: int) -> str:
         return "Choose heads on the left to see which tokens each of them raises and lowers."
     few = f"The first {MAX_HEADS} of {n_chosen} heads. " if n_chosen > MAX_HEADS else ""
     return (
-        f"{few}Tokens whose logits each chosen head itself raises and lowers most here, less what "
-        "it adds to all tokens alike; final norm frozen."
+        f"{few}Tokens whose logits each chosen head itself raises and lowers most here, and by how "
+        "much, less what it adds to all tokens alike; final norm frozen."
     )
 
 
@@ -156,7 +171,10 @@ def head_tokens_table(found: list[HeadTokens]) -> html.Table:
 
 def _tokens(side: tuple[tuple[TokenProbability, float], ...]) -> list[Any]:
     return [
-        html.Span(token.label, className="token-inline", title=f"{signed(value)} logits")
+        html.Span(
+            [html.Span(token.label, className="token-inline"), html.Small(signed(value))],
+            className="token-effect",
+        )
         for token, value in side
     ]
 
@@ -193,6 +211,7 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.ATTRIBUTION_VERSUS, "value"),
         State(ids.VIEW, "data"),
         State(ids.ATTRIBUTED, "data"),
+        running=[(Output(ids.ATTRIBUTION_WAITING, "hidden"), False, True)],
         prevent_initial_call=True,
     )
     def draw(
@@ -223,6 +242,12 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.ADD_HEAD, "data"),
         State(ids.HEADS, "value"),
         prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("showTokenFields", "attribution"),
+        Output(ids.ATTRIBUTION_TARGET_PLACE, "hidden"),
+        Output(ids.ATTRIBUTION_VERSUS_PLACE, "hidden"),
+        Input(ids.ATTRIBUTION_SHOW, "value"),
     )
     choose_on_click(app, ids.ATTRIBUTION_MAP)
 

@@ -1,13 +1,14 @@
 """How each head's attention differs between two runs: a map, who changed most, difference maps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dash_mantine_components as dmc
+import numpy as np
 from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 
 from ablation.attention_change import (
-    AttentionRun,
     Pair,
     attention_change,
     with_ablation,
@@ -16,22 +17,15 @@ from ablation.attention_change import (
 )
 from ablation.types import Ablation, HeadValues, Progress
 from app import ids, notices, words
+from app.panels.differences import difference_maps, hint, looked_at
+from app.panels.export_menu import export_menu
 from app.panels.head_maps import HEIGHT, large_map
-from app.panels.pieces import (
-    GRAPH_CONFIG,
-    browser,
-    choose_on_click,
-    empty,
-    graph,
-    head_bars,
-    segmented,
-)
+from app.panels.pieces import browser, empty, graph, head_bars, segmented
 from app.panels.progress import Bar, cancels, progress_place, watch_page
 from app.services import Services, intervention_of, prompt_of
-from app.view import MAX_PROMPT_CHARACTERS, View, head_from_text
+from app.view import MAX_PROMPT_CHARACTERS, View
 from models.errors import ErrorKind, UserError
-from models.types import AttentionMaps, Head
-from viz.difference import difference_figure, largest_difference
+from models.types import Head
 
 WAYS = (("ablated", "Ablated run"), ("prompt", "Another prompt"), ("model", "Another model"))
 HELP = {
@@ -41,7 +35,10 @@ HELP = {
     "model": "The model above against another with the same tokenizer, on the prompt on the left.",
 }
 N_LEADERS = 16
-MAX_MAPS = 6
+NAMED = 8
+"""Of more ablated heads, only so many are named."""
+LEAST = 1e-7
+"""Smaller divergences, in nats, are rounding."""
 
 
 def layout() -> html.Div:
@@ -56,6 +53,7 @@ def layout() -> html.Div:
                     dmc.Button(
                         "Cancel", id=ids.COMPARE_CANCEL, size="xs", variant="default", disabled=True
                     ),
+                    export_menu("compare"),
                 ],
                 className="toolbar",
             ),
@@ -93,6 +91,7 @@ def layout() -> html.Div:
             _result(),
             dcc.Store(id=ids.COMPARISON),
             dcc.Store(id=ids.COMPARE_REQUEST),
+            dcc.Store(id=ids.COMPARE_LOOKED, data=[]),
         ],
         id=ids.COMPARE_PLACE,
         hidden=True,
@@ -107,7 +106,8 @@ def _result() -> html.Div:
                 [
                     graph(
                         ids.COMPARE_MAP,
-                        "Layers by heads map of how much attention differs; a click chooses a head",
+                        "Layers by heads map of how much attention differs; a click shows a head's "
+                        "difference map",
                         HEIGHT,
                     ),
                     html.Div(id=ids.COMPARE_LEADERS, className="leaders"),
@@ -159,20 +159,36 @@ def pair_of(services: Services, view: View, way: str, text: str) -> Pair:
 def caption(pair: Pair, change: HeadValues) -> str:
     """Say what was compared, and what the numbers are."""
     heads = pair.after.ablation.heads if pair.after.ablation is not None else ()
-    ablated = f": {words.count(len(heads), 'head')}" if heads else ""
-    label = f"{pair.label[0].upper()}{pair.label[1:]}{ablated}."
+    label = f"{pair.label[0].upper()}{pair.label[1:]}{_named(heads)}."
+    if change.stopped == "complete" and not differs(change):
+        return f"{label} Nothing differs: every head attends alike in both runs."
     cancelled = f"Cancelled after {words.count(len(change.ranked()), 'head')}. "
     said = f"{label} Per head: {change.metric.description}. Click a head to see its map."
     return cancelled + said if change.stopped == "cancelled" else said
 
 
+def _named(heads: Sequence[Head]) -> str:
+    """Say which heads are ablated: they stay the same whichever are looked at."""
+    if not heads:
+        return ""
+    more = f" and {len(heads) - NAMED} more" if len(heads) > NAMED else ""
+    return f": {', '.join(map(str, heads[:NAMED]))}{more}"
+
+
+def differs(change: HeadValues) -> bool:
+    """Return whether any head's attention changed by more than rounding."""
+    return bool(np.nan_to_num(change.values).max(initial=0.0) > LEAST)
+
+
 def leaders(change: HeadValues) -> list[Any]:
-    """Return the heads whose attention changed most, each a button that chooses it."""
+    """Return the heads whose attention changed most, each a button that shows its map."""
+    if not differs(change):
+        return []
     places = change.ranked()[:N_LEADERS]
     largest = places[0][1] if places else 0.0
     return [
         html.H3("Changed most, nats", className="small-title"),
-        head_bars("js", places, largest),
+        head_bars("js", places, largest, "Show the difference map of"),
     ]
 
 
@@ -186,47 +202,12 @@ class Live:
 
     def __call__(self, progress: Progress) -> None:
         if self.bar.shown(progress) and isinstance(progress.partial, HeadValues):
-            chosen = [head.short for head in self.view.heads or ()]
-            figure = large_map(progress.partial, chosen, self.dark)
+            figure = large_map(progress.partial, (), self.dark)
             set_props(ids.COMPARE_MAP, {"figure": figure})
             set_props(ids.COMPARE_CAPTION, {"children": ""})
             set_props(ids.COMPARE_LEADERS, {"children": leaders(progress.partial)})
             set_props(ids.COMPARE_EMPTY, {"hidden": True})
             set_props(ids.COMPARE_BODY, {"hidden": False})
-
-
-def difference_maps(
-    services: Services, pair: Pair, change: HeadValues, heads: list[Head], size: int, dark: bool
-) -> list[html.Div]:
-    """Return a difference map for each head; their colours can be compared."""
-    before, after = (_maps(services, run, heads) for run in (pair.before, pair.after))
-    both = list(zip(before, after, strict=True))
-    zmax = max((largest_difference(b, a, 0) for b, a in both), default=0.0)
-    return [_card(b, a, change, zmax, size, dark) for b, a in both]
-
-
-def _maps(services: Services, run: AttentionRun, heads: list[Head]) -> tuple[AttentionMaps, ...]:
-    """Return the map of each head, from the runs that the page keeps where it can."""
-    outcome = services.runs.outcome(run.model, run.prompt, -1, heads, run.ablation)
-    if outcome.problem is not None:
-        raise outcome.problem
-    return outcome.maps
-
-
-def _card(
-    before: AttentionMaps,
-    after: AttentionMaps,
-    change: HeadValues,
-    zmax: float,
-    size: int,
-    dark: bool,
-) -> html.Div:
-    (head,) = before.heads
-    note = f"{change.values[head.layer, head.head]:.3g} nats · after − before"
-    figure = difference_figure(before, after, 0, zmax=zmax, note=note, dark=dark, size=size)
-    label = f"Difference of the attention of head {head}"
-    picture = dcc.Graph(figure=figure, config=GRAPH_CONFIG)
-    return html.Div(html.Div(picture, role="img", **{"aria-label": label}), className="map-card")
 
 
 def _problem(error: Exception) -> None:
@@ -290,16 +271,16 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.COMPARISON, "data"),
         Input(ids.DARK, "data"),
         Input(ids.MODEL, "data"),
-        State(ids.HEADS, "value"),
+        State(ids.COMPARE_LOOKED, "data"),
         prevent_initial_call=True,
     )
     def draw(
-        kept: dict[str, Any] | None, dark: bool, name: str, heads: list[str]
+        kept: dict[str, Any] | None, dark: bool, name: str, looked: list[str]
     ) -> tuple[Any, ...]:
         change = services.results.get(kept["key"]) if kept else None
         if kept is None or change is None or kept["view"]["model"] != name:
             return no_update, [], "", False, True
-        figure = large_map(change, heads, bool(dark))
+        figure = large_map(change, looked, bool(dark))
         return figure, leaders(change), kept["caption"], True, False
 
     @app.callback(
@@ -309,6 +290,7 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.DARK, "data"),
         Input(ids.HEADS_TAB, "value"),
         Input(ids.IN_HEADS_TAB, "data"),
+        Input(ids.COMPARE_LOOKED, "data"),
         State(ids.HEADS, "value"),
         State(ids.TABS, "value"),
         State(ids.MODEL, "data"),
@@ -319,6 +301,7 @@ def register(app: Dash, services: Services) -> None:
         dark: bool,
         part: str,
         changes: int | None,
+        looked: list[str],
         heads: list[str],
         tab: str,
         name: str,
@@ -330,19 +313,11 @@ def register(app: Dash, services: Services) -> None:
             return [], ""
         view = View.from_json(kept["view"])
         pair = pair_of(services, view, kept["way"], kept["text"])
-        shown = [head_from_text(text) for text in heads[:MAX_MAPS]]
+        shown, n_all = looked_at(looked, heads, change)
         maps = difference_maps(services, pair, change, shown, view.size, bool(dark))
-        return maps, hint(len(heads))
+        return maps, hint(n_all)
 
     _register_clientside(app)
-
-
-def hint(n_chosen: int) -> str:
-    """Say how to read the difference maps, and whether there are more."""
-    if not n_chosen:
-        return "Choose heads to see where their attention grew and where it shrank."
-    more = f" The first {MAX_MAPS} of {n_chosen} chosen heads." if n_chosen > MAX_MAPS else ""
-    return f"Rows are queries, columns are keys: green grew, purple shrank.{more}"
 
 
 def _register_clientside(app: Dash) -> None:
@@ -367,4 +342,13 @@ def _register_clientside(app: Dash) -> None:
         Input(ids.COMPARE_RUN, "n_clicks"),
         prevent_initial_call=True,
     )
-    choose_on_click(app, ids.COMPARE_MAP)
+    app.clientside_callback(
+        browser("watchLooked", "chosen"),
+        Input(ids.COMPARE_MAP, "figure"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("showLooked", "chosen"),
+        Input(ids.COMPARE_LOOKED, "data"),
+        prevent_initial_call=True,
+    )

@@ -8,6 +8,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 from ablation.dossier import Dossier, head_dossier, known_dossier
 from ablation.stimuli import ROLES
 from app import ids
+from app.panels.export_menu import export_menu
 from app.panels.head_maps import HEIGHT, large_map, refusal
 from app.panels.pieces import browser, choose_on_click, empty, graph, head_bars, segmented
 from app.panels.progress import Bar, cancels, progress_place, watch_page
@@ -34,6 +35,7 @@ def layout() -> html.Div:
                     dmc.Button(
                         "Cancel", id=ids.DOSSIER_CANCEL, size="xs", variant="default", disabled=True
                     ),
+                    export_menu("roles"),
                 ],
                 className="toolbar unwrapped",
             ),

@@ -1,22 +1,27 @@
 """Why does this head look there? Opened by a click on a cell of a heat map."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from dash import Dash, Input, Output, State, html
+import numpy as np
+from dash import Dash, Input, Output, State, html, set_props
 
 import ablation
 from ablation.attribution_types import QueryKeyDetail, ScoreSources
 from app import ids, words
-from app.panels.pieces import browser, switch
+from app.panels.pieces import browser, switch, waiting
 from app.panels.term_list import term_list
 from app.services import Services, prompt_of
 from app.view import View, head_from_text
 from models.errors import UserError
-from models.types import Head, TokenizedPrompt
+from models.types import FloatArray, Head, TokenizedPrompt
+from viz.sink import without_first
 from viz.terms import dimension_bars, signed, term_bars
 
 SHOWN_SOURCES, SHOWN_DIMENSIONS = 7, 3
+LOOKS = 0.05
+"""Of smaller weights it is asked why the head does not look there."""
 
 
 def layout() -> html.Section:
@@ -37,6 +42,7 @@ def layout() -> html.Section:
                 className="section-head",
             ),
             switch(ids.EXPLAIN_RELATIVE, "against the other keys it can see", True),
+            waiting("Computing", ids.EXPLAIN_WAITING),
             html.Div(id=ids.EXPLAIN_BODY, **{"aria-live": "polite"}),
         ],
         id=ids.EXPLAIN_PANEL,
@@ -45,9 +51,22 @@ def layout() -> html.Section:
     )
 
 
-def title(head: Head) -> str:
-    """Return the panel's heading for a head."""
-    return f"Why does {head} look there?"
+def title(head: Head, weight: float = 1.0) -> str:
+    """Return the panel's heading for a head and the weight of its cell."""
+    return f"Why does {head} look there?" if weight >= LOOKS else f"Why does {head} not look there?"
+
+
+def largest_in(weights: FloatArray, query: int, key: int, step: int) -> tuple[int, int]:
+    """Return the place of the largest weight of a cell, as a query and a key.
+
+    Args:
+        weights: a map [query, key], NaN where it is blank.
+        query, key: the first of the cell's.
+        step: how many queries, and how many keys, share it.
+    """
+    cell = np.nan_to_num(weights[query : query + step, key : key + step], nan=-1.0)
+    row, column = np.unravel_index(int(cell.argmax()), cell.shape)
+    return query + int(row), key + int(column)
 
 
 def pair(prompt: TokenizedPrompt, query: int, key: int) -> html.P:
@@ -71,26 +90,39 @@ def _token(prompt: TokenizedPrompt, position: int) -> html.Button:
 OF_CLEAN_RUN = "Of the clean run: what ablating the chosen heads changes is not explained."
 
 
+def _of_cell(step: int) -> list[html.P]:
+    """Say that a cell stood for several weights."""
+    said = f"The largest of the {step}×{step} weights of that dot."
+    return [html.P(said, className="help")] if step > 1 else []
+
+
 def _run_note(view: View) -> list[html.P]:
     """Say which run is explained, where the map is of another."""
     return [html.P(OF_CLEAN_RUN, className="help")] if view.ablate and view.heads else []
 
 
-def body(detail: QueryKeyDetail) -> list[Any]:
-    """Return what the panel says of one cell."""
+def body(detail: QueryKeyDetail, strongest: str = "") -> list[Any]:
+    """Return what the panel says of one cell.
+
+    Args:
+        strongest: see `against_strongest`.
+    """
+    score = _score(detail, strongest)
     if not detail.sources:
-        return [_score(detail), html.P(detail.problem, className="help"), _dimensions(detail)]
+        return [score, html.P(detail.problem, className="help"), _dimensions(detail)]
     sides = [_side(side, detail) for side in detail.sources]
-    return [_score(detail), html.Div(sides, className="two-lists"), _dimensions(detail)]
+    return [score, html.Div(sides, className="two-lists"), _dimensions(detail)]
 
 
-def _score(detail: QueryKeyDetail) -> html.P:
+def _score(detail: QueryKeyDetail, strongest: str) -> html.P:
     score = f"score {words.number(detail.score, 2)}"
     if detail.relative:
         score = f"score {signed(detail.score)} from the mean of all keys it can see"
     parts = [f"weight {detail.weight:.3g}", score]
     if not detail.visible:
         parts.append("masked: the query cannot see this key")
+    if strongest:
+        parts.append(strongest)
     if detail.bias:
         parts.append(f"position bias {detail.bias:+.2f}")
     if detail.softcap is not None:
@@ -119,6 +151,32 @@ def _dimensions(detail: QueryKeyDetail) -> html.Div:
     return html.Div([heading, term_list(bars, "Dimensions of query and key")])
 
 
+def _shown_map(services: Services, view: View, pages: int, head: Head) -> FloatArray:
+    """Return a head's map as the page shows it, [query, key]."""
+    shown = services.outcome(view, pages)
+    maps = next(one for one in shown.maps if head in one.heads)
+    return without_first(maps.values[0], view.sink)
+
+
+def against_strongest(row: FloatArray, key: int, names: Sequence[str]) -> str:
+    """Say how far a key's score is below that of the strongest key of its query.
+
+    Weights of one query are in the proportion of their scores' exponentials, so the logarithm of
+    the proportion is the difference of the scores, with position bias and soft cap.
+
+    Args:
+        row: the weights of the query, float32 [key].
+        names: of the keys.
+    """
+    best = int(row.argmax())
+    if best == key:
+        return "the strongest key of this query"
+    if row[key] <= 0:
+        return f"the strongest key of this query is {names[best]}, weight {row[best]:.3g}"
+    below = signed(float(np.log(row[key] / row[best])))
+    return f"score {below} from that of the strongest key, {names[best]}, weight {row[best]:.3g}"
+
+
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks that open, fill and close the panel."""
 
@@ -130,18 +188,28 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.EXPLAIN_OPEN, "data"),
         Input(ids.EXPLAIN_RELATIVE, "checked"),
         State(ids.VIEW, "data"),
+        State(ids.SHOWN, "data"),
+        running=[
+            (Output(ids.EXPLAIN_WAITING, "hidden"), False, True),
+            (Output(ids.EXPLAIN_BODY, "className"), "waiting", ""),
+            (Output(ids.EXPLAIN_PANEL, "hidden"), False, False),
+        ],
         prevent_initial_call=True,
     )
     def show(
-        opened: dict[str, Any] | None, relative: bool, data: dict[str, Any]
+        opened: dict[str, Any] | None, relative: bool, data: dict[str, Any], pages: int
     ) -> tuple[Any, ...]:
         if opened is None:
             return "", [], True, True
         view, head = View.from_json(data), head_from_text(opened["head"])
         model = services.model(view.model)
         prompt = prompt_of(view, model)
-        query, key = int(opened["query"]), int(opened["key"])
-        opening = [pair(prompt, query, key), *_run_note(view)]
+        query, key, step = int(opened["query"]), int(opened["key"]), int(opened["step"])
+        if step > 1:
+            shown = _shown_map(services, view, pages, head)
+            query, key = largest_in(shown, query, key, step)
+            set_props(ids.TOKEN, {"data": query if opened["direction"] == "at" else key})
+        opening = [pair(prompt, query, key), *_of_cell(step), *_run_note(view)]
         stream = None
         with suppress(UserError):  # said below, beside what can be told without it
             stream = services.streams.get(model, prompt)
@@ -151,7 +219,10 @@ def register(app: Dash, services: Services) -> None:
             )
         except UserError as error:
             return title(head), [*opening, html.P(str(error), className="help")], False, True
-        return title(head), [*opening, *body(detail)], False, True
+        clean = services.runs.outcome(model, prompt, view.position, [head], None)
+        row = clean.maps[0].values[0, query]
+        strongest = against_strongest(row, key, prompt.unique_labels) if detail.visible else ""
+        return title(head, detail.weight), [*opening, *body(detail, strongest)], False, True
 
     app.clientside_callback(
         browser("close", "attribution"),

@@ -10,6 +10,7 @@ from ablation.studies.heads import METRICS, HeadDistributions
 from ablation.studies.heads import run as study_heads
 from ablation.studies.types import StudyResult
 from app import ids, words
+from app.panels.export_menu import export_menu
 from app.panels.head_maps import HEIGHT, large_map
 from app.panels.pieces import browser, choose_on_click, empty, graph
 from app.panels.progress import Bar, cancels, progress_place, watch_page
@@ -37,6 +38,7 @@ def layout() -> html.Div:
                     dmc.Button(
                         "Cancel", id=ids.CORPUS_CANCEL, size="xs", variant="default", disabled=True
                     ),
+                    export_menu("corpus"),
                 ],
                 className="toolbar unwrapped",
             ),
@@ -109,19 +111,26 @@ def numbers(result: StudyResult, head: Head) -> list[Any]:
     table = result.table
     rows = table[(table["layer"] == head.layer) & (table["head"] == head.head)].set_index("metric")
     n_heads = int((table["metric"] == METRICS[0].name).sum())
-    titles = ("over the corpus", "mean", "10 to 90 %", f"rank of {n_heads}")
+    titles = {
+        "": None,
+        "mean": "over the corpus",
+        "10–90 %": "of the texts",
+        "rank": f"of {n_heads}",
+    }
     body = []
     for info in METRICS:
         row = rows.loc[info.name]
-        unit = html.Span(f" {info.unit}", className="unit")
+        named = "" if info.unit == "probability" else f" {info.unit}"  # as everywhere with weights
+        unit = html.Span(named, className="unit")
         figures = (
             f"{row['mean']:.3g}",
-            f"{row['low']:.2g} to {row['high']:.2g}",
+            f"{row['low']:.2g}–{row['high']:.2g}",
             f"{row['rank']:.0f}",
         )
         cells = [html.Td(figure, className="figure") for figure in figures]
         body.append(html.Tr([html.Th([info.label, unit]), *cells]))
-    head_row = html.Thead(html.Tr([html.Th(title) for title in titles]))
+    names = [html.Th(name, title=title) for name, title in titles.items()]
+    head_row = html.Thead(html.Tr(names))
     return [html.Table([head_row, html.Tbody(body)], className="numbers")]
 
 

@@ -41,7 +41,7 @@ def tools() -> list[Any]:
             value="thumbnail",
             allowDeselect=False,
             size="xs",
-            w=146,
+            w=176,
             **{"aria-label": "What the overview shows of each head"},
         ),
     ]
@@ -182,19 +182,21 @@ def note(summaries: HeadSummaries, problem: UserError | None) -> list[Any]:
     n_read = int((~np.isnan(summaries.thumbnails[..., 0, 0])).sum())
     heads = words.count(n_read, "head")
     cells = f", each cell the largest of {summaries.step}×{summaries.step} weights"
-    shown = f"rows are queries, columns keys{cells if summaries.step > 1 else ''}"
-    said = f" {heads}; {shown}. Hover for numbers, click to choose."
+    shown = f" Rows are queries, columns keys{cells if summaries.step > 1 else ''}."
+    # Which the stylesheet hides where the heads are numbers.
+    said = [f" {heads}.", html.Span(shown, className="of-thumbnails")]
+    said += [" Hover for numbers, click to choose."]
     if summaries.stopped == "cancelled":
         n_all = words.count(summaries.values[0].size, "head")
-        said = f" Cancelled after {n_read} of {n_all}. "
+        said = [f" Cancelled after {n_read} of {n_all}. "]
     if problem is not None:
         return [
             html.Span("Not ablated: heads of the clean run", className="tag failed"),
             f" {problem}",
         ]
     if summaries.ablated:
-        return [html.Span("Heads of the ablated run", className="tag ablated"), said]
-    return [html.Span("Heads of the clean run", className="tag"), said]
+        return [html.Span("Heads of the ablated run", className="tag ablated"), *said]
+    return [html.Span("Heads of the clean run", className="tag"), *said]
 
 
 def not_shown(error: UserError) -> list[Any]:

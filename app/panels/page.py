@@ -17,6 +17,7 @@ from app.panels import (
     circuit_result,
     circuit_run,
     explain,
+    export_menu,
     head_patching,
     header,
     heads,
@@ -287,6 +288,7 @@ def register(app: Dash, services: Services) -> None:
     )
     for panel in panels:
         panel.register(app, services)
+    export_menu.register(app)
     _register_opening(app, services)
     _register_prompt(app, services)
     page_state.register(app)

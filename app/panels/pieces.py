@@ -49,6 +49,13 @@ def empty(text: str, **attributes: Any) -> html.Div:
     return html.Div(html.P(text), className="empty", **attributes)
 
 
+def waiting(text: str, component_id: str) -> html.Div:
+    """Return a hidden sentence with a spinner, which shows only if it stands for a while."""
+    line = html.Div([dmc.Loader(size=14), html.Span(text)], className="waiting-line", role="status")
+    # It takes no room, so that nothing moves when it comes and goes.
+    return html.Div(line, id=component_id, className="waiting-place", hidden=True)
+
+
 def field_label(text: str, target: str) -> html.Label:
     return html.Label(text, htmlFor=target, className="field-label")
 
@@ -71,17 +78,20 @@ def segmented(
     )
 
 
-def head_bars(of: str, places: Sequence[tuple[Head, float]], largest: float = 1.0) -> html.Ol:
+def head_bars(
+    of: str, places: Sequence[tuple[Head, float]], largest: float = 1.0, does: str = "Choose"
+) -> html.Ol:
     """Return heads with a value each, as bars; a click on one chooses it.
 
     Args:
         of: tells this list from others.
         largest: the value whose bar is as wide as the list.
+        does: what a click does to a head.
     """
-    return html.Ol([_head_bar(of, *place, largest) for place in places], className="bars")
+    return html.Ol([_head_bar(of, *place, largest, does) for place in places], className="bars")
 
 
-def _head_bar(of: str, head: Head, value: float, largest: float) -> html.Li:
+def _head_bar(of: str, head: Head, value: float, largest: float, does: str) -> html.Li:
     return html.Li(
         [
             html.Button(
@@ -89,7 +99,7 @@ def _head_bar(of: str, head: Head, value: float, largest: float) -> html.Li:
                 id=ids.leader(of, head.short),
                 type="button",
                 className="bar-label leader",
-                title=f"Choose {head}",
+                title=f"{does} {head}",
             ),
             html.Span(f"{value:.3f}", className="bar-value"),
             html.Span(className="bar", style={"width": f"{100 * value / (largest or 1):.1f}%"}),

@@ -18,15 +18,20 @@ def term_list(bars: Sequence[TermBar], label: str) -> html.Ol:
 
 
 def _line(bar: TermBar) -> html.Li:
+    if bar.rest:
+        summary = html.Summary(
+            [_name(bar), html.Span(bar.value, className="term-value")], title="Show them"
+        )
+        others = html.Ol([_line(one) for one in bar.rest], className="terms")
+        return html.Li(html.Details([summary, others]), className="rest")
     style = {"left": f"{100 * bar.start:.2f}%", "width": f"{100 * bar.width:.2f}%"}
     kind = "term-bar plus" if bar.positive else "term-bar minus"
     return html.Li(
         [
             _name(bar),
             html.Span(bar.value, className="term-value"),
-            *([] if bar.rest else [html.Span(className=kind, style=style)]),
-        ],
-        className="rest" if bar.rest else None,
+            html.Span(className=kind, style=style),
+        ]
     )
 
 

@@ -17,6 +17,7 @@ from app import exports
 from app.view import View
 from models.language_model import LanguageModel
 from models.types import AttentionMaps, Head
+from viz.sink import without_first
 
 HEADS = (Head(0, 1), Head(2, 3))
 VIEW = View("llama", "The key to the cabinets", heads=HEADS)
@@ -107,3 +108,42 @@ def test_what_cannot_be_exported_is_refused_in_a_sentence(
     answer = client.post("/export/csv", json=asked)
     assert answer.status_code == 400
     assert sentence in answer.text
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "html"])
+def test_without_heads_there_is_nothing_to_export(client: TestClient, kind: str) -> None:
+    answer = ask(client, kind, View("llama", VIEW.prompt, heads=()))
+    assert (answer.status_code, "choose heads" in answer.text) == (400, True)
+    answer = ask(client, kind, head="1.1")  # a map that is not shown
+    assert answer.status_code == 400
+
+
+def test_a_page_of_its_own_opens_with_maps_where_all_heads_are_shown(client: TestClient) -> None:
+    text = ask(client, "html", View("llama", VIEW.prompt, heads=HEADS, picture="overview")).text
+    about = json.loads(text.partition('id="about">')[2].partition("</script>")[0])
+    assert about["picture"] == "matrix"
+
+
+def test_files_say_what_is_shown_where_it_is_not_what_the_model_computes(
+    client: TestClient, maps: AttentionMaps
+) -> None:
+    view = View("llama", VIEW.prompt, heads=HEADS, sink="renormalise", extra="mean")
+    shown = without_first(maps.values, "renormalise")
+    mean = np.where(np.isnan(shown).all(axis=0), np.nan, np.nan_to_num(shown).mean(axis=0))
+    data = json.loads(ask(client, "json", view).text)
+    assert data["values"] == maps.to_json()["values"]
+    assert "nothing renormalised" in data["values_are"]
+    assert data["shown"] == {"first_token": "renormalise", "one_more_map": "mean"}
+    (combined,) = data["combined"]
+    assert combined["name"] == "Mean of 2 heads"
+    np.testing.assert_allclose(np.array(combined["values"], dtype=float), mean, rtol=1e-5)
+    table = pd.read_csv(io.StringIO(ask(client, "csv", view).text))
+    assert list(table["map"].unique()) == ["L0H1", "L2H3", "Mean of 2 heads"]
+    of_heads, of_all = table[table["layer"] >= 0], table[table["layer"] == -1]
+    np.testing.assert_allclose(of_heads["weight"], maps.values.reshape(-1), rtol=1e-5)
+    np.testing.assert_allclose(of_heads["shown"], shown.reshape(-1), rtol=1e-5)
+    np.testing.assert_allclose(of_all["shown"], mean.reshape(-1), rtol=1e-5)
+    text = ask(client, "html", view).text
+    about = json.loads(text.partition('id="about">')[2].partition("</script>")[0])
+    assert [one["name"] for one in about["maps"]] == ["L0H1", "L2H3", "Mean of 2 heads"]
+    assert about["maps"][2]["largest"] == pytest.approx(np.nanmax(mean[2:]), rel=1e-5)

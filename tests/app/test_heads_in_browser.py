@@ -135,10 +135,10 @@ def test_clean_is_compared_with_ablated(tab: Page) -> None:
     expect(tab.locator("#compare-maps .map-card")).to_have_count(2)
     expect(tab.locator("#compare-maps .heatmaplayer image").nth(1)).to_be_visible()
     maps = [model.attention(prompt, [Head(2, 3)], a).values[0] for a in (None, ablation)]
-    shown = drawn(tab, "#compare-maps .map-card:nth-child(2)")
+    shown = drawn(tab, "#compare-maps .map-card:nth-child(1)")  # the head chosen last
     np.testing.assert_allclose(np.nan_to_num(shown), maps[1] - maps[0], atol=1e-6)
     # Both weights are in the hover box.
-    plot = tab.locator("#compare-maps .map-card:nth-child(2) .nsewdrag")
+    plot = tab.locator("#compare-maps .map-card:nth-child(1) .nsewdrag")
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     assert box is not None
@@ -148,6 +148,22 @@ def test_clean_is_compared_with_ablated(tab: Page) -> None:
     weights = [maps[i][-1, 1] for i in (0, 1)]
     for weight in weights:
         expect(hover).to_contain_text(f"{weight:.3g}")
+    # Looking at another head, in the list or on the map, changes nothing of what is ablated.
+    leader = next(head for head, _ in change.ranked() if head not in HEADS)
+    tab.locator("#compare-leaders").get_by_role("button", name=str(leader), exact=True).click()
+    expect(tab.locator("#compare-maps .map-card")).to_have_count(3)
+    expect(tab.locator("#compare-maps .map-card").first).to_contain_text(str(leader))
+    box = tab.locator("#compare-map .nsewdrag").bounding_box()
+    assert box is not None
+    tab.mouse.click(box["x"] + box["width"] / 8, box["y"] + 0.95 * box["height"])
+    expect(tab.locator("#compare-maps .map-card").first).to_contain_text("L0H0")
+    expect(tab.locator("#heads-count")).to_have_text("2 of 12")
+    expect(tab.locator("#compare-caption")).to_contain_text("(zero): L0H1, L2H3.")
+    for kind, part in (("Figures as SVG", "L2H3"), ("Table as CSV", "layer,head,js")):
+        tab.locator("#compare-place").get_by_role("button", name="Export").click()
+        with tab.expect_download() as download:
+            tab.get_by_role("menuitem", name=kind).click()
+        assert part in Path(download.value.path()).read_text("utf-8")
 
 
 def test_two_prompts_are_compared_if_they_have_as_many_tokens(tab: Page) -> None:

@@ -12,7 +12,7 @@ from ablation.attention_change import attention_change
 from ablation.corpus import Passage
 from ablation.dossier import Dossier
 from ablation.stimuli import ROLES
-from app.panels import comparison, dossier, over_corpus
+from app.panels import comparison, differences, dossier, over_corpus
 from app.services import Services
 from app.view import MAX_PROMPT_CHARACTERS, View
 from models.errors import ErrorKind, UserError
@@ -102,7 +102,7 @@ def test_difference_maps_are_of_the_two_runs_and_share_their_colours(
     pair = comparison.pair_of(services, settled, "ablated", "")
     change = attention_change(pair)
     heads = [Head(2, 0), Head(1, 3)]
-    cards = comparison.difference_maps(services, pair, change, heads, 300, False)
+    cards = differences.difference_maps(services, pair, change, heads, 300, False)
     prompt = llama.tokenize(settled.prompt)
     before = llama.attention(prompt, heads)
     after = llama.attention(prompt, heads, pair.after.ablation)
@@ -123,12 +123,31 @@ def test_the_caption_and_the_hint_say_what_is_shown(services: Services, settled:
     pair = comparison.pair_of(services, settled, "ablated", "")
     change = attention_change(pair)
     said = comparison.caption(pair, change)
-    assert said.startswith("Clean against ablated (zero): 1 head. Per head: Jensen-Shannon")
-    assert "Choose heads" in comparison.hint(0)
-    assert "first" not in comparison.hint(comparison.MAX_MAPS)
-    assert "The first 6 of 7 chosen heads." in comparison.hint(7)
+    assert said.startswith("Clean against ablated (zero): L0H1. Per head: Jensen-Shannon")
+    assert "Click heads" in differences.hint(0)
+    assert "newest" not in differences.hint(differences.MAX_MAPS)
+    assert "The newest 6 of 7 heads." in differences.hint(7)
     first = comparison.leaders(change)[1].children[0].children[0].id["head"]
     assert first == change.ranked()[0][0].short
+
+
+def test_the_head_that_was_clicked_last_is_looked_at_first(
+    services: Services, settled: View
+) -> None:
+    change = attention_change(comparison.pair_of(services, settled, "ablated", ""))
+    chosen = [f"{layer}.{head}" for layer in range(2) for head in range(4)]
+    shown, n = differences.looked_at(["2.1", "0.3", "9.9"], chosen, change)
+    assert shown == [Head(0, 3), Head(2, 1), Head(1, 3), Head(1, 2), Head(1, 1), Head(1, 0)]
+    assert n == 9  # none twice, none that the model has not
+
+
+def test_runs_that_do_not_differ_are_said_not_to(services: Services, settled: View) -> None:
+    pair = comparison.pair_of(services, settled, "model", "llama")
+    change = attention_change(pair)
+    assert "Nothing differs" in comparison.caption(pair, change)
+    assert comparison.leaders(change) == []
+    ablated = comparison.pair_of(services, settled, "ablated", "")
+    assert "Nothing differs" not in comparison.caption(ablated, attention_change(ablated))
 
 
 # --- over the corpus ---

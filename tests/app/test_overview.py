@@ -50,7 +50,7 @@ def test_the_overview_is_of_the_views_prompt_and_model(services: Services, view:
     found = read(services, view)
     expected = summarise_heads(services.model("llama"), view.prompt)
     np.testing.assert_array_equal(found.values, expected.values)
-    assert "Heads of the clean run 12 heads; rows are queries" in text_of(note(found, None))
+    assert "Heads of the clean run 12 heads. Rows are queries" in text_of(note(found, None))
 
 
 def test_with_heads_ablated_it_is_of_the_ablated_run(services: Services, view: View) -> None:

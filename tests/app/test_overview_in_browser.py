@@ -1,11 +1,15 @@
 """The overview in Chromium: what its canvas shows against the model's weights and metrics."""
 
+import io
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from page_fixtures import Shelf, make_page, serving
 from playwright.sync_api import Browser, Page, expect
@@ -340,3 +344,24 @@ def test_a_deep_model_stands_in_stacks_that_fit_the_window(quiet: Page, address:
     assert box is not None
     assert box["y"] + box["height"] <= 800
     assert box["width"] > 400
+
+
+def exported(page: Page, item: str) -> str:
+    """Choose an item of the Export menu; return what is in the file."""
+    page.get_by_role("button", name="Export", exact=True).click()
+    with page.expect_download() as download:
+        page.get_by_role("menuitem", name=item).click()
+    return Path(download.value.path()).read_text("utf-8")
+
+
+def test_the_overview_is_exported_as_a_picture_and_in_numbers(quiet: Page, address: str) -> None:
+    found = open_overview(quiet, address, heads=(Head(1, 2),))
+    svg = exported(quiet, "Picture as SVG")
+    said = "".join(ElementTree.fromstring(svg).itertext())
+    assert all(label in said for label in ("L0", "L2", "H3", "Attention of each head"))
+    assert svg.count("<image") == 1
+    assert svg.count("<path") == 1  # around the chosen head
+    choose_cells(quiet, "Entropy")
+    assert "Entropy" in exported(quiet, "Picture as SVG")
+    table = pd.read_csv(io.StringIO(exported(quiet, "All numbers as CSV")))
+    np.testing.assert_allclose(table["entropy"], found.values_of("entropy").reshape(-1), rtol=1e-5)

@@ -434,9 +434,9 @@ def test_data_and_a_page_of_its_own_are_exported(
     open_view(quiet, address, View("long", heads=HEADS, picture="lines"))
     canvas(quiet)
     maps = model.attention(model.tokenize(View().prompt), HEADS)
-    name, data = exported(quiet, "All weights as JSON")
+    name, data = exported(quiet, "All numbers as JSON")
     assert (name, json.loads(data)["values"]) == ("attention.json", maps.to_json()["values"])
-    name, data = exported(quiet, "All weights as CSV")
+    name, data = exported(quiet, "All numbers as CSV")
     assert (name, data.count(b"\n")) == ("attention.csv", 1 + maps.values.size)
     name, data = exported(quiet, "Page as one HTML file")
     assert name == "attention.html"

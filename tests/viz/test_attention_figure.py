@@ -12,20 +12,19 @@ from viz_samples import causal_maps, prompt
 from models.types import AttentionMaps, Head
 from viz import coding
 from viz.attention import (
-    LOG_FLOOR,
-    NOTE,
     Look,
     attention_figure,
     attention_message,
     clicked_cell,
     dots_across,
-    log_floor,
     shared_maximum,
     token_message,
     token_names,
 )
 from viz.cells import Region, cells_of
 from viz.extent import extent_of, unit_of
+from viz.map_frame import NOTE
+from viz.weight_colours import LOG_FLOOR, log_floor
 
 LABELS = ("When", "·John", "·and", "·John")
 
@@ -148,10 +147,26 @@ def test_row_0_is_on_top_and_the_row_read_is_marked() -> None:
 def test_the_title_says_which_head_and_that_the_run_is_ablated() -> None:
     clean = attention_figure(causal_maps(*LABELS, n_heads=4), 3).layout.title.text
     assert "<b>L9H3</b>" in clean
-    assert "max .667" in clean
+    assert "max .667 (row 0 apart)" in clean  # its only weight is a 1
     assert "ablated run" not in clean
     maps = causal_maps(*LABELS, ablated=True)
     assert "ablated run" in attention_figure(maps, 0).layout.title.text
+    hidden = attention_figure(causal_maps(*LABELS), 0, sink="hide").layout.title.text
+    assert "apart" not in hidden  # nothing of that row is shown
+    renormalised = attention_figure(causal_maps(*LABELS), 0, sink="renormalise").layout.title.text
+    assert "(row 1 apart)" in renormalised
+    assert "apart" not in attention_figure(cross_maps(np.full((3, 2), 0.5)), 0).layout.title.text
+
+
+def test_notes_that_do_not_fit_into_a_line_get_another() -> None:
+    maps = causal_maps(*["·word"] * 400)
+    short = attention_figure(maps, 0, size=300).layout
+    long = attention_figure(maps, 0, size=300, sink="renormalise").layout
+    assert (short.title.text.count("<br>"), long.title.text.count("<br>")) == (1, 2)
+    assert long.margin.t > short.margin.t
+    assert long.height - long.margin.t == short.height - short.margin.t
+    wide = attention_figure(maps, 0, size=640, sink="renormalise").layout
+    assert wide.title.text.count("<br>") == 1
 
 
 @pytest.mark.parametrize("n", [1, 3, 14, 26, 27, 60, 200, 1024])
@@ -391,8 +406,9 @@ def test_cells_are_square_and_the_colour_bar_stays_in_the_figure(
     assert across / shape[1] == pytest.approx(down / shape[0], abs=1)
     assert across <= (size or 420)
     bar = colour_bar(figure).colorbar
-    assert bar.xref == "container"
-    assert 0 < bar.x * figure.layout.width <= figure.layout.width
+    left = margin.l + bar.x * across
+    assert 0 < left <= left + bar.len <= figure.layout.width
+    assert bar.x <= 3  # Plotly's limit
 
 
 def test_the_message_of_a_long_cross_map_has_cells_for_its_longer_side() -> None:

@@ -7,8 +7,8 @@ import pytest
 from viz_samples import prompt
 
 from models.types import AttentionMaps, Head
-from viz.attention import attention_figure
-from viz.combined import COMBINATIONS, combined, combined_name
+from viz.attention import Look, attention_figure, shown_map
+from viz.combined import COMBINATIONS, combined, combined_extent, combined_name
 
 ONE = np.array([[1, 0], [0.5, 0.5]], np.float32)
 TWO = np.array([[1, 0], [0.1, 0.9]], np.float32)
@@ -26,6 +26,25 @@ def test_all_heads_count_however_they_come(how: str) -> None:
     for several in ([maps(ONE, TWO, THREE)], [maps(ONE), maps(TWO, THREE)]):
         one = combined(several, how)
         np.testing.assert_allclose(one.values, [[[1, 0], LAST_ROW[how]]], rtol=1e-6)
+
+
+def test_what_is_combined_are_the_maps_that_are_shown() -> None:
+    rows = np.array([[[1, 0, 0], [0.9, 0.1, 0], [0.8, 0.1, 0.1]]], np.float32)
+    other = np.array([[[1, 0, 0], [1, 0, 0], [0.2, 0.2, 0.6]]], np.float32)
+    heads = (Head(0, 0), Head(0, 1))
+    several = AttentionMaps(heads, np.concatenate([rows, other]), prompt("a", "b", "c"))
+    nan = np.nan
+    # Renormalised, their last rows are [.5, .5] and [.25, .75]; one's second row is blank.
+    mean = combined([several], "mean", "renormalise")
+    np.testing.assert_allclose(mean.values[0, 1:], [[nan, 1, 0], [nan, 0.375, 0.625]], rtol=1e-5)
+    maximum = combined([several], "maximum", "renormalise")
+    np.testing.assert_allclose(maximum.values[0, 2], [nan, 0.5, 0.75], rtol=1e-5)
+    assert combined_extent(maximum, True, "renormalise").largest == pytest.approx(0.75)
+    look = Look(sink="renormalise", done=True)
+    shown = shown_map(maximum, 0, look, combined_extent(maximum, True, "renormalise"))
+    np.testing.assert_array_equal(shown.weights, maximum.values[0])  # not once more
+    hidden = combined([several], "mean", "hide").values[0]
+    np.testing.assert_allclose(hidden[2], [nan, 0.15, 0.35], rtol=1e-5)
 
 
 def test_the_maps_stay_as_they_are() -> None:

@@ -100,6 +100,35 @@ def test_long_prompts_label_fewer_tokens_and_more_when_zoomed(quiet_page: Page) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        (("·to",), {"size": 300}),
+        (("·to", "·a"), {}),
+        (["·store"] * 14, {"size": 200, "name": "L8H0 moved"}),
+        (["·store"] * 400, {"size": 300, "name": "Mean of 12 heads", "sink": "renormalise"}),
+    ],
+)
+def test_the_header_of_a_map_has_room(
+    quiet_page: Page, labels: list[str], options: dict[str, Any]
+) -> None:
+    draw(quiet_page, attention_figure(causal_maps(*labels), 0, **options))
+    texts = quiet_page.locator(".gtitle tspan.line, .cbaxis text, .cbfills").evaluate_all(
+        """parts => parts.map((part) => part.getBoundingClientRect())
+            .map(({ left, top, right, bottom }) => ({ left, top, right, bottom }))"""
+    )
+    plot = quiet_page.locator("#plot .main-svg").first.bounding_box()
+    assert plot is not None
+    assert len(texts) >= 5  # name, notes, the bar and its ends
+    for i, one in enumerate(texts):
+        assert plot["x"] <= one["left"]
+        assert one["right"] <= plot["x"] + plot["width"]
+        for other in texts[:i]:
+            beside = one["right"] <= other["left"] or other["right"] <= one["left"]
+            below = one["bottom"] <= other["top"] + 4 or other["bottom"] <= one["top"] + 4
+            assert beside or below
+
+
 def test_cells_with_and_without_a_score_can_be_clicked(quiet_page: Page) -> None:
     values = np.array([[0.1, np.nan], [0.3, 0.2], [np.nan, np.nan]], np.float32)
     draw(quiet_page, head_map_figure(3, 2, HeadScores(KL, values, CLEAN)))

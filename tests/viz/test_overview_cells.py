@@ -7,7 +7,6 @@ import pytest
 from viz_samples import prompt
 
 from ablation.types import HeadSummaries, MetricInfo
-from viz.attention import LOG_FLOOR
 from viz.overview import (
     RELATIVE_ERROR,
     decoded_thumbnails,
@@ -15,6 +14,7 @@ from viz.overview import (
     thumbnail_side,
 )
 from viz.theme import sequential_scale
+from viz.weight_colours import LOG_FLOOR
 
 ENTROPY = MetricInfo("entropy", "Entropy", "nats", False, False, "How spread out it looks.")
 

@@ -16,11 +16,12 @@ from viz_samples import causal_maps, prompt
 
 from models.types import AttentionMaps, Head
 from viz import coding
+from viz.combined import combined, combined_extent
 from viz.sink import SINKS, without_first
-from viz.standalone import SMALLEST, attention_html
+from viz.standalone import SMALLEST, OfAll, attention_html
 
 EVIL = ("</script>", "<img src=x onerror=alert(1)>", "&lt;", "·John", "·John", "<!--", "\u2028")
-SIDE = 264  # px of a map's edge; see viz/standalone/matrix.js
+SIDE, TOP = 264, 6  # px: a map's edge, and what is above it; see viz/standalone/matrix.js
 
 
 def random_maps(n: int, n_heads: int = 2, seed: int = 0, causal: bool = True) -> AttentionMaps:
@@ -92,7 +93,7 @@ def test_each_map_may_have_a_scale_of_its_own() -> None:
 
 
 def test_it_is_small() -> None:
-    assert len(attention_html(random_maps(8))) < 80_000
+    assert len(attention_html(random_maps(8))) < 90_000  # scripts and styles
 
 
 def maps_of_stacks(n_source: int = 9, n: int = 4) -> list[AttentionMaps]:
@@ -167,7 +168,8 @@ def hover_cell(page: Page, n: int, query: int, key: int, card: int = 0) -> str:
     box = canvas.bounding_box()
     assert box is not None
     left = box["width"] - SIDE - 8
-    page.mouse.move(box["x"] + left + (key + 0.5) * SIDE / n, box["y"] + (query + 0.5) * SIDE / n)
+    x, y = left + (key + 0.5) * SIDE / n, TOP + (query + 0.5) * SIDE / n
+    page.mouse.move(box["x"] + x, box["y"] + y)
     return page.locator(".map-grid .text-tip").inner_text()
 
 
@@ -198,7 +200,7 @@ def test_norms_are_said_as_they_are(offline: Page, tmp_path: Path) -> None:
     hovered = hover_cell(offline, 12, 9, best)
     assert hovered.endswith(f"norm   {maps.values[0, 9, best]:.3g}")
     assert (said == "") == (norm < 0.1 * largest)
-    expect(offline.locator(".map-title").first).to_have_text("L3H0 moved")
+    expect(offline.locator(".map-name").first).to_have_text("L3H0 moved")
     expect(offline.locator(".reading")).to_have_text(f"{0.1 * largest:.3g}")
     expect(offline.locator(".note").first).to_contain_text("norms below")
     offline.get_by_role("radio", name="Lines").click()
@@ -224,6 +226,41 @@ def test_dragging_zooms_and_a_double_click_goes_back(offline: Page, tmp_path: Pa
     assert "query  50 t50\nkey    10 t10" in hover_cell(offline, 20, 0, 0)
     canvas.dblclick(position={"x": 150, "y": 150})
     expect(canvas).to_have_attribute("data-side", "100")
+
+
+@pytest.mark.browser
+def test_maps_have_a_scale_and_frames_end_at_the_diagonal(offline: Page, tmp_path: Path) -> None:
+    maps = random_maps(12)
+    both = combined([maps], "mean")
+    extra = OfAll("Mean of 2 heads", both, combined_extent(both, causal=True))
+    text = attention_html(maps, of_all=[extra], token=3, dark=False)
+    open_file(offline, tmp_path, text)
+    names = offline.locator(".map-name")
+    expect(names).to_have_text(["L3H0", "L3H1", "Mean of 2 heads"])
+    largest = float(maps.values[:, 1:].max())
+    expect(offline.locator(".map-scale").first).to_have_text(f"0{largest:.3g}")
+    said = hover_cell(offline, 12, 9, 4, card=2)
+    assert float(said.rpartition(" ")[2]) == pytest.approx(float(both.values[0, 9, 4]), rel=6e-3)
+    # The upper edge of the selected row, over the fourth and over the ninth key.
+    edges = offline.locator(".map-card canvas").first.evaluate(
+        """(canvas, [side, top]) => {
+            const box = canvas.getBoundingClientRect(), ratio = canvas.width / box.width;
+            const left = box.width - side - 8, copy = document.createElement("canvas");
+            [copy.width, copy.height] = [canvas.width, canvas.height];
+            const context = copy.getContext("2d", { willReadFrequently: true });
+            context.drawImage(canvas, 0, 0);
+            const at = (key) => context.getImageData(
+                Math.round((left + (key + 0.5) * side / 12) * ratio),
+                Math.round((top + 3 * side / 12) * ratio) - 1, 1, 1).data[3];
+            return [at(3), at(8)];
+        }""",
+        [SIDE, TOP],
+    )
+    assert edges == [255, 0]
+    expect(offline.get_by_role("radio", name="looks at", exact=True)).to_be_hidden()
+    offline.get_by_role("radio", name="Text").click()
+    expect(offline.get_by_role("radio", name="looks at", exact=True)).to_be_visible()
+    expect(offline.locator(".text-row")).to_have_count(2)
 
 
 @pytest.mark.browser

@@ -20,7 +20,8 @@ def test_the_largest_terms_come_first_and_the_rest_is_summed() -> None:
     first, second, third, rest = term_bars(TERMS, 3)
     assert [bar.label for bar in (first, second, third)] == ["L1H2", "MLP1", "embedding"]
     assert [bar.value for bar in (first, second, third)] == ["−4.00", "+2.00", "+0.50"]
-    assert (rest.label, rest.value, rest.rest, rest.width) == ("2 others", "−0.15", True, 0.0)
+    assert (rest.label, rest.value, rest.width) == ("2 others", "−0.15", 0.0)
+    assert [bar.label for bar in rest.rest] == ["constant", "bias L1"]
 
 
 def test_bars_start_in_the_middle_and_share_a_scale() -> None:
@@ -49,7 +50,7 @@ def test_terms_of_zero_have_no_bar() -> None:
 def test_dimensions_are_numbered() -> None:
     bars = dimension_bars([(26, -5.0), (3, 1.0), (4, 0.5)], 2)
     assert [bar.label for bar in bars] == ["dim 26", "dim 3", "dim 4"]
-    assert bars[2].rest
+    assert not bars[2].rest  # a single one that is left keeps its bar
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import base64
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from viz.theme import css_variables, sequential_scale
 SMALLEST = 1e-5
 """Smaller weights are written as 0: nobody reads them, and they would be half of a large file. Of
 norms: this part of the largest."""
+
+PICTURES = ("matrix", "lines", "text")
+"""The pictures that the file has."""
 
 _HERE = Path(__file__).resolve().parent
 _ASSETS = _HERE.parents[1] / "assets"
@@ -46,8 +50,18 @@ _POLICY = (
 """What the file may do: run what is in it, and ask no one for anything."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OfAll:
+    """One more map, of all heads together, as it is shown (`viz.combined`)."""
+
+    name: str
+    maps: AttentionMaps
+    extent: Extent
+
+
 def attention_html(
     *maps: AttentionMaps,
+    of_all: Sequence[OfAll] = (),
     prompt: TokenizedPrompt | None = None,
     picture: str = "matrix",
     position: int | None = None,
@@ -67,6 +81,7 @@ def attention_html(
 
     Args:
         maps: of one prompt, with all their rows.
+        of_all: further heat maps, with the first token dealt with as `sink` says.
         prompt: what they are of; None: as the maps have it. Maps of an encoder's heads alone do not
             tell that there is a decoder, whose position is the one that was read.
         picture: the one that it opens with: "matrix", "lines" or "text".
@@ -99,6 +114,10 @@ def attention_html(
     heads = [
         _head(*one, look, extent, of) for one, extent, of in zip(each, extents, sides, strict=True)
     ]
+    for i, one in enumerate(of_all):
+        done = replace(look, done=True)
+        drawn, codes = _head(one.maps, 0, done, one.extent, _sides(one.maps, prompt))
+        heads.append(({**drawn, "head": f"all {i}", "name": one.name, "of_all": True}, codes))
     about = {
         "title": title,
         **_names_and_labels(prompt),

@@ -6,6 +6,8 @@
 
   const SIDE = 264; // px of a map's edge
   const LABEL = 10; // px of a token's name
+  const TOP = 6; // px above a map: half of the first name
+  const SCALE = 64; // px of the colours' scale
   const ROOM = 12; // px that a name needs
   const HEADER = 34; // px above a map
   const LEAST = 4; // px that a drag must go to be a zoom
@@ -98,8 +100,8 @@
       small.getContext("2d").putImageData(picture, 0, 0);
       const ratio = sharpness();
       const context = canvas.getContext("2d");
-      context.setTransform(ratio, 0, 0, ratio, 0, 0);
-      context.clearRect(0, 0, canvas.width, canvas.height);
+      context.setTransform(ratio, 0, 0, ratio, 0, TOP * ratio);
+      context.clearRect(0, -TOP, canvas.width, canvas.height);
       context.imageSmoothingEnabled = false;
       context.drawImage(small, left, 0, SIDE, SIDE);
       const each = Math.ceil(region.side / SIDE);
@@ -107,7 +109,23 @@
       card.note.textContent = ["max " + notes[0], notes[1], known.note].filter(Boolean).join(" · ");
       label(card, context);
       frame(card, context);
+      paintScale(card);
       canvas.dataset.side = String(region.side);
+    }
+
+    // What the colours' scale begins and ends with, in words.
+    function ends(card) {
+      const { zmax, floor } = known.maps[card.head].scale;
+      return [floor === null ? "0" : "≤" + weights.exact(floor), weights.exact(zmax)];
+    }
+
+    function paintScale(card) {
+      const [low, high] = ends(card);
+      const bar = element("span", "map-colours");
+      const stops = [0, 64, 128, 191, 255].map((i) => "rgb(" + colours.table[i].map(Math.round).join() + ")");
+      bar.style.background = "linear-gradient(to right, " + stops.join() + ")";
+      bar.style.width = SCALE + "px";
+      card.scale.replaceChildren(low, bar, high);
     }
 
     function label(card, context) {
@@ -143,10 +161,18 @@
           return;
         }
         const at = (position - first) * cell;
+        // Up to the diagonal, or from it, where no query looks ahead.
+        const { causal } = known.maps[card.head];
+        const inside = (pixels) => Math.min(Math.max(pixels, 0), SIDE);
+        const toKey = causal ? Math.min(across, inside((position + 1 - region.key) * cell)) : across;
+        const fromQuery = causal ? inside((position - region.query) * cell) : 0;
         context.strokeStyle = colour;
         context.lineWidth = width;
-        const box = direction === "at" ? [left, at, across, cell] : [left + at, 0, cell, down];
-        context.strokeRect(...box);
+        const box =
+          direction === "at" ? [left, at, toKey, cell] : [left + at, fromQuery, cell, down - fromQuery];
+        if (box[2] > 0 && box[3] > 0) {
+          context.strokeRect(...box);
+        }
       };
       outline(known.marked, "at", "prompt", colours.muted, 1);
       outline(chosen.token, chosen.direction, chosen.side, colours.accent, 2);
@@ -156,7 +182,7 @@
       const box = card.canvas.getBoundingClientRect();
       const { region } = card;
       const x = event.clientX - box.left - card.left;
-      const y = event.clientY - box.top;
+      const y = event.clientY - box.top - TOP;
       if (x < 0 || y < 0 || x >= SIDE || y >= SIDE) {
         return null;
       }
@@ -190,35 +216,39 @@
       card.note = element("div", "map-note");
       card.canvas = document.createElement("canvas");
       const ratio = sharpness();
-      const [width, height] = [card.left + SIDE + 8, SIDE + card.left];
+      const [width, height] = [card.left + SIDE + 8, TOP + SIDE + card.left];
       card.canvas.width = width * ratio;
       card.canvas.height = height * ratio;
       card.canvas.style.width = width + "px";
       card.canvas.style.height = height + "px";
       card.canvas.setAttribute("role", "img");
       card.canvas.setAttribute("aria-label", "Attention of head " + known.maps[head].name);
-      card.element.append(element("div", "map-title", known.maps[head].name), card.note, card.canvas);
+      const title = element("div", "map-title");
+      card.scale = element("span", "map-scale");
+      title.append(element("span", "map-name", known.maps[head].name), card.scale);
+      card.element.append(title, card.note, card.canvas);
       card.canvas.addEventListener("mousemove", (event) => showTip(card, event));
       card.canvas.addEventListener("mouseleave", () => (tip.hidden = true));
       card.canvas.addEventListener("mousedown", (event) => (card.from = cellAt(card, event)));
-      card.canvas.addEventListener("mouseup", (event) => release(card, cellAt(card, event)));
+      card.canvas.addEventListener("mouseup", (event) => release(card, cellAt(card, event), event.shiftKey));
       card.canvas.addEventListener("dblclick", () => zoom(card, whole(card)));
       return card;
     }
 
     // A drag zooms all maps of these positions to a square around what it went over; a click selects
-    // a token.
-    function release(card, to) {
+    // its query, with Shift its key.
+    function release(card, to, byKey) {
       const { from } = card;
       card.from = null;
       if (!from || !to) {
         return;
       }
       if (Math.abs(to.x - from.x) < LEAST && Math.abs(to.y - from.y) < LEAST) {
-        const token = chosen.direction === "at" ? to.query : to.key;
-        const of = known.maps[card.head].sides[chosen.direction === "at" ? 0 : 1];
-        const isChosen = token === chosen.token && of === chosen.side;
-        host.select(isChosen ? null : token, chosen.direction, of);
+        const direction = byKey ? "by" : "at";
+        const token = byKey ? to.key : to.query;
+        const of = known.maps[card.head].sides[byKey ? 1 : 0];
+        const isChosen = token === chosen.token && of === chosen.side && direction === chosen.direction;
+        host.select(isChosen ? null : token, direction, of);
         return;
       }
       const side = Math.max(Math.abs(to.query - from.query), Math.abs(to.key - from.key)) + 1;
@@ -243,7 +273,7 @@
         known = { ...now };
         readColours();
         if (!cards.length) {
-          cards = known.order.map(newCard);
+          cards = [...known.order, ...known.extra].map(newCard);
           place.replaceChildren(...cards.map((card) => card.element), tip);
         }
         cards.forEach(paint);
@@ -256,7 +286,7 @@
 
       svg() {
         const widest = Math.max(...cards.map((card) => card.left));
-        const height = SIDE + widest + HEADER;
+        const height = TOP + SIDE + widest + HEADER;
         const style = window.getComputedStyle(place);
         const surface = style.getPropertyValue("--av-surface").trim();
         const parts = cards.map((card) => {
@@ -265,7 +295,16 @@
           const text = { size: 12, bold: true, align: "left", colour: colours.text };
           pen.text(8, 10, known.maps[card.head].name, text);
           pen.text(8, 25, card.note.textContent, { ...text, size: 10, bold: false, colour: colours.muted });
-          pen.picture(0, HEADER, width, SIDE + card.left, card.canvas.toDataURL());
+          const [low, high] = ends(card);
+          const small = { ...text, size: 10, bold: false, colour: colours.muted };
+          const from = width - 36 - SCALE;
+          pen.text(from - 4, 10, low, { ...small, align: "right" });
+          for (let i = 0; i < SCALE; i++) {
+            const colour = "rgb(" + colours.table[Math.round((255 * i) / SCALE)].map(Math.round).join() + ")";
+            pen.box(from + i, 7, 1.2, 7, colour);
+          }
+          pen.text(from + SCALE + 4, 10, high, small);
+          pen.picture(0, HEADER, width, TOP + SIDE + card.left, card.canvas.toDataURL());
           return pen.finish();
         });
         return window.attention.exports.together(parts, 3 * (widest + SIDE + 20) + 12, surface);

@@ -43,7 +43,8 @@
   }
   const known = {
     serial: 0,
-    order: about.maps.map((map) => map.head),
+    order: about.maps.filter((map) => !map.of_all).map((map) => map.head),
+    extra: about.maps.filter((map) => map.of_all).map((map) => map.head), // of all heads together
     names: about.names,
     labels: about.labels,
     source: about.source,
@@ -153,6 +154,7 @@
     for (const [name, place] of Object.entries(places)) {
       place.hidden = name !== state.picture;
     }
+    directions.group.hidden = state.picture !== "text"; // elsewhere where one clicks tells
     const drawer = (drawers[state.picture] ||= {
       stale: true,
       ...window.attention.drawers[state.picture](places[state.picture], host),
