@@ -324,7 +324,8 @@ def _picture_tools() -> html.Div:
             ),
             html.Span(id=ids.CIRCUIT_SHOWN, className="reading"),
             html.Span(
-                "Click a head for its attention, an edge to read it. Ctrl + wheel zooms.",
+                "Click a head for its attention, an edge for what moves along it. Ctrl + wheel "
+                "zooms.",
                 className="muted grow",
             ),
             _export_menu(),

@@ -111,7 +111,7 @@ def test_heads_are_patched_and_chosen_by_their_rows(tab: Page) -> None:
     expect(tab.locator("#heads-count")).to_have_text("2 of 12")
     # The circuit's own place is where it was.
     tab.click("#circuit-method")
-    tab.locator("[role=option]").first.click()
+    tab.locator("[role=option]", has_text="ACDC").click()
     expect(tab.locator("#circuit-found")).to_be_visible()
     expect(tab.locator("#patching-place")).to_be_hidden()
 

@@ -296,6 +296,8 @@ def test_edge_rows_are_the_edges_strongest_first() -> None:
 
 def test_roles_and_repairs_have_their_rows() -> None:
     assert role_rows(induction())[0]["head"] == "L0H1"
+    # A click on a row chooses its head, whose name its id begins with.
+    assert role_rows(induction())[0]["id"] == "0.1#0"
     assert repair_rows(induction())[0]["change"] == 0.3
 
 
