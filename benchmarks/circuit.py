@@ -1,6 +1,6 @@
 """How faithful circuits are for how few edges, and how long their discovery takes.
 
-    .venv/bin/python -m benchmarks.circuit [--task ioi] [--pairs 20] [--methods eap-ig eap]
+    .venv/bin/python -m benchmarks.circuit [--task ioi-swap] [--pairs 20] [--methods eap-ig eap]
 
 On a task set that ships, on the CPU: for each method the smallest circuit found, its faithfulness
 on the pairs and on as many held out, CPR and CMD, and the seconds of scoring all edges, of one
@@ -107,7 +107,7 @@ def curve_table(found: Mapping[str, Timed]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="builtin")
-    parser.add_argument("--task", default="ioi", choices=list(TASKS))
+    parser.add_argument("--task", default="ioi-swap", choices=list(TASKS))
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--methods", nargs="+", default=["eap-ig", "eap"], choices=list(METHODS))
     parser.add_argument("--steps", type=int, default=5)

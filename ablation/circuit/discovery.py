@@ -37,7 +37,7 @@ FAITHFULNESS = 0.85
 STEPS = 5
 """Of integrated gradients, by default."""
 
-RANDOM_ORDERS = 2
+RANDOM_ORDERS = 1
 """Random sets of edges that the curve is held against."""
 
 REPAIRED = 5

@@ -57,6 +57,13 @@ TASKS: Mapping[str, TaskInfo] = {
             "Wang et al. 2023 (arXiv:2211.00593)",
         ),
         _task(
+            "ioi-swap",
+            "Indirect object, giver swapped",
+            "Two people are named, one of them again as the giver: who is given something?",
+            "the giver becomes the other one",
+            "Wang et al. 2023 (arXiv:2211.00593), Mueller et al. 2025 (arXiv:2504.13151)",
+        ),
+        _task(
             "greater-than",
             "Greater than",
             "Something lasts from one year to another of the same century: which number is later?",

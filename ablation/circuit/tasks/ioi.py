@@ -5,7 +5,8 @@ Wang et al. 2023, "Interpretability in the Wild" (arXiv:2211.00593); the texts a
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from ablation.circuit.tasks.vocabulary import Vocabulary
 from ablation.circuit.types import PromptPair
@@ -30,17 +31,40 @@ GIFTS = ("drink", "book", "ball", "letter", "ring", "flower", "key", "hat", "pre
          "camera", "ticket")  # fmt: skip
 
 
-def propose(vocabulary: Vocabulary, rng: random.Random) -> Iterator[PromptPair]:
-    """Yield pairs whose names are one token each, both orders alike often."""
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Two people somewhere, one of whom gives something to the other."""
+
+    template: str
+    setting: Mapping[str, str]
+    receiver: str
+    giver: str
+    order: tuple[str, str]
+    """In which the two are named first."""
+    others: tuple[str, str, str]
+    """Names of nobody in it."""
+
+    def text(self, first: str, second: str, giver: str) -> str:
+        return self.template.format(first, second, giver, **self.setting)
+
+
+def scenes(vocabulary: Vocabulary, rng: random.Random) -> Iterator[Scene]:
+    """Yield scenes whose names are one token each, both orders alike often."""
     names = vocabulary.whole((*WOMEN, *MEN), 5, "first names")
     while True:
         template = rng.choice(TEMPLATES)
         setting = {"place": rng.choice(PLACES), "thing": rng.choice(GIFTS)}
         receiver, giver, *others = rng.sample(names, 5)
-        pair = (receiver, giver) if rng.random() < 0.5 else (giver, receiver)
+        order = (receiver, giver) if rng.random() < 0.5 else (giver, receiver)
+        yield Scene(template, setting, receiver, giver, order, (others[0], others[1], others[2]))
+
+
+def propose(vocabulary: Vocabulary, rng: random.Random) -> Iterator[PromptPair]:
+    """Yield pairs whose names are one token each, both orders alike often."""
+    for scene in scenes(vocabulary, rng):
         yield PromptPair(
-            clean=template.format(*pair, giver, **setting),
-            corrupt=template.format(*others, **setting),
-            answer=f" {receiver}",
-            distractor=f" {giver}",
+            clean=scene.text(*scene.order, scene.giver),
+            corrupt=scene.text(*scene.others),
+            answer=f" {scene.receiver}",
+            distractor=f" {scene.giver}",
         )

@@ -58,6 +58,14 @@ def test_indirect_objects_are_named_once_and_givers_twice() -> None:
     assert orders == {True, False}  # ABBA and BABA
 
 
+def test_a_swapped_giver_is_the_receiver_and_all_else_stands() -> None:
+    for pair in make_pairs(words_model(), "ioi-swap", 30):
+        clean, corrupt = words_of(pair.clean), words_of(pair.corrupt)
+        changed = [(a, b) for a, b in zip(clean, corrupt, strict=True) if a != b]
+        assert changed == [(pair.distractor.strip(), pair.answer.strip())]
+        assert sorted(w for w in clean if w == pair.answer.strip()) == [pair.answer.strip()]
+
+
 @pytest.mark.parametrize("digits", [1, 2])
 def test_answers_are_later_and_distractors_earlier(digits: int) -> None:
     for pair in make_pairs(words_model(digits), "greater-than", 60):
@@ -158,7 +166,8 @@ def test_models_that_predict_no_next_token_are_refused(family: str) -> None:
 
 
 def test_bad_requests_are_refused() -> None:
-    with pytest.raises(UserError, match="no task 'sorting'; choose one of ioi, greater-than"):
+    offered = "choose one of ioi, ioi-swap, greater-than"
+    with pytest.raises(UserError, match=f"no task 'sorting'; {offered}"):
         make_pairs(words_model(), "sorting", 2)
     with pytest.raises(UserError, match="at least one pair"):
         make_pairs(words_model(), "ioi", 0)
