@@ -308,7 +308,7 @@ def test_progress_is_shown_and_reading_can_be_cancelled_and_resumed(
     expect(quiet.locator("#overview-progress")).to_be_hidden()
     held_at_a_layer.set()
     quiet.get_by_role("button", name="Read all heads").click()
-    expect(quiet.locator("#overview-note")).to_contain_text("12 heads; rows")
+    expect(quiet.locator("#overview-note")).to_contain_text("12 heads. Rows")
     expect(quiet.get_by_role("button", name="Read all heads")).to_be_hidden()
 
 
@@ -321,7 +321,7 @@ def test_going_to_another_picture_stops_the_reading(
     quiet.get_by_text("Overview", exact=True).click()
     expect(quiet.locator("#overview-status")).to_contain_text("layer 1 of 3")
     held_at_a_layer.set()
-    expect(quiet.locator("#overview-note")).to_contain_text("12 heads; rows")
+    expect(quiet.locator("#overview-note")).to_contain_text("12 heads. Rows")
     expect(quiet.locator("#overview-progress")).to_be_hidden()
 
 

@@ -101,6 +101,10 @@ def test_switching_the_picture_sends_no_map_again_and_keeps_the_choice(
     expect(quiet.locator(".map-card .hm image")).to_have_count(3)
     quiet.get_by_role("button", name="Display").press("Enter")
     expect(quiet.get_by_text("Size", exact=True)).to_be_visible()
+    # What is opened takes the keys once the focus is in it.
+    quiet.wait_for_function(
+        "document.querySelector('.display-tools').contains(document.activeElement)"
+    )
     quiet.keyboard.press("Escape")
     expect(quiet.get_by_text("Size", exact=True)).to_be_hidden()
     assert max(sizes, default=0) < 3_000  # links and the like; a map is more
