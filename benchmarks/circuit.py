@@ -12,7 +12,7 @@ import argparse
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: nothing is fetched
 
@@ -26,6 +26,7 @@ from ablation.circuit.methods import METHODS
 from ablation.circuit.question import pose
 from ablation.circuit.tasks import TASKS, make_pairs
 from ablation.circuit.types import Circuit, PromptPair
+from ablation.types import Progress
 from benchmarks.machine import seconds
 from benchmarks.report import table
 from models import LanguageModel, load_model
@@ -40,6 +41,22 @@ class Timed:
     """Seconds of one exact run with the circuit's edges."""
 
 
+@dataclass(slots=True)
+class Notes:
+    """Says now and then how far a discovery is."""
+
+    method: str
+    started: float = field(default_factory=time.monotonic)
+    said: float = 0.0
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+
+    def __call__(self, progress: Progress) -> None:
+        passed = time.monotonic() - self.started
+        if passed - self.said > 20:
+            self.said = passed
+            self.console.print(f"{self.method}: {passed:.0f} s, {progress.message}")
+
+
 def measure(
     model: LanguageModel,
     pairs: Sequence[PromptPair],
@@ -47,22 +64,13 @@ def measure(
     method: str,
     steps: int,
 ) -> Timed:
-    notes = Console(stderr=True)
-    start = time.monotonic()
-
-    def say(progress: object) -> None:
-        if time.monotonic() - say.last > 20:  # type: ignore[attr-defined]
-            say.last = time.monotonic()  # type: ignore[attr-defined]
-            notes.print(f"{method}: {time.monotonic() - start:.0f} s, {progress.message}")  # type: ignore[attr-defined]
-
-    say.last = start  # type: ignore[attr-defined]
     circuit = discover_circuit(
-        model, pairs, method=method, held_out=held_out, steps=steps, progress=say
+        model, pairs, method=method, held_out=held_out, steps=steps, progress=Notes(method)
     )
     question = pose(model, pairs, circuit.metric, circuit.baseline)
     by = "eap-ig" if method == "acdc" else method
     scoring = seconds(lambda: score_edges(question, by, steps))
-    run = seconds(lambda: question._measured(circuit.kept))
+    run = seconds(lambda: question.measured(circuit.kept))
     return Timed(circuit, scoring, run)
 
 

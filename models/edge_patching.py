@@ -184,49 +184,39 @@ class EdgePatching:
             float64 [n_targets, n_sources]; 0 where there is no edge.
         """
         with self._computing(*hidden.shape[:2]):
-            taps, final = self._tapped(prompts, hidden)
+            start = hidden.detach().float().requires_grad_()
+            steps = list(self._layerwise.steps(start, prompts.calls))
+            final = steps[-1].output
             at = torch.arange(len(prompts.reads), device=final.device), torch.tensor(prompts.reads)
             total = score(self._ending.differentiable_logits(final[at]))
-            wanted = [t for tap in taps for t in (tap.query, tap.key, tap.value, tap.behind)]
+            given = [(step.inputs, step.reads) for step in steps]
+            wanted = [t for inputs, reads in given for t in (*_qkv(inputs), reads)]
             gradients = torch.autograd.grad(total, [*wanted, final])
             found = np.zeros((len(self.graph.targets), len(self.graph.sources)))
-            for layer, tap in enumerate(taps):
+            for layer, step in enumerate(steps):
                 ours = gradients[4 * layer : 4 * layer + 4]
-                self._score_layer(found, layer, tap, ours, prompts.calls, differences)
+                stream = step.stream.detach()
+                self._score_layer(found, layer, stream, ours, prompts.calls, differences)
             found[-1] = _products(gradients[-1][None], differences)[0]
         return found
 
     def _computing(self, n_rows: int, n_positions: int) -> AbstractContextManager[None]:
         return self._forward.computing(n_rows, n_positions, gradients=True)
 
-    def _tapped(self, prompts: Prompts, hidden: Tensor) -> tuple[list["_Tap"], Tensor]:
-        """Run all layers with autograd on; return what gradients are taken at."""
-        layerwise, calls, taps = self._layerwise, prompts.calls, []
-        stream = hidden.detach().float().requires_grad_()
-        for layer, shape in enumerate(self.graph.layers):
-            inputs = layerwise.attention_inputs(layer, stream, calls)
-            heads, rest = layerwise.heads_added(layer, inputs)
-            behind = stream + heads.sum(0) + rest
-            # A node of its own, so that its gradient is what goes through the MLP alone.
-            reads = (stream if shape.parallel else behind).clone()
-            taps.append(_Tap(stream.detach(), inputs.query, inputs.key, inputs.value, reads))
-            stream = behind + layerwise.mlp_added(layer, reads, calls)
-        return taps, stream.clone()
-
     def _score_layer(
         self,
         found: np.ndarray,
         layer: int,
-        tap: "_Tap",
+        stream: Tensor,
         gradients: Sequence[Tensor],
         calls: Sequence[BlockCall],
         differences: Tensor,
     ) -> None:
         """Fill in the scores of the edges into one layer."""
         shape, first = self.graph.layers[layer], self.graph.first_target(layer)
-        rows = _own_streams(tap.stream, shape.n_inputs)
+        rows = _own_streams(stream, shape.n_inputs)
         inputs = self._layerwise.attention_inputs(layer, rows.flatten(0, 1), calls)
-        query, key, value = gathered(inputs, shape.n_heads, shape.n_kv_heads, len(tap.stream))
+        query, key, value = gathered(inputs, shape.n_heads, shape.n_kv_heads, len(stream))
         through = sum(
             (own * gradient).sum()
             for own, gradient in zip((query, key, value), gradients[:3], strict=True)
@@ -237,17 +227,6 @@ class EdgePatching:
         mlp = first + shape.n_inputs
         n = self.graph.n_upstream[mlp]
         found[mlp, :n] = _products(gradients[3][None], differences[:n])[0]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tap:
-    """What gradients of one layer are taken at."""
-
-    stream: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    behind: Tensor
 
 
 class _PatchedRun:
@@ -329,6 +308,10 @@ class _PatchedRun:
             stream = self._mixtures(reference.behind, kept)[0]
             mlp = self._layerwise.mlp_added(layer, stream, self._calls)
         self.beside[at] = mlp - self._reference.outputs[at]
+
+
+def _qkv(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+    return inputs.query, inputs.key, inputs.value
 
 
 def gathered(

@@ -10,10 +10,10 @@ input and every MLP a residual stream of its own. This module does the parts, on
 - what the MLP adds: the block is run with attention that puts out nothing, on a stream to which
   what attention added is added already.
 
-That these parts add up to what the blocks do is measured on every run (`Parts.error`).
+That these parts add up to what the blocks do is measured on every run (`EdgePatching.run`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,9 +47,25 @@ class Parts:
     final: Tensor
     """float32 [row, position, d_model], the stream behind the last layer."""
 
-    @property
-    def n_bytes(self) -> int:
-        return (self.outputs.numel() + self.biases.numel()) * 4
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One layer of a run. Tensors are float32 [row, position, d_model]."""
+
+    stream: Tensor
+    """In front of it."""
+    inputs: Inputs
+    """What its attention is given."""
+    heads: Tensor
+    """[n_heads, row, position, d_model], what the heads add."""
+    bias: Tensor
+    """What attention adds beside them."""
+    reads: Tensor
+    """What the MLP reads: a tensor of its own, whose gradient is what goes through the MLP."""
+    mlp: Tensor
+    """What the MLP adds."""
+    output: Tensor
+    """The stream behind it."""
 
 
 class Layerwise:
@@ -71,7 +87,7 @@ class Layerwise:
         self._blocks = blocks
         self._wiring = wiring
         self._norms = norms
-        self.forward = forward
+        self._forward = forward
         calls = self.calls(ids)
         with forward.computing(1, len(ids), gradients=True), torch.no_grad():
             # What attention adds when no head puts anything out, [1, 1, d_model] a layer.
@@ -82,10 +98,6 @@ class Layerwise:
             )
         self.graph = EdgeGraph(shapes)
 
-    @property
-    def n_layers(self) -> int:
-        return len(self._blocks)
-
     def calls(self, ids: Sequence[int]) -> list[BlockCall]:
         """Return how the model calls its blocks on a prompt of this length."""
         return self.recorded([ids])
@@ -94,7 +106,7 @@ class Layerwise:
         """Return how the model calls its blocks on prompts of equal length, as one batch."""
         recorder = Recorder()
         with watching(recorder), torch.no_grad():
-            self.forward.logits(rows, TapRequest(), len(rows[0]) - 1, gradients=True)
+            self._forward.logits(rows, TapRequest(), len(rows[0]) - 1, gradients=True)
         return recorder.calls
 
     def attention_inputs(self, layer: int, streams: Tensor, calls: Sequence[BlockCall]) -> Inputs:
@@ -106,7 +118,10 @@ class Layerwise:
     def heads_added(self, layer: int, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Return what attention adds, float32 [n_heads, row, position, d_model] by head and
         [row, position, d_model] beside them."""
-        z = run_attention(inputs)
+        return self._added(layer, run_attention(inputs))
+
+    def _added(self, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same from heads' outputs z, [row, position, n_heads, d_head]."""
         wiring = self._wiring[layer]
         n_rows, n_positions, n_heads, _ = z.shape
         heads = wiring.through_projection(z.flatten(0, 1), range(n_heads))
@@ -130,17 +145,24 @@ class Layerwise:
 
     def run(self, hidden: Tensor, calls: Sequence[BlockCall]) -> Parts:
         """Run all layers on what goes into the first, [row, position, d_model]."""
-        outputs, biases = [hidden.float()[None]], []
-        stream = hidden.float()
+        outputs, biases, final = [hidden.float()[None]], list[Tensor](), hidden.float()
+        for step in self.steps(hidden.float(), calls):
+            outputs += [step.heads, step.mlp[None]]
+            biases.append(step.bias.expand_as(step.output))
+            final = step.output
+        return Parts(torch.cat(outputs), torch.stack(biases), final)
+
+    def steps(self, stream: Tensor, calls: Sequence[BlockCall]) -> Iterator[Step]:
+        """Run layer after layer on what goes into the first, float32 [row, position, d_model]."""
         for layer, shape in enumerate(self.graph.layers):
             inputs = self.attention_inputs(layer, stream, calls)
-            heads, rest = self.heads_added(layer, inputs)
-            behind = stream + heads.sum(0) + rest
-            mlp = self.mlp_added(layer, stream if shape.parallel else behind, calls)
-            stream = behind + mlp
-            outputs += [heads, mlp[None]]
-            biases.append(rest.expand_as(stream))
-        return Parts(torch.cat(outputs), torch.stack(biases), stream)
+            heads, bias = self.heads_added(layer, inputs)
+            behind = stream + heads.sum(0) + bias
+            reads = (stream if shape.parallel else behind).clone()
+            mlp = self.mlp_added(layer, reads, calls)
+            output = behind + mlp
+            yield Step(stream, inputs, heads, bias, reads, mlp, output)
+            stream = output
 
     def _silent(self, layer: int, streams: Tensor, calls: Sequence[BlockCall]) -> Tensor:
         """Return what a block puts out when its heads put out nothing, float32."""
@@ -161,24 +183,15 @@ class Layerwise:
     def _is_parallel(self, layer: int, calls: Sequence[BlockCall]) -> bool:
         """Whether the MLP reads the stream in front of the attention: whether what the block adds
         beside its attention stays the same when attention puts out something else."""
-        call, wiring = calls[layer], self._wiring[layer]
+        call, site = calls[layer], self._wiring[layer].site
         hidden = call.hidden
-        site = wiring.site
         z = random_input((*hidden.shape[:2], site.n_heads, site.d_head), hidden)
-        request = TapRequest(on_call=lambda _layer, _call: z)
-        with active(request):
+        with active(TapRequest(on_call=lambda _layer, _call: z)):
             out = call.run(self._blocks[layer], hidden, Window(0, hidden.shape[1])).float()
-        heads = wiring.through_projection(z[0], range(site.n_heads)).sum(0) * wiring.multiplier
-        if wiring.post_norm is not None:
-            bias = wiring.projection_bias()
-            total = heads / wiring.multiplier + (0 if bias is None else bias)
-            with weights_at_hand(wiring.post_norm):
-                heads = wiring.post_norm(total.to(hidden)).float() * wiring.multiplier
-            added = out - hidden.float() - heads
-        else:
-            added = out - hidden.float() - heads - self._at_rest[layer]
+        heads, bias = self._added(layer, z)
+        beside = out - hidden.float() - heads.sum(0) - bias
         without = self._silent(layer, hidden.float(), calls) - hidden.float() - self._at_rest[layer]
-        return same(added, without, 10 * TOLERANCE.get(hidden.dtype, 1e-5))
+        return same(beside, without, 10 * TOLERANCE.get(hidden.dtype, 1e-5))
 
 
 class _Silence:

@@ -190,7 +190,7 @@ def _port_letters(layout: Layout, dark: bool) -> list[str]:
 def _legend(circuit: Circuit, layout: Layout, dark: bool) -> str:
     colours, (raising, lowering) = palette(dark), sign_colours(dark)
     entries = [
-        ("raises metric", raising, "", 3.0),
+        ("raises it", raising, "", 3.0),
         ("lowers it", lowering, "", 3.0),
         ("into query", colours.text, "", 1.3),
         ("key", colours.text, DASHES["k"], 1.3),
@@ -209,8 +209,9 @@ def _legend(circuit: Circuit, layout: Layout, dark: bool) -> str:
         x += 92
     if circuit.roles:
         drawn.append(_sample("has a role", x, y, 9, colours.surface, colours.accent, colours))
-    if layout.largest:
-        widest = f"widest {number(layout.largest)}"
+        x += 82
+    widest = f"widest {number(layout.largest)}"
+    if layout.largest and x + 5 * len(widest) < layout.width - MARGIN:
         drawn.append(_text(widest, layout.width - MARGIN, y, 9, colours.muted, "end"))
     return "".join(drawn)
 

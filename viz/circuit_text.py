@@ -129,8 +129,8 @@ def _sharing(circuit: Circuit) -> list[str]:
         return []
     counts = " or ".join(f"{heads} heads share {shared}" for heads, shared in sorted(shapes))
     return [
-        f"Grouped-query attention: in a layer {counts} keys and values. A bar under heads is the "
-        "key and the value that these heads share; an edge into it goes into all of them."
+        f"Grouped-query attention: in a layer {counts} keys and values (bars under heads in the "
+        "picture); an edge into one goes into all heads that share it."
     ]
 
 

@@ -13,7 +13,8 @@ Report = Callable[[int, int, str], None]
 
 
 def n_passes(method: str, steps: int) -> int:
-    """Return how many forward and backward passes a method takes, over all pairs."""
+    """Return how many forward and backward passes a method takes, over all pairs; ACDC those of
+    EAP-IG, by which it ranks what it tries."""
     return {"eap": 1, "eap-ig-cc": 2}.get(method, steps)
 
 
@@ -52,7 +53,7 @@ def score_edges(
             done += 1
             if report is not None:
                 report(done, n_all, f"Gradients: {done} of {n_all} passes")
-            next(question.not_cancelled())
+            question.stop_if_cancelled()
     return total / question.n_pairs
 
 

@@ -1,9 +1,9 @@
-"""What parts of a model add to the metric directly, and how others make up for a head's loss.
+"""What parts of a model add to the answer directly, and how others make up for a head's loss.
 
-The direct effect of a part is what it adds to the answer's logit less the distractor's through the
-final norm, whose scale is held at the clean run's. When a head is ablated (its output replaced by
-the reference's everywhere), other parts may add more than before: self-repair (McGrath et al.,
-arXiv 2307.15771).
+The direct effect of a part is what it adds to the answer's logit, less the distractor's where there
+is one, through the final norm, whose scale is held at the clean run's. When a head is ablated (its
+output replaced by the reference's everywhere), other parts may add more than before: self-repair
+(McGrath et al., arXiv 2307.15771).
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from ablation.circuit.types import Repair
 from models.types import FloatArray, Head
 
 LEAST_SHARE = 0.02
-"""Of what the metric changes by: a smaller repair is not told."""
+"""Of the largest direct effect: a smaller change is not told."""
 
 
 def direct_effects(question: CircuitQuestion, kept: np.ndarray | None = None) -> FloatArray:
@@ -41,7 +41,7 @@ def _of_batch(question: CircuitQuestion, batch: Batch, kept: np.ndarray | None) 
 
 
 def _directions(question: CircuitQuestion, batch: Batch) -> Tensor:
-    """Return along which direction a part adds to the metric, [row, d_model]."""
+    """Return along which direction a part adds to the answer, [row, d_model]."""
     ending = question.model.residual.ending
     found = []
     for row, (pair, read) in enumerate(zip(batch.pairs, batch.clean.reads, strict=True)):
@@ -62,7 +62,7 @@ def repairs_of(question: CircuitQuestion, heads: list[Head], most: int = 12) -> 
     """
     graph = question.graph
     before = direct_effects(question)
-    scale = abs(question.value(graph.possible) - question.value(np.zeros_like(graph.possible)))
+    least = LEAST_SHARE * float(np.abs(before).max())
     found: list[Repair] = []
     for head in heads:
         source = graph.first_source(head.layer) + head.head
@@ -72,6 +72,6 @@ def repairs_of(question: CircuitQuestion, heads: list[Head], most: int = 12) -> 
         found += [
             (str(head), str(component), float(change[i]))
             for i, component in enumerate(graph.sources)
-            if i > source and abs(change[i]) >= LEAST_SHARE * scale
+            if i > source and abs(change[i]) >= least
         ]
     return tuple(sorted(found, key=lambda repair: -abs(repair[2]))[:most])

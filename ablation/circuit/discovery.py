@@ -12,6 +12,7 @@ from ablation.circuit.attribution import n_passes, score_edges
 from ablation.circuit.direct import direct_effects, repairs_of
 from ablation.circuit.memory import refuse_beyond_memory
 from ablation.circuit.methods import BASELINES, METHODS, METRICS
+from ablation.circuit.plan import MOST_DROPS, RANDOM_ORDERS, exact_runs
 from ablation.circuit.proof import SHARES, cmd, cpr, least_drop
 from ablation.circuit.pruning import (
     counts_between,
@@ -37,15 +38,11 @@ FAITHFULNESS = 0.85
 STEPS = 5
 """Of integrated gradients, by default."""
 
-RANDOM_ORDERS = 1
-"""Random sets of edges that the curve is held against."""
-
 REPAIRED = 5
 """Heads, of the largest direct effects, whose loss others may make up for."""
 
-MOST_BISECTIONS = 14
-MOST_DROPS = 40
-"""Exact runs that the search for the smallest circuit may take."""
+TOLD = 5
+"""Reports behind the last exact run: roles, self-repair, held-out pairs."""
 
 
 def discover_circuit(
@@ -151,16 +148,9 @@ class _Work:
     def report(self, message: str, count: int = 1) -> None:
         self.done += count
         if self.progress is not None:
-            total = max(planned_units(self.method, self.steps, self.question), self.done)
+            passes = n_passes(self.method, self.steps) * len(self.question.batches)
+            total = max(passes + sum(exact_runs(self.method)) + TOLD, self.done)
             self.progress(Progress(self.done, total, message, self.circuit))
-
-
-def planned_units(method: str, steps: int, question: CircuitQuestion) -> int:
-    """Return about how many passes and exact runs a discovery takes."""
-    passes = n_passes("eap-ig" if method == "acdc" else method, steps) * len(question.batches)
-    tried = min(MOST_EDGES, question.graph.n_edges) if method == "acdc" else 0
-    curve = len(SHARES) * (1 + RANDOM_ORDERS)
-    return passes + tried + curve + MOST_BISECTIONS + MOST_DROPS + 20
 
 
 def _score(work: _Work) -> None:

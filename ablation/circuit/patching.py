@@ -17,7 +17,8 @@ import pandas as pd
 from torch import Tensor
 
 from ablation.circuit.methods import DIRECTIONS
-from ablation.circuit.pairs import PosedPair, check_pair
+from ablation.circuit.pairs import PosedPair
+from ablation.circuit.question import check_all, refuse_no_effect
 from ablation.circuit.types import PromptPair
 from ablation.evaluation import Cancelled, pose
 from ablation.interventions import Resample
@@ -134,9 +135,12 @@ def patch_heads(
             f"Patching by position takes one pair, as positions of others differ; {len(pairs)} "
             "were given.",
         )
-    posed = [_posed(model, pair, metric, bos) for pair in pairs]
-    if not posed:
-        raise UserError(ErrorKind.PROMPT, "There is no prompt pair to patch; give at least one.")
+    if metric not in ("logit_diff", "logprob"):
+        raise UserError(
+            ErrorKind.OPTION,
+            f"Head patching is measured by logit_diff or logprob, not by {metric[:40]!r}.",
+        )
+    posed = check_all(model, pairs, metric, bos)
     narrowed = model.check_heads(model.all_heads() if heads is None else heads)
     at_positions = narrowed if by_position else ()
     work = _Work(model, posed, direction, metric, at_positions, progress, cancel)
@@ -145,21 +149,6 @@ def patch_heads(
     except Cancelled:
         return work.result("cancelled")
     return work.result("complete")
-
-
-def _posed(model: LanguageModel, pair: PromptPair, metric: str, bos: bool | None) -> PosedPair:
-    if metric not in ("logit_diff", "logprob"):
-        raise UserError(
-            ErrorKind.OPTION,
-            f"Head patching is measured by logit_diff or logprob, not by {metric[:40]!r}.",
-        )
-    posed = check_pair(model, pair, bos)
-    if metric == "logit_diff" and posed.distractor_id is None:
-        raise UserError(
-            ErrorKind.OPTION,
-            "A logit difference needs a distractor for every pair; name one, or choose logprob.",
-        )
-    return posed
 
 
 class _Work:
@@ -186,16 +175,11 @@ class _Work:
         self._counted = np.zeros((model.n_layers, model.n_heads), dtype=int)
         self._done = 0
         self._baseline = model.predict(posed[0].clean, posed[0].position)
-        values = [self._ends(pair) for pair in posed]
-        self._clean, self._corrupt = np.mean(values, axis=0).tolist()
-        if abs(self._clean - self._corrupt) < 1e-4:
-            raise UserError(
-                ErrorKind.PROMPT,
-                f"The metric is the same on the clean and the corrupted prompts "
-                f"({self._clean:.4f}), so there is nothing to explain.",
-            )
+        self._ends = [self._unpatched(pair) for pair in posed]
+        self._clean, self._corrupt = np.mean(self._ends, axis=0).tolist()
+        refuse_no_effect(self._clean, self._corrupt)
 
-    def _ends(self, pair: PosedPair) -> tuple[float, float]:
+    def _unpatched(self, pair: PosedPair) -> tuple[float, float]:
         """Return the metric on the clean and on the corrupted prompt."""
         runs = (self._model.predict(prompt, pair.position) for prompt in (pair.clean, pair.corrupt))
         clean, corrupt = (self._score(pair, run.log_probs[None])[0] for run in runs)
@@ -210,8 +194,8 @@ class _Work:
         return np.asarray(found, dtype=np.float64)
 
     def run(self) -> None:
-        for pair in self._posed:
-            start = self._ends(pair)[0 if self._noising else 1]
+        for pair, (clean, corrupt) in zip(self._posed, self._ends, strict=True):
+            start = clean if self._noising else corrupt
             for head, value in self._patched(pair, self._heads, None):
                 self._moved[head.layer, head.head] += value - start
                 self._counted[head.layer, head.head] += 1

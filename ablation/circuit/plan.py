@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING
 
 from ablation.circuit.acdc import MOST_EDGES
 from ablation.circuit.attribution import n_passes
-from ablation.circuit.discovery import MOST_BISECTIONS, MOST_DROPS, RANDOM_ORDERS
 from ablation.circuit.memory import bytes_needed
 from ablation.circuit.proof import SHARES, WEAKEST_TRIED
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
     from models.types import TokenizedPrompt
+
+RANDOM_ORDERS = 1
+"""Random sets of edges that the curve is held against."""
+
+MOST_BISECTIONS = 14
+MOST_DROPS = 40
+"""Exact runs that finding the smallest circuit takes at most."""
 
 POSE_COST, PASS_COST, RUN_COST = 5.0, 5.0, 2.6
 """What getting a pair ready, a pass with gradients and an exact run take, in forward passes of one
@@ -59,14 +65,19 @@ def plan_discovery(
     Raises:
         UserError: the prompt cannot be used, or edges of this model cannot be patched.
     """
-    passes = n_passes("eap-ig" if method == "acdc" else method, steps)
-    tried = MOST_EDGES if method == "acdc" else MOST_BISECTIONS + MOST_DROPS
-    always, maybe = len(SHARES) * (1 + RANDOM_ORDERS) + 1, tried + WEAKEST_TRIED
+    passes = n_passes(method, steps)
+    always, maybe = exact_runs(method)
     tokens = model.tokenize(prompt, bos)
     forward = min(_seconds(model, tokens) for _ in range(2))
     cost = POSE_COST + PASS_COST * passes + RUN_COST * (always + RUNS_TAKEN * maybe)
     n_bytes = bytes_needed(model, [len(tokens)] * n_pairs)
     return Plan(n_pairs, passes, always + maybe, n_pairs * forward * cost, n_bytes)
+
+
+def exact_runs(method: str) -> tuple[int, int]:
+    """Return how many exact runs a discovery always takes, and how many more at most."""
+    tried = MOST_EDGES if method == "acdc" else MOST_BISECTIONS + MOST_DROPS
+    return len(SHARES) * (1 + RANDOM_ORDERS) + 1, tried + WEAKEST_TRIED
 
 
 def _seconds(model: "LanguageModel", tokens: "TokenizedPrompt") -> float:

@@ -92,11 +92,12 @@ class CircuitQuestion:
         """
         key = np.packbits(kept).tobytes()
         if key not in self._known:
-            self._known[key] = self._measured(kept)
+            self._known[key] = self.measured(kept)
             self.n_runs += 1
         return self._known[key]
 
-    def _measured(self, kept: np.ndarray) -> float:
+    def measured(self, kept: np.ndarray) -> float:
+        """Return the same, run anew."""
         total = 0.0
         for batch in self.not_cancelled():
             logits = self.patching.logits(batch.clean, batch.reference, kept)
@@ -106,9 +107,13 @@ class CircuitQuestion:
     def not_cancelled(self) -> Iterator[Batch]:
         """Yield the batches; raise `Cancelled` between them once the work is cancelled."""
         for batch in self.batches:
-            if self.cancel is not None and self.cancel.is_set():
-                raise Cancelled
+            self.stop_if_cancelled()
             yield batch
+
+    def stop_if_cancelled(self) -> None:
+        """Raise `Cancelled` once the work is cancelled."""
+        if self.cancel is not None and self.cancel.is_set():
+            raise Cancelled
 
 
 def pose(
@@ -126,27 +131,39 @@ def pose(
             prompts do not change the metric; pairs that memory does not hold; or a model whose
             edges cannot be patched.
     """
+    posed = check_all(model, pairs, metric, bos)
+    refuse_beyond_memory(model, [len(pair.clean) for pair in posed])
+    run = [_run(model, group) for group in _groups(posed)]
+    means = _means(run) if baseline == "mean" else {}
+    batches = tuple(_batch(model, one, baseline, means) for one in run)
+    question = CircuitQuestion(model, batches, metric, cancel)
+    possible = question.graph.possible
+    refuse_no_effect(question.value(possible), question.value(np.zeros_like(possible)))
+    return question
+
+
+def check_all(
+    model: LanguageModel, pairs: Sequence[PromptPair], metric: str, bos: bool | None
+) -> list[PosedPair]:
+    """Tokenise pairs and see that a metric can be measured on them.
+
+    Raises:
+        UserError: there are none, one does not fit, or the metric needs what a pair lacks.
+    """
     if not pairs:
         raise UserError(ErrorKind.PROMPT, "There is no prompt pair to explain; give at least one.")
     posed = [check_pair(model, pair, bos) for pair in pairs]
     if metric == "logit_diff" and any(pair.distractor_id is None for pair in posed):
         raise UserError(
             ErrorKind.OPTION,
-            "A logit difference needs a distractor for every pair; name one, or choose the metric "
-            "logprob or kl.",
+            "A logit difference needs a distractor for every pair; name one, or choose another "
+            "metric, such as logprob.",
         )
-    refuse_beyond_memory(model, [len(pair.clean) for pair in posed])
-    run = [_run(model, group) for group in _groups(posed)]
-    means = _means(run) if baseline == "mean" else {}
-    batches = tuple(_batch(model, one, baseline, means) for one in run)
-    question = CircuitQuestion(model, batches, metric, cancel)
-    _refuse_no_effect(question)
-    return question
+    return posed
 
 
-def _refuse_no_effect(question: CircuitQuestion) -> None:
-    possible = question.graph.possible
-    clean, corrupt = question.value(possible), question.value(np.zeros_like(possible))
+def refuse_no_effect(clean: float, corrupt: float) -> None:
+    """Raise `UserError` if a metric is the same on the clean and the corrupted prompts."""
     if abs(clean - corrupt) <= LEAST_EFFECT:
         raise UserError(
             ErrorKind.PROMPT,

@@ -15,7 +15,8 @@ SCHEMA = 1
 
 
 Repair = tuple[str, str, float]
-"""(ablated head, another part, the change of that part's direct effect on the metric)."""
+"""(ablated head, another part, the change of what that one adds directly to the answer's logit,
+less the distractor's, mean over the pairs)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,10 +61,10 @@ def edge_columns() -> list[dict[str, Any]]:
 def role_columns() -> list[dict[str, Any]]:
     """Return the columns of the roles of heads."""
     return [
-        {"field": "head", "headerName": "Head", "width": 92},
-        {"field": "role", "headerName": "Role", "flex": 1},
-        figures("score", "Score", ".3~g"),
-        {"field": "test", "headerName": "Test", "flex": 3},
+        {"field": "head", "headerName": "Head", "width": 80},
+        {"field": "role", "headerName": "Role", "width": 126},
+        {**figures("score", "Score", ".3~g"), "flex": None, "width": 78},
+        {"field": "test", "headerName": "Test", "flex": 1, "wrapText": True, "autoHeight": True},
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from page_fixtures import Shelf, make_page, serving
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from app import permalink
 from app.streams import Streams
@@ -25,20 +25,6 @@ pytestmark = pytest.mark.browser
 def address() -> Iterator[str]:
     with serving(make_page("long")) as url:
         yield url
-
-
-@pytest.fixture
-def quiet(browser: Browser) -> Iterator[Page]:
-    """A page of its own whose console stays empty."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(TIMEOUT)
-    expect.set_options(timeout=TIMEOUT)
-    said: list[str] = []
-    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    yield page
-    page.close()
-    assert said == []
 
 
 def open_view(page: Page, address: str, view: View) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from page_fixtures import Shelf, make_page, serving
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from ablation import HEAD_METRICS, HeadSummaries, summarise_heads
 from ablation.types import Progress
@@ -22,7 +22,6 @@ from app.view import View
 from models.types import Head
 from viz.theme import sequential_scale
 
-TIMEOUT = 30_000  # ms
 PROMPT = "The key to the cabinets is on the table."
 GAP, ROW_LABEL = 2, 26  # px: see assets/overview.js
 COLOUR_ERROR = 12
@@ -42,20 +41,6 @@ def sizes() -> list[int]:
 def address(sizes: list[int]) -> Iterator[str]:
     with serving(make_page("llama"), sizes) as url:
         yield url
-
-
-@pytest.fixture
-def quiet(browser: Browser) -> Iterator[Page]:
-    """A page of its own whose console stays empty."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(TIMEOUT)
-    expect.set_options(timeout=TIMEOUT)
-    said: list[str] = []
-    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    yield page
-    page.close()
-    assert said == []
 
 
 def open_overview(page: Page, address: str, **view: object) -> HeadSummaries:

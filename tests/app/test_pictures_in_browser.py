@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from page_fixtures import Shelf, make_page, serving
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from app import permalink
 from app.view import View
@@ -19,7 +19,6 @@ from models.attention_flow import moved_attention
 from models.language_model import LanguageModel
 from models.types import Head
 
-TIMEOUT = 60_000  # ms
 HEADS = (Head(0, 0), Head(1, 2), Head(2, 1))
 ROW, PAD = 16, 6  # px: see assets/lines.js
 
@@ -41,20 +40,6 @@ def address(sizes: list[int]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
     return Shelf().get("long")
-
-
-@pytest.fixture
-def quiet(browser: Browser) -> Iterator[Page]:
-    """A page of its own whose console stays empty."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(TIMEOUT)
-    expect.set_options(timeout=TIMEOUT)
-    said: list[str] = []
-    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    yield page
-    page.close()
-    assert said == []
 
 
 def open_view(page: Page, address: str, view: View) -> None:

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 from page_fixtures import make_page, serving
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from app import permalink
 from app.view import View
 from models.types import Head
 
-TIMEOUT = 60_000  # ms
 HEADS = tuple(Head(layer, head) for layer in range(3) for head in range(4))
 ACCENTED = """() => [...document.querySelectorAll('.map-card .js-plotly-plot')].map(
     (plot) => (plot.layout.shapes || []).filter((shape) => shape.line.width === 2)
@@ -25,20 +24,6 @@ pytestmark = pytest.mark.browser
 def address() -> Iterator[str]:
     with serving(make_page("long")) as url:
         yield url
-
-
-@pytest.fixture
-def quiet(browser: Browser) -> Iterator[Page]:
-    """A page of its own whose console stays empty."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(TIMEOUT)
-    expect.set_options(timeout=TIMEOUT)
-    said: list[str] = []
-    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    yield page
-    page.close()
-    assert said == []
 
 
 def choose(page: Page, picture: str) -> None:
