@@ -14,7 +14,7 @@ here it is the derivative of this same run.
 All prompts of a batch have as many tokens; arrays of edges are those of `models.edge_graph`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -183,50 +183,89 @@ class EdgePatching:
         Returns:
             float64 [n_targets, n_sources]; 0 where there is no edge.
         """
+        found = np.zeros((len(self.graph.targets), len(self.graph.sources)))
         with self._computing(*hidden.shape[:2]):
-            start = hidden.detach().float().requires_grad_()
-            steps = list(self._layerwise.steps(start, prompts.calls))
-            final = steps[-1].output
-            at = torch.arange(len(prompts.reads), device=final.device), torch.tensor(prompts.reads)
-            total = score(self._ending.differentiable_logits(final[at]))
-            given = [(step.inputs, step.reads) for step in steps]
-            wanted = [t for inputs, reads in given for t in (*_qkv(inputs), reads)]
-            gradients = torch.autograd.grad(total, [*wanted, final])
-            found = np.zeros((len(self.graph.targets), len(self.graph.sources)))
-            for layer, step in enumerate(steps):
-                ours = gradients[4 * layer : 4 * layer + 4]
-                stream = step.stream.detach()
-                self._score_layer(found, layer, stream, ours, prompts.calls, differences)
-            found[-1] = _products(gradients[-1][None], differences)[0]
+            for first, at_inputs in self._gradients(prompts, hidden, score):
+                n = self.graph.n_upstream[first]
+                found[first : first + len(at_inputs), :n] = _products(at_inputs, differences[:n])
         return found
+
+    def scores_by_position(
+        self,
+        prompts: Prompts,
+        hidden: Tensor,
+        differences: Tensor,
+        score: Callable[[Tensor], Tensor],
+        kept: np.ndarray,
+    ) -> np.ndarray:
+        """Return what some edges add at each position, to first order, from one backward pass.
+
+        An edge leads from its source at a position to its target's input at the same position; the
+        sum over positions is its score.
+
+        Args:
+            hidden, differences, score: as of `scores`.
+            kept: bool [n_targets, n_sources], which edges.
+
+        Returns:
+            float64 [n_edges, position], in the order of `np.argwhere(kept)`.
+        """
+        found = []
+        with self._computing(*hidden.shape[:2]):
+            for first, at_inputs in self._gradients(prompts, hidden, score):
+                for target, gradient in enumerate(at_inputs, start=first):
+                    sources = torch.as_tensor(np.flatnonzero(kept[target]))
+                    of_edges = differences[sources.to(differences.device)]
+                    added = torch.einsum("rpd,srpd->sp", gradient.float(), of_edges)
+                    found.append(added.double().cpu().numpy())
+        return np.concatenate(found)
+
+    def _gradients(
+        self, prompts: Prompts, hidden: Tensor, score: Callable[[Tensor], Tensor]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the gradient of a score at the input of every target, several at a time.
+
+        Yields:
+            (index of the first target, [n_targets, row, position, d_model]); all of one step are
+            fed by the same sources.
+        """
+        start = hidden.detach().float().requires_grad_()
+        steps = list(self._layerwise.steps(start, prompts.calls))
+        final = steps[-1].output
+        at = torch.arange(len(prompts.reads), device=final.device), torch.tensor(prompts.reads)
+        total = score(self._ending.differentiable_logits(final[at]))
+        given = [(step.inputs, step.reads) for step in steps]
+        wanted = [t for inputs, reads in given for t in (*_qkv(inputs), reads)]
+        gradients = torch.autograd.grad(total, [*wanted, final])
+        for layer, step in enumerate(steps):
+            ours, first = gradients[4 * layer : 4 * layer + 4], self.graph.first_target(layer)
+            stream = step.stream.detach()
+            yield first, self._at_attention_inputs(layer, stream, ours[:3], prompts.calls)
+            yield first + self.graph.layers[layer].n_inputs, ours[3][None]
+        yield len(self.graph.targets) - 1, gradients[-1][None]
 
     def _computing(self, n_rows: int, n_positions: int) -> AbstractContextManager[None]:
         return self._forward.computing(n_rows, n_positions, gradients=True)
 
-    def _score_layer(
+    def _at_attention_inputs(
         self,
-        found: np.ndarray,
         layer: int,
         stream: Tensor,
         gradients: Sequence[Tensor],
         calls: Sequence[BlockCall],
-        differences: Tensor,
-    ) -> None:
-        """Fill in the scores of the edges into one layer."""
-        shape, first = self.graph.layers[layer], self.graph.first_target(layer)
+    ) -> Tensor:
+        """Return the gradients at streams of their own of a layer's query, key and value inputs,
+        [n_inputs, row, position, d_model], from those at queries, keys and values."""
+        shape = self.graph.layers[layer]
         rows = _own_streams(stream, shape.n_inputs)
         inputs = self._layerwise.attention_inputs(layer, rows.flatten(0, 1), calls)
         query, key, value = gathered(inputs, shape.n_heads, shape.n_kv_heads, len(stream))
         through = sum(
             (own * gradient).sum()
-            for own, gradient in zip((query, key, value), gradients[:3], strict=True)
+            for own, gradient in zip((query, key, value), gradients, strict=True)
         )
-        at_inputs = torch.autograd.grad(through, rows)[0]  # type: ignore[arg-type]
-        n = self.graph.n_upstream[first]
-        found[first : first + shape.n_inputs, :n] = _products(at_inputs, differences[:n])
-        mlp = first + shape.n_inputs
-        n = self.graph.n_upstream[mlp]
-        found[mlp, :n] = _products(gradients[3][None], differences[:n])[0]
+        found: Tensor = torch.autograd.grad(through, rows)[0]  # type: ignore[arg-type]
+        return found
 
 
 class _PatchedRun:
