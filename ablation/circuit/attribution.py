@@ -55,7 +55,7 @@ def score_edges(
         points = list(gradient_points(batch, method, steps))
         for hidden in points:
             found = question.patching.scores(
-                batch.clean, hidden, batch.differences, scorer(question, batch)
+                batch.clean, batch.reference, hidden, scorer(question, batch)
             )
             total += found / len(points)
             done += 1

@@ -61,7 +61,7 @@ def edges_by_position(
         points = list(gradient_points(batch, method, steps))
         for hidden in points:
             total += question.patching.scores_by_position(
-                batch.clean, hidden, batch.differences, scorer(question, batch), kept
+                batch.clean, batch.reference, hidden, scorer(question, batch), kept
             ) / len(points)
             question.stop_if_cancelled()
     first = question.batches[0].pairs[0].clean
