@@ -143,7 +143,6 @@ def test_attention_of_all_stacks_in_one_page(
         ("attention", "--heads", "1.2", "--show", "moved"),
         ("attention", "--heads", "1.2", "--show", "rollout"),
         ("attribute",),
-        ("compare", "--ablate", "1.2"),
     ],
     ids=lambda command: " ".join(command[:1] + command[-1:]),
 )
