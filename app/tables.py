@@ -116,7 +116,7 @@ def comparison(services: Services, asked: Asked) -> Table:
     """Return how much each head's attention differs between two runs."""
     change = _kept(services, asked)
     view = View.from_json(asked["view"])
-    pair = pair_of(services, view, asked["way"], asked["text"], asked["second"])
+    pair = pair_of(services, view, asked["way"], asked["text"], asked.get("second", ""))
     about = {**_of_prompt(view, pair.before.prompt), **comparison_json(pair, change)}
     return Table(change.to_frame(), about)
 

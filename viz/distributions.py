@@ -9,18 +9,18 @@ from ablation.distributions import STATISTICS, MetricDistribution
 from viz.labels import literal
 from viz.theme import base_layout, palette, plain_axis
 
-_HEADER, _BOTTOM, _LEFT, _RIGHT = 40, 36, 34, 10  # px
+_HEADER, _BOTTOM, _LEFT, _RIGHT = 54, 36, 34, 10  # px
 _LEAST_SPAN = 1e-3
 """How wide, in the metric's unit, the axis of values that are all alike is at least."""
 
 
 def distribution_figure(
-    distribution: MetricDistribution, *, dark: bool = False, width: int = 400, height: int = 190
+    distribution: MetricDistribution, *, dark: bool = False, width: int = 276, height: int = 200
 ) -> go.Figure:
     """Draw how many passages have which value, and where mean, median and quantiles are.
 
-    The title says of how many passages and positions. A bar tells on hovering from where to where
-    it goes and how many passages it stands for.
+    The title says of how many passages and positions, and the statistics. A bar tells on hovering
+    from where to where it goes and how many passages it stands for.
 
     Args:
         width, height: of the figure in px.
@@ -36,7 +36,7 @@ def distribution_figure(
                 y=counts,
                 width=bar,
                 customdata=[[float(a), float(b)] for a, b in pairwise(edges)],
-                marker={"color": colours.accent, "line": {"width": 0.5, "color": colours.surface}},
+                marker={"color": colours.primary, "line": {"width": 0.5, "color": colours.surface}},
                 hovertemplate=(
                     "%{customdata[0]:.3g} to %{customdata[1]:.3g}<br>"
                     "<b>%{y:d}</b> passages<extra></extra>"
@@ -89,15 +89,17 @@ def _line(value: float, name: str, dark: bool) -> dict[str, Any]:
 
 def _title(distribution: MetricDistribution, width: int, height: int, dark: bool) -> dict[str, Any]:
     colours = palette(dark)
-    told = f"{distribution.describe()} · median solid, mean dashed, 10 and 90 % dotted"
+    low, high, median, mean = (distribution.of(name) for name in ("low", "high", "median", "mean"))
+    told = f"median {median:.3g} ─  mean {mean:.3g} ╌  10–90 % {low:.2g}–{high:.2g} ┈"
+    small = f"<br><span style='font-size:10px;color:{colours.muted}'>"
     return {
-        "text": f"<b>{literal(str(distribution.head))}</b><br>"
-        f"<span style='font-size:10px;color:{colours.muted}'>{literal(told)}</span>",
+        "text": f"<b>{literal(str(distribution.head))}</b>"
+        f"{small}{literal(distribution.describe())}</span>{small}{literal(told)}</span>",
         "font": {"size": 12, "color": colours.text},
         "x": 8 / width,
         "xanchor": "left",
         "xref": "container",
-        "y": 1 - 15 / height,
+        "y": 1 - 6 / height,
         "yanchor": "top",
         "yref": "container",
     }

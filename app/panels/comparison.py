@@ -177,8 +177,8 @@ def caption(pair: Pair, change: HeadValues) -> str:
     heads = pair.after.ablation.heads if pair.after.ablation is not None else ()
     of_stack = pair.before.model.stacks.named(pair.stack).label
     several = len(pair.before.model.stacks.stacks) > 1
-    whose = f", heads of the {of_stack}" if several else ""
-    label = f"{pair.label[0].upper()}{pair.label[1:]}{_named(heads)}{whose}."
+    whose = f" Told are heads of the {of_stack}." if several else ""
+    label = f"{pair.label[0].upper()}{pair.label[1:]}{_named(heads)}.{whose}"
     if change.stopped == "complete" and not differs(change):
         return f"{label} Nothing differs: every head attends alike in both runs."
     cancelled = f"Cancelled after {words.count(len(change.ranked()), 'head')}. "

@@ -27,7 +27,7 @@ ABOUT = (
     "distributed, and where a head looks most. With the built-in model it takes minutes; what was "
     "read until Cancel is kept."
 )
-HISTOGRAM_HEIGHT = 190
+HISTOGRAM_HEIGHT = 200
 NO_HEAD = "Choose a head, on the left or on the map, to see its numbers and where it looks most."
 
 
@@ -137,7 +137,6 @@ def numbers(result: StudyResult, head: Head) -> list[Any]:
     titles = {
         "": None,
         "mean": "over the corpus",
-        "median": "of the texts",
         "10–90 %": "of the texts",
         "rank": f"of {n_heads}",
     }
@@ -148,7 +147,6 @@ def numbers(result: StudyResult, head: Head) -> list[Any]:
         unit = html.Span(named, className="unit")
         figures = (
             f"{row['mean']:.3g}",
-            f"{row['median']:.3g}",
             f"{row['low']:.2g}–{row['high']:.2g}",
             f"{row['rank']:.0f}",
         )
@@ -232,6 +230,7 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.CORPUS_EMPTY, "hidden"),
         Output(ids.CORPUS_BODY, "hidden"),
         Output(ids.CORPUS_METRIC, "data"),
+        Output(ids.CORPUS_METRIC, "value"),
         Input(ids.CORPUS, "data"),
         Input(ids.CORPUS_METRIC, "value"),
         Input(ids.CORPUS_STATISTIC, "value"),
@@ -252,11 +251,12 @@ def register(app: Dash, services: Services) -> None:
     ) -> tuple[Any, ...]:
         result = _result(services, kept, name, stack_value)
         if result is None:
-            return no_update, "", False, True, no_update
+            return no_update, "", False, True, no_update, no_update
         details = result.details
-        shown = details.over_passages(_measured(details, metric), statistic)
+        metric = _measured(details, metric)
+        shown = large_map(details.over_passages(metric, statistic), heads, bool(dark))
         choices = _choices(details.metrics) if ctx.triggered_id == ids.CORPUS else no_update
-        return large_map(shown, heads, bool(dark)), caption(result), True, False, choices
+        return shown, caption(result), True, False, choices, metric
 
     @app.callback(
         Output(ids.CORPUS_NUMBERS, "children"),
