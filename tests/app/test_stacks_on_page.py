@@ -391,7 +391,8 @@ def test_roles_and_comparisons_are_of_the_stack_that_is_picked(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    opened = open_view(replace(VIEW, heads=(CROSS, ENCODER), stack="cross", tab="heads"))
+    opened = open_view(replace(VIEW, heads=(CROSS, ENCODER), stack="cross"))
+    opened.get_by_role("tab", name="Heads", exact=True).click()
     opened.get_by_role("button", name="Measure roles").click()
     leader = head_dossier(model, stack="cross").leaders("same_token", 1)[0][0]
     expect(opened.locator(".leaders .leader").first).to_have_text(str(leader))
