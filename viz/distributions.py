@@ -9,13 +9,13 @@ from ablation.distributions import STATISTICS, MetricDistribution
 from viz.labels import literal
 from viz.theme import base_layout, palette, plain_axis
 
-_HEADER, _BOTTOM, _LEFT, _RIGHT = 54, 36, 34, 10  # px
+_HEADER, _BOTTOM, _LEFT, _RIGHT = 58, 36, 34, 10  # px
 _LEAST_SPAN = 1e-3
 """How wide, in the metric's unit, the axis of values that are all alike is at least."""
 
 
 def distribution_figure(
-    distribution: MetricDistribution, *, dark: bool = False, width: int = 276, height: int = 200
+    distribution: MetricDistribution, *, dark: bool = False, width: int = 276, height: int = 206
 ) -> go.Figure:
     """Draw how many passages have which value, and where mean, median and quantiles are.
 
@@ -99,7 +99,7 @@ def _title(distribution: MetricDistribution, width: int, height: int, dark: bool
         "x": 8 / width,
         "xanchor": "left",
         "xref": "container",
-        "y": 1 - 6 / height,
+        "y": 1 - 21 / height,
         "yanchor": "top",
         "yref": "container",
     }

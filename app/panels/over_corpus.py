@@ -27,7 +27,7 @@ ABOUT = (
     "distributed, and where a head looks most. With the built-in model it takes minutes; what was "
     "read until Cancel is kept."
 )
-HISTOGRAM_HEIGHT = 200
+HISTOGRAM_HEIGHT = 206
 NO_HEAD = "Choose a head, on the left or on the map, to see its numbers and where it looks most."
 
 
