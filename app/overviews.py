@@ -107,6 +107,17 @@ class Overviews:
             if found is not None and (found.stopped == "complete" or cancel.is_set()):
                 return found
 
+    def known(
+        self,
+        model: "LanguageModel",
+        prompt: TokenizedPrompt,
+        ablation: Ablation | None,
+        stack: str,
+    ) -> HeadSummaries | None:
+        """Return the summaries of a stack's heads if they are remembered; nothing is run."""
+        found: HeadSummaries | None = self._memory.get(summary_of(model, prompt, ablation, stack))
+        return found
+
     def begin(
         self,
         model: "LanguageModel",
