@@ -96,9 +96,9 @@ class PatchedRun:
         self._reference = reference
         self._kept = kept
         device = reference.final.device
-        self._gates = torch.as_tensor(kept, dtype=torch.float32, device=device)
-        if gates is not None:
-            self._gates = gates
+        self._gates_differ = gates is not None
+        plain = torch.as_tensor(kept, dtype=torch.float32, device=device)
+        self._gates = plain if gates is None else gates
         self._outputs = reference.patched_outputs
         self.beside: dict[int, Tensor] = {
             0: prompts.parts.outputs[0, :, reference.first :] - self._outputs[0]
@@ -155,9 +155,9 @@ class PatchedRun:
         if self._drift is None and not masks.any():
             return reference.inputs
         # Inputs with the same edges read the same stream, which is made once; but each edge has a
-        # gate of its own where the gates' gradients are asked for.
+        # gate of its own where gates are given.
         distinct, which = np.arange(len(masks)), np.arange(len(masks))
-        if not self._gates.requires_grad:
+        if not self._gates_differ:
             _, distinct, which = np.unique(masks, axis=0, return_index=True, return_inverse=True)
         mixed = self._mixtures(reference.stream, (first + distinct).tolist())
         made = self._layerwise.attention_inputs(
