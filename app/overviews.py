@@ -6,11 +6,14 @@ of a run waits for it, so that a long prompt goes through the model once.
 
 import threading
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ablation.types import Ablation, HeadSummaries, Progress
+from app.jobs import Job
 from app.runs import TOP_TOKENS, Memory, Runs, run_of
 from app.view import View
+from app.waits import Standing, wait_for
 from models.errors import UserError
 from models.types import TokenizedPrompt
 from viz.overview import thumbnail_side
@@ -31,11 +34,16 @@ class Reading:
         self.begun = threading.Event()
         """Set once the pass has its turn, or needs none any more."""
         self.ended = threading.Event()
+        self._job = Job("", "overview")
         self._found: HeadSummaries | UserError | None = None
         self._latest: Progress | None = None
 
     def report(self, progress: Progress) -> None:
         self._latest = progress
+
+    def standing(self) -> Standing | None:
+        """Return how far it is, for who waits for its end only."""
+        return None if self._latest is None else Standing(self._job, named(self._latest))
 
     def end(self, found: HeadSummaries | UserError | None) -> None:
         """Args: found: None if something went wrong that is told elsewhere."""
@@ -133,7 +141,7 @@ class Overviews:
             nobody = threading.Event()
             asked = (reading, model, prompt, ablation, stack, position, _ignore, nobody)
             threading.Thread(target=self._read, args=asked, daemon=True).start()
-        reading.begun.wait()
+        wait_for(reading.begun)
 
     def _reading(self, key: Hashable) -> tuple[Reading, bool]:
         """Return the reading that goes on, or a new one, and whether it is new."""
@@ -164,7 +172,7 @@ class Overviews:
         key = summary_of(model, prompt, ablation, stack)
         found: HeadSummaries | UserError | None = None
         try:
-            with self._runs.awaited(model):
+            with self._runs.awaited(model, reading.standing):
                 reading.begun.set()
                 if cancel.is_set():
                     reading.cancel.set()
@@ -214,6 +222,11 @@ def _position(model: "LanguageModel", prompt: TokenizedPrompt, position: int | N
         return model.resolve_position(prompt, position)
     except UserError:  # said by the panel that shows the prediction
         return len(prompt) - 1
+
+
+def named(progress: Progress) -> Progress:
+    """Return where reading stands, with what is done."""
+    return replace(progress, message=f"Reading all heads, {progress.message}")
 
 
 def _ignore(progress: Progress) -> None:

@@ -186,7 +186,7 @@ def test_a_new_prompt_goes_through_the_model_once_a_run(
 ) -> None:
     asked = replace(view, prompt="Another prompt, which nobody knows", position=None, ablate=ablate)
     if begun:
-        services.begin(asked)
+        services.begin(asked, TAB)
     outcome, found, again = ask_at_once(
         lambda: services.outcome(asked, maps=False),
         lambda: read(services, asked),
@@ -212,7 +212,7 @@ def test_maps_are_read_in_one_pass_for_panels_that_ask_at_once(
     monkeypatch.setattr(services.runs, "_read_all_bytes", 0)
     heads = tuple(Head(layer, head) for layer in range(2) for head in range(3))
     asked = replace(view, picture="matrix", heads=heads, prompt="Another prompt, quite unknown")
-    services.begin(asked)
+    services.begin(asked, TAB)
     answers = ask_at_once(
         *[lambda: services.outcome(asked, maps=False)] * 2, *[lambda: services.outcome(asked)] * 2
     )

@@ -324,7 +324,7 @@ def test_what_a_view_will_show_is_computed_ahead(
         return answer
 
     monkeypatch.setattr(LanguageModel, "run", noted)
-    services.begin(settled)
+    services.begin(settled, "tab")
     assert done.wait(30)
     services.outcome(settled)
     services.outcome(settled, maps=False)
