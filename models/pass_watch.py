@@ -12,7 +12,7 @@ from contextvars import ContextVar
 Watch = Callable[[int | None], None]
 """Called with the attention layer that a pass is at, counted in the order they run, at least once a
 layer and more often where much is read of it; with None while the pass waits for another to end.
-What it raises ends the pass."""
+What tells the parts of a pass apart afterwards counts layers likewise. What it raises ends both."""
 
 LOOK_SECONDS = 0.1
 """How often who waits for another's pass looks whether it shall go on waiting."""

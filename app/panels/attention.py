@@ -150,9 +150,9 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.VIEW, "data"),
         Input(ids.DARK, "data"),
         Input(ids.SHOWN, "data"),
-        Input(ids.WAIT_AGAIN, "n_clicks"),
         State(ids.DRAWN, "data"),
         State(ids.TAB_ID, "data"),
+        Input(ids.WAIT_AGAIN, "n_clicks"),
         running=[(Output(ids.ATTENTION_WAITING, "hidden"), False, True)],
         prevent_initial_call=True,
     )
@@ -160,9 +160,9 @@ def register(app: Dash, services: Services) -> None:
         data: dict[str, Any] | None,
         dark: bool,
         pages: int,
-        again: int | None,
         drawn: dict[str, Any] | None,
         tab: str,
+        *again: int | None,
     ) -> tuple[Any, ...]:
         if data is None:
             return (no_update,) * 7

@@ -210,10 +210,10 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.ATTRIBUTION_SHOW, "value"),
         Input(ids.ATTRIBUTION_TARGET, "value"),
         Input(ids.ATTRIBUTION_VERSUS, "value"),
-        Input(ids.WAIT_AGAIN, "n_clicks"),
         State(ids.VIEW, "data"),
         State(ids.ATTRIBUTED, "data"),
         State(ids.TAB_ID, "data"),
+        Input(ids.WAIT_AGAIN, "n_clicks"),
         running=[(Output(ids.ATTRIBUTION_WAITING, "hidden"), False, True)],
         prevent_initial_call=True,
     )
@@ -223,10 +223,10 @@ def register(app: Dash, services: Services) -> None:
         show: str,
         target: str | None,
         versus: str | None,
-        again: int | None,
         data: dict[str, Any] | None,
         shown: list[Any] | None,
         tab: str,
+        *again: int | None,
     ) -> tuple[Any, ...]:
         view = None if data is None else View.from_json(data)
         if view is None or view.tab != "attribution":

@@ -15,6 +15,7 @@ from app.panels.term_list import term_list
 from app.panels.wait_strip import awaiting
 from app.services import Services, prompt_of
 from app.view import View, head_from_text
+from app.waits import step
 from models.errors import UserError
 from models.types import FloatArray, Head, TokenizedPrompt
 from viz.sink import without_first
@@ -185,19 +186,20 @@ def _explained(
     head = head_from_text(opened["head"])
     model = services.model(view.model)
     prompt = prompt_of(view, model)
-    query, key, step = int(opened["query"]), int(opened["key"]), int(opened["step"])
-    if step > 1:
+    query, key, side = int(opened["query"]), int(opened["key"]), int(opened["step"])
+    if side > 1:
         shown = _shown_map(services, view, pages, head)
-        query, key = largest_in(shown, query, key, step)
+        query, key = largest_in(shown, query, key, side)
         set_props(ids.TOKEN, {"data": query if opened["direction"] == "at" else key})
-    opening = [pair(prompt, query, key), *_of_cell(step), *_run_note(view)]
+    opening = [pair(prompt, query, key), *_of_cell(side), *_run_note(view)]
     stream = None
     with suppress(UserError):  # said below, beside what can be told without it
         stream = services.streams.get(model, prompt)
     try:
-        detail = ablation.explain_attention(
-            model, prompt, head, query, key, relative=relative, stream=stream
-        )
+        with step("Telling the score apart", head.layer + 1):
+            detail = ablation.explain_attention(
+                model, prompt, head, query, key, relative=relative, stream=stream
+            )
     except UserError as error:
         return title(head), [*opening, html.P(str(error), className="help")], False, True
     clean = services.runs.outcome(model, prompt, view.position, [head], None)

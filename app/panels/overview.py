@@ -171,17 +171,17 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.OVERVIEW_AGAIN, "style"),
         Input(ids.VIEW, "data"),
         Input(ids.OVERVIEW_AGAIN, "n_clicks"),
-        Input(ids.WAIT_AGAIN, "n_clicks"),
         State(ids.OVERVIEW_DRAWN, "data"),
         State(ids.TAB_ID, "data"),
+        Input(ids.WAIT_AGAIN, "n_clicks"),
         prevent_initial_call=True,
     )
     def read_all(
         data: dict[str, Any] | None,
         clicks: int | None,
-        again_clicks: int | None,
         drawn: str | None,
         tab: str,
+        *clicks_again: int | None,
     ) -> tuple[Any, ...]:
         view = None if data is None else View.from_json(data)
         again = ctx.triggered_id in (ids.OVERVIEW_AGAIN, ids.WAIT_AGAIN)

@@ -137,19 +137,18 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.PREDICTED, "data"),
         Input(ids.VIEW, "data"),
         Input(ids.DARK, "data"),
-        Input(ids.WAIT_AGAIN, "n_clicks"),
-        Input(ids.OVERVIEW_AGAIN, "n_clicks"),
         State(ids.PREDICTED, "data"),
         State(ids.TAB_ID, "data"),
+        Input(ids.WAIT_AGAIN, "n_clicks"),
+        Input(ids.OVERVIEW_AGAIN, "n_clicks"),
         prevent_initial_call=True,
     )
     def draw(
         data: dict[str, Any] | None,
         dark: bool,
-        again: int | None,
-        all_again: int | None,
         predicted: list[Any] | None,
         tab: str,
+        *again: int | None,
     ) -> tuple[Any, ...]:
         view = None if data is None else View.from_json(data)
         if view is None or asked(view, bool(dark)) == predicted:

@@ -23,8 +23,8 @@ SHOWN_AFTER = 1.0
 """Seconds that a wait takes before it is shown."""
 CANCELLED = "Cancelled. What was shown before stays."
 STALE = {
-    "maps": (ids.ATTENTION_NOTE, "These are still the maps of before."),
-    "prediction": (ids.PREDICTION_CAPTION, "This is still the prediction of before."),
+    "maps": (ids.ATTENTION_NOTE, "These are still the earlier maps."),
+    "prediction": (ids.PREDICTION_CAPTION, "This is still the earlier prediction."),
     "explanation": (ids.EXPLAIN_BODY, "Click the cell again to ask once more."),
 }
 """Kind of a wait -> where its part of the page says, once it is cancelled, what stands there."""
@@ -72,7 +72,6 @@ class Strip:
 
     def __init__(self, services: Services) -> None:
         self._waits = services.waits
-        self._page_gone = watch_page()
         self._pace = Pace(REPORT_SECONDS)
         self._begins = time.monotonic() + SHOWN_AFTER
         self._is_shown = False
@@ -82,7 +81,7 @@ class Strip:
         wait = self.wait
         if wait is None or time.monotonic() < self._begins or not self._pace.ready():
             return
-        if self._page_gone():
+        if watch_page()():
             wait.job.cancel.set()
         elif self._waits.leads(wait):
             set_props(ids.WAIT_BAR, {"value": standing.percent})
