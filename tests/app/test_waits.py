@@ -122,12 +122,10 @@ def test_a_wait_for_a_model_that_another_page_uses_can_be_left(
 def test_another_prompt_ends_all_that_is_about_the_last() -> None:
     waits = Waits()
     maps, explanation, elsewhere = of("maps"), of("explanation"), of("maps", tab="other")
-    with waits.start(maps), waits.start(explanation), waits.start(elsewhere):
-        with waits.start(of("maps", "another")) as new:
-            assert maps.job.cancel.is_set()
-            assert explanation.job.cancel.is_set()
-            assert not elsewhere.job.cancel.is_set()
-            assert not new.job.cancel.is_set()
+    new = of("maps", "another")
+    with waits.start(maps), waits.start(explanation), waits.start(elsewhere), waits.start(new):
+        ended = [wait.job.cancel.is_set() for wait in (maps, explanation, elsewhere, new)]
+    assert ended == [True, True, False, False]
 
 
 def test_the_same_prompt_ends_what_its_kind_shows_no_more() -> None:
@@ -179,13 +177,12 @@ def test_a_tab_says_that_it_was_cancelled_until_it_waits_again() -> None:
 def test_things_done_one_by_one_are_told_and_can_be_left() -> None:
     told: list[Progress] = []
     wait = Wait(TAB, Wanted("maps", "prompt"), lambda standing: told.append(standing.progress))
-    seen = []
-    with pytest.raises(GivenUp), Waits().start(wait):
-        for thing in one_by_one("Drawing the maps", "abc"):
-            seen.append(thing)
-            if thing == "b":
-                wait.job.cancel.set()
-    assert seen == ["a", "b"]
+    with Waits().start(wait):
+        things = one_by_one("Drawing the maps", "abc")
+        assert [next(things), next(things)] == ["a", "b"]
+        wait.job.cancel.set()
+        with pytest.raises(GivenUp):
+            next(things)
     assert [(at.done, at.message[-6:]) for at in told[:2]] == [(0, "1 of 3"), (1, "2 of 3")]
     assert list(one_by_one("Drawing the maps", "abc")) == ["a", "b", "c"]  # nobody waits
 
