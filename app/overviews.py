@@ -88,6 +88,7 @@ class Overviews:
         position: int | None,
         progress: Callable[[Progress], None],
         cancel: threading.Event,
+        sink: str = "show",
     ) -> HeadSummaries:
         """Return the summaries of a stack's heads, with thumbnails as large as the page shows them.
 
@@ -95,19 +96,22 @@ class Overviews:
 
         Args:
             position: where the prediction that comes with them is read.
+            sink: what thumbnails do about the first token.
 
         Raises:
             UserError: the ablation does not fit, the model's numbers are not finite, or there are
                 no overviews of this stack.
         """
-        key = summary_of(model, prompt, ablation, stack)
+        key = summary_of(model, prompt, ablation, stack, sink)
         while True:
             known: HeadSummaries | None = self._memory.get(key)
             if known is not None:
                 return known
             reading, is_new = self._reading(key)
             if is_new:
-                self._read(reading, model, prompt, ablation, stack, position, progress, cancel)
+                self._read(
+                    reading, model, prompt, ablation, stack, sink, position, progress, cancel
+                )
             else:
                 reading.wait(progress, cancel)
             found = reading.result()
@@ -123,6 +127,7 @@ class Overviews:
         stack: str,
         position: int | None,
         even_if_cancelled: bool = False,
+        sink: str = "show",
     ) -> None:
         """Have all heads read if they were not; return as soon as that has its turn.
 
@@ -131,7 +136,7 @@ class Overviews:
         Args:
             even_if_cancelled: whether that is done also if it was cancelled before.
         """
-        key = summary_of(model, prompt, ablation, stack)
+        key = summary_of(model, prompt, ablation, stack, sink)
         was_cancelled = self._memory.get((key, "cancelled")) and not even_if_cancelled
         if was_cancelled or self._memory.get(key) is not None:
             return
@@ -139,7 +144,7 @@ class Overviews:
 
         if is_new:
             nobody = threading.Event()
-            asked = (reading, model, prompt, ablation, stack, position, _ignore, nobody)
+            asked = (reading, model, prompt, ablation, stack, sink, position, _ignore, nobody)
             threading.Thread(target=self._read, args=asked, daemon=True).start()
         wait_for(reading.begun)
 
@@ -156,6 +161,7 @@ class Overviews:
         prompt: TokenizedPrompt,
         ablation: Ablation | None,
         stack: str,
+        sink: str,
         position: int | None,
         progress: Callable[[Progress], None],
         cancel: threading.Event,
@@ -169,7 +175,7 @@ class Overviews:
             if cancel.is_set():
                 reading.cancel.set()
 
-        key = summary_of(model, prompt, ablation, stack)
+        key = summary_of(model, prompt, ablation, stack, sink)
         found: HeadSummaries | UserError | None = None
         try:
             with self._runs.awaited(model, reading.standing):
@@ -184,6 +190,7 @@ class Overviews:
                     side=thumbnail_side(
                         len(model.all_heads(stack)), model.stacks.named(stack).causal
                     ),
+                    sink=sink,
                     position=_position(model, prompt, position),
                     top_k=TOP_TOKENS,
                     progress=report,
@@ -234,7 +241,11 @@ def _ignore(progress: Progress) -> None:
 
 
 def summary_of(
-    model: "LanguageModel", prompt: TokenizedPrompt, ablation: Ablation | None, stack: str
+    model: "LanguageModel",
+    prompt: TokenizedPrompt,
+    ablation: Ablation | None,
+    stack: str,
+    sink: str = "show",
 ) -> Hashable:
     """Return what tells one summary from another."""
-    return (run_of(model, prompt, ablation), stack)
+    return (run_of(model, prompt, ablation), stack, sink)

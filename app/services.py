@@ -114,7 +114,7 @@ class Services:
         if shows_overview(view) and not maps:
             # The pass that reads all heads predicts too: it shall come first.
             self.overviews.begin(
-                model, prompt, ablation, view.stack_name, view.position, even_if_cancelled=anew
+                model, prompt, ablation, view.stack_name, view.position, anew, view.sink
             )
         flow, refused = self._flow(view, model, prompt, heads if maps else ())
         read = () if flow else heads

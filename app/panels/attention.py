@@ -19,8 +19,9 @@ from app.runs import Outcome, map_key
 from app.services import Services, acted_of, build_intervention, drawable, most_positions
 from app.view import View
 from models.types import MAP_KINDS
-from viz.attention import SINK_NOTES, dots_across, token_message
+from viz.attention import dots_across, token_message
 from viz.cells import Region
+from viz.sink import SINK_NOTES
 
 STORES = (
     ids.TOKEN, ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD,

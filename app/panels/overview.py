@@ -20,10 +20,15 @@ from app.services import Services, ablation_of, prompt_of
 from app.view import View
 from models.errors import UserError
 from viz.overview import overview_message
+from viz.sink import SINK_NOTES
 
 KIND = "overview"
 """The kind of its jobs: the next one takes the place of one that runs."""
 FRAME = "overview-frame"
+ALL_COUNTED = (
+    " The first token counts in these numbers: what it takes is a part of what they tell of a head."
+)
+"""Said of metrics where thumbnails leave the first token out."""
 
 
 def tools() -> list[Any]:
@@ -101,7 +106,7 @@ def wanted(services: Services, view: View | None, tab: str, drawn: str | None) -
         return None
     model = services.model(view.model)
     prompt = prompt_of(view, model)
-    asked = summary_of(model, prompt, ablation_of(view, prompt)[0], view.stack_name)
+    asked = summary_of(model, prompt, ablation_of(view, prompt)[0], view.stack_name, view.sink)
     key = hashlib.sha256(repr(asked).encode()).hexdigest()
     running = services.jobs.current(tab, KIND)
     if running is not None and running.about == key:
@@ -124,7 +129,9 @@ def summarise(
 
     def read(ablation: Ablation | None) -> HeadSummaries:
         stack, position = view.stack_name, view.position
-        return services.overviews.of(model, prompt, ablation, stack, position, report, job.cancel)
+        return services.overviews.of(
+            model, prompt, ablation, stack, position, report, job.cancel, view.sink
+        )
 
     try:
         return read(ablation), problem
@@ -140,8 +147,12 @@ def note(summaries: HeadSummaries, problem: UserError | None) -> list[Any]:
     heads = words.count(n_read, "head")
     cells = f", each cell the largest of {summaries.step}×{summaries.step} weights"
     shown = f" Rows are queries, columns keys{cells if summaries.step > 1 else ''}."
-    # Which the stylesheet hides where the heads are numbers.
+    # Which the stylesheet hides where the heads are numbers, or where they are not.
     said = [f" {heads}.", html.Span(shown, className="of-thumbnails")]
+    if summaries.sink != "show":
+        left_out = f" {SINK_NOTES[summaries.sink].capitalize()}."
+        said += [html.Span(left_out, className="of-thumbnails")]
+        said += [html.Span(ALL_COUNTED, className="of-numbers")]
     said += [" Hover for numbers, click to choose."]
     if summaries.stopped == "cancelled":
         n_all = words.count(summaries.values[0].size, "head")
