@@ -100,6 +100,15 @@ def test_what_a_cell_stands_for_is_said_of_a_long_prompt(services: Services, vie
     assert f"each cell the largest of {found.step}×{found.step}" in text_of(note(found, None))
 
 
+def test_what_is_done_about_the_first_token_is_said(services: Services, view: View) -> None:
+    shown, renormalised = read(services, view), read(services, replace(view, sink="renormalise"))
+    assert renormalised.sink == "renormalise"
+    assert not np.array_equal(renormalised.thumbnails, shown.thumbnails)
+    assert "Renormalised without first token." in text_of(note(renormalised, None))
+    assert "The first token counts in these numbers" in text_of(note(renormalised, None))
+    assert "irst token" not in text_of(note(shown, None))
+
+
 def test_only_what_is_not_there_yet_is_wanted(services: Services, view: View) -> None:
     key = wanted(services, view, TAB, None)
     assert key is not None
@@ -107,7 +116,7 @@ def test_only_what_is_not_there_yet_is_wanted(services: Services, view: View) ->
     others = ({"heads": (Head(0, 0),)}, {"cells": "entropy"}, {"position": 0}, {"log": True})
     for other in others:
         assert wanted(services, replace(view, **other), TAB, key) is None
-    for other in ({"prompt": "The cat"}, {"model": "gpt2"}, {"ablate": True}):
+    for other in ({"prompt": "The cat"}, {"model": "gpt2"}, {"ablate": True}, {"sink": "hide"}):
         assert wanted(services, replace(view, **other), TAB, key) not in (None, key)
     for hidden in ({"picture": "matrix"}, {"tab": "study"}):
         assert wanted(services, replace(view, **hidden), TAB, None) is None
