@@ -62,10 +62,13 @@
         names.add(part.dataset.name);
       }
     }
-    for (const port of svg.querySelectorAll(".circuit-port")) {
-      port.style.display = names.has(port.dataset.name) && Number(port.dataset.strength) >= threshold ? "" : "none";
+    for (const look of svg.querySelectorAll(".circuit-look")) {
+      look.style.display = strong(look) ? "" : "none";
     }
-    return edges.length ? edges.filter(strong).length + " of " + edges.length + " edges" : "";
+    for (const port of svg.querySelectorAll(".circuit-port")) {
+      port.style.display = names.has(port.dataset.name) && strong(port) ? "" : "none";
+    }
+    return edges.length ? edges.filter(strong).length + " of " + edges.length + " " + svg.dataset.unit : "";
   }
 
   // --- zoom ---
@@ -132,11 +135,11 @@
   }
 
   function near(svg, element) {
-    const { name, source, target, edge } = element.dataset;
-    const names = new Set(edge ? [source, target] : [name]);
-    for (const other of svg.querySelectorAll(".circuit-edge")) {
+    const { name, source, target } = element.dataset;
+    const names = new Set(name ? [name] : [source, target]);
+    for (const other of svg.querySelectorAll(".circuit-edge, .circuit-look")) {
       const data = other.dataset;
-      const touches = edge ? other === element : data.source === name || data.target === name;
+      const touches = name ? data.source === name || data.target === name : other === element;
       other.classList.toggle("near", touches);
       if (touches) {
         names.add(data.source).add(data.target);
@@ -153,7 +156,7 @@
     tip().hidden = true;
   }
 
-  const spot = (event) => event.target.closest(".circuit-edge, .circuit-part");
+  const spot = (event) => event.target.closest(".circuit-edge, .circuit-look, .circuit-part");
 
   function choose(element) {
     const { heads, edge } = element.dataset;

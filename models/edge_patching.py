@@ -11,12 +11,15 @@ The gradient of a score at every target's input, times what a source's output di
 reference, estimates what each edge does (edge attribution patching, Syed et al., arXiv 2310.10348);
 here it is the derivative of this same run.
 
+Up to the first position at which a prompt and its corrupted one differ both runs are the same:
+where that is proven to hold, only positions from there on are computed.
+
 All prompts of a batch have as many tokens; arrays of edges are those of `models.edge_graph`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,66 +31,29 @@ from models.edge_graph import EdgeGraph
 from models.ending import Ending
 from models.errors import ErrorKind, UserError
 from models.forward_pass import ForwardPass
-from models.layerwise import Layerwise, Parts
+from models.layerwise import KeysValues, Layerwise, Parts
+from models.patched_run import LayerReference, PatchedRun, Prompts, Reference, gathered
 
 PROOF = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 """Largest difference between the stream behind the last layer, run in parts, and the model's own,
 relative to its largest value."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Prompts:
-    """Prompts of equal length, run clean."""
-
-    rows: tuple[tuple[int, ...], ...]
-    reads: tuple[int, ...]
-    """Where the prediction of each is read."""
-    calls: tuple[BlockCall, ...]
-    """How the model calls its blocks on one prompt of this length."""
-    hidden: Tensor
-    """[row, position, d_model], what goes into the first layer."""
-    parts: Parts
-
-    @property
-    def n_positions(self) -> int:
-        return len(self.rows[0])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Layer:
-    """One layer when its inputs are the reference's."""
-
-    stream: Tensor
-    """[row, position, d_model] in front of it."""
-    behind: Tensor
-    """What the MLP reads."""
-    inputs: Inputs
-    heads: Tensor
-    """[n_heads, row, position, d_model], computed from this stream."""
-    bias: Tensor
-    """What attention computes beside the heads, and, in the reference, is."""
-    given_bias: Tensor
-    mlp: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reference:
-    """What goes over edges that are not kept."""
-
-    outputs: Tensor
-    """float32 [n_sources, row, position, d_model]."""
-    layers: tuple[_Layer, ...]
-    final: Tensor
-    """The stream behind the last layer that is the sum of all of it."""
-
-
 class EdgePatching:
     """Patches edges of one model, and scores them."""
 
-    def __init__(self, layerwise: Layerwise, forward: ForwardPass, ending: Ending) -> None:
+    def __init__(
+        self, layerwise: Layerwise, forward: ForwardPass, ending: Ending, has_windows: bool
+    ) -> None:
+        """Take the parts of a model.
+
+        Args:
+            has_windows: whether its blocks may be run on the last positions alone.
+        """
         self._layerwise = layerwise
         self._forward = forward
         self._ending = ending
+        self._has_windows = has_windows
 
     @property
     def graph(self) -> EdgeGraph:
@@ -114,32 +80,54 @@ class EdgePatching:
             )
         return Prompts(tuple(tuple(row) for row in rows), tuple(reads), tuple(calls), hidden, parts)
 
-    def reference(self, prompts: Prompts, parts: Parts, is_run: bool) -> Reference:
+    def reference(self, prompts: Prompts, parts: Parts, is_run: bool, first: int = 0) -> Reference:
         """Make ready what goes over edges that are not kept.
 
         Args:
             prompts: those that will be patched.
             parts: a corrupted run's, or means or zeros in their place.
             is_run: whether the model itself puts these out, when all inputs are theirs.
+            first: the first position at which the prompts differ from the corrupted ones.
         """
-        outputs, biases = parts.outputs, parts.biases
-        calls, layers = prompts.calls, []
-        with self._computing(*outputs.shape[1:3]), torch.no_grad():
-            stream = outputs[0]
-            for layer, shape in enumerate(self.graph.layers):
-                first = self.graph.first_source(layer)
-                own = outputs[first : first + shape.n_heads]
-                inputs = self._layerwise.attention_inputs(layer, stream, calls)
-                behind = stream + own.sum(0) + biases[layer]
-                reads = stream if shape.parallel else behind
-                if is_run:
-                    heads, bias, mlp = own, biases[layer], outputs[first + shape.n_heads]
-                else:
-                    heads, bias = self._layerwise.heads_added(layer, inputs)
-                    mlp = self._layerwise.mlp_added(layer, reads, calls)
-                layers.append(_Layer(stream, reads, inputs, heads, bias, biases[layer], mlp))
-                stream = behind + outputs[first + shape.n_heads]
-        return Reference(outputs, tuple(layers), stream)
+        first = min(first, *prompts.reads) if self._has_windows and is_run else 0
+        with self._computing(*parts.outputs.shape[1:3]), torch.no_grad():
+            reference = self._reference(prompts, parts, is_run, first)
+            if first and not self._continues(prompts, reference):
+                reference = self._reference(prompts, parts, is_run, 0)
+        return reference
+
+    def _reference(self, prompts: Prompts, parts: Parts, is_run: bool, first: int) -> Reference:
+        outputs, calls, layers = parts.outputs, prompts.calls, []
+        biases = parts.biases[:, :, first:]
+        stream, later = outputs[0], outputs[:, :, first:]
+        for layer, shape in enumerate(self.graph.layers):
+            start = self.graph.first_source(layer)
+            inputs = self._layerwise.attention_inputs(layer, stream, calls)
+            inputs, before = _parted(inputs, first)
+            heads_out = outputs[start : start + shape.n_heads]
+            behind = stream + heads_out.sum(0) + parts.biases[layer]
+            reads = (stream if shape.parallel else behind)[:, first:]
+            if is_run:
+                own = later[start : start + shape.n_heads]
+                heads, bias, mlp = own, biases[layer], later[start + shape.n_heads]
+            else:
+                heads, bias = self._layerwise.heads_added(layer, inputs, before)
+                mlp = self._layerwise.mlp_added(layer, reads, calls, first)
+            layers.append(
+                LayerReference(
+                    stream[:, first:], reads, inputs, before, heads, bias, biases[layer], mlp
+                )
+            )
+            stream = behind + outputs[start + shape.n_heads]
+        return Reference(outputs, tuple(layers), stream[:, first:], first)
+
+    def _continues(self, prompts: Prompts, reference: Reference) -> bool:
+        """Return whether the clean run goes on from the reference's keys and values."""
+        first, whole = reference.first, prompts.parts.final
+        hidden = prompts.hidden[:, first:].float()
+        *_, last = self._layerwise.steps(hidden, prompts.calls, reference.before)
+        error = (last.output - whole[:, first:]).abs().max() / whole.abs().max()
+        return float(error) <= PROOF.get(prompts.hidden.dtype, 1e-4)
 
     def logits(self, prompts: Prompts, reference: Reference, kept: np.ndarray) -> Tensor:
         """Return logits float32 [row, n_vocab] with only some edges carrying the clean run.
@@ -148,16 +136,18 @@ class EdgePatching:
             kept: bool [n_targets, n_sources].
         """
         with self._computing(*reference.outputs.shape[1:3]), torch.no_grad():
-            stream = _PatchedRun(self, prompts, reference, kept).final()
-        return self.read(stream, prompts.reads)
+            stream = PatchedRun(self._layerwise, prompts, reference, kept).final()
+        return self.read(stream, [read - reference.first for read in prompts.reads])
 
     def outputs(self, prompts: Prompts, reference: Reference, kept: np.ndarray) -> Tensor:
         """Return what every source puts out in that run, float32 [n_sources, row, position,
         d_model]."""
         with self._computing(*reference.outputs.shape[1:3]), torch.no_grad():
-            run = _PatchedRun(self, prompts, reference, kept)
+            run = PatchedRun(self._layerwise, prompts, reference, kept)
             run.final()
-            return run.beside + reference.outputs
+            found = reference.outputs.clone()
+            found[:, :, reference.first :] += run.beside
+        return found
 
     def read(self, final: Tensor, reads: Sequence[int]) -> Tensor:
         """Return the logits [row, n_vocab] that streams [row, position, d_model] end in."""
@@ -167,8 +157,8 @@ class EdgePatching:
     def scores(
         self,
         prompts: Prompts,
+        reference: Reference,
         hidden: Tensor,
-        differences: Tensor,
         score: Callable[[Tensor], Tensor],
     ) -> np.ndarray:
         """Return what each edge adds to a score, to first order, from one backward pass.
@@ -176,169 +166,123 @@ class EdgePatching:
         Args:
             hidden: [row, position, d_model], what goes into the first layer: at which point the
                 gradient is taken.
-            differences: float32 [n_sources, row, position, d_model], what each source puts out
-                beside the reference.
             score: logits [row, n_vocab] -> a scalar.
 
         Returns:
             float64 [n_targets, n_sources]; 0 where there is no edge.
         """
+        found = np.zeros((len(self.graph.targets), len(self.graph.sources)))
         with self._computing(*hidden.shape[:2]):
-            start = hidden.detach().float().requires_grad_()
-            steps = list(self._layerwise.steps(start, prompts.calls))
-            final = steps[-1].output
-            at = torch.arange(len(prompts.reads), device=final.device), torch.tensor(prompts.reads)
-            total = score(self._ending.differentiable_logits(final[at]))
-            given = [(step.inputs, step.reads) for step in steps]
-            wanted = [t for inputs, reads in given for t in (*_qkv(inputs), reads)]
-            gradients = torch.autograd.grad(total, [*wanted, final])
-            found = np.zeros((len(self.graph.targets), len(self.graph.sources)))
-            for layer, step in enumerate(steps):
-                ours = gradients[4 * layer : 4 * layer + 4]
-                stream = step.stream.detach()
-                self._score_layer(found, layer, stream, ours, prompts.calls, differences)
-            found[-1] = _products(gradients[-1][None], differences)[0]
+            beside = _beside(prompts, reference)
+            for target, at_inputs in self._gradients(prompts, reference, hidden, score):
+                n = self.graph.n_upstream[target]
+                found[target : target + len(at_inputs), :n] = _products(at_inputs, beside[:n])
         return found
+
+    def scores_by_position(
+        self,
+        prompts: Prompts,
+        reference: Reference,
+        hidden: Tensor,
+        score: Callable[[Tensor], Tensor],
+        kept: np.ndarray,
+    ) -> np.ndarray:
+        """Return what some edges add at each position, to first order, from one backward pass.
+
+        An edge leads from its source at a position to its target's input at the same position; the
+        sum over positions is its score.
+
+        Args:
+            reference, hidden, score: as of `scores`.
+            kept: bool [n_targets, n_sources], which edges.
+
+        Returns:
+            float64 [n_edges, position], in the order of `np.argwhere(kept)`.
+        """
+        found = []
+        with self._computing(*hidden.shape[:2]):
+            beside = _beside(prompts, reference)
+            for first, at_inputs in self._gradients(prompts, reference, hidden, score):
+                for target, gradient in enumerate(at_inputs, start=first):
+                    sources = torch.as_tensor(np.flatnonzero(kept[target]), device=beside.device)
+                    added = torch.einsum("rpd,srpd->sp", gradient.float(), beside[sources])
+                    found.append(added.double().cpu().numpy())
+        return np.pad(np.concatenate(found), ((0, 0), (reference.first, 0)))
+
+    def _gradients(
+        self,
+        prompts: Prompts,
+        reference: Reference,
+        hidden: Tensor,
+        score: Callable[[Tensor], Tensor],
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the gradient of a score at the input of every target, several at a time, from the
+        first position on that is patched.
+
+        Yields:
+            (index of the first target, [n_targets, row, position, d_model]); all of one step are
+            fed by the same sources.
+        """
+        first_position = reference.first
+        start = hidden[:, first_position:].detach().float().requires_grad_()
+        steps = list(self._layerwise.steps(start, prompts.calls, reference.before))
+        final = steps[-1].output
+        reads = torch.tensor(prompts.reads) - first_position
+        at = torch.arange(len(reads), device=final.device), reads
+        total = score(self._ending.differentiable_logits(final[at]))
+        wanted = [t for step in steps for t in (*_qkv(step.inputs), step.reads)]
+        gradients = torch.autograd.grad(total, [*wanted, final])
+        for layer, step in enumerate(steps):
+            ours, first = gradients[4 * layer : 4 * layer + 4], self.graph.first_target(layer)
+            stream = step.stream.detach()
+            yield (
+                first,
+                self._at_attention_inputs(layer, stream, ours[:3], prompts.calls, first_position),
+            )
+            yield first + self.graph.layers[layer].n_inputs, ours[3][None]
+        yield len(self.graph.targets) - 1, gradients[-1][None]
 
     def _computing(self, n_rows: int, n_positions: int) -> AbstractContextManager[None]:
         return self._forward.computing(n_rows, n_positions, gradients=True)
 
-    def _score_layer(
+    def _at_attention_inputs(
         self,
-        found: np.ndarray,
         layer: int,
         stream: Tensor,
         gradients: Sequence[Tensor],
         calls: Sequence[BlockCall],
-        differences: Tensor,
-    ) -> None:
-        """Fill in the scores of the edges into one layer."""
-        shape, first = self.graph.layers[layer], self.graph.first_target(layer)
+        first_position: int,
+    ) -> Tensor:
+        """Return the gradients at streams of their own of a layer's query, key and value inputs,
+        [n_inputs, row, position, d_model], from those at queries, keys and values."""
+        shape = self.graph.layers[layer]
         rows = _own_streams(stream, shape.n_inputs)
-        inputs = self._layerwise.attention_inputs(layer, rows.flatten(0, 1), calls)
+        inputs = self._layerwise.attention_inputs(layer, rows.flatten(0, 1), calls, first_position)
         query, key, value = gathered(inputs, shape.n_heads, shape.n_kv_heads, len(stream))
         through = sum(
             (own * gradient).sum()
-            for own, gradient in zip((query, key, value), gradients[:3], strict=True)
+            for own, gradient in zip((query, key, value), gradients, strict=True)
         )
-        at_inputs = torch.autograd.grad(through, rows)[0]  # type: ignore[arg-type]
-        n = self.graph.n_upstream[first]
-        found[first : first + shape.n_inputs, :n] = _products(at_inputs, differences[:n])
-        mlp = first + shape.n_inputs
-        n = self.graph.n_upstream[mlp]
-        found[mlp, :n] = _products(gradients[3][None], differences[:n])[0]
-
-
-class _PatchedRun:
-    """One run with edges patched."""
-
-    def __init__(
-        self, patching: EdgePatching, prompts: Prompts, reference: Reference, kept: np.ndarray
-    ) -> None:
-        self._layerwise = patching._layerwise
-        self._graph = patching.graph
-        self._calls = prompts.calls
-        self._reference = reference
-        self._kept = torch.as_tensor(kept, device=reference.final.device)
-        # What each source puts out beside the reference.
-        self.beside = torch.zeros_like(reference.outputs)
-        self.beside[0] = prompts.parts.outputs[0] - reference.outputs[0]
-        self._drift: Tensor | None = None
-        """What biases added beside the reference's, where norms behind attention scale them."""
-
-    def final(self) -> Tensor:
-        """Return the stream behind the last layer, [row, position, d_model]."""
-        for layer, shape in enumerate(self._graph.layers):
-            if shape.parallel:
-                self._read_mlp(layer)
-                self._attend(layer)
-            else:
-                self._attend(layer)
-                self._read_mlp(layer)
-        return self._mixtures(self._reference.final, self._kept[-1:])[0]
-
-    def _mixtures(self, base: Tensor, kept: Tensor) -> Tensor:
-        """Return what targets read, [n, row, position, d_model].
-
-        Args:
-            kept: bool [n, n_upstream].
-        """
-        # One product for all: what sources put out is read once.
-        mixed = kept.to(self.beside.dtype) @ self.beside[: kept.shape[1]].flatten(1)
-        found = base + mixed.unflatten(1, base.shape)
-        return found if self._drift is None else found + self._drift
-
-    def _attend(self, layer: int) -> None:
-        shape, reference = self._graph.layers[layer], self._reference.layers[layer]
-        first = self._graph.first_target(layer)
-        inputs = self._inputs(layer, first)
-        heads, bias = reference.heads, reference.bias
-        if inputs is not reference.inputs:
-            heads, bias = self._layerwise.heads_added(layer, inputs)
-        at = self._graph.first_source(layer)
-        self.beside[at : at + shape.n_heads] = (
-            heads - self._reference.outputs[at : at + shape.n_heads]
-        )
-        moved = bias - reference.given_bias
-        if bool(moved.any()):
-            self._drift = moved if self._drift is None else self._drift + moved
-
-    def _inputs(self, layer: int, first: int) -> Inputs:
-        """Return what a layer's attention is given: each input from a stream of its own."""
-        shape, reference = self._graph.layers[layer], self._reference.layers[layer]
-        n = self._graph.n_upstream[first]
-        masks = self._kept[first : first + shape.n_inputs, :n]
-        if self._drift is None and not bool(masks.any()):
-            return reference.inputs
-        # Inputs with the same edges read the same stream, which is made once.
-        distinct, which = torch.unique(masks, dim=0, return_inverse=True)
-        mixed = self._mixtures(reference.stream, distinct)
-        made = self._layerwise.attention_inputs(layer, mixed.flatten(0, 1), self._calls)
-        n_rows = reference.stream.shape[0]
-        query, key, value = gathered(made, shape.n_heads, shape.n_kv_heads, n_rows, which)
-        return replace(reference.inputs, query=query, key=key, value=value)
-
-    def _read_mlp(self, layer: int) -> None:
-        shape, reference = self._graph.layers[layer], self._reference.layers[layer]
-        target = self._graph.first_target(layer) + shape.n_inputs
-        at = self._graph.first_source(layer) + shape.n_heads
-        mlp = reference.mlp
-        if self._drift is not None or bool(self._kept[target].any()):
-            kept = self._kept[target : target + 1, : self._graph.n_upstream[target]]
-            stream = self._mixtures(reference.behind, kept)[0]
-            mlp = self._layerwise.mlp_added(layer, stream, self._calls)
-        self.beside[at] = mlp - self._reference.outputs[at]
+        found: Tensor = torch.autograd.grad(through, rows)[0]  # type: ignore[arg-type]
+        return found
 
 
 def _qkv(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     return inputs.query, inputs.key, inputs.value
 
 
-def gathered(
-    inputs: Inputs, n_heads: int, n_kv_heads: int, n_rows: int, which: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each head's query, key and value as made from the stream of its own.
+def _parted(inputs: Inputs, first: int) -> tuple[Inputs, KeysValues | None]:
+    """Return attention's inputs from a position on, and keys and values of those before."""
+    if not first:
+        return inputs, None
+    query, key, value = (tensor[:, :, first:] for tensor in _qkv(inputs))
+    before = inputs.key[:, :, :first], inputs.value[:, :, :first]
+    return replace(inputs, query=query, key=key, value=value), before
 
-    Args:
-        inputs: made from [n_streams * n_rows, position, d_model].
-        which: int64 [n_heads + 2 n_kv_heads], the stream of each query, key and value input; None
-            where there is one for each, in order.
 
-    Returns:
-        Three tensors [n_rows, n_heads or n_kv_heads, position, d].
-    """
-    n_inputs = n_heads + 2 * n_kv_heads
-    streams = torch.arange(n_inputs) if which is None else which
-    found = []
-    for tensor, first, count in (
-        (inputs.query, 0, n_heads),
-        (inputs.key, n_heads, n_kv_heads),
-        (inputs.value, n_heads + n_kv_heads, n_kv_heads),
-    ):
-        by_stream = tensor.unflatten(0, (-1, n_rows))  # [stream, row, head, position, d]
-        own = by_stream[streams[first : first + count], :, torch.arange(count)]
-        found.append(own.transpose(0, 1))
-    return found[0], found[1], found[2]
+def _beside(prompts: Prompts, reference: Reference) -> Tensor:
+    """Return what each source puts out beside the reference, where that is patched."""
+    return prompts.parts.outputs[:, :, reference.first :] - reference.patched_outputs
 
 
 def _own_streams(stream: Tensor, count: int) -> Tensor:

@@ -502,7 +502,8 @@ class LanguageModel:
         layerwise = Layerwise(
             self._blocks, reader.wiring, reader.norms, self._pass, self._probe_prompt().ids
         )
-        return EdgePatching(layerwise, self._pass, reader.ending)
+        has_windows = self.kind == "causal" and self.branches
+        return EdgePatching(layerwise, self._pass, reader.ending, has_windows)
 
     @property
     def branches(self) -> bool:

@@ -14,7 +14,7 @@ That these parts add up to what the blocks do is measured on every run (`EdgePat
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from models.attention_tap import (
     TapRequest,
     active,
     first_attention_inputs,
+    is_causal,
     run_attention,
 )
 from models.blocks import BlockCall, Recorder, Window, watching
@@ -34,6 +35,9 @@ from models.frozen_norms import Norms
 from models.placement import weights_at_hand
 from models.trials import random_input, same
 from models.wiring import TOLERANCE, Wiring
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values, [row, n_kv_heads, position, d] each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,16 +113,28 @@ class Layerwise:
             self._forward.logits(rows, TapRequest(), len(rows[0]) - 1, gradients=True)
         return recorder.calls
 
-    def attention_inputs(self, layer: int, streams: Tensor, calls: Sequence[BlockCall]) -> Inputs:
-        """Return what a layer's attention is given when the block gets these streams."""
-        whole = Window(0, streams.shape[1])
-        given = streams.to(calls[layer].hidden.dtype)
-        return first_attention_inputs(lambda: calls[layer].run(self._blocks[layer], given, whole))
+    def attention_inputs(
+        self, layer: int, streams: Tensor, calls: Sequence[BlockCall], first: int = 0
+    ) -> Inputs:
+        """Return what a layer's attention is given when the block gets these streams.
 
-    def heads_added(self, layer: int, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        Args:
+            first: the prompt's position that the streams begin with.
+        """
+        window = Window(first, streams.shape[1])
+        given = streams.to(calls[layer].hidden.dtype)
+        return first_attention_inputs(lambda: calls[layer].run(self._blocks[layer], given, window))
+
+    def heads_added(
+        self, layer: int, inputs: Inputs, before: KeysValues | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what attention adds, float32 [n_heads, row, position, d_model] by head and
-        [row, position, d_model] beside them."""
-        return self._added(layer, run_attention(inputs))
+        [row, position, d_model] beside them.
+
+        Args:
+            before: keys and values of the positions before those of `inputs`.
+        """
+        return self._added(layer, run_attention(_behind(before, inputs)))
 
     def _added(self, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same from heads' outputs z, [row, position, n_heads, d_head]."""
@@ -137,11 +153,17 @@ class Layerwise:
         added = known.with_scale(heads, known.scale_of(total, normed)) * wiring.multiplier
         return added, normed * wiring.multiplier - added.sum(0)
 
-    def mlp_added(self, layer: int, streams: Tensor, calls: Sequence[BlockCall]) -> Tensor:
-        """Return what a layer's MLP adds when it reads these streams, float32, of their shape."""
+    def mlp_added(
+        self, layer: int, streams: Tensor, calls: Sequence[BlockCall], first: int = 0
+    ) -> Tensor:
+        """Return what a layer's MLP adds when it reads these streams, float32, of their shape.
+
+        Args:
+            first: the prompt's position that the streams begin with.
+        """
         rest = self._at_rest[layer]
         given = streams if self.graph.layers[layer].parallel else streams - rest
-        return self._silent(layer, given, calls) - given - rest
+        return self._silent(layer, given, calls, first) - given - rest
 
     def run(self, hidden: Tensor, calls: Sequence[BlockCall]) -> Parts:
         """Run all layers on what goes into the first, [row, position, d_model]."""
@@ -152,23 +174,36 @@ class Layerwise:
             final = step.output
         return Parts(torch.cat(outputs), torch.stack(biases), final)
 
-    def steps(self, stream: Tensor, calls: Sequence[BlockCall]) -> Iterator[Step]:
-        """Run layer after layer on what goes into the first, float32 [row, position, d_model]."""
+    def steps(
+        self,
+        stream: Tensor,
+        calls: Sequence[BlockCall],
+        before: Sequence[KeysValues | None] | None = None,
+    ) -> Iterator[Step]:
+        """Run layer after layer on what goes into the first, float32 [row, position, d_model].
+
+        Args:
+            before: of each layer, keys and values of the positions before those of the stream.
+        """
         for layer, shape in enumerate(self.graph.layers):
-            inputs = self.attention_inputs(layer, stream, calls)
-            heads, bias = self.heads_added(layer, inputs)
+            given = None if before is None else before[layer]
+            first = 0 if given is None else given[0].shape[2]
+            inputs = self.attention_inputs(layer, stream, calls, first)
+            heads, bias = self.heads_added(layer, inputs, given)
             behind = stream + heads.sum(0) + bias
             reads = (stream if shape.parallel else behind).clone()
-            mlp = self.mlp_added(layer, reads, calls)
+            mlp = self.mlp_added(layer, reads, calls, first)
             output = behind + mlp
             yield Step(stream, inputs, heads, bias, reads, mlp, output)
             stream = output
 
-    def _silent(self, layer: int, streams: Tensor, calls: Sequence[BlockCall]) -> Tensor:
+    def _silent(
+        self, layer: int, streams: Tensor, calls: Sequence[BlockCall], first: int = 0
+    ) -> Tensor:
         """Return what a block puts out when its heads put out nothing, float32."""
-        call, whole = calls[layer], Window(0, streams.shape[1])
+        call, window = calls[layer], Window(first, streams.shape[1])
         with active(_Silence()):
-            return call.run(self._blocks[layer], streams.to(call.hidden.dtype), whole).float()
+            return call.run(self._blocks[layer], streams.to(call.hidden.dtype), window).float()
 
     def _rest(self, layer: int, calls: Sequence[BlockCall]) -> Tensor:
         """Return what attention adds when all heads put out 0, float32 [1, 1, d_model]."""
@@ -200,6 +235,24 @@ class _Silence:
     def attend(self, inputs: Inputs) -> Tensor:
         batch, n_heads, n_query, _ = inputs.query.shape
         return inputs.value.new_zeros(batch, n_query, n_heads, inputs.value.shape[-1])
+
+
+def _behind(before: KeysValues | None, inputs: Inputs) -> Inputs:
+    """Let the queries of some last positions see the keys and values of those before too."""
+    if before is None or not before[0].shape[2]:
+        return inputs
+    n_before, n_query = before[0].shape[2], inputs.query.shape[2]
+    key, value = (
+        torch.cat([earlier, own], dim=2)
+        for earlier, own in zip(before, (inputs.key, inputs.value), strict=True)
+    )
+    mask = inputs.mask
+    if mask is not None and mask.shape[-2] == n_before + n_query:
+        mask = mask[..., n_before:, :]
+    elif mask is None and is_causal(inputs):
+        ones = torch.ones(n_query, n_before + n_query, dtype=torch.bool, device=key.device)
+        mask = ones.tril(diagonal=n_before)[None, None]
+    return replace(inputs, key=key, value=value, mask=mask)
 
 
 def refuse_hooked(architecture: str) -> UserError:

@@ -53,6 +53,19 @@ def test_the_circuit_is_printed_with_its_proof(output: Outcome) -> None:
     assert "Minimality" in out
 
 
+def test_positions_are_told_and_drawn(output: Outcome, tmp_path: Path) -> None:
+    picture = tmp_path / "circuit.svg"
+    given = [*one_pair(), "--by-position", "--svg", str(picture)]
+    status, out, err = output(*given, "--json", "-")
+    assert (status, err) == (0, "")
+    places = json.loads(out)["by_position"]
+    assert len(places["tokens"]) == len(PAIR.clean.split())
+    first = places["edges"][0]
+    assert (first["from"], first["to"], first["position"]) == ("L1H0", "logits", 4)
+    drawn = ElementTree.fromstring(picture.read_text())
+    assert "L1H0 at 4" in {element.get("data-name") for element in drawn.iter()}
+
+
 def test_json_and_graphml_hold_the_edges(output: Outcome, tmp_path: Path) -> None:
     file = tmp_path / "circuit.graphml"
     status, out, err = output(*one_pair(), "--json", "-", "--graphml", str(file))

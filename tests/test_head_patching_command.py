@@ -64,7 +64,7 @@ def test_positions_are_ranked_too(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--by-position"], "goes with --patch-heads alone"),
+        (["--patch-heads", "noising", "--svg", "x.svg"], "finds none"),
         (["--patch-heads", "noising", "--graphml", "c.xml"], "--graphml is about a circuit"),
         (["--patch-heads", "noising", "--metric", "kl"], "logit_diff or logprob"),
         (["--patch-heads", "sideways"], "invalid choice"),

@@ -8,7 +8,8 @@ import math
 from xml.sax.saxutils import escape, quoteattr
 
 from ablation.circuit.types import Circuit
-from viz.circuit_layout import MARGIN, Layout, Line, Part, lay_out
+from viz.circuit_layout import LEGEND, MARGIN, Layout, Line, Look, Part, lay_out
+from viz.circuit_positions import lay_out_by_token
 from viz.circuit_text import edge_name, number, part_lines, percent, signed
 from viz.theme import MONO, MONO_ASPECT, SANS, Palette, diverging_scale, palette
 
@@ -23,7 +24,12 @@ _PORTS_FROM = 34  # px from row to row that the letters of the inputs need
 
 
 def circuit_svg(
-    circuit: Circuit, *, dark: bool = False, width: float = 900, height: float = 600
+    circuit: Circuit,
+    *,
+    dark: bool = False,
+    width: float = 900,
+    height: float = 600,
+    by_token: bool = False,
 ) -> str:
     """Draw a circuit.
 
@@ -32,16 +38,25 @@ def circuit_svg(
 
     Args:
         width: of the picture in px.
-        height: at most so many px; few rows need less.
+        height: at most so many px; few rows need less, and tokens may need more.
+        by_token: whether parts stand at the tokens where they read and write, if the circuit's
+            edges were scored by position.
     """
-    layout = lay_out(circuit, width, height)
-    bars = [part for part in layout.parts if part.component.kind == "kv"]
-    others = [part for part in layout.parts if part.component.kind != "kv"]
+    places = circuit.by_position if by_token else None
+    layout = (
+        lay_out(circuit, width, height)
+        if places is None
+        else lay_out_by_token(circuit, places, width, height)
+    )
+    bars = [part for part in layout.parts if part.is_bar]
+    others = [part for part in layout.parts if not part.is_bar]
     return _document(layout, dark, [
         *_rows(layout, dark),
+        *_tokens(layout, dark),
+        *(_look(circuit, look, dark) for look in layout.looks),
         # An arrow into a head's query ends above the bar of its key and value.
         *(_part(circuit, part, layout, dark) for part in bars),
-        *(_line(line, layout, dark) for line in reversed(layout.lines)),
+        *(_line(circuit, line, layout, dark) for line in reversed(layout.lines)),
         *(_part(circuit, part, layout, dark) for part in others),
         *_port_letters(layout, dark),
         _legend(circuit, layout, dark),
@@ -69,7 +84,8 @@ def _document(layout: Layout, dark: bool, content: list[str]) -> str:
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
-        f'viewBox="0 0 {w} {h}" font-family="{escape(SANS)}" font-size="10">'
+        f'viewBox="0 0 {w} {h}" data-unit="{"places" if layout.columns else "edges"}" '
+        f'font-family="{escape(SANS)}" font-size="10">'
         f'<defs>{arrows}</defs><rect width="{w}" height="{h}" fill="{colours.surface}"/>'
         f"{''.join(content)}</svg>"
     )
@@ -84,7 +100,48 @@ def _rows(layout: Layout, dark: bool) -> list[str]:
     ]
 
 
-def _line(line: Line, layout: Layout, dark: bool) -> str:
+def _tokens(layout: Layout, dark: bool) -> list[str]:
+    """Return the columns' tokens, and the lines between columns."""
+    colours, bottom = palette(dark), layout.height - MARGIN - LEGEND
+    drawn = []
+    for i, (token, x, width) in enumerate(layout.columns):
+        room = max(1, int(width / (_LARGEST_TEXT * MONO_ASPECT)))
+        shown = token if len(token) <= room else token[: room - 1] + "…"
+        drawn.append(
+            f"<g><title>{escape(token)}</title>"
+            + _text(shown, x, bottom - 6, _LARGEST_TEXT, colours.text, "middle", mono=True)
+            + "</g>"
+        )
+        if i:
+            left = x - width / 2
+            drawn.append(f'<path d="M{left:.1f},{MARGIN}V{bottom:.1f}" stroke="{colours.grid}"/>')
+    return drawn
+
+
+def _look(circuit: Circuit, look: Look, dark: bool) -> str:
+    """Return a head's attention from one column to another."""
+    (x0, y0), (x, y), (x1, y1) = look.start, look.bend, look.end
+    path = f"M{x0:.1f},{y0:.1f}Q{x:.1f},{y:.1f} {x1:.1f},{y1:.1f}"
+    told = [
+        f"{look.head} looks from {_token(circuit, look.query)} to {_token(circuit, look.key)}",
+        f"attention {number(look.weight)}",
+    ]
+    return (
+        f'<g class="circuit-look" data-strength="{look.strength:.6f}" '
+        f'data-source="{look.source}" data-target="{look.target}" data-told={_attribute(told)}>'
+        f'<path class="hit" d="{path}" fill="none" stroke="transparent" stroke-width="{_HIT}"/>'
+        f'<path d="{path}" fill="none" stroke="{palette(dark).muted}" '
+        f'stroke-width="{_THINNEST + 2 * look.weight:.2f}" '
+        f'stroke-opacity="{0.3 + 0.6 * look.weight:.2f}"/></g>'
+    )
+
+
+def _token(circuit: Circuit, position: int) -> str:
+    places = circuit.by_position
+    return "" if places is None else f"{places.tokens[position]} ({position})"
+
+
+def _line(circuit: Circuit, line: Line, layout: Layout, dark: bool) -> str:
     (x0, y0), (b0, b1), (x1, y1) = line.start, line.bends, line.end
     middle = ((b0[0] + b1[0]) / 2, (b0[1] + b1[1]) / 2)
     path = (
@@ -101,9 +158,11 @@ def _line(line: Line, layout: Layout, dark: bool) -> str:
         f"score {signed(line.score)}, {percent(line.share)} of all",
         f"number {line.rank} of {len(layout.lines)}",
     ]
+    if line.position is not None:
+        told[0] += f" at {_token(circuit, line.position)}"
     return (
         f'<g class="circuit-edge" data-strength="{line.strength:.6f}" '
-        f'data-source="{line.edge.source}" data-target="{line.edge.target.component}" '
+        f'data-source="{line.source}" data-target="{line.target}" '
         f'data-edge="{line.index[0]}-{line.index[1]}" data-told={_attribute(told)}>'
         f'<path class="hit" d="{path}" fill="none" stroke="transparent" '
         f'stroke-width="{max(_HIT, width):.1f}"/>'
@@ -123,10 +182,14 @@ def _sign(score: float, dark: bool) -> tuple[str, str]:
 def _part(circuit: Circuit, part: Part, layout: Layout, dark: bool) -> str:
     colours, kind = palette(dark), part.component.kind
     heads = " ".join(head.short for head in part.heads)
-    has_role = any(str(role.head) == part.name for role in circuit.roles)
-    fill = colours.muted if kind == "kv" else colours.surface if heads else colours.empty
+    has_role = not part.is_bar and any(
+        str(role.head) == str(part.component) for role in circuit.roles
+    )
+    fill = colours.muted if part.is_bar else colours.surface if heads else colours.empty
     line, line_width = (colours.accent, 1.6) if has_role else (colours.neutral, 1.0)
-    told = part_lines(circuit, part.component, layout.lines)
+    told = part_lines(circuit, part, layout.lines)
+    if part.position is not None:
+        told[0] += f" at {_token(circuit, part.position)}"
     chosen = (
         f' data-heads="{heads}" role="button" tabindex="0" aria-label={_attribute(told[:1])}'
         if heads
@@ -145,9 +208,13 @@ def _part(circuit: Circuit, part: Part, layout: Layout, dark: bool) -> str:
 def _part_label(part: Part, layout: Layout, colours: Palette) -> str:
     """Return the name in a part: whole where all have room for that, else without its layer."""
     kind = part.component.kind
-    colour = colours.surface if kind == "kv" else colours.text
+    colour = colours.surface if part.is_bar else colours.text
     size = min(_LARGEST_TEXT, max(_SMALLEST_TEXT, part.height - 3))
-    alike = [other for other in layout.parts if other.component.kind == kind]
+    alike = [
+        other
+        for other in layout.parts
+        if (other.component.kind, other.is_bar) == (kind, part.is_bar)
+    ]
     for name in (_name, _short_name):
         longest = max(len(name(other)) for other in alike)
         if longest * size * MONO_ASPECT <= part.width - 2 and part.height >= size:
@@ -156,12 +223,12 @@ def _part_label(part: Part, layout: Layout, colours: Palette) -> str:
 
 
 def _name(part: Part) -> str:
-    return "embedding" if part.component.kind == "embed" else part.name
+    return "embedding" if part.component.kind == "embed" else str(part.component)
 
 
 def _short_name(part: Part) -> str:
     names = {"head": f"H{part.component.head}", "mlp": "MLP", "kv": f"KV{part.component.head}"}
-    return names.get(part.component.kind, part.name)
+    return names.get(part.component.kind, str(part.component))
 
 
 def _port_letters(layout: Layout, dark: bool) -> list[str]:
@@ -170,9 +237,9 @@ def _port_letters(layout: Layout, dark: bool) -> list[str]:
         return []
     # Last comes the strongest, whose strength the letter has.
     into = [line for line in reversed(layout.lines) if line.edge.target.input]
-    ends = {str(line.edge.target): line for line in into}
+    ends = {(line.target, line.edge.target.input): line for line in into}
     return [
-        f'<g class="circuit-port" data-name="{line.edge.target.component}" '
+        f'<g class="circuit-port" data-name="{line.target}" '
         f'data-strength="{line.strength:.6f}">'
         + _text(
             line.edge.target.input or "",
@@ -204,12 +271,19 @@ def _legend(circuit: Circuit, layout: Layout, dark: bool) -> str:
             + _text(words, x + 24, y, 9, colours.muted, "start")
         )
         x += 24 + 4.6 * len(words) + 11
-    if any(part.component.kind == "kv" for part in layout.parts):
-        drawn.append(_sample("shared k, v", x, y, 4, colours.muted, colours.muted, colours))
+    if any(part.is_bar for part in layout.parts):
+        bar = "k, v read" if layout.columns else "shared k, v"
+        drawn.append(_sample(bar, x, y, 4, colours.muted, colours.muted, colours))
         x += 92
     if circuit.roles:
         drawn.append(_sample("has a role", x, y, 9, colours.surface, colours.accent, colours))
         x += 82
+    if layout.looks:
+        drawn.append(
+            f'<path d="M{x:.0f},{y:.1f}h20" stroke="{colours.muted}" stroke-width="2"/>'
+            + _text("attention", x + 24, y, 9, colours.muted)
+        )
+        x += 78
     widest = f"widest {number(layout.largest)}"
     if layout.largest and x + 5 * len(widest) < layout.width - MARGIN:
         drawn.append(_text(widest, layout.width - MARGIN, y, 9, colours.muted, "end"))

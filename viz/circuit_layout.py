@@ -50,10 +50,15 @@ class Part:
     """What a click on it chooses: the head; all heads that share a key-value head."""
     strength: float
     """That of its strongest edge."""
+    position: int | None = None
+    """Of its token, where parts stand by token."""
+    is_bar: bool = False
+    """Whether it is where keys and values are read."""
 
     @property
     def name(self) -> str:
-        return str(self.component)
+        """What tells it from all others."""
+        return part_name(self.component, self.position, self.is_bar)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,38 @@ class Line:
     """|score|, of the sum of all of the circuit; 0 where it was not measured."""
     start: Point
     bends: tuple[Point, Point]
+    end: Point
+    position: int | None = None
+    """Of the token at which it carries this, where parts stand by token."""
+
+    @property
+    def source(self) -> str:
+        """The name of the part that it starts from."""
+        return part_name(self.edge.source, self.position)
+
+    @property
+    def target(self) -> str:
+        """The name of the part that it leads to."""
+        is_bar = self.position is not None and self.edge.target.input in ("k", "v")
+        return part_name(self.edge.target.component, self.position, is_bar)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A head's attention from where it writes to where it reads keys and values."""
+
+    head: Component
+    query: int
+    key: int
+    weight: float
+    source: str
+    """The name of the part where it reads."""
+    target: str
+    """The name of the part where it writes."""
+    strength: float
+    """The smaller of those of both parts."""
+    start: Point
+    bend: Point
     end: Point
 
 
@@ -95,6 +132,16 @@ class Layout:
     """The largest |score|."""
     n_edges: int
     """Of the circuit; more than there are lines where it has more than `MOST_LINES`."""
+    columns: tuple[tuple[str, float, float], ...] = ()
+    """The token of each column, its middle and its width, where parts stand by token."""
+    looks: tuple[Look, ...] = ()
+
+
+def part_name(component: Component, position: int | None = None, is_bar: bool = False) -> str:
+    """Return what tells a part of the picture from all others."""
+    if position is None:
+        return str(component)
+    return f"{component}{' k, v' if is_bar else ''} at {position}"
 
 
 def lay_out(circuit: Circuit, width: float = 900, height: float = 600) -> Layout:
@@ -247,7 +294,8 @@ def _part(part: Component, strength: float, grid: _Grid) -> Part:
         places = [grid.x(head.head) for head in sharing if head.head in grid.columns]
         x, width = (places[0] + places[-1]) / 2, places[-1] - places[0] + width
         height = grid.bar_height
-    return Part(part, x, grid.y(part), width, height, heads, strength)
+    is_bar = part.kind == "kv"
+    return Part(part, x, grid.y(part), width, height, heads, strength, is_bar=is_bar)
 
 
 def _path(

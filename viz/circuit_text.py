@@ -3,10 +3,13 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from ablation.circuit.types import Circuit
 from models.edge_graph import Edge, Target
 from models.types import Component
-from viz.circuit_layout import MOST_LINES, Line
+from viz.circuit_layout import MOST_LINES, Line, Part
+from viz.circuit_positions import LEAST_WEIGHT, MOST_PLACES
 from viz.terms import MINUS
 
 INPUT_NAMES = {"q": "query", "k": "key", "v": "value"}
@@ -158,27 +161,30 @@ def edge_name(edge: Edge) -> str:
     return f"{edge.source} → {edge.target.component}{where}"
 
 
-def part_lines(circuit: Circuit, part: Component, lines: tuple[Line, ...]) -> list[str]:
+def part_lines(circuit: Circuit, drawn: Part, lines: tuple[Line, ...]) -> list[str]:
     """Tell of one part of a circuit, line by line: what it is, its edges, its roles."""
-    told = [_what(circuit, part)]
-    out = [line.score for line in lines if line.edge.source == part]
-    into = [line for line in lines if line.edge.target.component == part]
+    part = drawn.component
+    told = [_what(circuit, part, drawn.is_bar)]
+    out = [line.score for line in lines if line.source == drawn.name and not drawn.is_bar]
+    into = [line for line in lines if line.target == drawn.name]
     if out:
         told.append(f"out: {_several(out)}")
     for name in dict.fromkeys(line.edge.target.input for line in into):
         scores = [line.score for line in into if line.edge.target.input == name]
         told.append(f"{INPUT_NAMES[name] if name else 'in'}: {_several(scores)}")
-    if part.kind == "head":
+    if part.kind == "head" and not drawn.is_bar:
         here = (part.layer, part.head)
         roles = [role for role in circuit.roles if (role.head.layer, role.head.head) == here]
         told += [f"{role.role} ({role.test}): {number(role.score)}" for role in roles]
     return told
 
 
-def _what(circuit: Circuit, part: Component) -> str:
+def _what(circuit: Circuit, part: Component, is_bar: bool) -> str:
     if part.kind == "kv":
         sharing = circuit.graph.heads_of(Target(part, "k"))
         return f"{part}: the key and the value that {', '.join(map(str, sharing))} share"
+    if is_bar:
+        return f"{part}: its key and value"
     return {"embed": "embedding"}.get(part.kind, str(part))
 
 
@@ -236,3 +242,22 @@ def undrawn_sentence(circuit: Circuit) -> list[str]:
         f"The {MOST_LINES} edges of largest |score| are drawn and listed; JSON and GraphML have "
         f"all {circuit.n_edges:,}."
     ]
+
+
+def by_token_sentences(circuit: Circuit) -> list[str]:
+    """Say what the picture by token shows of a circuit."""
+    places = circuit.by_position
+    if places is None:
+        return []
+    sizes = np.sort(np.abs(places.scores.astype(float)).ravel())[::-1]
+    carrying, total = int(np.count_nonzero(sizes)), float(sizes.sum()) or 1.0
+    shown = min(carrying, MOST_PLACES)
+    share = percent(float(sizes[:shown].sum()) / total)
+    said = (
+        "By token: each edge at the tokens where it carries its score. Drawn are the "
+        f"{shown:,} strongest of {carrying:,} places ({share} of all |scores|), and attention of "
+        f"{LEAST_WEIGHT:g} or more between them."
+    )
+    if len(circuit.pairs) > 1:
+        said += " Tokens are those of the first pair; scores and attention are means over all."
+    return [said]

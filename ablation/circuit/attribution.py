@@ -12,6 +12,11 @@ Report = Callable[[int, int, str], None]
 """(done, of how many, what is being done)"""
 
 
+def scoring_method(method: str) -> str:
+    """Return by which gradients edges are ranked; ACDC tries them in the order of EAP-IG."""
+    return "eap-ig" if method == "acdc" else method
+
+
 def n_passes(method: str, steps: int) -> int:
     """Return how many forward and backward passes a method takes, over all pairs; ACDC those of
     EAP-IG, by which it ranks what it tries."""
@@ -47,9 +52,12 @@ def score_edges(
     total = np.zeros((len(graph.targets), len(graph.sources)))
     n_all, done = n_passes(method, steps) * len(question.batches), 0
     for batch in question.not_cancelled():
-        points = list(_points(batch, method, steps))
+        points = list(gradient_points(batch, method, steps))
         for hidden in points:
-            total += _scores_at(question, batch, hidden) / len(points)
+            found = question.patching.scores(
+                batch.clean, batch.reference, hidden, scorer(question, batch)
+            )
+            total += found / len(points)
             done += 1
             if report is not None:
                 report(done, n_all, f"Gradients: {done} of {n_all} passes")
@@ -57,14 +65,16 @@ def score_edges(
     return total / question.n_pairs
 
 
-def _scores_at(question: CircuitQuestion, batch: Batch, hidden: Tensor) -> np.ndarray:
+def scorer(question: CircuitQuestion, batch: Batch) -> Callable[[Tensor], Tensor]:
+    """Return what gradients are taken of: the metric from logits [row, n_vocab], summed."""
+
     def score(logits: Tensor) -> Tensor:
         return question.scores_of(batch, logits).sum()
 
-    return question.patching.scores(batch.clean, hidden, batch.differences, score)
+    return score
 
 
-def _points(batch: Batch, method: str, steps: int) -> Iterator[Tensor]:
+def gradient_points(batch: Batch, method: str, steps: int) -> Iterator[Tensor]:
     """Yield what goes into the first layer where gradients are taken."""
     clean, reference = batch.clean.hidden.float(), batch.reference.outputs[0]
     if method == "eap":

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ablation.circuit.acdc import MOST_EDGES, acdc
-from ablation.circuit.attribution import n_passes, score_edges
+from ablation.circuit.attribution import n_passes, score_edges, scoring_method
+from ablation.circuit.by_position import check_one_length, edges_by_position
 from ablation.circuit.direct import direct_effects, repairs_of
 from ablation.circuit.memory import refuse_beyond_memory
 from ablation.circuit.methods import BASELINES, METHODS, METRICS
@@ -55,6 +56,7 @@ def discover_circuit(
     *,
     held_out: Sequence[PromptPair | tuple[str, str, str, str]] = (),
     steps: int = STEPS,
+    by_position: bool = False,
     bos: bool | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
@@ -68,6 +70,8 @@ def discover_circuit(
         faithfulness: the share of the metric's change that the circuit has to keep.
         held_out: pairs that the circuit is measured on in the end.
         steps: of integrated gradients.
+        by_position: whether the circuit's edges are scored at each position too; the pairs must
+            have one length then.
         bos: whether a beginning-of-sequence token stands in front of the prompts; None leaves it
             to the tokenizer.
         progress: called with what was found so far.
@@ -80,6 +84,8 @@ def discover_circuit(
     _check(method, metric, baseline, faithfulness, steps)
     given, others = _pairs(pairs), _pairs(held_out)
     _refuse_too_many(model, (*given, *others), bos)
+    if by_position:
+        check_one_length(model, given, bos)
     question = pose(model, given, metric, baseline, bos, cancel)
     work = _Work(question, given, others, method, baseline, faithfulness, steps, bos, progress)
     try:
@@ -88,6 +94,8 @@ def discover_circuit(
         _choose(work)
         _prove(work)
         _tell(work)
+        if by_position:
+            _locate(work)
     except Cancelled:
         work.circuit = replace(work.circuit, stopped="cancelled")
     return replace(work.circuit, n_runs=question.n_runs, seconds=time.monotonic() - work.started)
@@ -156,9 +164,11 @@ class _Work:
 def _score(work: _Work) -> None:
     """Score the edges, and put them in order."""
     question, graph = work.question, work.question.graph
-    method = "eap-ig" if work.method == "acdc" else work.method
     scores = score_edges(
-        question, method, work.steps, lambda _done, _all, message: work.report(message)
+        question,
+        scoring_method(work.method),
+        work.steps,
+        lambda _done, _all, message: work.report(message),
     )
     work.order = greedy_order(graph, scores)
     work.circuit = replace(work.circuit, scores=scores.astype(np.float32))
@@ -252,6 +262,16 @@ def _tell(work: _Work) -> None:
     strongest = sorted(heads, key=strength, reverse=True)[:REPAIRED]
     work.circuit = replace(work.circuit, repairs=repairs_of(question, strongest))
     work.report("Self-repair")
+
+
+def _locate(work: _Work) -> None:
+    """Score the circuit's edges at each position."""
+    circuit = work.circuit
+    found = edges_by_position(
+        work.question, scoring_method(work.method), work.steps, circuit.kept, circuit.heads
+    )
+    work.circuit = replace(circuit, by_position=found)
+    work.report("Scores by position")
 
 
 def _pairs(

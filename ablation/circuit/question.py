@@ -18,11 +18,12 @@ from ablation.circuit.types import PromptPair
 from ablation.evaluation import Cancelled
 from ablation.metrics import kl_divergence
 from models.edge_graph import EdgeGraph
-from models.edge_patching import EdgePatching, Prompts, Reference
+from models.edge_patching import EdgePatching
 from models.errors import ErrorKind, UserError
 from models.forward_pass import log_softmax64
 from models.language_model import LanguageModel
 from models.layerwise import Parts
+from models.patched_run import Prompts, Reference
 
 LEAST_EFFECT = 1e-4
 """The corrupted prompts have to change the metric by more than this: less is rounding."""
@@ -37,11 +38,6 @@ class Batch:
     reference: Reference
     clean_log_probs: Tensor
     """float64 [row, n_vocab]."""
-
-    @property
-    def differences(self) -> Tensor:
-        """What each source puts out beside the reference, [n_sources, row, position, d_model]."""
-        return self.clean.parts.outputs - self.reference.outputs
 
 
 @dataclass(slots=True, eq=False)
@@ -211,9 +207,16 @@ def _batch(model: LanguageModel, run: _Run, baseline: str, means: dict[int, Part
         )
     else:
         parts = Parts(torch.zeros_like(clean.parts.outputs), clean.parts.biases, clean.parts.final)
-    reference = edges.reference(clean, parts, is_run=baseline == "resample")
+    first = min(map(_first_difference, run.pairs))
+    reference = edges.reference(clean, parts, is_run=baseline == "resample", first=first)
     log_probs = log_softmax64(edges.read(clean.parts.final, clean.reads))
     return Batch(run.pairs, clean, reference, log_probs)
+
+
+def _first_difference(pair: PosedPair) -> int:
+    """Return the first position at which the prompts of a pair differ."""
+    both = zip(pair.clean.ids, pair.corrupt.ids, strict=True)
+    return next(i for i, (clean, corrupt) in enumerate(both) if clean != corrupt)
 
 
 def _means(runs: Sequence[_Run]) -> dict[int, Parts]:

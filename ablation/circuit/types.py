@@ -1,7 +1,7 @@
 """What the discovery of circuits asks and finds: plain data, no torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,41 @@ class LeastDrop:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class EdgesByPosition:
+    """Where along the prompt the edges of a circuit carry what they carry."""
+
+    tokens: tuple[str, ...]
+    """Of the first pair's clean prompt; the other pairs are as long."""
+    edges: np.ndarray
+    """int64 [n_edges, 2]: (target, source)."""
+    scores: FloatArray
+    """float32 [n_edges, n_positions]: what an edge adds to the metric at each position, to first
+    order; mean over the pairs."""
+    attention: Mapping[Head, FloatArray]
+    """Head of the circuit -> float32 [n_query, n_key]: its weights on the clean prompts, mean over
+    the pairs."""
+
+    def rows(self, graph: EdgeGraph) -> list[dict[str, Any]]:
+        """Return {from, to, input, position, score} of every edge at every position where it adds
+        anything, strongest first."""
+        places = np.argwhere(self.scores != 0)
+        order = np.argsort(-np.abs(self.scores[tuple(places.T)]), kind="stable")
+        found = []
+        for index, position in places[order].tolist():
+            target, source = self.edges[index].tolist()
+            found.append(
+                {
+                    "from": str(graph.sources[source]),
+                    "to": str(graph.targets[target].component),
+                    "input": graph.targets[target].input,
+                    "position": position,
+                    "score": float(self.scores[index, position]),
+                }
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Circuit:
     """The edges that carry a prediction, and the proof that they do."""
 
@@ -118,8 +153,8 @@ class Circuit:
     seconds: float = 0.0
     stopped: str = "complete"
     """"complete"; "cancelled" when not everything was measured."""
-    position_scores: Mapping[str, FloatArray] = field(default_factory=dict)
-    """Component -> float32 [n_positions]: what patching it at one position changes."""
+    by_position: EdgesByPosition | None = None
+    """None where that was not asked for."""
 
     @property
     def faithfulness(self) -> float:
@@ -205,6 +240,10 @@ class Circuit:
                 {"ablated": ablated, "head": head, "change": change}
                 for ablated, head, change in self.repairs
             ],
+            "by_position": None if self.by_position is None else {
+                "tokens": list(self.by_position.tokens),
+                "edges": self.by_position.rows(self.graph),
+            },
             "n_runs": self.n_runs,
             "seconds": self.seconds,
             "stopped": self.stopped,

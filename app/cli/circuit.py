@@ -15,11 +15,13 @@ from app.cli.terminal import Terminal, cancelled_by_interrupt, check_writable, v
 from models.errors import ErrorKind, UserError
 
 if TYPE_CHECKING:
-    from ablation.circuit.types import Circuit, PromptPair
+    from ablation.circuit.types import Circuit, EdgesByPosition, PromptPair
     from models.language_model import LanguageModel
 
 SOURCES = {"prompt": "--prompt", "task": "--task", "pairs": "--pairs"}
 """Option -> how it is typed. One of them says which prompts are explained."""
+
+PICTURE_WIDTH = 1200  # px
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
@@ -31,8 +33,9 @@ def run(options: Namespace, terminal: Terminal) -> int:
             "given.",
         )
     _check_fit(options)
-    if options.graphml is not None:
-        check_writable(options.graphml, "--graphml")
+    for option in ("graphml", "svg"):
+        if getattr(options, option) is not None:
+            check_writable(getattr(options, option), f"--{option}")
     with terminal.sentences() as say:
         from ablation.circuit.discovery import discover_circuit
 
@@ -50,15 +53,13 @@ def run(options: Namespace, terminal: Terminal) -> int:
             faithfulness=options.faithfulness,
             held_out=held_out,
             steps=options.steps,
+            by_position=options.by_position,
             bos=options.bos,
             progress=progress,
             cancel=cancel,
         )
     _show(circuit, terminal, options.top_k)
-    if options.graphml is not None:
-        from viz.circuit_graphml import circuit_graphml
-
-        Path(options.graphml).write_text(circuit_graphml(circuit), encoding="utf-8")
+    _write_files(circuit, options)
     asked = first_asked(model, circuit.pairs[0], options.bos)
     terminal.write_json({**asked, **circuit.to_json()})
     if circuit.stopped == "cancelled":
@@ -67,16 +68,24 @@ def run(options: Namespace, terminal: Terminal) -> int:
     return 0
 
 
+def _write_files(circuit: "Circuit", options: Namespace) -> None:
+    """Write the files that are asked for beside the JSON."""
+    if options.graphml is not None:
+        from viz.circuit_graphml import circuit_graphml
+
+        Path(options.graphml).write_text(circuit_graphml(circuit), encoding="utf-8")
+    if options.svg is not None:
+        from viz.circuit import circuit_svg
+
+        svg = circuit_svg(circuit, width=PICTURE_WIDTH, by_token=options.by_position)
+        Path(options.svg).write_text(svg, encoding="utf-8")
+
+
 def _check_fit(options: Namespace) -> None:
     """Raise `UserError` for options that do not go together."""
     if options.patch_heads is None:
-        if options.by_position:
-            raise UserError(
-                ErrorKind.OPTION,
-                "--by-position goes with --patch-heads alone; add that, or leave it out.",
-            )
         return
-    for option in ("graphml", "held_out"):
+    for option in ("graphml", "svg", "held_out"):
         if getattr(options, option) is not None:
             typed = f"--{option.replace('_', '-')}"
             raise UserError(
@@ -153,6 +162,8 @@ def _show(circuit: "Circuit", terminal: Terminal, top: int) -> None:
     terminal.print(_curve_table(circuit))
     if circuit.n_edges:
         terminal.print(_edge_table(circuit, top))
+    if circuit.by_position is not None:
+        terminal.print(_place_table(circuit, circuit.by_position, top))
     if circuit.roles:
         terminal.print(_role_table(circuit))
     if circuit.repairs:
@@ -172,6 +183,14 @@ def _edge_table(circuit: "Circuit", top: int) -> Table:
     table = Table("from", "to", "input", "score", box=None)
     for row in circuit.edge_rows()[:top]:
         table.add_row(row["from"], row["to"], row["input"] or "", f"{row['score']:+.3f}")
+    return table
+
+
+def _place_table(circuit: "Circuit", places: "EdgesByPosition", top: int) -> Table:
+    table = Table("at", "from", "to", "input", "score", box=None)
+    for row in places.rows(circuit.graph)[:top]:
+        token = f"{row['position']} {visible(places.tokens[row['position']])}"
+        table.add_row(token, row["from"], row["to"], row["input"] or "", f"{row['score']:+.3f}")
     return table
 
 

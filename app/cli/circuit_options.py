@@ -103,10 +103,16 @@ def add_circuit(commands: Any) -> None:
         "corrupted ones in the clean run (noising: is the head needed?), or clean ones in the "
         "corrupted run (denoising: is it enough?)",
     )
-    group.add_argument(
+    parser.add_argument(
         "--by-position",
         action="store_true",
-        help="patch at each position alone too; for one pair",
+        help="score the circuit's edges at each position too (pairs of one length); with "
+        "--patch-heads, patch at each position alone too (one pair)",
+    )
+    parser.add_argument(
+        "--svg",
+        metavar="FILE",
+        help="also draw the circuit, by token if its edges are scored --by-position",
     )
     parser.add_argument("--graphml", metavar="FILE", help="also write the circuit as GraphML")
     add_top(parser, "how many edges or heads to list", default=20)

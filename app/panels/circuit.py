@@ -229,6 +229,13 @@ def _more() -> dmc.Popover:
                     _choice(ids.CIRCUIT_METRIC, "Metric", METRICS, 190),
                     _choice(ids.CIRCUIT_BASELINE, "Edges outside of it carry", BASELINES, 190),
                     _whole(ids.CIRCUIT_STEPS, "Steps of integrated gradients", 5, 1, 100),
+                    dmc.Switch(
+                        id=ids.CIRCUIT_BY_POSITION,
+                        label="Score edges at each token too",
+                        description="For a second picture by token; pairs of one length only.",
+                        checked=True,
+                        size="xs",
+                    ),
                 ],
                 className="display-tools",
                 **{"aria-label": "More about how circuits are found"},
@@ -310,6 +317,16 @@ def _result() -> html.Div:
 def _picture_tools() -> html.Div:
     return html.Div(
         [
+            html.Div(
+                segmented(
+                    ids.CIRCUIT_LAYOUT,
+                    (("layer", "By layer"), ("token", "By token")),
+                    "layer",
+                    "Where parts stand in the picture",
+                ),
+                id=ids.CIRCUIT_LAYOUT_PLACE,
+                hidden=True,
+            ),
             html.Span("|score| ≥", className="field-label"),
             dmc.Slider(
                 id=ids.CIRCUIT_THRESHOLD,

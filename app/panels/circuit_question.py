@@ -42,6 +42,7 @@ class Asked:
     baseline: str
     faithfulness: float
     steps: int
+    by_position: bool
 
 
 FIELDS = (
@@ -58,6 +59,7 @@ FIELDS = (
     State(ids.CIRCUIT_BASELINE, "value"),
     State(ids.CIRCUIT_ASKED, "value"),
     State(ids.CIRCUIT_STEPS, "value"),
+    State(ids.CIRCUIT_BY_POSITION, "checked"),
 )
 """What holds each field of `Asked`, in its order."""
 

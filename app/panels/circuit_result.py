@@ -14,6 +14,7 @@ from viz.circuit import circuit_svg
 from viz.circuit_curve import faithfulness_figure
 from viz.circuit_layout import Line, lay_out
 from viz.circuit_text import (
+    by_token_sentences,
     edge_rows,
     headline,
     proof_sentences,
@@ -34,10 +35,13 @@ def size_of(room: dict[str, Any] | None) -> tuple[float, float]:
     return min(max(width, LEAST_WIDTH), MOST), min(max(height, LEAST_HEIGHT), MOST)
 
 
-def drawn(circuit: Circuit, room: dict[str, Any] | None, dark: bool) -> dict[str, Any]:
+def drawn(
+    circuit: Circuit, room: dict[str, Any] | None, dark: bool, by_token: bool = False
+) -> dict[str, Any]:
     """Return the picture as the browser takes it."""
     width, height = size_of(room)
-    return {"svg": circuit_svg(circuit, dark=dark, width=width, height=height)}
+    svg = circuit_svg(circuit, dark=dark, width=width, height=height, by_token=by_token)
+    return {"svg": svg}
 
 
 def labels(circuit: Circuit) -> tuple[str, str]:
@@ -45,11 +49,12 @@ def labels(circuit: Circuit) -> tuple[str, str]:
     return METRICS[circuit.metric].label, METHODS[circuit.method].label
 
 
-def told(circuit: Circuit) -> tuple[list[html.P], list[html.P]]:
+def told(circuit: Circuit, by_token: bool) -> tuple[list[html.P], list[html.P]]:
     """Return what is said above the picture, and what beside the curve: the proof."""
     first, rest = headline(circuit), proof_sentences(circuit, *labels(circuit))
+    about_picture = by_token_sentences(circuit) if by_token else undrawn_sentence(circuit)
     return (
-        [html.P(sentence) for sentence in (*first, *undrawn_sentence(circuit))],
+        [html.P(sentence) for sentence in (*first, *about_picture)],
         [html.P(sentence) for sentence in rest],
     )
 
@@ -91,20 +96,29 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.CIRCUIT_DRAWN, "data"),
         Output(ids.CIRCUIT_EMPTY, "hidden"),
         Output(ids.CIRCUIT_BODY, "hidden"),
+        Output(ids.CIRCUIT_LAYOUT_PLACE, "hidden"),
         Input(ids.CIRCUIT_ROOM, "data"),
         Input(ids.DARK, "data"),
         Input(ids.MODEL, "data"),
+        Input(ids.CIRCUIT_LAYOUT, "value"),
         State(ids.CIRCUIT, "data"),
         prevent_initial_call=True,
     )
     def draw(
-        room: dict[str, Any] | None, dark: bool, name: str, kept: dict[str, Any] | None
+        room: dict[str, Any] | None,
+        dark: bool,
+        name: str,
+        layout: str,
+        kept: dict[str, Any] | None,
     ) -> tuple[Any, ...]:
         circuit = found_of(services, kept, name)
         if circuit is None:
-            return [], [], no_update, None, False, True
+            return [], [], no_update, None, False, True, True
+        has_tokens = circuit.by_position is not None
+        by_token = has_tokens and layout == "token"
         figure = faithfulness_figure(circuit, labels(circuit)[1], dark=bool(dark))
-        return *told(circuit), figure, drawn(circuit, room, bool(dark)), True, False
+        picture = drawn(circuit, room, bool(dark), by_token)
+        return *told(circuit, by_token), figure, picture, True, False, not has_tokens
 
     @app.callback(
         Output(ids.CIRCUIT_EDGES, "rowData"),

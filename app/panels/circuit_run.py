@@ -43,6 +43,7 @@ def discover(
     Raises:
         UserError: a choice that does not fit the model or the pairs.
     """
+    from ablation.circuit.by_position import have_one_length
     from ablation.circuit.discovery import discover_circuit
 
     model = services.model(view.model)
@@ -56,6 +57,7 @@ def discover(
         asked.faithfulness,
         held_out=held_out,
         steps=asked.steps,
+        by_position=asked.by_position and have_one_length(model, pairs, view.bos),
         bos=view.bos,
         progress=report,
         cancel=job.cancel,

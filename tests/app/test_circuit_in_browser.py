@@ -89,6 +89,16 @@ def test_a_circuit_is_discovered_drawn_and_used(tab: Page) -> None:
     tab.locator("#circuit-edges .ag-row").first.locator(".ag-cell").nth(1).click()
     expect(tab.locator("#circuit-edge")).to_contain_text("number 1 of")
 
+    # By token, the same edges stand where they carry what they carry.
+    tab.locator("#circuit-layout label", has_text="By token").click()
+    expect(tab.locator("#circuit-shown")).to_contain_text("places")
+    expect(tab.locator("#circuit-headline")).to_contain_text("By token: each edge at the tokens")
+    # The middle of a curve's box need not be on it.
+    tab.locator(".circuit-look .hit").first.dispatch_event("pointermove", {"bubbles": True})
+    expect(tab.locator("#circuit-tip")).to_contain_text("looks from")
+    tab.locator("#circuit-layout label", has_text="By layer").click()
+    expect(tab.locator("#circuit-shown")).to_have_text(f"{n_edges} of {n_edges} edges")
+
     # A click on a head adds it and shows its attention.
     head.click()
     expect(tab.locator("#attention-pictures")).to_be_visible()

@@ -36,7 +36,7 @@ from models.language_model import LanguageModel
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 CORRUPT = "When Mary and John went to the store, Mary gave a drink to"
 FORM = ("prompt", CORRUPT, " Mary", " John", "ioi", 20, 5, None, "eap", "logit_diff", "resample",
-        0.85, 5)  # fmt: skip
+        0.85, 5, False)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -393,14 +393,15 @@ def kept(dash_page: Dash) -> dict[str, Any]:
 
 def test_the_result_is_told_drawn_and_listed(dash_page: Dash, kept: dict[str, Any]) -> None:
     draw = callback(dash_page, f"{ids.CIRCUIT_DRAWN}.data")
-    headline, proof, figure, picture, empty_hidden, body_hidden = draw(
-        {"width": 620, "height": 500}, False, "llama", kept
+    headline, proof, figure, picture, *hidden = draw(
+        {"width": 620, "height": 500}, False, "llama", "token", kept
     )
     assert words_of(headline).startswith("2 of ")
     assert "Logit difference: 3 with all edges" in words_of(proof)
     assert [trace.name for trace in figure.data] == ["random edges", "EAP", "the circuit"]
     assert picture["svg"].count('class="circuit-edge"') == 2
-    assert (empty_hidden, body_hidden) == (True, False)
+    # Its edges were not scored by position, so there is nothing to choose.
+    assert hidden == [True, False, True]
     edges, roles, repairs, no_roles, no_repairs = callback(
         dash_page, f"{ids.CIRCUIT_EDGES}.rowData"
     )(kept, "llama")
@@ -413,7 +414,7 @@ def test_a_result_of_another_model_or_one_that_had_to_go_is_not_shown(
 ) -> None:
     draw = callback(dash_page, f"{ids.CIRCUIT_DRAWN}.data")
     for other, name in ((kept, "gpt2"), (kept | {"key": "gone"}, "llama"), (None, "llama")):
-        assert draw({}, False, name, other)[3:] == (None, False, True)
+        assert draw({}, False, name, "layer", other)[3:] == (None, False, True, True)
 
 
 def test_a_clicked_edge_is_told(dash_page: Dash, kept: dict[str, Any]) -> None:

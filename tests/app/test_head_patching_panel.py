@@ -40,7 +40,7 @@ def view(services: Services) -> View:
 
 def run(app: Dash, view: View, direction: str, **form: Any) -> tuple[Any, ...]:
     names = ("pairs", "corrupt", "answer", "distractor", "task", "n_pairs", "held_out", "file",
-             "method", "metric", "baseline", "faithfulness", "steps")  # fmt: skip
+             "method", "metric", "baseline", "faithfulness", "steps", "by_position")  # fmt: skip
     given = {**dict(zip(names, FORM, strict=True)), "method": direction, **form}
     with in_callback():
         kept: tuple[Any, ...] = callback(app, f"{ids.PATCHING}.data")(

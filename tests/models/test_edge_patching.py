@@ -14,9 +14,10 @@ from tiny import CAUSAL, reference_model, tiny_model
 from torch import Tensor
 
 from models.edge_graph import EdgeGraph
-from models.edge_patching import EdgePatching, Prompts, Reference
+from models.edge_patching import EdgePatching
 from models.errors import UserError
 from models.language_model import LanguageModel
+from models.patched_run import Prompts, Reference
 
 HOOKED = ("gptj", "gpt_neo", "bloom", "falcon", "falcon_alibi")
 DISPATCHING = [family for family in CAUSAL if family not in HOOKED]
@@ -86,6 +87,28 @@ def test_random_sets_of_edges_equal_a_run_by_formula(family: str, share: float) 
     assert (expected - own_logits(family, some_rows(model, 0))).abs().max() > 100 * EXACT
 
 
+@pytest.mark.parametrize("family", DISPATCHING)
+def test_what_is_the_same_before_the_first_difference_need_not_be_run(family: str) -> None:
+    """Prompts that begin alike: runs and scores from where they differ equal those of all."""
+    model = tiny_model(family)
+    edges, reads, alike = model.edges, [LENGTH - 1] * N_ROWS, 4
+    rows, others = some_rows(model, 0), some_rows(model, 1)
+    others = [row[:alike] + other[alike:] for row, other in zip(rows, others, strict=True)]
+    clean, corrupt = edges.run(rows, reads), edges.run(others, reads)
+    whole = edges.reference(clean, corrupt.parts, is_run=True)
+    later = edges.reference(clean, corrupt.parts, is_run=True, first=alike)
+    assert (whole.first, later.first) == (0, alike)
+    possible = edges.graph.possible
+    kept = possible & (np.random.default_rng(1).random(possible.shape) < 0.5)
+    expected = edges.logits(clean, whole, kept)
+    torch.testing.assert_close(edges.logits(clean, later, kept), expected, atol=EXACT, rtol=0)
+    expected = edges.outputs(clean, whole, kept)
+    torch.testing.assert_close(edges.outputs(clean, later, kept), expected, atol=EXACT, rtol=0)
+    score = weighted(model)
+    slow, fast = (edges.scores(clean, of, clean.hidden, score) for of in (whole, later))
+    np.testing.assert_allclose(fast, slow, rtol=0, atol=1e-4 * np.abs(slow).max())
+
+
 def weighted(model: LanguageModel) -> Callable[[Tensor], Tensor]:
     weights = torch.randn(model.n_vocab, generator=torch.Generator().manual_seed(3))
     return lambda logits: (logits.float() @ weights).sum()
@@ -97,9 +120,9 @@ def test_scores_are_the_slope_of_exact_patching(family: str) -> None:
     the other side; float32 noise is 1e-5 of the score, hence 1e-2 of the largest scores."""
     model = tiny_model(family)
     edges, score = model.edges, weighted(model)
-    clean, corrupt, _ = posed(model)
+    clean, corrupt, reference = posed(model)
     beside = clean.parts.outputs - corrupt.parts.outputs
-    scores = edges.scores(clean, clean.hidden, beside, score)
+    scores = edges.scores(clean, reference, clean.hidden, score)
     step = 1e-2
 
     def moved(kept: np.ndarray, by: float) -> float:

@@ -264,8 +264,8 @@ def test_a_hover_tells_score_share_and_rank() -> None:
 
 def test_a_hover_tells_what_a_head_is_and_does() -> None:
     circuit = induction()
-    component = circuit.graph.sources[2]
-    told = part_lines(circuit, component, lay_out(circuit).lines)
+    layout = lay_out(circuit)
+    told = part_lines(circuit, parts_of(layout)["L0H1"], layout.lines)
     assert told == [
         "L0H1",
         "out: 1 edge, score +1",

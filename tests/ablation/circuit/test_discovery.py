@@ -15,6 +15,7 @@ from ablation.circuit.question import pose
 from ablation.circuit.types import Circuit, PromptPair
 from ablation.types import Progress
 from models.errors import UserError
+from models.types import Head
 
 
 def edges_of(circuit: Circuit) -> set[tuple[str, str]]:
@@ -178,3 +179,35 @@ def test_a_logit_difference_needs_a_distractor() -> None:
 def test_no_pairs_are_refused() -> None:
     with pytest.raises(UserError, match="at least one"):
         discover_circuit(hand_wired(), [])
+
+
+def test_edges_are_scored_where_the_wired_circuit_uses_them() -> None:
+    """The last token is the one at 1: the answer stands at 2, the distractor at 3, in its stead."""
+    circuit = discover_circuit(hand_wired(), pairs(), by_position=True)
+    found = circuit.by_position
+    assert found is not None
+    at = {
+        (str(circuit.graph.sources[source]), str(circuit.graph.targets[target])): scores
+        for (target, source), scores in zip(found.edges.tolist(), found.scores, strict=True)
+    }
+    places = {edge: set(np.flatnonzero(np.abs(row) > 0.01 * row.sum())) for edge, row in at.items()}
+    assert places == {
+        ("embed", "L0H0.v"): {1, 2},
+        ("L0H0", "L1H0.k"): {2, 3},
+        ("embed", "L1H0.q"): {4},
+        ("embed", "L1H0.v"): {2, 3},
+        ("L1H0", "logits"): {4},
+    }
+    whole = [circuit.scores[target, source] for target, source in found.edges.tolist()]
+    # Sums of the same products, in another order of adding.
+    np.testing.assert_allclose(found.scores.sum(axis=1), whole, rtol=1e-5)
+    looks = found.attention[Head(1, 0)]
+    assert (looks[4, 2], looks[2, 4]) == (pytest.approx(0.99, abs=0.01), 0)
+    strongest = found.rows(circuit.graph)[0]
+    assert (strongest["from"], strongest["to"], strongest["position"]) == ("L1H0", "logits", 4)
+
+
+def test_positions_of_pairs_of_different_lengths_are_refused() -> None:
+    longer = PromptPair("a b c d e a", "a b f d e f", "b", "c")
+    with pytest.raises(UserError, match="5 and 6 tokens"):
+        discover_circuit(hand_wired(), [*pairs(1), longer], by_position=True)
