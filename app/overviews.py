@@ -53,12 +53,9 @@ class Reading:
 
     def wait(self, progress: Callable[[Progress], None], cancel: threading.Event) -> None:
         """Wait until it ended, and say meanwhile how far it is; end it once `cancel` is set."""
-        told = None
         while not self.ended.wait(LOOK_SECONDS):
-            latest = self._latest
-            if latest is not None and latest is not told:
-                progress(latest)
-                told = latest
+            if self._latest is not None:
+                progress(self._latest)
             if cancel.is_set():
                 self.cancel.set()
 
