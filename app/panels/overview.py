@@ -207,7 +207,9 @@ def register(app: Dash, services: Services) -> None:
             if services.jobs.current(tab, KIND) is not job:  # another has taken its place
                 return (no_update,) * 4
         more = {} if summaries.stopped == "cancelled" else {"display": "none"}
-        return overview_message(summaries), key, note(summaries, problem), more
+        nothing = np.isnan(summaries.thumbnails).all()  # what stands is better than that
+        sent = no_update if nothing else overview_message(summaries)
+        return sent, key, note(summaries, problem), more
 
     app.clientside_callback(
         browser("draw", "overview"),
