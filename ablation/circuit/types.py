@@ -1,7 +1,7 @@
 """What the discovery of circuits asks and finds: plain data, no torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class PromptPair:
     """One token, as text (with its space): what the clean prompt leads to."""
     distractor: str = ""
     """One token: what it is weighed against, by a logit difference; empty if there is none."""
+    template: str = field(default="", compare=False)
+    """What it was made from, of a task set: pairs of one template differ in words alone."""
 
 
 @dataclass(frozen=True, slots=True)

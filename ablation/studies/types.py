@@ -1,9 +1,40 @@
 """What a study gives: plain data, no torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOption:
+    """Something that may be chosen about a study, as a form and the command line show it."""
+
+    name: str
+    """Of the argument of the study's `run`."""
+    label: str
+    kind: str
+    """"integer", "number", "choice", or "intervention" (its notation, or a value of it)."""
+    default: Any
+    help: str
+    choices: tuple[tuple[str, str], ...] = ()
+    """(value, label) of a choice."""
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """What a study takes, before it starts."""
+
+    n_passes: float
+    """In forward passes of one prompt, about."""
+    seconds: float
+    """From the time of one forward pass, measured just now."""
+    words: str
+    """What is done, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,10 +60,23 @@ class StudyResult:
         return {
             "name": self.name,
             "answer": list(self.answer),
-            "table": self.table.to_dict("records"),
+            "table": plain(self.table.to_dict("records")),
             "caveats": list(self.caveats),
             "n_prompts": self.n_prompts,
             "seconds": self.seconds,
             "stopped": self.stopped,
             **details,
         }
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON knows it: arrays as lists, NaN as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -91,6 +91,13 @@ TASKS: Mapping[str, TaskInfo] = {
             "another country or city, whose answer is the distractor",
             "Meng et al. 2022 (arXiv:2202.05262); Hernandez et al. 2023 (arXiv:2308.09124)",
         ),
+        _task(
+            "pronouns",
+            "Pronouns",
+            "Somebody is named: is it she or he?",
+            "a name of the other gender",
+            "Mathwin et al. 2023, on gendered pronouns in GPT-2",
+        ),
     )
 }
 """Name -> task, in the order in which they are offered."""

@@ -50,4 +50,5 @@ def propose(vocabulary: Vocabulary, rng: random.Random) -> Iterator[PromptPair]:
             corrupt=template.format(subject=subject[1 - number], **rest),
             answer=f" {verb[number]}",
             distractor=f" {verb[1 - number]}",
+            template=template,
         )

@@ -80,6 +80,7 @@ def propose(vocabulary: Vocabulary, rng: random.Random) -> Iterator[PromptPair]:
             corrupt=template.format(other),
             answer=f" {answer}",
             distractor=f" {distractor}",
+            template=template,
         )
 
 

@@ -45,7 +45,7 @@ def propose(vocabulary: Vocabulary, rng: random.Random) -> Iterator[PromptPair]:
             template.format(thing=thing, first=f"{century}{end}", century=century)
             for end in (year, "01")
         )
-        yield PromptPair(clean, corrupt, answer, distractor)
+        yield PromptPair(clean, corrupt, answer, distractor, template)
 
 
 def _two_digits(rng: random.Random) -> tuple[str, str, str]:

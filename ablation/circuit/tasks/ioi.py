@@ -67,4 +67,5 @@ def propose(vocabulary: Vocabulary, rng: random.Random) -> Iterator[PromptPair]:
             corrupt=scene.text(*scene.others),
             answer=f" {scene.receiver}",
             distractor=f" {scene.giver}",
+            template=scene.template,
         )

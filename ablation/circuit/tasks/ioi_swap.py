@@ -22,4 +22,5 @@ def propose(vocabulary: Vocabulary, rng: random.Random) -> Iterator[PromptPair]:
             corrupt=scene.text(*scene.order, scene.receiver),
             answer=f" {scene.receiver}",
             distractor=f" {scene.giver}",
+            template=scene.template,
         )
