@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ablation.evaluation import Cancelled
-from ablation.head_metrics import HEAD_METRICS, Rows
+from ablation.head_metrics import HEAD_METRICS, Rows, metrics_of
 from ablation.types import LEAST_REST, Ablation, HeadSummaries, Progress
 from models.attention_reading import AttentionBlock
 from models.errors import ErrorKind, UserError
@@ -80,22 +80,21 @@ def summarise_heads(
 
 
 class MetricMeans:
-    """The reader that adds up what `HEAD_METRICS` say of the rows of every head of a stack."""
+    """The reader that adds up what `metrics_of` a stack say of the rows of its every head."""
 
     def __init__(self, model: LanguageModel, n_tokens: int, name: str = "") -> None:
         stack = model.stacks.named(name)
         self._n_tokens = n_tokens
-        self._firsts = np.array(
-            [metric.first_query(stack.causal) for metric in HEAD_METRICS.values()]
-        )
-        self._sums = np.zeros((len(HEAD_METRICS), stack.n_layers, stack.n_heads))
+        self._metrics = tuple(metrics_of(stack.name).values())
+        self._firsts = np.array([metric.first_query(stack.causal) for metric in self._metrics])
+        self._sums = np.zeros((len(self._metrics), stack.n_layers, stack.n_heads))
         n_heads = np.array([model.sites[running].n_heads for running in model.stacks.layers(name)])
         self._absent = np.arange(stack.n_heads) >= n_heads[:, None]  # [n_layers, n_heads]
 
     def take(self, block: AttentionBlock) -> None:
         rows = Rows(block.probabilities, block.queries, block.scores)
         # One transfer from the device for all metrics.
-        values = torch.stack([metric.of_rows(rows) for metric in HEAD_METRICS.values()])
+        values = torch.stack([metric.of_rows(rows) for metric in self._metrics])
         counted = block.queries.cpu().numpy() >= self._firsts[:, None]  # [n_metrics, n_rows]
         found = values.cpu().numpy().astype(float) * counted[:, None]
         self._sums[:, block.layer, block.heads] += found.sum(axis=-1)

@@ -203,6 +203,8 @@ class HeadValues:
     """float32 [n_layers, n_heads]; NaN where there is none (cancelled, or absent)."""
     stopped: str = "complete"
     """As for `HeadScores`."""
+    stack: str = ""
+    """As for `HeadScores`."""
 
     @property
     def target(self) -> None:
@@ -211,16 +213,20 @@ class HeadValues:
 
     def ranked(self) -> list[tuple[Head, float]]:
         """Return the heads, largest absolute value first, ties by lowest (layer, head)."""
-        return ranked_heads(self.values)
+        return ranked_heads(self.values, self.stack)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a head that has a value, in the order of `ranked`."""
         rows = [(h.layer, h.head, value) for h, value in self.ranked()]
-        return pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
+        frame = pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
+        if self.stack:
+            frame.insert(0, "stack", self.stack)
+        return frame
 
     def to_json(self) -> dict[str, Any]:
+        stack = {"stack": self.stack} if self.stack else {}
         scores = without_nan(self.values)
-        return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}
+        return {"metric": self.metric.name, **stack, "scores": scores, "stopped": self.stopped}
 
 
 def without_nan(values: FloatArray) -> list[list[float | None]]:

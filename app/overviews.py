@@ -17,6 +17,7 @@ from app.waits import Standing, wait_for
 from models.errors import UserError
 from models.types import TokenizedPrompt
 from viz.overview import thumbnail_side
+from viz.sink import SINKS
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -115,6 +116,20 @@ class Overviews:
             # Somebody else may have cancelled what is still wanted here.
             if found is not None and (found.stopped == "complete" or cancel.is_set()):
                 return found
+
+    def known(
+        self,
+        model: "LanguageModel",
+        prompt: TokenizedPrompt,
+        ablation: Ablation | None,
+        stack: str,
+    ) -> HeadSummaries | None:
+        """Return the summaries of a stack's heads if they are remembered; nothing is run.
+
+        Their thumbnails may be without the first token.
+        """
+        keys = (summary_of(model, prompt, ablation, stack, sink) for sink in SINKS)
+        return next((found for key in keys if (found := self._memory.get(key)) is not None), None)
 
     def begin(
         self,
