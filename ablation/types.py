@@ -126,6 +126,11 @@ class HeadScores:
         return {"metric": self.metric.name, **stack, "scores": scores, "stopped": self.stopped}
 
 
+LEAST_REST = 1e-6
+"""A row whose weights but the first sum to less stays blank when these are renormalised: its shape
+is rounding."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadSummaries:
     """Every head's attention on one prompt: each as a thumbnail, and as a few numbers."""
@@ -150,6 +155,9 @@ class HeadSummaries:
     """The stack that the heads are of; `prompt` has the positions of its attention."""
     prediction: Prediction | None = None
     """What the same pass predicts; None when it was cancelled."""
+    sink: str = "show"
+    """What thumbnails do about the first token: "show" it; "hide" leaves it out; "renormalise" also
+    divides the other weights of each row by their sum. The metrics are always of all attention."""
 
     def __post_init__(self) -> None:
         n_cells = -(-len(self.prompt) // self.step)

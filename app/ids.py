@@ -140,14 +140,18 @@ EXPLAIN_CLOSE = "explain-close"
 CELLS = "cells"
 OVERVIEW_LEGEND = "overview-legend"
 OVERVIEW_NOTE = "overview-note"
-OVERVIEW_PROGRESS = "overview-progress"
-OVERVIEW_BAR = "overview-bar"
-OVERVIEW_STATUS = "overview-status"
-OVERVIEW_CANCEL = "overview-cancel"
 OVERVIEW_AGAIN = "overview-again"
 OVERVIEW_FRAME = "overview-frame"
 OVERVIEW_SENT = "overview-sent"
 OVERVIEW_DRAWN = "overview-drawn"
+
+# What the page waits for
+WAIT_STRIP = "wait-strip"
+WAIT_BAR = "wait-bar"
+WAIT_STATUS = "wait-status"
+WAIT_CANCEL = "wait-cancel"
+WAIT_CANCELLED = "wait-cancelled"
+WAIT_AGAIN = "wait-again"
 
 # Prediction
 PREDICTED = "predicted"

@@ -15,7 +15,7 @@ from ablation import Ablation, Zero, compare_attention, head_dossier
 from ablation.types import HeadScores, PositionScores
 from app import ids, permalink
 from app.jobs import Job
-from app.panels import attention, heads, page, prompt, study_run
+from app.panels import attention, drawn_maps, heads, page, prompt, study_run
 from app.services import Services, first_heads, most_positions, prompt_of
 from app.view import View
 from models.attention_flow import moved_attention
@@ -76,8 +76,8 @@ def test_maps_of_all_stacks_stand_beside_each_other(
         expected = model.attention(tokens, [head])
         np.testing.assert_allclose(maps.values, expected.values, atol=1e-6)
     extents = services.extents(VIEW, outcome)
-    how = attention.look(replace(VIEW, heads=chosen), outcome, extents, False)
-    sent = attention.message(VIEW, outcome, extents, how, "serial", None)
+    how = drawn_maps.look(replace(VIEW, heads=chosen), outcome, extents, False)
+    sent = drawn_maps.message(VIEW, outcome, extents, how, "serial", None)
     assert sent is not None
     sides = [sent["maps"][head.short]["figure"]["sides"] for head in chosen]
     assert sides == [["prompt", "source"], ["source", "source"], ["prompt", "prompt"]]
@@ -110,9 +110,9 @@ def test_other_kinds_of_maps_are_refused_and_attention_is_shown(
     assert tag.children == "Attention of the clean run"
     assert "needs a model with one stack" in sentence
     extents = services.extents(view, outcome)
-    how = attention.look(view, outcome, extents, False)
+    how = drawn_maps.look(view, outcome, extents, False)
     assert how.unit == 1
-    sent = attention.message(view, outcome, extents, how, "serial", None)
+    sent = drawn_maps.message(view, outcome, extents, how, "serial", None)
     assert sent is not None
     assert sent["order"] == [head.short for head in chosen]
 
@@ -146,8 +146,8 @@ def test_moved_norms_of_a_pair_are_shown_from_one_sentence_to_the_other(
     view = replace(view, between="b-a", position=1)
     outcome = services.outcome(view)
     extents = services.extents(view, outcome)
-    how = attention.look(view, outcome, extents, False)
-    sent = attention.message(view, outcome, extents, how, "serial", None)
+    how = drawn_maps.look(view, outcome, extents, False)
+    sent = drawn_maps.message(view, outcome, extents, how, "serial", None)
     assert sent is not None
     segments = np.array(outcome.prompt.segments)
     drawn = (segments == 1)[:, None] & (segments == 0)
