@@ -100,13 +100,14 @@ class PatchedRun:
         plain = torch.as_tensor(kept, dtype=torch.float32, device=device)
         self._gates = plain if gates is None else gates
         self._outputs = reference.patched_outputs
-        self.beside: dict[int, Tensor] = {
-            0: prompts.parts.outputs[0, :, reference.first :] - self._outputs[0]
-        }
-        """Source -> what it puts out beside the reference, [row, position, d_model]; sources that
-        put out the reference are left out."""
+        self._all = torch.zeros_like(self._outputs) if gates is None else None
+        """The same as `beside`, 0 for sources that are left out; without gradients only."""
+        self.beside: dict[int, Tensor] = {}
+        """Source -> what it puts out beside the reference, [row, position, d_model]; left out are
+        sources that put out the reference."""
         self._drift: Tensor | None = None
         """What biases added beside the reference's, where norms behind attention scale them."""
+        self._put(0, prompts.parts.outputs[0, :, reference.first :])
 
     def final(self) -> Tensor:
         """Return the stream behind the last layer, [row, position, d_model]."""
@@ -127,8 +128,11 @@ class PatchedRun:
         sources = [source for source in used if source in self.beside]
         found = base.expand(len(targets), *base.shape)
         if sources:
-            # One product for all: what sources put out is read once.
-            put_out = torch.stack([self.beside[source] for source in sources])
+            # One product for all: what sources put out is read once, and copied if they are few.
+            if self._all is not None and 2 * len(sources) > n:
+                sources, put_out = list(range(n)), self._all[:n]
+            else:
+                put_out = torch.stack([self.beside[source] for source in sources])
             mixed = self._gates[targets][:, sources] @ put_out.flatten(1)
             found = found + mixed.unflatten(1, base.shape)
         return found if self._drift is None else found + self._drift
@@ -142,7 +146,7 @@ class PatchedRun:
         at = self._graph.first_source(layer)
         if inputs is not reference.inputs or not self._reference.is_run:
             for head in range(shape.n_heads):
-                self.beside[at + head] = heads[head] - self._outputs[at + head]
+                self._put(at + head, heads[head])
         moved = bias - reference.given_bias
         if bool(moved.any()):
             self._drift = moved if self._drift is None else self._drift + moved
@@ -175,9 +179,17 @@ class PatchedRun:
         if self._drift is not None or self._kept[target].any():
             stream = self._mixtures(reference.behind, [target])[0]
             mlp = self._layerwise.mlp_added(layer, stream, self._calls, self._reference.first)
-            self.beside[at] = mlp - self._outputs[at]
+            self._put(at, mlp)
         elif not self._reference.is_run:
-            self.beside[at] = reference.mlp - self._outputs[at]
+            self._put(at, reference.mlp)
+
+    def _put(self, source: int, output: Tensor) -> None:
+        """Take down what a source puts out in this run."""
+        beside = output - self._outputs[source]
+        if self._all is not None:
+            self._all[source] = beside
+            beside = self._all[source]
+        self.beside[source] = beside
 
 
 def gathered(
