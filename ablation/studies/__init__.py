@@ -63,6 +63,27 @@ STUDIES: Mapping[str, StudyInfo] = {
             n_prompts=16,
             options=(INTERVENTION, LEAST_EFFECT, SEED),
         ),
+        _study(
+            "linguistic-heads",
+            "Linguistic heads",
+            "Do certain heads focus on specific linguistic features?",
+            "All heads are read on sentences in which related words are marked, and held against "
+            "the best fixed key on templates held out; those that count are ablated on minimal "
+            "pairs of subject-verb agreement.",
+            prompt_set="agreement",
+            n_prompts=30,
+            options=(INTERVENTION, SEED),
+        ),
+        _study(
+            "permutation",
+            "Order",
+            "Can permuting attention outputs break coherence?",
+            "What heads say is shuffled over positions, for one head, for a layer and for growing "
+            "random sets, beside zero and the mean at the same heads; then texts are continued.",
+            prompt_set="passages",
+            n_prompts=8,
+            options=(LEAST_EFFECT, SEED),
+        ),
     )
 }
 """Name -> study, in the order in which they are offered."""
