@@ -36,7 +36,7 @@ from ablation.studies.relations.types import (
 from ablation.studies.relations.verdicts import (
     CANDIDATES,
     LEAST_MARKS,
-    LEAST_TEMPLATES,
+    LEAST_STRUCTURES,
     judge,
 )
 from ablation.studies.types import StudyPlan, StudyResult
@@ -269,8 +269,8 @@ def _caveats(
     marks = found.marks
     caveats = [
         f"Sentences and marks: {SOURCE}. Training and held-out sentences share neither templates "
-        "nor words (pronouns aside); the intervals are over held-out templates, and for each "
-        f"relation {CANDIDATES} heads were judged, for which the intervals are widened.",
+        "nor words (pronouns aside). The intervals are over the structures of held-out sentences, "
+        f"and widened for the number of heads judged, {CANDIDATES} for each relation.",
         "A head that looks at words of a class, or at what is near, passes as one that looks at "
         "the relation, where these fall together; it looks from the later word back.",
         f"Ablated by {intervention}, at every position; minimal pairs from: {prompts.source}.",
@@ -284,8 +284,8 @@ def _caveats(
     few = [verdict.relation for verdict in found.verdicts if not verdict.judged]
     if few:
         caveats.append(
-            f"Not judged, with under {LEAST_MARKS} marks or {LEAST_TEMPLATES} templates in a half: "
-            f"{', '.join(few)}."
+            f"Not judged, with under {LEAST_MARKS} marks or {LEAST_STRUCTURES} structures in a "
+            f"half: {', '.join(few)}."
         )
     if cancelled:
         done = 0 if found.agreement is None else found.agreement.n_prompts

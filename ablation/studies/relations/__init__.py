@@ -15,8 +15,10 @@ from ablation.studies.relations import templates as texts
 from models.types import TokenizedPrompt
 
 SOURCE = "written for this program, under its licence"
-PER_TEMPLATE = 8
+PER_TEMPLATE = 10
 """Sentences of each template."""
+
+_OPTIONAL = re.compile(r"\[([^\]]*)\]")
 
 RELATIONS = (
     "subject-verb",
@@ -46,7 +48,8 @@ class Sentence:
 
     text: str
     marks: tuple[Mark, ...]
-    template: int
+    structure: str
+    """Which template it is of, and which of its optional parts it has."""
     held_out: bool
     """Whether it is of a held-out template."""
 
@@ -83,26 +86,29 @@ def words_of_half(kind: str, half: int) -> tuple[str, ...]:
 
 
 def _sentence(text: str, marks: str, number: int, half: int, rng: random.Random) -> Sentence:
-    opening = rng.choice(texts.OPENINGS[half])
-    said, spans, taken = opening, dict[str, tuple[int, int]](), set[str]()
-    for literal, slot, _, _ in Formatter().parse(text):
+    said, spans, taken = rng.choice(texts.OPENINGS[half]), dict[str, tuple[int, int]](), set[str]()
+    parts = _OPTIONAL.split(text)  # what is between brackets has odd places
+    kept = [place % 2 == 0 or rng.random() < 0.5 for place in range(len(parts))]
+    chosen = "".join(part for part, keep in zip(parts, kept, strict=True) if keep)
+    for literal, slot, _, _ in Formatter().parse(chosen):
         said += literal
         if slot is None:
             continue
-        kind = slot.rstrip("0123456789")
-        words = words_of_half(kind, half)
+        words = words_of_half(slot.rstrip("0123456789"), half)
         # Nothing is said twice in a sentence, so that what a head looks at is one word.
         word = rng.choice([word for word in words if word not in taken] or list(words))
         taken.add(word)
         spans[slot] = (len(said), len(said) + len(word))
         said += word
-    found = tuple(_marks(marks, spans))
-    return Sentence(said, found, number, bool(half))
+    structure = f"{number}:" + "".join(str(int(keep)) for keep in kept[1::2])
+    return Sentence(said, tuple(_marks(marks, spans)), structure, bool(half))
 
 
 def _marks(marks: str, spans: dict[str, tuple[int, int]]) -> Iterator[Mark]:
     for mark in marks.split():
         key, query = mark.split("-")
+        if key not in spans or query not in spans:
+            continue  # of a part that the sentence does not have
         relation = relation_of(*(slot.rstrip("0123456789") for slot in (key, query)))
         yield Mark(relation, spans[key], spans[query])
 

@@ -56,7 +56,7 @@ def read_marks(
     n_heads = model.n_layers * model.n_heads
     return ReadMarks(
         np.array([mark.relation for _, mark in marks], dtype=np.str_),
-        np.array([sentence.template for sentence, _ in marks], dtype=np.int64),
+        np.array([sentence.structure for sentence, _ in marks], dtype=np.str_),
         np.array([sentence.held_out for sentence, _ in marks], dtype=np.bool_),
         np.array([mark.query - mark.keys[-1] for _, mark in marks], dtype=np.int64),
         np.array(hits, dtype=np.bool_).reshape(len(marks), n_heads),

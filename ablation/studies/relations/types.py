@@ -23,7 +23,7 @@ class ReadMarks:
     """What was read of marked pairs of words, one entry a mark along the first axis."""
 
     relations: NDArray[np.str_]
-    templates: NDArray[np.int64]
+    structures: NDArray[np.str_]
     held_out: Hits
     distances: NDArray[np.int64]
     """From the later word's last token back to the earlier word's nearest, in tokens."""
@@ -54,14 +54,14 @@ class Candidate:
     head: Head
     training: float
     held_out: float
-    """Shares of marks at which its strongest key is the related word; a template counts as much as
-    another."""
+    """Shares of marks at which its strongest key is the related word; each structure of sentences
+    counts as much as another."""
     excess: float
-    """Held-out share, less that of the better of the two fixed keys (`Verdict`), template by
-    template."""
+    """Held-out share, less that of the better of the two fixed keys (`Verdict`), structure by
+    structure."""
     low: float
     high: float
-    """Between what the excess lies, over held-out templates, at `JOINT_CONFIDENCE`."""
+    """Between what the excess lies, over held-out structures, at `JOINT_CONFIDENCE`."""
 
     @property
     def counts(self) -> bool:
@@ -76,7 +76,7 @@ class Verdict:
     relation: str
     n_marks: tuple[int, int]
     """In training and in held-out templates."""
-    n_templates: tuple[int, int]
+    n_structures: tuple[int, int]
     rule: str = ""
     """The fixed key that is best on training templates, in words."""
     rule_training: float = float("nan")

@@ -16,7 +16,7 @@ from models.types import FloatArray, Head
 
 CANDIDATES = 5
 """Heads of each relation that are judged on held-out templates: the first on training ones."""
-LEAST_TEMPLATES = 3
+LEAST_STRUCTURES = 6
 LEAST_MARKS = 20
 """In each half, below which a relation is not judged."""
 JOINT_CONFIDENCE = 1 - (1 - CONFIDENCE) / (CANDIDATES * len(RELATIONS))
@@ -24,16 +24,16 @@ JOINT_CONFIDENCE = 1 - (1 - CONFIDENCE) / (CANDIDATES * len(RELATIONS))
 N_RESAMPLES = 20_000
 
 
-def shares(values: NDArray[np.bool_], templates: NDArray[np.int64]) -> FloatArray:
-    """Return the share of hits within each template.
+def shares(values: NDArray[np.bool_], structures: NDArray[np.str_]) -> FloatArray:
+    """Return the share of hits within each structure.
 
     Args:
         values: [n_marks, n].
 
     Returns:
-        float64 [n_templates, n].
+        float64 [n_structures, n].
     """
-    own = [values[templates == template].mean(axis=0) for template in np.unique(templates)]
+    own = [values[structures == one].mean(axis=0) for one in np.unique(structures)]
     return np.array(own, dtype=np.float64).reshape(len(own), values.shape[1])
 
 
@@ -49,13 +49,13 @@ def judge(marks: ReadMarks, heads: dict[int, Head]) -> tuple[Verdict, ...]:
 def _judge(marks: ReadMarks, relation: str, heads: dict[int, Head]) -> Verdict:
     halves = [marks.of(relation, held_out=held_out) for held_out in (False, True)]
     n_marks = (len(halves[0]), len(halves[1]))
-    counted = [len(np.unique(marks.templates[half])) for half in halves]
-    n_templates = (counted[0], counted[1])
-    if min(n_marks) < LEAST_MARKS or min(n_templates) < LEAST_TEMPLATES:
-        return Verdict(relation, n_marks, n_templates)
+    counted = [len(np.unique(marks.structures[half])) for half in halves]
+    n_structures = (counted[0], counted[1])
+    if min(n_marks) < LEAST_MARKS or min(n_structures) < LEAST_STRUCTURES:
+        return Verdict(relation, n_marks, n_structures)
     training, held_out = (
         (shares(marks.hits[half], at), shares(marks.rules[half], at))
-        for half, at in ((half, marks.templates[half]) for half in halves)
+        for half, at in ((half, marks.structures[half]) for half in halves)
     )
     rules = [rows.mean(axis=0) for _, rows in (training, held_out)]
     chosen, best = int(rules[0].argmax()), int(rules[1].argmax())
@@ -75,7 +75,7 @@ def _judge(marks: ReadMarks, relation: str, heads: dict[int, Head]) -> Verdict:
     ]
     candidates.sort(key=lambda one: -one.held_out)
     return Verdict(
-        relation, n_marks, n_templates,
+        relation, n_marks, n_structures,
         rule_name(chosen), float(rules[0][chosen]), float(rules[1][chosen]),
         rule_name(best), float(rules[1][best]), tuple(candidates),
     )  # fmt: skip
