@@ -81,7 +81,7 @@ STUDIES: Mapping[str, StudyInfo] = {
             "What heads say is shuffled over positions, for one head, for a layer and for growing "
             "random sets, beside zero and the mean at the same heads; then texts are continued.",
             prompt_set="passages",
-            n_prompts=8,
+            n_prompts=6,
             options=(LEAST_EFFECT, SEED),
         ),
     )
