@@ -16,7 +16,7 @@ from models.types import Head
 from viz.combined import COMBINATIONS
 from viz.sink import SINKS
 
-TABS = ("attention", "attribution", "study", "circuit", "heads")
+TABS = ("attention", "attribution", "study", "circuit", "heads", "studies")
 PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text", "overview": "Overview"}
 """How attention is drawn, and what the choice is called; the first by default.
 `app.panels.attention` says which tools and which place each of them has."""

@@ -27,6 +27,7 @@ from app.panels import (
     page_state,
     prediction,
     prompt,
+    studies,
     study,
     study_run,
     token,
@@ -114,6 +115,7 @@ def _tabs() -> dmc.Tabs:
                     dmc.TabsTab("Ablation study", value="study"),
                     dmc.TabsTab("Circuit", value="circuit"),
                     dmc.TabsTab("Heads", value="heads"),
+                    dmc.TabsTab("Studies", value="studies"),
                 ]
             ),
             dmc.TabsPanel(attention.layout(), value="attention"),
@@ -121,6 +123,7 @@ def _tabs() -> dmc.Tabs:
             dmc.TabsPanel(study.layout(), value="study"),
             dmc.TabsPanel(circuit.layout(), value="circuit"),
             dmc.TabsPanel(heads_tab.layout(), value="heads"),
+            dmc.TabsPanel(studies.layout(), value="studies"),
         ],
         id=ids.TABS,
         value="attention",
@@ -184,6 +187,7 @@ EXTRA_OUTPUTS = (
     (ids.BY_POSITION, "data"),
     (ids.CIRCUIT, "data"),
     (ids.PATCHING, "data"),
+    (ids.STUDIES, "data"),
 )
 """What opening a view fills in beside the controls."""
 
@@ -213,6 +217,7 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         intervention.parameter_fields(view.intervention),
         None if view.target is None else str(view.target),
         None,  # studies and circuits of what was open before
+        None,
         None,
         None,
         None,
@@ -284,6 +289,7 @@ def register(app: Dash, services: Services) -> None:
         circuit_result,
         head_patching,
         heads_tab,
+        studies,
         token,
         explain,
         wait_strip,

@@ -27,7 +27,8 @@ def stores() -> list[dcc.Store]:
     empty_stores = (
         ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
         ids.BOS_USED, ids.POSITION, ids.INTERVENTION, ids.WATCHED, ids.SWEEP, ids.SEARCH,
-        ids.BY_POSITION, ids.CIRCUIT, ids.PATCHING, ids.TOKEN_OPEN, ids.PROMPT_REQUEST, ids.SECOND,
+        ids.BY_POSITION, ids.CIRCUIT, ids.PATCHING, ids.STUDIES, ids.TOKEN_OPEN,
+        ids.PROMPT_REQUEST, ids.SECOND,
         *ids.CHANGES_IN_TAB.values(),
     )  # fmt: skip
     return [
