@@ -151,7 +151,7 @@ def edge_sentence(line: Line, n_edges: int) -> str:
     """Tell of one edge of a circuit: between what, its score, its share and its rank."""
     return (
         f"{edge_name(line.edge)}: score {signed(line.score)}, {percent(line.share)} of the sum of "
-        f"all |scores| of the circuit; number {line.rank} of {n_edges} by |score|."
+        f"all |scores| of the circuit; number {line.rank} of {n_edges:,} by |score|."
     )
 
 
@@ -255,7 +255,7 @@ def by_token_sentences(circuit: Circuit) -> list[str]:
     share = percent(float(sizes[:shown].sum()) / total)
     said = (
         "By token: each edge at the tokens where it carries its score. Drawn are the "
-        f"{shown:,} strongest of {carrying:,} places ({share} of all |scores|), and attention of "
+        f"{shown:,} strongest of {carrying:,} places ({share} of the circuit's |scores|), and attention of "
         f"{LEAST_WEIGHT:g} or more between them."
     )
     if len(circuit.pairs) > 1:
