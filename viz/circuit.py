@@ -226,7 +226,14 @@ def _part_label(circuit: Circuit, part: Part, layout: Layout, colours: Palette) 
             if (len(name(part)) + 1 + len(letters)) * size * MONO_ASPECT > part.width - 2:
                 letters = ""
             return text(
-                name(part), part.x, part.y, size, colour, "middle", mono=True, beside=letters,
+                name(part),
+                part.x,
+                part.y,
+                size,
+                colour,
+                "middle",
+                mono=True,
+                beside=letters,
                 beside_colour=colours.accent,
             )
     return ""

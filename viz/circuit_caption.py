@@ -10,7 +10,7 @@ QUOTED = 160
 """Longer prompts are shortened in a caption."""
 
 
-_NOT_IN_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+_NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def caption(circuit: Circuit) -> str:

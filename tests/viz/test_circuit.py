@@ -259,7 +259,7 @@ def test_a_hover_tells_score_share_and_rank() -> None:
         "score +1, 50 % of the circuit's |scores|",
         "number 1 of 4 by |score|",
     ]
-    assert told["L1H2"].split("\n")[1] == "score −0.5, 25 % of all"
+    assert told["L1H2"].split("\n")[1] == "score −0.5, 25 % of the circuit's |scores|"
 
 
 def test_a_hover_tells_what_a_head_is_and_does() -> None:
