@@ -55,17 +55,19 @@ class Pair:
     after: AttentionRun
     label: str
     """What differs, in a few words: "clean against ablated (zero)"."""
+    stack: str = ""
+    """The stack whose heads are compared; empty for the main one."""
 
     def __post_init__(self) -> None:
         """Refuse runs that do not correspond.
 
         Raises:
-            UserError: other layers or heads, or another number of tokens; or an encoder-decoder.
+            UserError: other layers or heads, or another number of the tokens that the stack joins;
+                or there is no such stack.
         """
         one, other = self.before, self.after
-        for model in (one.model, other.model):
-            model.check_one_stack("A comparison of attention")
-        shapes = [(r.model.n_layers, r.model.n_heads) for r in (one, other)]
+        of = [run.model.stacks.named(self.stack) for run in (one, other)]
+        shapes = [(stack.n_layers, stack.n_heads) for stack in of]
         if shapes[0] != shapes[1]:
             raise UserError(
                 ErrorKind.MODEL,
@@ -73,52 +75,100 @@ class Pair:
                 f"{other.model.name} {shapes[1][0]} of {shapes[1][1]}; compare models of the same "
                 "shape, so that each head has its counterpart.",
             )
-        lengths = [len(r.prompt) for r in (one, other)]
-        if lengths[0] != lengths[1]:
-            raise UserError(
-                ErrorKind.PROMPT,
-                f"The prompts have {lengths[0]} and {lengths[1]} tokens; compare two of as many "
-                "tokens, so that each position has its counterpart.",
-            )
+        sides = [run.model.stacks.axes(run.prompt, self.stack) for run in (one, other)]
+        for of_side in ([axes.queries for axes in sides], [axes.keys for axes in sides]):
+            lengths = [len(prompt) for prompt in of_side]
+            if lengths[0] != lengths[1]:
+                several = of_side[0].source is not None
+                what = "decoder texts" if several else "prompts"
+                raise UserError(
+                    ErrorKind.PROMPT,
+                    f"The {what} have {lengths[0]} and {lengths[1]} tokens; compare two of as many "
+                    "tokens, so that each position has its counterpart.",
+                )
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many queries and keys the maps of each run have."""
+        axes = self.before.model.stacks.axes(self.before.prompt, self.stack)
+        return len(axes.queries), len(axes.keys)
 
 
-def with_ablation(model: "LanguageModel", prompt: TokenizedPrompt, ablation: Ablation) -> Pair:
-    """Return the clean run and the one with heads ablated."""
+def with_ablation(
+    model: "LanguageModel", prompt: TokenizedPrompt, ablation: Ablation, stack: str = ""
+) -> Pair:
+    """Return the clean run and the one with heads, of any stacks, ablated.
+
+    Args:
+        stack: whose heads are compared.
+    """
     return Pair(
         AttentionRun(model, prompt),
         AttentionRun(model, prompt, ablation),
         f"clean against ablated ({ablation.intervention.label})",
+        model.stacks.named(stack).name,
     )
 
 
-def with_prompt(model: "LanguageModel", prompt: TokenizedPrompt, other: TokenizedPrompt) -> Pair:
+def with_prompt(
+    model: "LanguageModel", prompt: TokenizedPrompt, other: TokenizedPrompt, stack: str = ""
+) -> Pair:
     """Return the runs of two prompts, compared position by position.
 
+    Args:
+        stack: whose heads are compared.
+
     Raises:
-        UserError: they have not as many tokens.
+        UserError: they have not as many tokens of those that the stack joins.
     """
     pair = "this prompt against another"
-    return Pair(AttentionRun(model, prompt), AttentionRun(model, other), pair)
+    stack = model.stacks.named(stack).name
+    return Pair(AttentionRun(model, prompt), AttentionRun(model, other), pair, stack)
 
 
-def with_model(model: "LanguageModel", prompt: TokenizedPrompt, other: "LanguageModel") -> Pair:
+def with_model(
+    model: "LanguageModel", prompt: TokenizedPrompt, other: "LanguageModel", stack: str = ""
+) -> Pair:
     """Return the runs of two models on the same prompt, head by head.
 
+    Args:
+        stack: whose heads are compared.
+
     Raises:
-        UserError: the other model splits the prompt into other tokens, or is of another shape.
+        UserError: the other model splits the prompt into other tokens, or is of another shape or
+            kind.
     """
-    other.check_one_stack("A comparison of attention")
-    texts = prompt.text.split(PAIR_MARK, 1) if prompt.segments is not None else [prompt.text]
-    second = texts[1] if len(texts) == 2 else None
-    theirs = other.tokenize(texts[0], bos=model.has_bos(prompt), pair=second)
-    if (theirs.ids, theirs.labels) != (prompt.ids, prompt.labels):
+    if len(model.stacks.stacks) != len(other.stacks.stacks):
+        one, plain = sorted((model, other), key=lambda m: -len(m.stacks.stacks))
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{one.name} is an encoder-decoder and {plain.name} is not; compare two models of the "
+            "same kind.",
+        )
+    theirs = _tokens_of(other, prompt, model.has_bos(prompt))
+    if not _same_tokens(theirs, prompt):
         raise UserError(
             ErrorKind.MODEL,
             f"{model.name} and {other.name} split this prompt into different tokens; compare "
             "models with the same tokenizer.",
         )
     names = f"{model.name} against {other.name}"
-    return Pair(AttentionRun(model, prompt), AttentionRun(other, prompt), names)
+    stack = model.stacks.named(stack).name
+    return Pair(AttentionRun(model, prompt), AttentionRun(other, prompt), names, stack)
+
+
+def _tokens_of(other: "LanguageModel", prompt: TokenizedPrompt, bos: bool) -> TokenizedPrompt:
+    """Return another model's tokens of a prompt's texts."""
+    if prompt.source is not None:
+        return other.tokenize(prompt.source.text, bos=bos, decoder=prompt.text)
+    texts = prompt.text.split(PAIR_MARK, 1) if prompt.segments is not None else [prompt.text]
+    second = texts[1] if len(texts) == 2 else None
+    return other.tokenize(texts[0], bos=bos, pair=second)
+
+
+def _same_tokens(one: TokenizedPrompt, other: TokenizedPrompt) -> bool:
+    sides = [(p.ids, p.labels, p.typed.ids, p.typed.labels) for p in (one, other)]
+    return sides[0] == sides[1]
 
 
 def compare_attention(
@@ -128,6 +178,7 @@ def compare_attention(
     other_prompt: TokenizedPrompt | str | None = None,
     other_model: "LanguageModel | None" = None,
     ablation: Ablation | None = None,
+    stack: str = "",
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> HeadValues:
@@ -135,6 +186,7 @@ def compare_attention(
 
     Args:
         other_prompt, other_model, ablation: what the other run has instead; one of the three.
+        stack: whose heads are compared, such as "cross"; by default the model's main stack.
         progress, cancel: see `attention_change`.
 
     Raises:
@@ -144,11 +196,11 @@ def compare_attention(
     pairs = []
     if other_prompt is not None:
         other = model.tokenize(other_prompt) if isinstance(other_prompt, str) else other_prompt
-        pairs.append(with_prompt(model, tokenized, other))
+        pairs.append(with_prompt(model, tokenized, other, stack))
     if other_model is not None:
-        pairs.append(with_model(model, tokenized, other_model))
+        pairs.append(with_model(model, tokenized, other_model, stack))
     if ablation is not None:
-        pairs.append(with_ablation(model, tokenized, ablation))
+        pairs.append(with_ablation(model, tokenized, ablation, stack))
     if len(pairs) != 1:
         raise UserError(
             ErrorKind.OPTION,
@@ -180,7 +232,7 @@ def attention_change(
     """
     from ablation.paired_reading import shows_inputs  # torch comes with it
 
-    change = _Change(pair.before.model, progress)
+    change = _Change(pair, progress)
     compare = _in_step if shows_inputs(pair.before, pair.after) else _map_by_map
     compare(pair, change, cancel)
     return change.result()
@@ -189,9 +241,14 @@ def attention_change(
 class _Change:
     """The values found so far."""
 
-    def __init__(self, model: "LanguageModel", progress: Callable[[Progress], None] | None) -> None:
-        self._n_heads = [site.n_heads for site in model.sites]
-        self._values = np.full((model.n_layers, model.n_heads), np.nan, dtype=np.float32)
+    def __init__(self, pair: Pair, progress: Callable[[Progress], None] | None) -> None:
+        model = pair.before.model
+        stack = model.stacks.named(pair.stack)
+        self._stack = stack.name
+        self._n_heads = [
+            model.sites[running].n_heads for running in model.stacks.layers(stack.name)
+        ]
+        self._values = np.full((stack.n_layers, stack.n_heads), np.nan, dtype=np.float32)
         self._progress = progress
 
     def found_layer(self, layer: int, changes: FloatArray) -> None:
@@ -211,7 +268,8 @@ class _Change:
 
     def result(self) -> HeadValues:
         n_done, n_all = self._counts()
-        return HeadValues(CHANGE, self._values, "complete" if n_done == n_all else "cancelled")
+        stopped = "complete" if n_done == n_all else "cancelled"
+        return HeadValues(CHANGE, self._values, stopped, self._stack)
 
     def _counts(self) -> tuple[int, int]:
         return int((~np.isnan(self._values)).sum()), sum(self._n_heads)
@@ -219,7 +277,7 @@ class _Change:
     def _report(self) -> None:
         if self._progress is not None:
             n_done, n_all = self._counts()
-            found = HeadValues(CHANGE, self._values.copy(), "running")
+            found = HeadValues(CHANGE, self._values.copy(), "running", self._stack)
             self._progress(Progress(n_done, n_all, f"{n_done} of {n_all} heads", found))
 
 
@@ -229,15 +287,15 @@ def _in_step(pair: Pair, change: _Change, cancel: threading.Event | None) -> Non
     from ablation.paired_reading import changes_by_layer
 
     with suppress(Cancelled):
-        changes_by_layer(pair.before, pair.after, change.found_layer, change.first_run_at, cancel)
+        changes_by_layer(pair, change.found_layer, change.first_run_at, cancel)
 
 
 def _map_by_map(pair: Pair, change: _Change, cancel: threading.Event | None) -> None:
     """Compare whole maps, as many heads at a time as memory allows; two passes each time."""
     from ablation.paired_reading import map_change
 
-    heads = pair.before.model.all_heads()
-    for part in parts_of(heads, len(pair.before.prompt), SIDE_BYTES):
+    heads = pair.before.model.all_heads(pair.stack)
+    for part in parts_of(heads, pair.extent, SIDE_BYTES):
         if cancel is not None and cancel.is_set():
             return
         before, after = pair.before.attention(part), pair.after.attention(part)

@@ -1,5 +1,6 @@
 """Where in a corpus a head looks most: its strongest contexts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from models.attention_reading import AttentionBlock
 
 ELLIPSIS = " … "
+TOWARDS = "  →  "
+"""Between two texts, from the one that looks to the one that is looked at."""
 
 MARKS = {"": "{}", "query": "‹{}›", "key": "[{}]", "both": "‹[{}]›"}
 """Part that a token plays in a context -> how plain text marks it."""
@@ -34,23 +37,24 @@ class Context:
     prompt: TokenizedPrompt
     query: int
     key: int
-    """Positions in `prompt`, counted from 0."""
+    """Positions in `prompt` (the key in `looked_at`, if there is one), counted from 0."""
     weight: float
+    looked_at: TokenizedPrompt | None = None
+    """Whose positions keys are, where not `prompt`'s: cross attention looks at the source."""
 
     def pieces(self, around: int = 5) -> list[Piece]:
-        """Return the text around both tokens, piece by piece.
+        """Return the text around both tokens, piece by piece; of two texts one after the other.
 
         Args:
             around: how many tokens are shown on either side of each.
         """
-        n = len(self.prompt)
-        near = [i for i in range(n) if min(abs(i - self.query), abs(i - self.key)) <= around]
-        pieces = [Piece(ELLIPSIS)] if near[0] else []
-        for i, after in zip(near, [*near[1:], n], strict=True):
-            pieces.extend(_pieces_of(self.prompt.texts[i], self._part(i)))
-            if after > i + 1:
-                pieces.append(Piece(ELLIPSIS))
-        return pieces
+        if self.looked_at is not None:
+            of_query = _around(self.prompt, {self.query: "query"}, around)
+            return [*of_query, Piece(TOWARDS), *_around(self.looked_at, {self.key: "key"}, around)]
+        parts = {self.query: "query", self.key: "key"}
+        return _around(
+            self.prompt, {self.query: "both"} if self.query == self.key else parts, around
+        )
 
     def excerpt(self, around: int = 5) -> str:
         """Return the same as text, the query in ‹guillemets›, the key in [brackets]."""
@@ -63,15 +67,26 @@ class Context:
             "query": self.query,
             "query_token": self.prompt.labels[self.query],
             "key": self.key,
-            "key_token": self.prompt.labels[self.key],
+            "key_token": (self.looked_at or self.prompt).labels[self.key],
             "weight": self.weight,
             "excerpt": self.excerpt(),
         }
 
-    def _part(self, position: int) -> str:
-        if self.query == self.key == position:
-            return "both"
-        return {self.query: "query", self.key: "key"}.get(position, "")
+
+def _around(prompt: TokenizedPrompt, parts: Mapping[int, str], around: int) -> list[Piece]:
+    """Return the text around some positions.
+
+    Args:
+        parts: position -> the part that it plays.
+    """
+    n = len(prompt)
+    near = [i for i in range(n) if min(abs(i - position) for position in parts) <= around]
+    pieces = [Piece(ELLIPSIS)] if near[0] else []
+    for i, after in zip(near, [*near[1:], n], strict=True):
+        pieces.extend(_pieces_of(prompt.texts[i], parts.get(i, "")))
+        if after > i + 1:
+            pieces.append(Piece(ELLIPSIS))
+    return pieces
 
 
 def _pieces_of(text: str, part: str) -> list[Piece]:
@@ -87,10 +102,10 @@ def _pieces_of(text: str, part: str) -> list[Piece]:
 
 
 class LargestWeights:
-    """The reader that finds the largest weight of each head on one passage, the first token apart.
+    """The reader that finds the largest weight of each head on one passage, the first tokens apart.
 
     What the first token gets is where a head rests; the first query under causal attention can
-    look nowhere else. Ties go to the lowest (query, key).
+    look nowhere else, and in a decoder stands for no text. Ties go to the lowest (query, key).
     """
 
     def __init__(self, n_layers: int, n_heads: int) -> None:

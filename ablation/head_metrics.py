@@ -22,6 +22,7 @@ import numpy as np
 
 from ablation.types import MetricInfo
 from models.errors import ErrorKind, UserError
+from models.types import CROSS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,6 +100,8 @@ class HeadMetric:
     """Rows -> float32 [n_heads, n_rows]."""
     from_second: bool = False
     """Whether the first position has no value in an encoder either."""
+    across: bool = False
+    """Whether it means something too where queries and keys are positions of two texts."""
 
     def first_query(self, causal: bool) -> int:
         """Return the first position that counts in the mean."""
@@ -131,6 +134,14 @@ def _first_weight(rows: Rows) -> Tensor:
 
 def _largest_weight(rows: Rows) -> Tensor:
     return rows.largest
+
+
+def metrics_of(stack: str) -> dict[str, HeadMetric]:
+    """Return the metrics that mean something for a stack, by their names.
+
+    In cross attention no key is the query itself, before it or some positions away.
+    """
+    return {name: m for name, m in HEAD_METRICS.items() if m.across or stack != CROSS}
 
 
 def head_metric_named(name: str) -> HeadMetric:
@@ -167,6 +178,7 @@ HEAD_METRICS: dict[str, HeadMetric] = _table(
             "Entropy of a query's weights, -sum of p ln p: 0 if it looks at one key.",
         ),
         _entropy,
+        across=True,
     ),
     HeadMetric(
         _info(
@@ -177,6 +189,7 @@ HEAD_METRICS: dict[str, HeadMetric] = _table(
             "weighted keys have the same entropy.",
         ),
         _effective_span,
+        across=True,
     ),
     HeadMetric(
         _info(
@@ -209,6 +222,7 @@ HEAD_METRICS: dict[str, HeadMetric] = _table(
             "Weight on the first position, where many models park attention.",
         ),
         _first_weight,
+        across=True,
     ),
     HeadMetric(
         _info(
@@ -218,6 +232,7 @@ HEAD_METRICS: dict[str, HeadMetric] = _table(
             "The largest weight of a query's row: near 1 if it looks at one key.",
         ),
         _largest_weight,
+        across=True,
     ),
 )
 """Name -> metric, in the order in which they are offered."""

@@ -6,7 +6,7 @@ computed from theirs a block at a time, compared, and forgotten.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,7 @@ from models.forward_pass import float64_device
 from models.types import FloatArray
 
 if TYPE_CHECKING:
-    from ablation.attention_change import AttentionRun
-    from models.language_model import LanguageModel
+    from ablation.attention_change import AttentionRun, Pair
 
 KEPT_BYTES = 2**30
 """How much is kept of the first run. What needs more is read in parts of the layers, of two passes
@@ -41,8 +40,7 @@ def shows_inputs(*runs: "AttentionRun") -> bool:
 
 
 def changes_by_layer(
-    before: "AttentionRun",
-    after: "AttentionRun",
+    pair: "Pair",
     found: Callable[[int, FloatArray], None],
     passing: Callable[[int], None],
     cancel: threading.Event | None,
@@ -50,26 +48,27 @@ def changes_by_layer(
     """Find how much each head's attention differs between two runs, layer by layer.
 
     Args:
-        found: called with a layer and its heads' changes, float64 [n_heads], in nats.
-        passing: called with each layer that the first run has done.
+        found: called with a layer, counted within the stack that is compared, and its heads'
+            changes, float64 [n_heads], in nats.
+        passing: called with each of these layers that the first run has done.
         cancel: looked at in every layer.
 
     Raises:
         Cancelled: `cancel` was set.
         UserError: the ablation does not fit, or numbers are not finite.
     """
-    for layers in _parts(before.model, len(before.prompt)):
-        _compare_layers(layers, before, after, found, passing, cancel)
+    for layers in _parts(pair):
+        _compare_layers(layers, pair, found, passing, cancel)
 
 
 def _compare_layers(
-    layers: range,
-    before: "AttentionRun",
-    after: "AttentionRun",
+    layers: Mapping[int, int],
+    pair: "Pair",
     found: Callable[[int, FloatArray], None],
     passing: Callable[[int], None],
     cancel: threading.Event | None,
 ) -> None:
+    """Compare some layers: counted in the order they run -> counted within the stack."""
     kept: dict[int, Inputs] = {}
 
     def keep(layer: int, call: Call) -> None:
@@ -77,25 +76,29 @@ def _compare_layers(
         if layer in layers:
             assert call.inputs is not None  # it dispatches
             kept[layer] = _without_values(call.inputs)
-            passing(layer)
+            passing(layers[layer])
 
     def compare(layer: int, call: Call) -> None:
         _look(cancel)
         if layer in layers:
             assert call.inputs is not None
-            found(layer, head_changes(kept.pop(layer), call.inputs, layer, cancel))
+            found(layers[layer], head_changes(kept.pop(layer), call.inputs, layer, cancel))
 
+    before, after = pair.before, pair.after
     before.model.watch(before.prompt, TapRequest(on_call=keep), before.ablation)
     after.model.watch(after.prompt, TapRequest(on_call=compare), after.ablation)
 
 
-def _parts(model: "LanguageModel", n_tokens: int) -> Iterator[range]:
-    """Yield ranges of layers whose queries and keys may be kept at once."""
-    site = model.sites[0]
-    a_layer = n_tokens * (site.n_heads + site.n_kv_heads) * site.d_head * model.dtype.itemsize
-    size = max(1, KEPT_BYTES // a_layer)
-    for first in range(0, model.n_layers, size):
-        yield range(first, min(first + size, model.n_layers))
+def _parts(pair: "Pair") -> Iterator[dict[int, int]]:
+    """Yield layers whose queries and keys may be kept at once, as `_compare_layers` takes them."""
+    model, (n_queries, n_keys) = pair.before.model, pair.extent
+    layers = model.stacks.layers(pair.stack)
+    site = model.sites[next(iter(layers))]
+    n_rows = n_queries * site.n_heads + n_keys * site.n_kv_heads
+    size = max(1, KEPT_BYTES // (n_rows * site.d_head * model.dtype.itemsize))
+    running = list(layers)
+    for first in range(0, len(running), size):
+        yield {layer: layers[layer] for layer in running[first : first + size]}
 
 
 def _without_values(inputs: Inputs) -> Inputs:
@@ -113,16 +116,17 @@ def head_changes(
 ) -> FloatArray:
     """Return how much the attention of each head of a layer differs, float64 [n_heads], in nats."""
     n_heads, n = before.query.shape[1:3]
+    n_keys = before.key.shape[2]
     causal = all(i.mask is None and masks_the_future(i) for i in (before, after))
-    together = max(1, BLOCK_WEIGHTS // n**2)
-    n_rows = max(1, BLOCK_WEIGHTS // (together * n))
+    together = max(1, BLOCK_WEIGHTS // (n * n_keys))
+    n_rows = max(1, BLOCK_WEIGHTS // (together * n_keys))
     sums = np.zeros(n_heads)
     for first in range(0, n_heads, together):
         _look(cancel)
         heads = range(first, min(first + together, n_heads))
         for start in range(0, n, n_rows):
             queries = range(start, min(start + n_rows, n))
-            n_seen = queries.stop if causal else n
+            n_seen = queries.stop if causal else n_keys
             sides = (_weights(side, layer, heads, queries, n_seen) for side in (before, after))
             sums[first : heads.stop] += row_divergences(*sides).sum(dim=-1).cpu().numpy()
     return sums / n

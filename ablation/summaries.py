@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ablation.evaluation import Cancelled
-from ablation.head_metrics import HEAD_METRICS, Rows
-from ablation.types import Ablation, HeadSummaries, Progress
+from ablation.head_metrics import HEAD_METRICS, Rows, metrics_of
+from ablation.types import LEAST_REST, Ablation, HeadSummaries, Progress
 from models.attention_reading import AttentionBlock
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
@@ -28,6 +28,7 @@ def summarise_heads(
     *,
     stack: str = "",
     side: int = THUMBNAIL_SIDE,
+    sink: str = "show",
     position: int = -1,
     top_k: int = 10,
     progress: Callable[[Progress], None] | None = None,
@@ -41,6 +42,7 @@ def summarise_heads(
         ablation: heads that are ablated meanwhile; None for the clean run.
         stack: of an encoder-decoder "encoder", or the decoder's own.
         side: most cells of a thumbnail, across and down.
+        sink: what thumbnails do about the first token; see `HeadSummaries.sink`.
         position, top_k: where the prediction of the same pass is read, and how many of the
             likeliest tokens it lists.
         progress: called after each layer.
@@ -58,7 +60,7 @@ def summarise_heads(
             "An overview is of attention among the same positions, which cross attention is not; "
             "choose another stack above the map, or look at single heads.",
         )
-    summary = _Summary(model, stack, len(axes.queries), side, progress, cancel)
+    summary = _Summary(model, stack, len(axes.queries), side, sink, progress, cancel)
     prediction = None
     with suppress(Cancelled):
         prediction = model.read_attention(tokenized, summary, ablation, position, top_k, stack)
@@ -73,26 +75,26 @@ def summarise_heads(
         stopped="cancelled" if prediction is None else "complete",
         stack=model.stacks.named(stack).name,
         prediction=prediction,
+        sink=sink,
     )
 
 
 class MetricMeans:
-    """The reader that adds up what `HEAD_METRICS` say of the rows of every head of a stack."""
+    """The reader that adds up what `metrics_of` a stack say of the rows of its every head."""
 
     def __init__(self, model: LanguageModel, n_tokens: int, name: str = "") -> None:
         stack = model.stacks.named(name)
         self._n_tokens = n_tokens
-        self._firsts = np.array(
-            [metric.first_query(stack.causal) for metric in HEAD_METRICS.values()]
-        )
-        self._sums = np.zeros((len(HEAD_METRICS), stack.n_layers, stack.n_heads))
+        self._metrics = tuple(metrics_of(stack.name).values())
+        self._firsts = np.array([metric.first_query(stack.causal) for metric in self._metrics])
+        self._sums = np.zeros((len(self._metrics), stack.n_layers, stack.n_heads))
         n_heads = np.array([model.sites[running].n_heads for running in model.stacks.layers(name)])
         self._absent = np.arange(stack.n_heads) >= n_heads[:, None]  # [n_layers, n_heads]
 
     def take(self, block: AttentionBlock) -> None:
         rows = Rows(block.probabilities, block.queries, block.scores)
         # One transfer from the device for all metrics.
-        values = torch.stack([metric.of_rows(rows) for metric in HEAD_METRICS.values()])
+        values = torch.stack([metric.of_rows(rows) for metric in self._metrics])
         counted = block.queries.cpu().numpy() >= self._firsts[:, None]  # [n_metrics, n_rows]
         found = values.cpu().numpy().astype(float) * counted[:, None]
         self._sums[:, block.layer, block.heads] += found.sum(axis=-1)
@@ -118,6 +120,7 @@ class _Summary:
         name: str,
         n_tokens: int,
         side: int,
+        sink: str,
         progress: Callable[[Progress], None] | None,
         cancel: threading.Event | None,
     ) -> None:
@@ -128,6 +131,7 @@ class _Summary:
         """Layers read."""
         self._n_heads = [model.sites[running].n_heads for running in model.stacks.layers(name)]
         self._n_tokens = n_tokens
+        self._sink = sink
         self._progress = progress
         self._cancel = cancel
         grid = (stack.n_layers, stack.n_heads)
@@ -167,7 +171,8 @@ class _Summary:
     def _pool(self, block: AttentionBlock) -> None:
         """Let the cells of a block's rows know its weights."""
         from_row = block.rows.start // self.step
-        rows = _pooled(block.probabilities, -block.rows.start % self.step, self.step)
+        shown = _without_first(block.probabilities, self._sink)
+        rows = _pooled(shown, -block.rows.start % self.step, self.step)
         cells = _pooled(rows.transpose(1, 2), 0, self.step).transpose(1, 2).cpu()
         to_row, to_column = from_row + cells.shape[1], cells.shape[2]
         known = self._cells[block.layer, block.heads, from_row:to_row, :to_column]
@@ -178,6 +183,21 @@ class _Summary:
         if self._progress is not None:
             total = len(self._n_heads)
             self._progress(Progress(self.n_done, total, f"layer {self.n_done} of {total}"))
+
+
+def _without_first(weights: Tensor, sink: str) -> Tensor:
+    """Return weights [..., key] as they are shown, the first key dealt with as `sink` says.
+
+    What is left out is 0, as are rows that have no weight but the first.
+    """
+    if sink == "show":
+        return weights
+    shown = weights.clone()
+    shown[..., 0] = 0
+    if sink == "renormalise":
+        rest = shown.sum(dim=-1, keepdim=True)
+        shown /= rest.masked_fill(rest < LEAST_REST, torch.inf)
+    return shown
 
 
 def _pooled(weights: Tensor, first: int, step: int) -> Tensor:

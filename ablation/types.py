@@ -126,6 +126,11 @@ class HeadScores:
         return {"metric": self.metric.name, **stack, "scores": scores, "stopped": self.stopped}
 
 
+LEAST_REST = 1e-6
+"""A row whose weights but the first sum to less stays blank when these are renormalised: its shape
+is rounding."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadSummaries:
     """Every head's attention on one prompt: each as a thumbnail, and as a few numbers."""
@@ -150,6 +155,9 @@ class HeadSummaries:
     """The stack that the heads are of; `prompt` has the positions of its attention."""
     prediction: Prediction | None = None
     """What the same pass predicts; None when it was cancelled."""
+    sink: str = "show"
+    """What thumbnails do about the first token: "show" it; "hide" leaves it out; "renormalise" also
+    divides the other weights of each row by their sum. The metrics are always of all attention."""
 
     def __post_init__(self) -> None:
         n_cells = -(-len(self.prompt) // self.step)
@@ -195,6 +203,8 @@ class HeadValues:
     """float32 [n_layers, n_heads]; NaN where there is none (cancelled, or absent)."""
     stopped: str = "complete"
     """As for `HeadScores`."""
+    stack: str = ""
+    """As for `HeadScores`."""
 
     @property
     def target(self) -> None:
@@ -203,16 +213,20 @@ class HeadValues:
 
     def ranked(self) -> list[tuple[Head, float]]:
         """Return the heads, largest absolute value first, ties by lowest (layer, head)."""
-        return ranked_heads(self.values)
+        return ranked_heads(self.values, self.stack)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a head that has a value, in the order of `ranked`."""
         rows = [(h.layer, h.head, value) for h, value in self.ranked()]
-        return pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
+        frame = pd.DataFrame(rows, columns=["layer", "head", self.metric.name])
+        if self.stack:
+            frame.insert(0, "stack", self.stack)
+        return frame
 
     def to_json(self) -> dict[str, Any]:
+        stack = {"stack": self.stack} if self.stack else {}
         scores = without_nan(self.values)
-        return {"metric": self.metric.name, "scores": scores, "stopped": self.stopped}
+        return {"metric": self.metric.name, **stack, "scores": scores, "stopped": self.stopped}
 
 
 def without_nan(values: FloatArray) -> list[list[float | None]]:

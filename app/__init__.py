@@ -68,6 +68,7 @@ def _listen_for_leaving(app: "Dash", services: "Services") -> None:
 
     async def leave(tab: str) -> None:
         services.jobs.cancel(tab)
+        services.waits.leave(tab)
 
     app.server.add_api_route(
         "/leave/{tab}", leave, methods=["POST"], status_code=204, include_in_schema=False

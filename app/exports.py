@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablation.types import without_nan
-from app.panels.attention import extra_map
+from app.panels.drawn_maps import extra_map
 from app.runs import Outcome, map_key
 from app.services import Services, build_intervention
 from app.view import BETWEEN, View

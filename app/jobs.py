@@ -68,9 +68,15 @@ class Jobs:
             yield job
 
     @contextmanager
-    def replace(self, tab: str, kind: str, about: Hashable) -> Iterator[Job]:
-        """Run the body of the `with` as the job of a tab, in the place of one that runs."""
-        job = Job(tab, kind, about)
+    def replace(
+        self, tab: str, kind: str, about: Hashable, cancel: threading.Event | None = None
+    ) -> Iterator[Job]:
+        """Run the body of the `with` as the job of a tab, in the place of one that runs.
+
+        Args:
+            cancel: ends the job, if something else does so too.
+        """
+        job = Job(tab, kind, about, cancel or threading.Event())
         with self._lock:
             replaced = self._running.get((tab, kind))
             self._running[tab, kind] = job

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dash import set_props
 
 from app import ids
+from app.waits import GivenUp
 from models.errors import ErrorKind, UserError
 
 _logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ def tell(message: str, title: str = "", color: str = "red") -> None:
 
 def show_error(error: Exception) -> None:
     """Show what went wrong in a callback; this is the page's `on_error`."""
+    if isinstance(error, GivenUp):  # nothing did
+        return
     if not isinstance(error, UserError):
         _logger.error("A callback failed", exc_info=error)
         tell(INTERNAL)

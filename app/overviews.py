@@ -6,14 +6,18 @@ of a run waits for it, so that a long prompt goes through the model once.
 
 import threading
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ablation.types import Ablation, HeadSummaries, Progress
+from app.jobs import Job
 from app.runs import TOP_TOKENS, Memory, Runs, run_of
 from app.view import View
+from app.waits import Standing, wait_for
 from models.errors import UserError
 from models.types import TokenizedPrompt
 from viz.overview import thumbnail_side
+from viz.sink import SINKS
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -31,11 +35,16 @@ class Reading:
         self.begun = threading.Event()
         """Set once the pass has its turn, or needs none any more."""
         self.ended = threading.Event()
+        self._job = Job("", "overview")
         self._found: HeadSummaries | UserError | None = None
         self._latest: Progress | None = None
 
     def report(self, progress: Progress) -> None:
         self._latest = progress
+
+    def standing(self) -> Standing | None:
+        """Return how far it is, for who waits for its end only."""
+        return None if self._latest is None else Standing(self._job, named(self._latest))
 
     def end(self, found: HeadSummaries | UserError | None) -> None:
         """Args: found: None if something went wrong that is told elsewhere."""
@@ -45,12 +54,9 @@ class Reading:
 
     def wait(self, progress: Callable[[Progress], None], cancel: threading.Event) -> None:
         """Wait until it ended, and say meanwhile how far it is; end it once `cancel` is set."""
-        told = None
         while not self.ended.wait(LOOK_SECONDS):
-            latest = self._latest
-            if latest is not None and latest is not told:
-                progress(latest)
-                told = latest
+            if self._latest is not None:
+                progress(self._latest)
             if cancel.is_set():
                 self.cancel.set()
 
@@ -80,6 +86,7 @@ class Overviews:
         position: int | None,
         progress: Callable[[Progress], None],
         cancel: threading.Event,
+        sink: str = "show",
     ) -> HeadSummaries:
         """Return the summaries of a stack's heads, with thumbnails as large as the page shows them.
 
@@ -87,25 +94,42 @@ class Overviews:
 
         Args:
             position: where the prediction that comes with them is read.
+            sink: what thumbnails do about the first token.
 
         Raises:
             UserError: the ablation does not fit, the model's numbers are not finite, or there are
                 no overviews of this stack.
         """
-        key = summary_of(model, prompt, ablation, stack)
+        key = summary_of(model, prompt, ablation, stack, sink)
         while True:
             known: HeadSummaries | None = self._memory.get(key)
             if known is not None:
                 return known
             reading, is_new = self._reading(key)
             if is_new:
-                self._read(reading, model, prompt, ablation, stack, position, progress, cancel)
+                self._read(
+                    reading, model, prompt, ablation, stack, sink, position, progress, cancel
+                )
             else:
                 reading.wait(progress, cancel)
             found = reading.result()
             # Somebody else may have cancelled what is still wanted here.
             if found is not None and (found.stopped == "complete" or cancel.is_set()):
                 return found
+
+    def known(
+        self,
+        model: "LanguageModel",
+        prompt: TokenizedPrompt,
+        ablation: Ablation | None,
+        stack: str,
+    ) -> HeadSummaries | None:
+        """Return the summaries of a stack's heads if they are remembered; nothing is run.
+
+        Their thumbnails may be without the first token.
+        """
+        keys = (summary_of(model, prompt, ablation, stack, sink) for sink in SINKS)
+        return next((found for key in keys if (found := self._memory.get(key)) is not None), None)
 
     def begin(
         self,
@@ -115,6 +139,7 @@ class Overviews:
         stack: str,
         position: int | None,
         even_if_cancelled: bool = False,
+        sink: str = "show",
     ) -> None:
         """Have all heads read if they were not; return as soon as that has its turn.
 
@@ -123,7 +148,7 @@ class Overviews:
         Args:
             even_if_cancelled: whether that is done also if it was cancelled before.
         """
-        key = summary_of(model, prompt, ablation, stack)
+        key = summary_of(model, prompt, ablation, stack, sink)
         was_cancelled = self._memory.get((key, "cancelled")) and not even_if_cancelled
         if was_cancelled or self._memory.get(key) is not None:
             return
@@ -131,9 +156,9 @@ class Overviews:
 
         if is_new:
             nobody = threading.Event()
-            asked = (reading, model, prompt, ablation, stack, position, _ignore, nobody)
+            asked = (reading, model, prompt, ablation, stack, sink, position, _ignore, nobody)
             threading.Thread(target=self._read, args=asked, daemon=True).start()
-        reading.begun.wait()
+        wait_for(reading.begun)
 
     def _reading(self, key: Hashable) -> tuple[Reading, bool]:
         """Return the reading that goes on, or a new one, and whether it is new."""
@@ -148,6 +173,7 @@ class Overviews:
         prompt: TokenizedPrompt,
         ablation: Ablation | None,
         stack: str,
+        sink: str,
         position: int | None,
         progress: Callable[[Progress], None],
         cancel: threading.Event,
@@ -161,10 +187,10 @@ class Overviews:
             if cancel.is_set():
                 reading.cancel.set()
 
-        key = summary_of(model, prompt, ablation, stack)
+        key = summary_of(model, prompt, ablation, stack, sink)
         found: HeadSummaries | UserError | None = None
         try:
-            with self._runs.awaited(model):
+            with self._runs.awaited(model, reading.standing):
                 reading.begun.set()
                 if cancel.is_set():
                     reading.cancel.set()
@@ -176,6 +202,7 @@ class Overviews:
                     side=thumbnail_side(
                         len(model.all_heads(stack)), model.stacks.named(stack).causal
                     ),
+                    sink=sink,
                     position=_position(model, prompt, position),
                     top_k=TOP_TOKENS,
                     progress=report,
@@ -216,12 +243,21 @@ def _position(model: "LanguageModel", prompt: TokenizedPrompt, position: int | N
         return len(prompt) - 1
 
 
+def named(progress: Progress) -> Progress:
+    """Return where reading stands, with what is done."""
+    return replace(progress, message=f"Reading all heads, {progress.message}")
+
+
 def _ignore(progress: Progress) -> None:
     """Nobody looks yet."""
 
 
 def summary_of(
-    model: "LanguageModel", prompt: TokenizedPrompt, ablation: Ablation | None, stack: str
+    model: "LanguageModel",
+    prompt: TokenizedPrompt,
+    ablation: Ablation | None,
+    stack: str,
+    sink: str = "show",
 ) -> Hashable:
     """Return what tells one summary from another."""
-    return (run_of(model, prompt, ablation), stack)
+    return (run_of(model, prompt, ablation), stack, sink)

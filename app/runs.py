@@ -9,7 +9,7 @@ browser tab.
 """
 
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ from cachetools import LRUCache
 
 from ablation.metrics import compare
 from ablation.types import Ablation, Comparison
+from app.waits import Standing, Turn, one_by_one, step
 from models.errors import ErrorKind, UserError
 from models.types import AttentionMaps, Head, Prediction, TokenizedPrompt
 from viz.extent import Extent, extent_of
@@ -33,6 +34,12 @@ TOP_TOKENS = 20
 READ_ALL_BYTES = 32 * 2**20
 """Up to this much a pass reads the maps of all heads: that takes a small part of its time, and
 whichever head is chosen next is known already."""
+
+FLOW_STEPS: Mapping[str, str] = {
+    "moved": "Weighing what is moved",
+    "rollout": "Rolling attention out",
+}
+"""What is done for maps that are no attention, by their kind."""
 
 PROMPT_BYTES = 400
 """About what a token of a tokenised prompt takes: a number and three short texts."""
@@ -87,8 +94,8 @@ class Runs:
     def __init__(self, memory: Memory | None = None, read_all_bytes: int = READ_ALL_BYTES) -> None:
         self._memory = memory or Memory()
         self._read_all_bytes = read_all_bytes
-        self._locks: dict[str, threading.Lock] = {}
-        self._locks_lock = threading.Lock()
+        self._turns: dict[str, Turn] = {}
+        self._turns_lock = threading.Lock()
 
     def prompt(
         self, model: "LanguageModel", text: str, bos: bool | None, **beside: str
@@ -159,14 +166,15 @@ class Runs:
         asked, everything = model.check_heads(heads), model.all_heads(None)
         if kind == "rollout":  # in which the first head stands for its layer
             asked, everything = _layers(asked), _layers(everything)
-        with self._lock_of(model.name):
+        with self._turn_of(model).taken():
             known = {head: self._known_map(run, head) for head in asked}
             if None in known.values():
                 missing = self._to_read(model, everything, prompt, run, asked)
-                if kind == "rollout":
-                    maps = attention_rollout(model, prompt, [head.layer for head in missing])
-                else:
-                    maps = moved_attention(model, prompt, missing)
+                with step(FLOW_STEPS[kind], len(model.sites)):
+                    if kind == "rollout":
+                        maps = attention_rollout(model, prompt, [head.layer for head in missing])
+                    else:
+                        maps = moved_attention(model, prompt, missing)
                 self._keep_maps(run, maps)
                 read = {one.heads[0]: one for one in _one_by_one(maps)}
                 known = {head: known[head] or read[head] for head in asked}
@@ -191,14 +199,21 @@ class Runs:
         key = ("extents", run, maps[0].kind, tuple(one.heads for one in maps), sink)
         extents: tuple[Extent, ...] | None = self._memory.get(key)
         if extents is None:
-            extents = tuple(extent_of(one, 0, sink) for one in maps)
+            each = one_by_one("Looking through the maps", maps)
+            extents = tuple(extent_of(one, 0, sink) for one in each)
             self._memory.put(key, extents, 100 * len(extents))
         return extents
 
     @contextmanager
-    def awaited(self, model: "LanguageModel") -> Iterator[None]:
-        """Let what is not known of a model wait while the body runs: it may find that (`keep`)."""
-        with self._lock_of(model.name):
+    def awaited(
+        self, model: "LanguageModel", standing: Callable[[], Standing | None] | None = None
+    ) -> Iterator[None]:
+        """Let what is not known of a model wait while the body runs: it may find that (`keep`).
+
+        Args:
+            standing: see `Turn.taken`.
+        """
+        with self._turn_of(model).taken(standing):
             yield
 
     def keep(
@@ -225,23 +240,22 @@ class Runs:
         if known is not None:
             return known
         # Two panels ask for the same run at the same moment: the second finds it done.
-        with self._lock_of(model.name):
+        with self._turn_of(model).taken():
             known = self._known(run, position, heads)
             if known is not None:
                 return known
             maps = {head: self._known_map(run, head) for head in heads}
-            answer = model.run(
-                prompt,
-                position=position,
-                heads=self._to_read(model, model.all_heads(None), prompt, run, (*heads, *foreseen)),
-                ablation=ablation,
-                top_k=TOP_TOKENS,
-            )
+            read = self._to_read(model, model.all_heads(None), prompt, run, (*heads, *foreseen))
+            message = "Running the prompt" + (" with the heads ablated" if ablation else "")
+            with step(message, len(model.sites)):
+                answer = model.run(
+                    prompt, position=position, heads=read, ablation=ablation, top_k=TOP_TOKENS
+                )
             self._keep_prediction(run, answer.prediction)
             for of_stack in answer.maps:
                 self._keep_maps(run, of_stack)
-        read = {each.heads[0]: each for several in answer.maps for each in _one_by_one(several)}
-        return answer.prediction, tuple(maps[head] or read[head] for head in heads)
+        found = {each.heads[0]: each for several in answer.maps for each in _one_by_one(several)}
+        return answer.prediction, tuple(maps[head] or found[head] for head in heads)
 
     def _known(
         self, run: Hashable, position: int, heads: Sequence[Head]
@@ -279,9 +293,9 @@ class Runs:
         maps: AttentionMaps | None = together and self._memory.get((run, together))
         return None if maps is None else _one_of(maps, maps.heads.index(head))
 
-    def _lock_of(self, model_name: str) -> threading.Lock:
-        with self._locks_lock:
-            return self._locks.setdefault(model_name, threading.Lock())
+    def _turn_of(self, model: "LanguageModel") -> Turn:
+        with self._turns_lock:
+            return self._turns.setdefault(model.name, Turn())
 
 
 def _one_by_one(maps: AttentionMaps) -> list[AttentionMaps]:

@@ -6,7 +6,7 @@ tab's running job and the results it holds a key to.
 
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +19,7 @@ from app.overviews import Overviews, shows_overview
 from app.runs import Memory, Outcome, Runs, parse_positions
 from app.streams import Streams
 from app.view import MAIN_STACK, InterventionForm, View
+from app.waits import GivenUp, Wait, Waits, Wanted
 from models.errors import ErrorKind, UserError
 from models.types import MAP_KINDS, AttentionMaps, Head, TokenizedPrompt
 from viz.extent import Extent
@@ -80,10 +81,12 @@ class Services:
     runs: Runs = field(default_factory=Runs)
     jobs: Jobs = field(default_factory=Jobs)
     results: Results = field(default_factory=Results)
-    streams: Streams = field(default_factory=Streams)
+    waits: Waits = field(default_factory=Waits)
+    streams: Streams = field(init=False)
     overviews: Overviews = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "streams", Streams(self.runs))
         object.__setattr__(self, "overviews", Overviews(self.runs))
 
     def model(self, name: str, progress: Callable[[str], None] | None = None) -> "LanguageModel":
@@ -115,7 +118,7 @@ class Services:
         if shows_overview(view) and not maps:
             # The pass that reads all heads predicts too: it shall come first.
             self.overviews.begin(
-                model, prompt, ablation, view.stack_name, view.position, even_if_cancelled=anew
+                model, prompt, ablation, view.stack_name, view.position, anew, view.sink
             )
         flow, refused = self._flow(view, model, prompt, heads if maps else ())
         read = () if flow else heads
@@ -153,15 +156,16 @@ class Services:
         model = self.model(view.model)
         return self.runs.extents(model, outcome.prompt, outcome.maps, ablation, view.sink)
 
-    def begin(self, view: View) -> None:
+    def begin(self, view: View, tab: str) -> None:
         """Begin to compute what a view will show, so that it is there when the panels ask.
 
         The browser is yet busy with the prompt and its tokens. What goes wrong is said when a
-        panel asks.
+        panel asks. What the tab waits for of an earlier prompt is given up.
         """
+        ahead = Wait(tab, wanted(view, "ahead", shows_overview(view)))
 
         def work() -> None:
-            with suppress(UserError):
+            with suppress(UserError, GivenUp), self.waits.start(ahead):
                 self.outcome(view, maps=not shows_overview(view), anew=True)
 
         threading.Thread(target=work, daemon=True).start()
@@ -190,6 +194,20 @@ class Services:
             position=model.resolve_position(prompt, position),
             heads=heads,
         )
+
+
+def wanted(view: View, kind: str, about: Hashable = None) -> Wanted:
+    """Return what a part of the page wants of a view.
+
+    Args:
+        about: what it is about beside the prompt; see `Wanted`.
+    """
+    return Wanted(kind, (view.model, view.prompt, view.second, view.bos), about)
+
+
+def acted_of(view: View) -> Hashable:
+    """Return what tells the ablation that a view shows from another; None if it shows none."""
+    return (view.heads, view.intervention, view.acted) if view.ablate else None
 
 
 def ablation_of(view: View, prompt: TokenizedPrompt) -> tuple[Ablation | None, UserError | None]:

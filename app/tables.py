@@ -7,7 +7,7 @@ every digit, not those that are written on the page.
 import json
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,7 +17,7 @@ from ablation.attention_change import to_json as comparison_json
 from ablation.attribution_types import HeadTokens
 from app.panels.comparison import pair_of
 from app.services import Services, ablation_of, prompt_of
-from app.view import View
+from app.view import View, head_from_text
 from models.errors import ErrorKind, UserError
 from models.types import TokenizedPrompt
 
@@ -101,11 +101,22 @@ def corpus(services: Services, asked: Asked) -> Table:
     return Table(result.table, {"model": asked["model"], **result.to_json()})
 
 
+def distribution(services: Services, asked: Asked) -> Table:
+    """Return each metric of one head on each passage of the corpus."""
+    result = _kept(services, asked)
+    if not asked["head"]:
+        raise UserError(ErrorKind.HEADS, "No head is told about; choose one first.")
+    details = replace(result.details, head=head_from_text(asked["head"]))
+    found = [details.distribution(details.head, info.name) for info in details.metrics]
+    frame = found[0].to_frame().assign(**{one.metric.name: one.values for one in found[1:]})
+    return Table(frame, {"model": asked["model"], **details.to_json()})
+
+
 def comparison(services: Services, asked: Asked) -> Table:
     """Return how much each head's attention differs between two runs."""
     change = _kept(services, asked)
     view = View.from_json(asked["view"])
-    pair = pair_of(services, view, asked["way"], asked["text"])
+    pair = pair_of(services, view, asked["way"], asked["text"], asked.get("second", ""))
     about = {**_of_prompt(view, pair.before.prompt), **comparison_json(pair, change)}
     return Table(change.to_frame(), about)
 
@@ -115,6 +126,7 @@ TABLES: Mapping[str, Callable[[Services, Asked], Table]] = {
     "attribution": attribution,
     "roles": roles,
     "corpus": corpus,
+    "distribution": distribution,
     "compare": comparison,
 }
 """What a table is of -> how it is made from what a browser asks."""

@@ -19,7 +19,8 @@
     offerHeads(changes, chosen, offered, told) {
       const last = chosen.length ? chosen[chosen.length - 1] : null;
       const grew = chosen.length > (offered || []).length;
-      const data = chosen.map((head) => ({ value: head, label: "L" + head.replace(".", "H") }));
+      const label = (head) => head.replace(/(\d+)\.(\d+)$/, "L$1H$2"); // "cross:5.3" -> "cross:L5H3"
+      const data = chosen.map((head) => ({ value: head, label: label(head) }));
       return [data, !grew && chosen.includes(told) ? told : last];
     },
 
@@ -34,9 +35,16 @@
         : window.dash_clientside.no_update;
     },
 
-    showWay(way, limits) {
+    showWay(way, shape, limits) {
       const display = (shown) => (shown ? "block" : "none");
-      return [limits.compareHelp[way], display(way === "prompt"), display(way === "model"), null];
+      const decodes = shape && shape.stacks.length > 1;
+      return [
+        limits.compareHelp[way],
+        display(way === "prompt"),
+        display(way === "prompt" && decodes),
+        display(way === "model"),
+        null,
+      ];
     },
 
     offerModels(models) {

@@ -8,6 +8,7 @@
   // Where the figures of a tab stand, by what its menu exports.
   const PLACES = {
     attribution: "attribution-body", roles: "dossier-body", corpus: "corpus-body", compare: "compare-body",
+    distribution: "corpus-histogram-place",
   };
   const NOTHING = "There is nothing to export yet";
 
@@ -88,12 +89,14 @@
       }
     },
 
-    exportPart(clicks, view, show, target, versus, roles, corpus, compare) {
+    exportPart(clicks, view, show, target, versus, roles, corpus, head, compare) {
       const { triggered, triggered_id: id } = window.dash_clientside.callback_context;
       if (!triggered.length || !triggered[0].value) {
         return;
       }
-      const kept = { attribution: view && { view, show, target, versus }, roles, corpus, compare };
+      const attribution = view && { view, show, target, versus };
+      const distribution = corpus && { ...corpus, head };
+      const kept = { attribution, roles, corpus, distribution, compare };
       telling(async () => {
         if (!kept[id.of]) {
           throw new Error(NOTHING + ".");

@@ -440,7 +440,8 @@
     const number = metric();
     const middle = grid.height + MARGIN + FOOT / 2;
     const [low, high] = scaleEnds();
-    const name = (number ? number.label : "Attention of each head") + "   " + low;
+    const left = drawn.sent.note ? ", " + drawn.sent.note : "";
+    const name = (number ? number.label : "Attention of each head" + left) + "   " + low;
     pen.text(MARGIN, middle, name, { ...text, colour: css("text").trim() });
     const from = MARGIN + (name.length + 1) * 6.1;
     const colours = drawn.sent.colours[dark ? "dark" : "light"];

@@ -35,7 +35,7 @@
 
   // The thumbnails of one message; a tile is a head, counted layer by layer.
   function of(sent) {
-    const { side, causal, floor } = sent;
+    const { side, trivial, floor } = sent;
     const codes = spread(sent);
     const area = side * side;
 
@@ -44,11 +44,12 @@
       return codes[tile * area] !== 0;
     }
 
-    // The largest weight of some heads, without the trivial 1 of a causal map's first row.
+    // The largest weight of some heads, without the trivial 1 of a causal map's first rows.
     function largest(first, count) {
+      const apart = side > trivial ? trivial * side : 0;
       let code = 0;
       for (let tile = first; tile < first + count; tile++) {
-        for (let i = tile * area + (causal && side > 1 ? side : 0); i < (tile + 1) * area; i++) {
+        for (let i = tile * area + apart; i < (tile + 1) * area; i++) {
           code = Math.max(code, codes[i]);
         }
       }

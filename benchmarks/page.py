@@ -37,7 +37,7 @@ from rich.table import Table
 
 from app import create_app, permalink
 from app.examples import BUILTIN_HEADS
-from app.panels import attention
+from app.panels import drawn_maps
 from app.server import guarded
 from app.view import View
 from models.language_model import LanguageModel
@@ -144,7 +144,7 @@ CALLBACKS, FORWARD, DRAWING = "in callbacks", "forward pass", "building figures"
 def watched_page(spans: Spans) -> Dash:
     """Return the page with its parts timed."""
     LanguageModel.run = spans.timed(FORWARD, LanguageModel.run)  # type: ignore[method-assign]
-    attention.attention_message = spans.timed(DRAWING, attention.attention_message)  # type: ignore[attr-defined]
+    drawn_maps.attention_message = spans.timed(DRAWING, drawn_maps.attention_message)  # type: ignore[attr-defined]
     app = create_app(Registry(device="cpu"))
     for entry in app.callback_map.values():
         if "callback" in entry:

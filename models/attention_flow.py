@@ -14,11 +14,15 @@ from models.attention_reading import MapWriter
 from models.attention_tap import Call, TapRequest, read_inputs
 from models.discovery import projection_weight
 from models.errors import ErrorKind, UserError
+from models.pass_watch import reached
 from models.placement import weights_at_hand
 from models.types import AttentionMaps, Head, TokenizedPrompt
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
+
+ROLLED_ROWS = 512
+"""So many rows of a layer are rolled out at a time."""
 
 
 def moved_attention(
@@ -100,7 +104,8 @@ def attention_rollout(
         nonlocal rolled
         for layer in sorted(request.attention):
             mixed = torch.from_numpy(request.attention.pop(layer).mean(axis=0)) + identity
-            rolled = (mixed / mixed.sum(-1, keepdim=True)) @ rolled
+            mixed /= mixed.sum(-1, keepdim=True)
+            rolled = _rolled_on(mixed, rolled, layer, causal=model.kind == "causal")
             if layer in ends:
                 kept[layer] = rolled.numpy()
 
@@ -109,6 +114,22 @@ def attention_rollout(
     absorb()  # where hooks read, a layer's maps come after its call
     heads = tuple(Head(layer, 0) for layer in ends)
     return AttentionMaps(heads, np.stack([kept[e] for e in ends]), prompt, kind="rollout")
+
+
+def _rolled_on(mixed: torch.Tensor, rolled: torch.Tensor, layer: int, causal: bool) -> torch.Tensor:
+    """Return `mixed @ rolled`, both [position, position], telling between rows who watches.
+
+    Args:
+        causal: whether both are 0 above the diagonal, which is then left out.
+    """
+    product = torch.zeros_like(rolled)
+    n = len(rolled)
+    for first in range(0, n, ROLLED_ROWS):
+        reached(layer)
+        end = min(first + ROLLED_ROWS, n)
+        seen = end if causal else n
+        product[first:end, :seen] = mixed[first:end, :seen] @ rolled[:seen, :seen]
+    return product
 
 
 def _moved_norms(

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.pass_watch import reached
+
 NEVER = torch.finfo(torch.float32).min
 """The score of a key that a query may not see."""
 
@@ -175,6 +177,7 @@ def read_probabilities(
             on_keys = probabilities[..., :n_seen]
             known = scores if bias is None else None  # a bias may hold infinities
             reader.take(AttentionBlock(layer, some, rows, block, on_keys, n_key, known))
+            reached(layer)
 
 
 def read_pattern(
@@ -198,6 +201,7 @@ def read_pattern(
         for rows, _ in _row_blocks(positions, len(chosen), n_key, causal=False):
             block = pattern[chosen[:, None], at[rows]].detach().float()  # [n, n_rows, n_key]
             reader.take(AttentionBlock(layer, some, rows, at[rows], block, n_key))
+            reached(layer)
 
 
 class _Space:

@@ -31,6 +31,7 @@ from models.attention_reading import (
 )
 from models.edits import Plan, RowPlan
 from models.errors import ErrorKind, UserError
+from models.pass_watch import reached
 
 ATTENTION_NAME = "head_tap"
 """The name to give as `attn_implementation`."""
@@ -140,6 +141,7 @@ class TapRequest:
     """Looked at after the pass (`refuse_empty_queries`), so that nothing waits inside it."""
 
     def next_layer(self) -> int:
+        reached(self.n_calls)
         self.n_calls += 1
         return self.n_calls - 1
 

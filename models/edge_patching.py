@@ -119,7 +119,7 @@ class EdgePatching:
                 )
             )
             stream = behind + outputs[start + shape.n_heads]
-        return Reference(outputs, tuple(layers), stream[:, first:], first)
+        return Reference(outputs, tuple(layers), stream[:, first:], is_run, first)
 
     def _continues(self, prompts: Prompts, reference: Reference) -> bool:
         """Return whether the clean run goes on from the reference's keys and values."""
@@ -146,8 +146,41 @@ class EdgePatching:
             run = PatchedRun(self._layerwise, prompts, reference, kept)
             run.final()
             found = reference.outputs.clone()
-            found[:, :, reference.first :] += run.beside
+            for source, beside in run.beside.items():
+                found[source, :, reference.first :] += beside
         return found
+
+    def gate_gradients(
+        self,
+        prompts: Prompts,
+        reference: Reference,
+        kept: np.ndarray,
+        score: Callable[[Tensor], Tensor],
+    ) -> np.ndarray:
+        """Return how a score changes with what the kept edges carry, each by itself.
+
+        A gate multiplies what an edge carries beside the reference: 1 keeps it, 0 takes it away.
+        So the derivative is, to first order, what the score loses without the edge, in the run of
+        this very circuit; with all edges kept it is the edge's score.
+
+        Args:
+            kept: bool [n_targets, n_sources].
+            score: logits [row, n_vocab] -> a scalar.
+
+        Returns:
+            float64 [n_targets, n_sources]; 0 where there is no kept edge.
+        """
+        with self._computing(*reference.outputs.shape[1:3]):
+            device = reference.final.device
+            gates = torch.as_tensor(kept, dtype=torch.float32, device=device).requires_grad_()
+            final = PatchedRun(self._layerwise, prompts, reference, kept, gates).final()
+            reads = torch.tensor(prompts.reads) - reference.first
+            at = torch.arange(len(reads), device=device), reads
+            total = score(self._ending.differentiable_logits(final[at]))
+            if not total.requires_grad:  # nothing kept leads to the logits
+                return np.zeros(kept.shape)
+            found = torch.autograd.grad(total, gates)[0]
+        return np.where(kept, found.double().cpu().numpy(), 0.0)
 
     def read(self, final: Tensor, reads: Sequence[int]) -> Tensor:
         """Return the logits [row, n_vocab] that streams [row, position, d_model] end in."""

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from models.attention_tap import TapRequest, active, refuse_empty_queries
 from models.errors import ErrorKind, UserError
 from models.model_facts import is_encoder_decoder
+from models.pass_watch import held
 from models.placement import execution_device
 from models.types import TokenizedPrompt
 
@@ -124,7 +125,7 @@ class ForwardPass:
         """
         mode = torch.enable_grad() if gradients else torch.inference_mode()
         try:
-            with self._lock, mode:
+            with held(self._lock), mode:
                 yield
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise self._out_of_memory(n_rows, n_positions) from error

@@ -20,8 +20,8 @@ from models.edits import Intervention, JointPlan, Plan, acted_on_mask, rows_by_l
 from models.errors import ErrorKind, UserError
 from models.forward_pass import ForwardPass, beside, log_softmax64
 from models.head_gradients import Gates
-from models.stacks import ENCODER, MAIN, StackTable
-from models.types import FloatArray, Head, TokenizedPrompt
+from models.stacks import StackTable
+from models.types import ENCODER, MAIN, FloatArray, Head, TokenizedPrompt
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel

@@ -30,8 +30,9 @@ from models.model_facts import decoder_start, kind_of, max_positions_of, tells_p
 from models.placement import execution_device, weights_at_hand
 from models.residual_reader import ResidualReader
 from models.self_check import branches_rightly, run_self_check, same_numbers
-from models.stacks import MAIN, Axes, StackTable
+from models.stacks import Axes, StackTable
 from models.types import (
+    MAIN,
     AttentionMaps,
     Head,
     ModelInfo,
@@ -171,23 +172,32 @@ class LanguageModel:
             )
         return source
 
-    def prompt_of_ids(self, ids: Sequence[int]) -> TokenizedPrompt:
+    def prompt_of_ids(self, ids: Sequence[int], decoder_ids: Sequence[int] = ()) -> TokenizedPrompt:
         """Return the prompt made of these token ids (random stimuli, for example).
 
+        Args:
+            ids: for an encoder-decoder, what its encoder reads.
+            decoder_ids: what an encoder-decoder's decoder has written so far; the token that starts
+                it is put in front.
+
         Raises:
-            UserError: there is no id, or one that the model has no embedding of; or the model is an
-                encoder-decoder, which reads a source too.
+            UserError: there is no id, or one that the model has no embedding of; or there are ids
+                for a decoder that the model does not have.
         """
-        if self.kind == "encoder-decoder":
-            raise UserError(
-                ErrorKind.PROMPT,
-                f"{self.name} is an encoder-decoder, and token ids alone are no prompt for it: its "
-                "encoder needs a source; use text.",
-            )
         if not len(ids):
             raise UserError(ErrorKind.PROMPT, "A prompt needs at least one token id; give some.")
-        self._check_embedded(ids)
-        return tokens.prompt_of_ids(self._reader, [int(i) for i in ids])
+        self._check_embedded([*ids, *decoder_ids])
+        prompt = tokens.prompt_of_ids(self._reader, [int(i) for i in ids])
+        if self.kind == "encoder-decoder":
+            start = decoder_start(self._model, self._reader.tokenizer, self.name)
+            written = [start, *(int(i) for i in decoder_ids)]
+            return replace(tokens.prompt_of_ids(self._reader, written), source=prompt)
+        if len(decoder_ids):
+            raise UserError(
+                ErrorKind.PROMPT,
+                f"{self.name} is no encoder-decoder, so there is no decoder text; leave it out.",
+            )
+        return prompt
 
     def _check_embedded(self, ids: Sequence[int]) -> None:
         """Refuse tokens without an embedding: a tokenizer may have got more than its model has."""

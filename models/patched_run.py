@@ -1,5 +1,6 @@
 """One run in which every target reads a mixture of its own. See `models.edge_patching`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,6 +58,8 @@ class Reference:
     layers: tuple[LayerReference, ...]
     final: Tensor
     """The stream behind the last layer that is the sum of all of it, from `first` on."""
+    is_run: bool
+    """Whether the model itself puts these out, when all inputs are theirs."""
     first: int
     """The first position that is patched; before it clean run and reference are the same."""
 
@@ -74,19 +77,37 @@ class PatchedRun:
     """One run with edges patched."""
 
     def __init__(
-        self, layerwise: Layerwise, prompts: Prompts, reference: Reference, kept: np.ndarray
+        self,
+        layerwise: Layerwise,
+        prompts: Prompts,
+        reference: Reference,
+        kept: np.ndarray,
+        gates: Tensor | None = None,
     ) -> None:
+        """Take a model's parts and what is asked of them.
+
+        Args:
+            kept: bool [n_targets, n_sources].
+            gates: float32 [n_targets, n_sources], what multiplies the kept edges; None for 1.
+        """
         self._layerwise = layerwise
         self._graph = layerwise.graph
         self._calls = prompts.calls
         self._reference = reference
-        self._kept = torch.as_tensor(kept, device=reference.final.device)
-        # What each source puts out beside the reference.
+        self._kept = kept
+        device = reference.final.device
+        self._gates_differ = gates is not None
+        plain = torch.as_tensor(kept, dtype=torch.float32, device=device)
+        self._gates = plain if gates is None else gates
         self._outputs = reference.patched_outputs
-        self.beside = torch.zeros_like(self._outputs)
-        self.beside[0] = prompts.parts.outputs[0, :, reference.first :] - self._outputs[0]
+        self._all = torch.zeros_like(self._outputs) if gates is None else None
+        """The same as `beside`, 0 for sources that are left out; without gradients only."""
+        self.beside: dict[int, Tensor] = {}
+        """Source -> what it puts out beside the reference, [row, position, d_model]; left out are
+        sources that put out the reference."""
         self._drift: Tensor | None = None
         """What biases added beside the reference's, where norms behind attention scale them."""
+        self._put(0, prompts.parts.outputs[0, :, reference.first :])
 
     def final(self) -> Tensor:
         """Return the stream behind the last layer, [row, position, d_model]."""
@@ -97,59 +118,78 @@ class PatchedRun:
             else:
                 self._attend(layer)
                 self._read_mlp(layer)
-        return self._mixtures(self._reference.final, self._kept[-1:])[0]
+        last = len(self._graph.targets) - 1
+        return self._mixtures(self._reference.final, [last])[0]
 
-    def _mixtures(self, base: Tensor, kept: Tensor) -> Tensor:
-        """Return what targets read, [n, row, position, d_model].
-
-        Args:
-            kept: bool [n, n_upstream].
-        """
-        # One product for all: what sources put out is read once.
-        mixed = kept.to(self.beside.dtype) @ self.beside[: kept.shape[1]].flatten(1)
-        found = base + mixed.unflatten(1, base.shape)
+    def _mixtures(self, base: Tensor, targets: Sequence[int]) -> Tensor:
+        """Return what targets fed by the same sources read, [n, row, position, d_model]."""
+        n = self._graph.n_upstream[targets[0]]
+        used = np.flatnonzero(self._kept[targets, :n].any(axis=0)).tolist()
+        sources = [source for source in used if source in self.beside]
+        found = base.expand(len(targets), *base.shape)
+        if sources:
+            # One product for all: what sources put out is read once, and copied if they are few.
+            if self._all is not None and 2 * len(sources) > n:
+                sources, put_out = list(range(n)), self._all[:n]
+            else:
+                put_out = torch.stack([self.beside[source] for source in sources])
+            mixed = self._gates[targets][:, sources] @ put_out.flatten(1)
+            found = found + mixed.unflatten(1, base.shape)
         return found if self._drift is None else found + self._drift
 
     def _attend(self, layer: int) -> None:
         shape, reference = self._graph.layers[layer], self._reference.layers[layer]
-        first = self._graph.first_target(layer)
-        inputs = self._inputs(layer, first)
+        inputs = self._inputs(layer)
         heads, bias = reference.heads, reference.bias
         if inputs is not reference.inputs:
             heads, bias = self._layerwise.heads_added(layer, inputs, reference.before)
         at = self._graph.first_source(layer)
-        self.beside[at : at + shape.n_heads] = heads - self._outputs[at : at + shape.n_heads]
+        if inputs is not reference.inputs or not self._reference.is_run:
+            for head in range(shape.n_heads):
+                self._put(at + head, heads[head])
         moved = bias - reference.given_bias
         if bool(moved.any()):
             self._drift = moved if self._drift is None else self._drift + moved
 
-    def _inputs(self, layer: int, first: int) -> Inputs:
+    def _inputs(self, layer: int) -> Inputs:
         """Return what a layer's attention is given: each input from a stream of its own."""
         shape, reference = self._graph.layers[layer], self._reference.layers[layer]
-        n = self._graph.n_upstream[first]
-        masks = self._kept[first : first + shape.n_inputs, :n]
-        if self._drift is None and not bool(masks.any()):
+        first = self._graph.first_target(layer)
+        masks = self._kept[first : first + shape.n_inputs]
+        if self._drift is None and not masks.any():
             return reference.inputs
-        # Inputs with the same edges read the same stream, which is made once.
-        distinct, which = torch.unique(masks, dim=0, return_inverse=True)
-        mixed = self._mixtures(reference.stream, distinct)
+        # Inputs with the same edges read the same stream, which is made once; but each edge has a
+        # gate of its own where gates are given.
+        distinct, which = np.arange(len(masks)), np.arange(len(masks))
+        if not self._gates_differ:
+            _, distinct, which = np.unique(masks, axis=0, return_index=True, return_inverse=True)
+        mixed = self._mixtures(reference.stream, (first + distinct).tolist())
         made = self._layerwise.attention_inputs(
             layer, mixed.flatten(0, 1), self._calls, self._reference.first
         )
-        n_rows = reference.stream.shape[0]
-        query, key, value = gathered(made, shape.n_heads, shape.n_kv_heads, n_rows, which)
+        query, key, value = gathered(
+            made, shape.n_heads, shape.n_kv_heads, len(reference.stream), torch.as_tensor(which)
+        )
         return replace(reference.inputs, query=query, key=key, value=value)
 
     def _read_mlp(self, layer: int) -> None:
         shape, reference = self._graph.layers[layer], self._reference.layers[layer]
         target = self._graph.first_target(layer) + shape.n_inputs
         at = self._graph.first_source(layer) + shape.n_heads
-        mlp = reference.mlp
-        if self._drift is not None or bool(self._kept[target].any()):
-            kept = self._kept[target : target + 1, : self._graph.n_upstream[target]]
-            stream = self._mixtures(reference.behind, kept)[0]
+        if self._drift is not None or self._kept[target].any():
+            stream = self._mixtures(reference.behind, [target])[0]
             mlp = self._layerwise.mlp_added(layer, stream, self._calls, self._reference.first)
-        self.beside[at] = mlp - self._outputs[at]
+            self._put(at, mlp)
+        elif not self._reference.is_run:
+            self._put(at, reference.mlp)
+
+    def _put(self, source: int, output: Tensor) -> None:
+        """Take down what a source puts out in this run."""
+        beside = output - self._outputs[source]
+        if self._all is not None:
+            self._all[source] = beside
+            beside = self._all[source]
+        self.beside[source] = beside
 
 
 def gathered(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from models.blocks import BlockCall
 from models.frozen_norms import Norm
+from models.pass_watch import reached
 from models.types import Component, TokenizedPrompt
 from models.wiring import Wiring
 
@@ -124,6 +125,7 @@ class ResidualStream:
         rows = _rows(at, self.layers[0].z)
         yield [Component("embed")], self.embedding[rows][None]
         for terms in self.layers[:up_to]:
+            reached(terms.layer)
             layer, bias = terms.layer, terms.bias(at)
             yield [Component("head", layer, head) for head in range(terms.n_heads)], terms.heads(at)
             if bias is not None:

@@ -14,10 +14,7 @@ from torch import nn
 
 from models.attention_hooks import AttentionSite
 from models.errors import ErrorKind, UserError
-from models.types import Head, Stack, TokenizedPrompt
-
-MAIN, ENCODER, CROSS = "", "encoder", "cross"
-"""Names of stacks; an encoder-decoder's main one is its decoder's attention to itself."""
+from models.types import CROSS, ENCODER, MAIN, Head, Stack, TokenizedPrompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ import pandas as pd
 FloatArray = np.ndarray
 """A NumPy array of floats; the docstring beside it gives dtype and shape."""
 
+MAIN, ENCODER, CROSS = "", "encoder", "cross"
+"""Names of stacks; an encoder-decoder's main one is its decoder's attention to itself."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Head:

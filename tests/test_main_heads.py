@@ -65,7 +65,8 @@ def test_dossier(output: Outcome) -> None:
     found = result(output, "dossier", *MODEL, "--sequences", "2", "--length", "9", "--seed", "3")
     expected = head_dossier(tiny_model("llama"), n_sequences=2, length=9, seed=3)
     assert found["model"] == MODEL[1]
-    assert found["stimulus"] == {"n_sequences": 2, "length": 9, "seed": 3, "has_opening": True}
+    stimulus = {"n_sequences": 2, "length": 9, "seed": 3, "has_opening": True}
+    assert found["stimulus"] == {"given": "[BOS r r]", **stimulus}
     assert list(found["roles"]) == list(ROLES)
     scores = [found["roles"][role]["scores"] for role in ROLES]
     np.testing.assert_array_equal(np.array(scores, np.float32), expected.values)

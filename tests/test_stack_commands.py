@@ -6,10 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import PROMPT, tiny_directory, tiny_model
+from tiny import CORPUS, PROMPT, tiny_directory, tiny_model
 
-from ablation import Ablation, Zero, search_heads, sweep_heads, sweep_positions
+from ablation import (
+    Ablation,
+    Zero,
+    compare_attention,
+    head_dossier,
+    search_heads,
+    summarise_heads,
+    sweep_heads,
+    sweep_positions,
+)
+from ablation.corpus import Passage
 from app.cli.run import run
+from models.builtin import CACHE_VARIABLE
 from models.types import Head
 
 MODEL = str(tiny_directory("bart"))
@@ -143,7 +154,6 @@ def test_attention_of_all_stacks_in_one_page(
         ("attention", "--heads", "1.2", "--show", "moved"),
         ("attention", "--heads", "1.2", "--show", "rollout"),
         ("attribute",),
-        ("compare", "--ablate", "1.2"),
     ],
     ids=lambda command: " ".join(command[:1] + command[-1:]),
 )
@@ -153,3 +163,61 @@ def test_what_needs_one_stack_is_refused_in_a_sentence(
     said = refused(capsys, *asked(*command))
     assert "needs a model with one stack of attention layers" in said
     assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("stack", ["", "encoder", "cross"])
+def test_comparison_roles_and_numbers_of_a_stack(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stack: str
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    of_stack = ("--stack", stack) if stack else ()
+    model = tiny_model("bart")
+    prompt = model.tokenize(PROMPT, decoder=DECODER_TEXT)
+    found = result(capsys, *asked("compare", "--ablate", "encoder:0.1, 0.0", *of_stack))
+    ablation = Ablation((Head(0, 1, "encoder"), Head(0, 0)), Zero())
+    expected = compare_attention(model, prompt, ablation=ablation, stack=stack)
+    np.testing.assert_allclose(found["scores"], expected.values, atol=ROUNDING)
+    assert found.get("stack", "") == stack
+    common = ("--model", MODEL, "--device", "cpu", *of_stack)
+    scored = result(capsys, "dossier", *common, "--sequences", "1", "--length", "9")
+    roles = head_dossier(model, n_sequences=1, length=9, stack=stack)
+    assert list(scored["roles"]) == list(roles.roles)
+    for i, role in enumerate(roles.roles):
+        np.testing.assert_allclose(scored["roles"][role]["scores"], roles.values[i], atol=ROUNDING)
+    if stack != "cross":
+        numbers = result(capsys, *asked("heads", *of_stack))
+        summaries = summarise_heads(model, prompt, stack=stack)
+        given = numbers["metrics"]["entropy"]["values"]
+        np.testing.assert_allclose(given, summaries.values_of("entropy"), atol=ROUNDING)
+
+
+def test_a_comparison_of_decoder_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(capsys, *asked("compare", "--with-decoder", "The cat on"))
+    assert found["other"]["decoder"] == "The cat on"
+    assert found["other"]["prompt"] == PROMPT
+    assert "exactly one" in refused(
+        capsys, *asked("compare", "--with-decoder", "The cat on", "--ablate", "0.0")
+    )
+
+
+def test_a_head_of_cross_attention_over_the_corpus(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = tuple(Passage(f"p-{i}", "tiny", text) for i, text in enumerate(CORPUS))
+    monkeypatch.setattr("ablation.studies.heads.load_corpus", lambda: passages)
+    common = ("study", "heads", "--model", MODEL, "--device", "cpu", "--head", "cross:1.1")
+    asked_for = (*common, "--metric", "entropy", "--statistic", "median")
+    found = result(capsys, *asked_for)
+    assert found["stack"] == "cross"
+    assert len(found["distributions"]["entropy"]["values"]) == len(passages)
+    assert run(asked_for) == 0
+    out = capsys.readouterr().out
+    counts, _ = np.histogram(found["distributions"]["entropy"]["values"], bins=24)
+    n = sum(passage["n_positions"] for passage in found["passages"])
+    assert f"cross:L1H1: Entropy, 5 passages, {n} positions" in " ".join(out.split())
+    assert out.count("█" * 40) == int((counts == counts.max()).sum())
+    assert "Entropy, median" in out
+    assert "means nothing for the stack cross" in refused(
+        capsys, *common, "--metric", "self_weight"
+    )
+    assert "no statistic 'mode'" in refused(capsys, *common, "--statistic", "mode")

@@ -26,14 +26,12 @@ from viz.map_frame import (
     title,
     with_notes,
 )
-from viz.sink import apart, column_without_first, without_first
+from viz.sink import SINK_NOTES, apart, column_without_first, without_first
 from viz.strongest import strongest_weights
 from viz.theme import MONO, base_layout, palette, plain_axis
 from viz.weight_colours import ColourRange, colour_range, log_floor, short
 
 _GAP_FROM = 8  # px: cells of this size have a hairline between them
-SINK_NOTES = {"hide": "first token hidden", "renormalise": "renormalised without first token"}
-"""What a map says of its first token."""
 WEIGHT = "<b>%{z:.3g}</b>"
 """A weight in a hover box: three digits, which coded weights hold (`viz.coding`)."""
 

@@ -60,6 +60,7 @@ def proof_sentences(circuit: Circuit, metric: str = "", method: str = "") -> lis
         *_proof(circuit),
         *_areas(circuit),
         *_sharing(circuit),
+        *(f"Not measured: {note}" for note in circuit.notes),
         _how(circuit, method or circuit.method),
     ]
 
@@ -86,10 +87,13 @@ def _main(circuit: Circuit) -> list[str]:
 
 def _values(circuit: Circuit, metric: str) -> str:
     values = circuit.values
-    return (
+    said = (
         f"{metric[:1].upper()}{metric[1:]}: {number(values.clean)} with all edges, "
-        f"{number(values.corrupt)} with none, {number(values.circuit)} with the circuit alone."
+        f"{number(values.corrupt)} with none"
     )
+    if circuit.n_edges:
+        said += f", {number(values.circuit)} with the circuit alone"
+    return f"{said}."
 
 
 def _proof(circuit: Circuit) -> list[str]:
@@ -101,8 +105,14 @@ def _proof(circuit: Circuit) -> list[str]:
         )
     if circuit.least_drop is not None:
         least = circuit.least_drop
-        tried = f"of the {least.n_tried} weakest edges, taken away one by one, "
+        which = "all" if least.n_tried == circuit.n_edges else "those that seemed to matter least"
+        tried = f"of {least.n_tried} edges ({which}), taken away one by one, "
         said.append(f"Minimality: {tried}{least.edge} is missed least; {_missed(least.drop)}.")
+    if circuit.random is not None:
+        draws = "one draw" if circuit.n_random == 1 else f"mean of {circuit.n_random} draws"
+        said.append(
+            f"As many random edges have a faithfulness of {number(circuit.random)} ({draws})."
+        )
     if circuit.held_out is not None:
         said.append(
             "Held out: on pairs that it was not found on, its faithfulness is "

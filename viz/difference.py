@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from models.types import AttentionMaps, FloatArray
+from models.types import AttentionMaps, FloatArray, TokenizedPrompt
 from viz.cells import fitting_step, is_causal
 from viz.labels import clipped, literal
 from viz.theme import (
@@ -62,30 +62,31 @@ def difference_figure(
     """
     if before.heads != after.heads or before.values.shape != after.values.shape:
         raise ValueError("only maps of the same heads and of as many tokens have a difference")
-    names = position_names(before, after)
-    left = round(max(map(len, names), default=0) * _LABEL_SIZE * MONO_ASPECT) + 12
-    n = max(len(names), 1)
+    queries = position_names(before.prompt, after.prompt)
+    keys = position_names(before.keys, after.keys)
+    left, below = _label_room(queries), _label_room(keys)
     plot = max(size - left - _EDGE, _SMALLEST_PLOT)
-    cell = min(plot / n, _LARGEST_CELL)
+    longer = max(len(queries), len(keys), 1)
+    cell = min(plot / longer, _LARGEST_CELL)
     cell = float(int(cell)) if cell >= 1 else cell  # whole pixels keep cells equally large
-    cells = _cells(before.values[index], after.values[index], fitting_step(n, int(plot)))
-    side = cell * n
-    height = round(_HEADER + side + left)
+    cells = _cells(before.values[index], after.values[index], fitting_step(longer, int(plot)))
+    across, down = cell * len(keys), cell * len(queries)
+    height = round(_HEADER + down + below)
     limit = zmax or largest_difference(before, after, index) or 1.0
-    axis = _axis(n, names, max(int(side / _LABEL_ROOM), 1), dark)
     return go.Figure(
-        data=[_trace(cells, limit, height, plot, side, cell, dark)],
+        data=[_trace(cells, limit, height, plot, across, cell, dark)],
         layout={
             **base_layout(dark),
             "width": size,
             "height": height,
             "margin": {
-                "l": left, "r": round(size - left - side), "t": _HEADER, "b": left, "pad": 2,
+                "l": left, "r": round(size - left - across), "t": _HEADER, "b": below, "pad": 2,
                 "autoexpand": False,
             },
             "title": _title(str(before.heads[index]), note, size, height, dark),
-            "xaxis": axis | {"range": [-0.5, n - 0.5], "tickangle": -90},
-            "yaxis": axis | {"range": [n - 0.5, -0.5]},
+            "xaxis": _axis(keys, across, dark)
+            | {"range": [-0.5, len(keys) - 0.5], "tickangle": -90},
+            "yaxis": _axis(queries, down, dark) | {"range": [len(queries) - 0.5, -0.5]},
         },
     )  # fmt: skip
 
@@ -96,35 +97,41 @@ def largest_difference(before: AttentionMaps, after: AttentionMaps, index: int) 
     return max((float(np.abs(b - a).max(initial=0.0)) for b, a in rows), default=0.0)
 
 
-def position_names(before: AttentionMaps, after: AttentionMaps) -> list[str]:
+def position_names(before: TokenizedPrompt, after: TokenizedPrompt) -> list[str]:
     """Return what positions are called, escaped: by both tokens where the prompts differ."""
     names = []
-    pairs = zip(before.prompt.unique_labels, after.prompt.unique_labels, strict=True)
+    pairs = zip(before.unique_labels, after.unique_labels, strict=True)
     for one, other in pairs:
         both = clipped(one) if one == other else f"{clipped(one, 8)}→{clipped(other, 8)}"
         names.append(literal(both))
     return names
 
 
+def _label_room(names: list[str]) -> int:
+    """Return how many px the names beside an axis need."""
+    return round(max(map(len, names), default=0) * _LABEL_SIZE * MONO_ASPECT) + 12
+
+
 def _cells(before: FloatArray, after: FloatArray, step: int) -> _Cells:
     """Return of each step x step block the pair of weights that differs most."""
-    n = len(before)
+    n, n_keys = before.shape
     difference = (after - before).astype(np.float32)
-    blank = np.triu(np.ones((n, n), bool), 1) if is_causal(before) and is_causal(after) else None
+    causal = n == n_keys and is_causal(before) and is_causal(after)
+    blank = np.triu(np.ones((n, n), bool), 1) if causal else None
     if step == 1:
         if blank is not None:
             difference[blank] = np.nan
         return _Cells(difference, np.stack([before, after], axis=-1).astype(np.float32), 1)
-    padded = -(-n // step) * step
-    strength = np.full((padded, padded), -1, np.float32)  # less than any: never the strongest
-    strength[:n, :n] = np.abs(difference)
+    rows, columns = -(-n // step), -(-n_keys // step)
+    strength = np.full((rows * step, columns * step), -1, np.float32)  # never the strongest
+    strength[:n, :n_keys] = np.abs(difference)
     if blank is not None:
         strength[:n, :n][blank] = -1
-    blocks = strength.reshape(padded // step, step, padded // step, step).swapaxes(1, 2)
+    blocks = strength.reshape(rows, step, columns, step).swapaxes(1, 2)
     flat = blocks.reshape(*blocks.shape[:2], step * step)
     row, column = np.divmod(flat.argmax(axis=-1), step)
-    query = np.minimum(np.arange(len(row))[:, None] * step + row, n - 1)
-    key = np.minimum(np.arange(len(row))[None, :] * step + column, n - 1)
+    query = np.minimum(np.arange(rows)[:, None] * step + row, n - 1)
+    key = np.minimum(np.arange(columns)[None, :] * step + column, n_keys - 1)
     chosen = difference[query, key]
     chosen[flat.max(axis=-1) < 0] = np.nan
     weights = np.stack([before[query, key], after[query, key]], axis=-1).astype(np.float32)
@@ -193,8 +200,10 @@ def _title(head: str, note: str, size: int, height: int, dark: bool) -> dict[str
     }
 
 
-def _axis(n: int, names: list[str], n_labels: int, dark: bool) -> dict[str, Any]:
-    """Return an axis whose values are positions, shown under names (see `viz.attention`)."""
+def _axis(names: list[str], length: float, dark: bool) -> dict[str, Any]:
+    """Return an axis of `length` px whose values are positions, shown under names (see
+    `viz.attention`)."""
+    n, n_labels = len(names), max(int(length / _LABEL_ROOM), 1)
     return plain_axis(dark) | {
         "type": "category",
         "categoryorder": "array",

@@ -12,6 +12,7 @@ import numpy as np
 
 from ablation.types import HeadSummaries, MetricInfo
 from models.types import FloatArray
+from viz.sink import SINK_NOTES, trivial_rows
 from viz.theme import sequential_scale
 from viz.weight_colours import LOG_FLOOR
 
@@ -40,10 +41,12 @@ def overview_message(summaries: HeadSummaries) -> Message:
 
     Returns:
         `stack`, `n_layers`, `n_heads`, `n_tokens`, `side` (cells of a thumbnail, across and down),
-        `step`, `causal`, `codes` (URL-safe base64 of a byte a cell, [layer][head][row][column], of
-        a causal map only the cells up to the diagonal), `floor` (the weight that the smallest code
-        stands for), `metrics` (name, label, unit, description, and `values` [layer][head] to four
-        digits, None where there is none) and `colours` (light and dark, from small to large).
+        `step`, `causal`, `trivial` (so many rows of cells, from the first, do not count for the
+        largest weight), `note` (what is done about the first token, if anything), `codes` (URL-safe
+        base64 of a byte a cell, [layer][head][row][column], of a causal map only the cells up to
+        the diagonal), `floor` (the weight that the smallest code stands for), `metrics` (name,
+        label, unit, description, and `values` [layer][head] to four digits, None where there is
+        none) and `colours` (light and dark, from small to large).
     """
     n_layers, n_heads, side = summaries.thumbnails.shape[:3]
     return {
@@ -54,6 +57,8 @@ def overview_message(summaries: HeadSummaries) -> Message:
         "side": side,
         "step": summaries.step,
         "causal": summaries.causal,
+        "trivial": _trivial(summaries),
+        "note": SINK_NOTES.get(summaries.sink, ""),
         "codes": _packed(_codes(summaries.thumbnails), summaries.causal),
         "floor": LOG_FLOOR,
         "metrics": [
@@ -80,6 +85,12 @@ def decoded_thumbnails(message: Message) -> FloatArray:
     weights = message["floor"] ** (1 - (np.arange(LAST + 1) - FIRST) / (LAST - FIRST))
     weights[BLANK], weights[1] = np.nan, 0.0
     return weights[whole].astype(np.float32)
+
+
+def _trivial(summaries: HeadSummaries) -> int:
+    """Return how many rows of cells show nothing but weights that are a trivial 1."""
+    rows = trivial_rows(summaries.causal, summaries.sink)
+    return math.ceil(rows / summaries.step)
 
 
 def _metric(info: MetricInfo, values: FloatArray) -> dict[str, Any]:

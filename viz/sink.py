@@ -6,14 +6,15 @@ what else the head does: 41 % of all attention of the built-in model on ordinary
 
 import numpy as np
 
+from ablation.types import LEAST_REST
 from models.types import FloatArray
 
 SINKS = {"show": "show", "hide": "hide", "renormalise": "renormalise"}
 """What can be done about the first token, and what the choice is called; the first by default.
 "hide" leaves its column blank; "renormalise" also divides the other weights of each row by their
 sum."""
-LEAST_REST = 1e-6
-"""A row whose other weights sum to less stays blank when renormalised: its shape is rounding."""
+SINK_NOTES = {"hide": "first token hidden", "renormalise": "renormalised without first token"}
+"""What a map says of its first token."""
 
 
 def without_first(weights: FloatArray, sink: str) -> FloatArray:

@@ -1,9 +1,11 @@
 """Automated circuit discovery (ACDC, Conmy et al., arXiv 2304.14997, algorithm 1).
 
 From the logits down, every edge into a part that is used is taken away; if the metric then falls
-by less than a threshold, for good. Exact, one run an edge; what comes first decides among edges
-that could stand in for each other.
+by less than a threshold, or rises, for good. Exact, one run an edge; what comes first decides among
+edges that could stand in for each other.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,12 +26,14 @@ def acdc(
     start: np.ndarray,
     threshold: float = THRESHOLD,
     report: Report | None = None,
+    offer: Callable[[np.ndarray, float], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take away every edge that can be missed.
 
     Args:
         measure: the faithfulness of a set of edges.
         start: bool [n_targets, n_sources], the edges to begin with.
+        offer: called with the edges left so far, and how faithful they are.
 
     Returns:
         The edges left, and float64 [n_targets, n_sources]: how far faithfulness fell when each was
@@ -46,8 +50,10 @@ def acdc(
             fewer[target, source] = False
             value = measure(fewer)
             drops[target, source] = current - value
-            if abs(current - value) < threshold:
+            if current - value < threshold:
                 kept, current = without_idle(graph, fewer, needs_inputs=False), value
+                if offer is not None:
+                    offer(kept, current)
             done += 1
             if report is not None:
                 report(done, n_all, f"ACDC: {done} of at most {n_all} edges tried")

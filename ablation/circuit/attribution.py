@@ -65,6 +65,21 @@ def score_edges(
     return total / question.n_pairs
 
 
+def falls(question: CircuitQuestion, kept: np.ndarray) -> np.ndarray:
+    """Return by how much the metric falls without each edge of a set, to first order in the run
+    of that very set, float64 [n_targets, n_sources]; 0 outside of it.
+
+    Raises:
+        Cancelled: the work was cancelled.
+    """
+    total = np.zeros(kept.shape)
+    for batch in question.not_cancelled():
+        total += question.patching.gate_gradients(
+            batch.clean, batch.reference, kept, scorer(question, batch)
+        )
+    return total / question.n_pairs
+
+
 def scorer(question: CircuitQuestion, batch: Batch) -> Callable[[Tensor], Tensor]:
     """Return what gradients are taken of: the metric from logits [row, n_vocab], summed."""
 

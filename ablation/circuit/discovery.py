@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ablation.circuit.acdc import MOST_EDGES, acdc
-from ablation.circuit.attribution import n_passes, score_edges, scoring_method
+from ablation.circuit.attribution import falls, n_passes, score_edges, scoring_method
 from ablation.circuit.by_position import check_one_length, edges_by_position
 from ablation.circuit.direct import direct_effects, repairs_of
 from ablation.circuit.memory import refuse_beyond_memory
@@ -24,7 +24,7 @@ from ablation.circuit.pruning import (
     smallest_count,
     without_idle,
 )
-from ablation.circuit.question import CircuitQuestion, pose
+from ablation.circuit.question import CircuitQuestion, check_all, pose
 from ablation.circuit.roles import roles_of
 from ablation.circuit.types import Circuit, CurvePoint, MetricValues, PromptPair
 from ablation.evaluation import Cancelled
@@ -86,16 +86,15 @@ def discover_circuit(
     _refuse_too_many(model, (*given, *others), bos)
     if by_position:
         check_one_length(model, given, bos)
+    check_all(model, (*given, *others), metric, bos)
     question = pose(model, given, metric, baseline, bos, cancel)
     work = _Work(question, given, others, method, baseline, faithfulness, steps, bos, progress)
     try:
         _score(work)
         _trace_curve(work)
         _choose(work)
-        _prove(work)
-        _tell(work)
-        if by_position:
-            _locate(work)
+        for tell in (_prove, _hold_out, _tell, *((_locate,) if by_position else ())):
+            _noting(work, tell)
     except Cancelled:
         work.circuit = replace(work.circuit, stopped="cancelled")
     return replace(work.circuit, n_runs=question.n_runs, seconds=time.monotonic() - work.started)
@@ -147,6 +146,26 @@ class _Work:
         values = self.circuit.values
         return (self.question.value(kept) - values.corrupt) / (values.clean - values.corrupt)
 
+    def estimate(self, kept: np.ndarray) -> np.ndarray:
+        """Return by how much faithfulness falls without each edge, to first order."""
+        values = self.circuit.values
+        return falls(self.question, kept) / (values.clean - values.corrupt)
+
+    def offer(self, kept: np.ndarray, faithfulness: float) -> None:
+        """Take a set of edges as the circuit so far, if it is better than the one before."""
+        before, kept = self.circuit, self.tidy(kept)
+        reaches = faithfulness >= self.asked
+        fewer = before.reached and kept.sum() < before.n_edges
+        if (reaches and (fewer or not before.reached)) or (
+            not before.reached and faithfulness > before.faithfulness
+        ):
+            self.take(kept, faithfulness)
+
+    def take(self, kept: np.ndarray, faithfulness: float) -> None:
+        values = self.circuit.values
+        at = values.corrupt + faithfulness * (values.clean - values.corrupt)
+        self.circuit = replace(self.circuit, kept=kept, values=replace(values, circuit=at))
+
     def tidy(self, kept: np.ndarray) -> np.ndarray:
         return without_idle(self.question.graph, kept, needs_inputs=self.resampled)
 
@@ -175,7 +194,11 @@ def _score(work: _Work) -> None:
     if work.method == "acdc":
         start = graph.possible if graph.n_edges <= MOST_EDGES else work.first(MOST_EDGES)
         kept, drops = acdc(
-            graph, work.measure, start, report=lambda _d, _a, message: work.report(message)
+            graph,
+            work.measure,
+            start,
+            report=lambda _d, _a, message: work.report(message),
+            offer=lambda left, value: work.take(work.tidy(left), value),
         )
         work.order = greedy_order(graph, np.nan_to_num(drops))
         work.circuit = replace(work.circuit, scores=drops.astype(np.float32), kept=work.tidy(kept))
@@ -188,6 +211,8 @@ def _trace_curve(work: _Work) -> None:
     points: list[CurvePoint] = []
     for count in counts_between(len(work.order), SHARES):
         found = work.measure(work.first(count))
+        if work.method != "acdc":
+            work.offer(work.first(count), found)
         by_chance = [work.measure(first_edges(graph, order, count)) for order in orders]
         points.append(CurvePoint(count, found, float(np.mean(by_chance))))
         work.circuit = replace(work.circuit, curve=tuple(points))
@@ -207,13 +232,14 @@ def _choose(work: _Work) -> None:
 
         def measure(kept: np.ndarray) -> float:
             found = work.measure(kept)
+            work.offer(kept, found)
             work.report(f"Smallest circuit: {int(kept.sum()):,} edges keep {found:.2f}")
             return found
 
         count = smallest_count(measure, work.first, low, high, work.asked)
         kept = work.tidy(work.first(count))
         _settle(work, kept)
-        kept = drop_unneeded(measure, kept, work.circuit.scores, work.asked, MOST_DROPS, work.tidy)
+        kept = drop_unneeded(measure, work.estimate, kept, work.asked, MOST_DROPS, work.tidy)
         _settle(work, kept)
     else:
         _settle(work, work.circuit.kept)
@@ -225,24 +251,43 @@ def _settle(work: _Work, kept: np.ndarray) -> None:
 
 
 def _prove(work: _Work) -> None:
-    """Measure what is left without the circuit, the edge missed least, and held-out pairs."""
+    """Measure what is left without the circuit, the edge missed least, and random edges."""
     graph, circuit = work.question.graph, work.circuit
     left = work.measure(graph.possible & ~circuit.kept)
     work.circuit = replace(work.circuit, completeness=left)
     work.report("Without the circuit")
-    least = least_drop(graph, work.measure, circuit.kept, circuit.scores)
+    least = least_drop(graph, work.measure, work.estimate, circuit.kept)
     work.circuit = replace(work.circuit, least_drop=least)
     work.report("Each of the weakest edges taken away")
-    if work.held_out:
-        other = pose(
-            work.question.model, work.held_out, work.question.metric, work.baseline,
-            work.bos, work.question.cancel,
-        )  # fmt: skip
-        clean = other.value(graph.possible)
-        corrupt = other.value(np.zeros_like(graph.possible))
-        kept = (other.value(circuit.kept) - corrupt) / (clean - corrupt)
-        work.circuit = replace(work.circuit, held_out=kept)
-        work.report("On pairs held out")
+    by_chance = [
+        work.measure(first_edges(graph, random_order(graph, seed), circuit.n_edges))
+        for seed in range(RANDOM_ORDERS)
+    ]
+    mean = float(np.mean(by_chance))
+    work.circuit = replace(work.circuit, random=mean, n_random=RANDOM_ORDERS)
+    work.report("As many random edges", RANDOM_ORDERS)
+
+
+def _hold_out(work: _Work) -> None:
+    """Measure the circuit on pairs that it was not found on."""
+    if not work.held_out:
+        return
+    graph, question = work.question.graph, work.question
+    other = pose(
+        question.model, work.held_out, question.metric, work.baseline, work.bos, question.cancel
+    )
+    clean, corrupt = other.value(graph.possible), other.value(np.zeros_like(graph.possible))
+    kept = (other.value(work.circuit.kept) - corrupt) / (clean - corrupt)
+    work.circuit = replace(work.circuit, held_out=kept)
+    work.report("On pairs held out")
+
+
+def _noting(work: _Work, tell: Callable[[_Work], None]) -> None:
+    """Measure something about the circuit; what cannot be measured is noted, and loses nothing."""
+    try:
+        tell(work)
+    except UserError as error:
+        work.circuit = replace(work.circuit, notes=(*work.circuit.notes, str(error)))
 
 
 def _tell(work: _Work) -> None:
@@ -301,7 +346,8 @@ def _check(method: str, metric: str, baseline: str, faithfulness: float, steps: 
             ErrorKind.OPTION,
             f"The faithfulness asked for is {faithfulness:g}; give a number above 0 and up to 1.",
         )
-    if steps < 1:
+    if not isinstance(steps, int) or steps < 1:
         raise UserError(
-            ErrorKind.OPTION, f"Integrated gradients need at least 1 step, not {steps}."
+            ErrorKind.OPTION,
+            f"Integrated gradients need a whole number of steps from 1, not {steps}.",
         )

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from models.language_model import LanguageModel
     from models.types import TokenizedPrompt
 
-RANDOM_ORDERS = 1
+RANDOM_ORDERS = 2
 """Random sets of edges that the curve is held against."""
 
 MOST_BISECTIONS = 14
-MOST_DROPS = 40
+MOST_DROPS = 120
 """Exact runs that finding the smallest circuit takes at most."""
 
 POSE_COST, PASS_COST, RUN_COST = 5.0, 5.0, 2.6
@@ -77,7 +77,7 @@ def plan_discovery(
 def exact_runs(method: str) -> tuple[int, int]:
     """Return how many exact runs a discovery always takes, and how many more at most."""
     tried = MOST_EDGES if method == "acdc" else MOST_BISECTIONS + MOST_DROPS
-    return len(SHARES) * (1 + RANDOM_ORDERS) + 1, tried + WEAKEST_TRIED
+    return len(SHARES) * (1 + RANDOM_ORDERS) + RANDOM_ORDERS + 1, tried + WEAKEST_TRIED
 
 
 def _seconds(model: "LanguageModel", tokens: "TokenizedPrompt") -> float:

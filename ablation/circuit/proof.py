@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ablation.circuit.pruning import Measure
+from ablation.circuit.pruning import Estimate, Measure
 from ablation.circuit.types import CurvePoint, LeastDrop
 from models.edge_graph import EdgeGraph
 
@@ -38,14 +38,14 @@ def cmd(points: Sequence[CurvePoint], n_edges: int) -> float:
 
 
 def least_drop(
-    graph: EdgeGraph, measure: Measure, kept: np.ndarray, scores: np.ndarray
+    graph: EdgeGraph, measure: Measure, estimate: Estimate, kept: np.ndarray
 ) -> LeastDrop | None:
-    """Take the weakest edges of a circuit away, one by one, and return the one missed least.
+    """Take edges of a circuit away, one by one, and return the one missed least.
 
-    Args:
-        scores: [n_targets, n_sources]; the edges of least |score| are tried.
+    Tried are those whose loss is estimated to cost least.
     """
-    edges = sorted(graph.edges(kept), key=lambda e: abs(np.nan_to_num(scores[e[0], e[1]])))
+    costs = estimate(kept)
+    edges = sorted(graph.edges(kept), key=lambda e: costs[e[0], e[1]])
     whole = measure(kept)
     found: LeastDrop | None = None
     tried = edges[:WEAKEST_TRIED]

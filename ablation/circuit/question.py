@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ablation.circuit.memory import batch_size, refuse_beyond_memory
-from ablation.circuit.pairs import PosedPair, check_pair
+from ablation.circuit.pairs import PosedPair, check_pairs
 from ablation.circuit.types import PromptPair
 from ablation.evaluation import Cancelled
 from ablation.metrics import kl_divergence
@@ -130,8 +130,8 @@ def pose(
     posed = check_all(model, pairs, metric, bos)
     refuse_beyond_memory(model, [len(pair.clean) for pair in posed])
     run = [_run(model, group) for group in _groups(posed)]
-    means = _means(run) if baseline == "mean" else {}
-    batches = tuple(_batch(model, one, baseline, means) for one in run)
+    mean = _mean([one.clean.parts for one in run]) if baseline == "mean" else None
+    batches = tuple(_batch(model, one, mean, baseline == "resample") for one in run)
     question = CircuitQuestion(model, batches, metric, cancel)
     possible = question.graph.possible
     refuse_no_effect(question.value(possible), question.value(np.zeros_like(possible)))
@@ -148,14 +148,14 @@ def check_all(
     """
     if not pairs:
         raise UserError(ErrorKind.PROMPT, "There is no prompt pair to explain; give at least one.")
-    posed = [check_pair(model, pair, bos) for pair in pairs]
+    posed = check_pairs(model, pairs, bos)
     if metric == "logit_diff" and any(pair.distractor_id is None for pair in posed):
         raise UserError(
             ErrorKind.OPTION,
             "A logit difference needs a distractor for every pair; name one, or choose another "
             "metric, such as logprob.",
         )
-    return posed
+    return list(posed)
 
 
 def refuse_no_effect(clean: float, corrupt: float) -> None:
@@ -194,21 +194,23 @@ def _run(model: LanguageModel, pairs: tuple[PosedPair, ...]) -> _Run:
     return _Run(pairs, clean, corrupt)
 
 
-def _batch(model: LanguageModel, run: _Run, baseline: str, means: dict[int, Parts]) -> Batch:
+def _batch(model: LanguageModel, run: _Run, mean: Parts | None, resamples: bool) -> Batch:
+    """Make a batch ready.
+
+    Args:
+        mean: what edges outside of a circuit carry at the first position and at each later one;
+            None if they carry nothing.
+        resamples: whether they carry what the corrupted prompts give, instead.
+    """
     edges, clean = model.edges, run.clean
-    if baseline == "resample":
+    if resamples:
         parts = run.corrupt.parts
-    elif baseline == "mean":
-        mean = means[clean.n_positions]
-        parts = Parts(
-            mean.outputs.expand_as(clean.parts.outputs).contiguous(),
-            mean.biases.expand_as(clean.parts.biases).contiguous(),
-            mean.final.expand_as(clean.parts.final),
-        )
+    elif mean is not None:
+        parts = _at_each_position(mean, clean.parts)
     else:
         parts = Parts(torch.zeros_like(clean.parts.outputs), clean.parts.biases, clean.parts.final)
     first = min(map(_first_difference, run.pairs))
-    reference = edges.reference(clean, parts, is_run=baseline == "resample", first=first)
+    reference = edges.reference(clean, parts, is_run=resamples, first=first)
     log_probs = log_softmax64(edges.read(clean.parts.final, clean.reads))
     return Batch(run.pairs, clean, reference, log_probs)
 
@@ -219,20 +221,36 @@ def _first_difference(pair: PosedPair) -> int:
     return next(i for i, (clean, corrupt) in enumerate(both) if clean != corrupt)
 
 
-def _means(runs: Sequence[_Run]) -> dict[int, Parts]:
-    """Return by length the mean of what clean prompts of this length put out."""
-    by_length: dict[int, list[Parts]] = {}
-    for run in runs:
-        by_length.setdefault(run.clean.n_positions, []).append(run.clean.parts)
-    return {length: _mean(parts) for length, parts in by_length.items()}
-
-
 def _mean(parts: Sequence[Parts]) -> Parts:
-    def over(of: Callable[[Parts], Tensor], axis: int) -> Tensor:
-        return torch.cat([of(one) for one in parts], dim=axis).mean(dim=axis, keepdim=True)
+    """Return the mean over clean prompts of any length, with two positions.
+
+    At the first one, where attention rests, it is the mean over the prompts; at all later ones the
+    mean over prompts and positions, each counting the same, so that pairs need no common length.
+    """
+
+    def over(of: Callable[[Parts], Tensor]) -> Tensor:
+        whole = [of(one) for one in parts]
+        first = torch.cat([one[..., 0, :] for one in whole], dim=-2).mean(dim=-2)
+        later = [one[..., 1:, :].flatten(-3, -2) for one in whole]
+        rest = torch.cat(later, dim=-2).mean(dim=-2)
+        return torch.stack([first, rest], dim=-2)[..., None, :, :]
 
     return Parts(
-        over(lambda one: one.outputs, 1),
-        over(lambda one: one.biases, 1),
-        over(lambda one: one.final, 0),
+        over(lambda one: one.outputs), over(lambda one: one.biases), over(lambda one: one.final)
+    )
+
+
+def _at_each_position(mean: Parts, like: Parts) -> Parts:
+    """Spread a mean over the rows and positions of prompts."""
+
+    def spread(values: Tensor, shaped: Tensor) -> Tensor:
+        first, later = values[..., :1, :], values[..., 1:, :]
+        n_later = shaped.shape[-2] - 1
+        whole = torch.cat([first, later.expand(*later.shape[:-2], n_later, later.shape[-1])], -2)
+        return whole.expand_as(shaped).contiguous()
+
+    return Parts(
+        spread(mean.outputs, like.outputs),
+        spread(mean.biases, like.biases),
+        spread(mean.final, like.final),
     )

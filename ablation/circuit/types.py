@@ -93,7 +93,7 @@ class LeastDrop:
     drop: float
     """Of faithfulness; negative where it gets better without."""
     n_tried: int
-    """How many edges were taken away, one by one: those of least |score|."""
+    """How many edges were taken away, one by one: those whose loss seemed to cost least."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,6 +163,11 @@ class Circuit:
     """Minimality: the edge whose loss costs least, among the weakest ones."""
     held_out: float | None = None
     """The circuit's faithfulness on pairs that it was not found on."""
+    random: float | None = None
+    """The faithfulness of as many random edges as the circuit has, mean over `n_random` draws."""
+    n_random: int = 0
+    notes: tuple[str, ...] = ()
+    """What could not be measured, in sentences."""
     roles: tuple[HeadRole, ...] = ()
     repairs: tuple[Repair, ...] = ()
     """Self-repair, the largest changes first."""
@@ -257,6 +262,9 @@ class Circuit:
             "completeness": self.completeness,
             "least_drop": None if self.least_drop is None else asdict(self.least_drop),
             "held_out": self.held_out,
+            "random": self.random,
+            "n_random": self.n_random,
+            "notes": list(self.notes),
             "roles": [
                 {"head": [r.head.layer, r.head.head], "role": r.role, "test": r.test,
                  "score": r.score}

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ablation.studies.options import INTERVENTION, LEAST_EFFECT, SEED, StudyOption
 from models.errors import ErrorKind, UserError
 
 if TYPE_CHECKING:
-    from ablation.studies.types import StudyResult
+    from ablation.studies.prompts import PromptSet
+    from ablation.studies.types import StudyPlan, StudyResult
     from ablation.types import Progress
     from models.language_model import LanguageModel
 
@@ -23,23 +25,50 @@ class StudyInfo:
     """A study in words, and where it is."""
 
     name: str
+    label: str
     question: str
     """What it answers, in a sentence."""
+    about: str
+    """What is done to answer it, in a sentence or two."""
     module: str
+    prompt_set: str | None = None
+    """The shipped set that it runs on by default; None: it brings its own texts along."""
+    n_prompts: int = 0
+    """How many of them."""
+    options: tuple[StudyOption, ...] = ()
+
+
+def _study(name: str, label: str, question: str, about: str, **more: Any) -> StudyInfo:
+    module = f"ablation.studies.{name.replace('-', '_')}"
+    return StudyInfo(name, label, question, about, module, **more)
 
 
 STUDIES: Mapping[str, StudyInfo] = {
     study.name: study
     for study in (
-        StudyInfo(
+        _study(
             "heads",
+            "Heads over a corpus",
             "How does each head distribute its attention over a corpus, and where does one head "
             "look most?",
-            "ablation.studies.heads",
+            "Every head is read on every passage that ships with the program.",
+        ),
+        _study(
+            "critical-heads",
+            "Critical heads",
+            "Which attention heads are critical for predicting the next token?",
+            "Each head is ablated alone on every prompt; then the leading ones together, beside "
+            "random heads of the same layers.",
+            prompt_set="passages",
+            n_prompts=16,
+            options=(INTERVENTION, LEAST_EFFECT, SEED),
         ),
     )
 }
 """Name -> study, in the order in which they are offered."""
+
+PROMPT_STUDIES = tuple(study for study in STUDIES.values() if study.prompt_set is not None)
+"""Those that run on a set of prompts, which the Studies page offers."""
 
 
 def study_named(name: str) -> StudyInfo:
@@ -65,7 +94,8 @@ def run_study(
 
     Args:
         name: a key of `STUDIES`.
-        prompts: what it runs on; None for what it brings along.
+        prompts: what it runs on: a `PromptSet`, the name of a shipped one, or texts; None for what
+            it runs on by default. The study of heads takes passages.
         progress: called with where it stands.
         cancel: looked at between prompts; once set, what was found so far is returned.
         options: those of the study's own `run`.
@@ -73,5 +103,49 @@ def run_study(
     Raises:
         UserError: there is no such study, or an argument does not fit the model.
     """
-    run: Callable[..., StudyResult] = import_module(study_named(name).module).run
-    return run(model, prompts, progress=progress, cancel=cancel, **options)
+    info = study_named(name)
+    check_options(info, options)
+    run: Callable[..., StudyResult] = import_module(info.module).run
+    given = prompts if info.prompt_set is None else _prompt_set(info, model, prompts)
+    return run(model, given, progress=progress, cancel=cancel, **options)
+
+
+def plan_study(
+    name: str, model: "LanguageModel", prompts: Any = None, **options: Any
+) -> "StudyPlan":
+    """Say what a study takes, running the model twice on one of its prompts.
+
+    Args:
+        prompts, options: as of `run_study`.
+
+    Raises:
+        UserError: as `run_study`.
+    """
+    info = study_named(name)
+    check_options(info, options)
+    plan: Callable[..., StudyPlan] = import_module(info.module).plan
+    return plan(model, _prompt_set(info, model, prompts), **options)
+
+
+def check_options(info: StudyInfo, options: Mapping[str, Any]) -> None:
+    """Raise `UserError` for options that a study with options does not have, or wrong values."""
+    known = {option.name: option for option in info.options}
+    for name, value in options.items():
+        if not known:
+            return  # the study's own `run` says what it takes
+        if name not in known:
+            raise UserError(
+                ErrorKind.OPTION,
+                f"The study {info.name} has no option {name[:40]!r}; it has {', '.join(known)}.",
+            )
+        known[name].check(value)
+
+
+def _prompt_set(info: StudyInfo, model: "LanguageModel", given: Any) -> "PromptSet":
+    from ablation.studies.prompts import PromptSet, given_prompts, shipped_prompts
+
+    if isinstance(given, PromptSet):
+        return given
+    if given is None or isinstance(given, str):
+        return shipped_prompts(model, given or str(info.prompt_set), info.n_prompts)
+    return given_prompts(list(given))

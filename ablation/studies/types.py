@@ -9,23 +9,6 @@ import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
-class StudyOption:
-    """Something that may be chosen about a study, as a form and the command line show it."""
-
-    name: str
-    """Of the argument of the study's `run`."""
-    label: str
-    kind: str
-    """"integer", "number", "choice", or "intervention" (its notation, or a value of it)."""
-    default: Any
-    help: str
-    choices: tuple[tuple[str, str], ...] = ()
-    """(value, label) of a choice."""
-    minimum: float | None = None
-    maximum: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class StudyPlan:
     """What a study takes, before it starts."""
 

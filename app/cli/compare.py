@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from ablation.attention_change import Pair
 
 WAYS = {"with_prompt": "--with-prompt", "with_model": "--with-model", "ablate": "--ablate"}
-"""Option -> how it is typed. One of them says what is compared."""
+"""Option -> how it is typed. One of them says what is compared; `--with-decoder`, which goes with
+the first, says it too."""
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
-    given = [typed for name, typed in WAYS.items() if getattr(options, name) is not None]
+    asked = {name: getattr(options, name) is not None for name in WAYS}
+    asked["with_prompt"] |= options.with_decoder is not None
+    given = [typed for name, typed in WAYS.items() if asked[name]]
     if len(given) != 1:
         raise UserError(
             ErrorKind.OPTION,
@@ -31,7 +34,8 @@ def run(options: Namespace, terminal: Terminal) -> int:
 
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
         change = attention_change(pair, progress=progress, cancel=cancel)
-    terminal.print(f"{question.model.name}: {pair.label}")
+    whose = f", heads of the stack {pair.stack}" if pair.stack else ""
+    terminal.print(f"{question.model.name}: {pair.label}{whose}")
     terminal.print(ranking_table(change, options.top_k))
     for table in grid_tables(change, terminal.width):
         terminal.print(table)
@@ -47,13 +51,16 @@ def _pair(question: Question, options: Namespace, terminal: Terminal) -> "Pair":
     from ablation import Ablation
     from ablation.attention_change import with_ablation, with_model, with_prompt
 
-    model, prompt = question.model, question.prompt
-    if options.with_prompt is not None:
-        return with_prompt(model, prompt, model.tokenize(options.with_prompt, options.bos))
+    model, prompt, stack = question.model, question.prompt, options.stack
+    if options.with_prompt is not None or options.with_decoder is not None:
+        text = options.prompt if options.with_prompt is None else options.with_prompt
+        written = options.decoder if options.with_decoder is None else options.with_decoder
+        changed = model.tokenize(text, options.bos, decoder=written, pair=options.pair)
+        return with_prompt(model, prompt, changed, stack)
     if options.with_model is not None:
         with terminal.sentences() as say:
             other = open_model(options, options.with_model, say)
-        return with_model(model, prompt, other)
+        return with_model(model, prompt, other, stack)
     heads = question.heads(options.ablate)
     ablation = Ablation(heads, question.intervention, question.positions)
-    return with_ablation(model, prompt, ablation)
+    return with_ablation(model, prompt, ablation, stack)

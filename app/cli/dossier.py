@@ -24,6 +24,7 @@ def run(options: Namespace, terminal: Terminal) -> int:
             n_sequences=options.sequences,
             length=options.length,
             seed=options.seed,
+            stack=options.stack,
             progress=progress,
             cancel=cancel,
         )
@@ -38,10 +39,9 @@ def run(options: Namespace, terminal: Terminal) -> int:
 
 def _leaders_table(dossier: "Dossier", top: int) -> Table:
     """List for each role, side by side, the heads that play it most."""
-    from ablation.stimuli import ROLES
-
-    table = Table("rank", *(role.info.label.lower() for role in ROLES.values()), box=None)
-    leaders = [dossier.leaders(role, top) for role in ROLES]
+    names = (role.info.label.lower() for role in dossier.roles.values())
+    table = Table("rank", *names, box=None)
+    leaders = [dossier.leaders(role, top) for role in dossier.roles]
     for rank, places in enumerate(zip(*leaders, strict=True), 1):
         table.add_row(str(rank), *(f"{head!s:8s} {score:.3f}" for head, score in places))
     return table

@@ -19,9 +19,14 @@ def run(options: Namespace, terminal: Terminal) -> int:
     ablation = question.ablation(options.ablate)
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
         summaries = summarise_heads(
-            question.model, question.prompt, ablation, progress=progress, cancel=cancel
+            question.model,
+            question.prompt,
+            ablation,
+            stack=options.stack,
+            progress=progress,
+            cancel=cancel,
         )
-    n_tokens = len(question.prompt)
+    n_tokens = len(summaries.prompt)
     ablated = "" if ablation is None else f", {len(ablation.heads)} of them ablated"
     terminal.print(f"{question.model.name}: all heads on {n_tokens:,} tokens{ablated}")
     terminal.print(summaries_table(summaries, options.sort, options.top_k, options.smallest))

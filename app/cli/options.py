@@ -2,7 +2,11 @@
 
 import argparse
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ablation.stimuli import Role
 
 HEADS_HELP = (
     "5.3 or L5H3, 5.* or L5 for a layer, *.3, 3-5.0-2, 5.0-3, all; of an encoder-decoder also "
@@ -83,6 +87,15 @@ def add_bos(group: Any) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="put a beginning-of-sequence token in front, or not (default: as the tokenizer does)",
+    )
+
+
+def add_stack(parser: Any, meaning: str) -> None:
+    parser.add_argument(
+        "--stack",
+        default="",
+        metavar="NAME",
+        help=f"{meaning}: encoder or cross, of an encoder-decoder (default: the decoder's own)",
     )
 
 
@@ -180,17 +193,22 @@ def search_tables() -> str:
 
 
 def role_table() -> str:
-    from ablation.stimuli import ROLES
+    from ablation.stimuli import CROSS_ROLES, ROLES
 
-    lines = (f"  {name}\n      {role.info.description}" for name, role in ROLES.items())
-    return "roles:\n" + "\n".join(lines) + "\n"
+    def told(roles: Mapping[str, Role]) -> str:
+        lines = (f"  {name}\n      {role.info.description}" for name, role in roles.items())
+        return "\n".join(lines) + "\n"
+
+    return f"roles:\n{told(ROLES)}roles of cross attention:\n{told(CROSS_ROLES)}"
 
 
 def study_table() -> str:
+    from ablation.head_metrics import HEAD_METRICS
     from ablation.studies import STUDIES
 
     lines = (f"  {study.name}\n      {study.question}" for study in STUDIES.values())
-    return "studies:\n" + "\n".join(lines) + "\n"
+    metrics = ", ".join(HEAD_METRICS)
+    return "studies:\n" + "\n".join(lines) + f"\nmetrics of --metric:\n  {metrics}\n"
 
 
 def metric_tables() -> str:

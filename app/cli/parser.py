@@ -13,6 +13,7 @@ from app.cli.options import (
     add_json,
     add_model,
     add_prompt,
+    add_stack,
     add_targets,
     add_top,
     head_tables,
@@ -191,6 +192,7 @@ def _add_heads(commands: Any) -> None:
     parser.add_argument(
         "--smallest", action="store_true", help="list those with the smallest values"
     )
+    add_stack(parser, "whose heads are summarised (not cross)")
     add_ablation(parser)
     add_top(parser, "how many heads to list")
     add_json(parser)
@@ -209,13 +211,7 @@ def _add_sweep(commands: Any) -> None:
         "--metric", default="kl", metavar="NAME", help="what is scored (default: %(default)s)"
     )
     add_targets(parser, "the token that metrics about a target are about")
-    parser.add_argument(
-        "--stack",
-        default="",
-        metavar="NAME",
-        help="whose heads are ablated: encoder or cross, of an encoder-decoder (default: the "
-        "decoder's own)",
-    )
+    add_stack(parser, "whose heads are ablated")
     parser.add_argument(
         "--by-position",
         action="store_true",
@@ -336,7 +332,14 @@ def _add_compare(commands: Any) -> None:
     group.add_argument(
         "--with-prompt", metavar="TEXT", help="another text, of as many tokens, on the same model"
     )
+    group.add_argument(
+        "--with-decoder",
+        metavar="TEXT",
+        help="of an encoder-decoder: another text of its decoder, of as many tokens; alone, or "
+        "beside --with-prompt",
+    )
     group.add_argument("--with-model", metavar="M", help="another model, on the same text")
+    add_stack(group, "whose heads are compared")
     add_bos(group)
     add_ablation(parser)
     add_top(parser, "how many heads to list")
@@ -348,11 +351,12 @@ def _add_dossier(commands: Any) -> None:
         "dossier",
         help="the roles of all heads on standard stimuli",
         description="Score every head on repeated random tokens [BOS r r] as a previous-token, "
-        "induction, duplicate-token and first-token head. Kept on disk: the second time is "
-        "instant.",
+        "induction, duplicate-token and first-token head; heads of cross attention on r given to "
+        "both sides. Kept on disk: the second time is instant.",
         tables=role_table,
     )
     add_model(parser)
+    add_stack(parser, "whose heads are scored")
     group = parser.add_argument_group("stimuli")
     group.add_argument(
         "--sequences",
@@ -389,7 +393,22 @@ def _add_study(commands: Any) -> None:
     parser.add_argument("name", metavar="NAME", help="which study; see below")
     add_model(parser)
     parser.add_argument(
-        "--head", metavar="HEAD", help="also find the strongest contexts of this head, as 5.3"
+        "--head",
+        metavar="HEAD",
+        help="also tell this head's distributions and its strongest contexts, as 5.3",
     )
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="also the heads ranked by this metric and layers x heads; with --head its histogram",
+    )
+    parser.add_argument(
+        "--statistic",
+        default="mean",
+        metavar="NAME",
+        help="what of each head's distribution over the passages --metric shows: mean, low "
+        "(10 %%), median or high (90 %%) (default: %(default)s)",
+    )
+    add_stack(parser, "whose heads are read")
     add_top(parser, "how many heads to list for each metric", default=3)
     add_json(parser)

@@ -134,9 +134,7 @@ def _display() -> dmc.Popover:
                             comboboxProps={"withinPortal": False},
                             **{"aria-label": "First token: show, hide, or renormalise the others"},
                         ),
-                        "matrix",
-                        "lines",
-                        "text",
+                        *PICTURES,
                     ),
                     _setting(
                         "Size",

@@ -11,6 +11,7 @@ from app import ids
 from app.panels.export_menu import export_menu
 from app.panels.pieces import browser, choose_on_click, graph, segmented, waiting
 from app.panels.term_list import term_list
+from app.panels.wait_strip import awaiting
 from app.services import Services, prompt_of
 from app.view import View
 from models.errors import UserError
@@ -211,6 +212,8 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.ATTRIBUTION_VERSUS, "value"),
         State(ids.VIEW, "data"),
         State(ids.ATTRIBUTED, "data"),
+        State(ids.TAB_ID, "data"),
+        Input(ids.WAIT_AGAIN, "n_clicks"),
         running=[(Output(ids.ATTRIBUTION_WAITING, "hidden"), False, True)],
         prevent_initial_call=True,
     )
@@ -222,6 +225,8 @@ def register(app: Dash, services: Services) -> None:
         versus: str | None,
         data: dict[str, Any] | None,
         shown: list[Any] | None,
+        tab: str,
+        *again: int | None,
     ) -> tuple[Any, ...]:
         view = None if data is None else View.from_json(data)
         if view is None or view.tab != "attribution":
@@ -230,7 +235,8 @@ def register(app: Dash, services: Services) -> None:
         if now == shown:
             return (no_update,) * 7
         try:
-            note, *rest = _shown(services, view, bool(dark), show, target, versus)
+            with awaiting(services, tab, "attribution", view):
+                note, *rest = _shown(services, view, bool(dark), show, target, versus)
             return (_of_run(view, note), *rest, now)
         except UserError as error:
             problem = [html.Span("Not shown", className="tag failed"), f" {error}"]

@@ -31,7 +31,8 @@ WAYS = (("ablated", "Ablated run"), ("prompt", "Another prompt"), ("model", "Ano
 HELP = {
     "ablated": "The clean run against the one with the chosen heads ablated, by the intervention "
     "on the left.",
-    "prompt": "The prompt on the left against another of as many tokens, position by position.",
+    "prompt": "The prompt on the left against another of as many tokens, position by position; a "
+    "field left empty is what stands on the left.",
     "model": "The model above against another with the same tokenizer, on the prompt on the left.",
 }
 N_LEADERS = 16
@@ -65,6 +66,14 @@ def layout() -> html.Div:
                 spellCheck=False,
                 placeholder="The other prompt",
                 **{"aria-label": "The other prompt"},
+            ),
+            dmc.TextInput(
+                id=ids.COMPARE_SECOND,
+                size="xs",
+                debounce=True,
+                spellCheck=False,
+                placeholder="The other decoder text",
+                **{"aria-label": "The other decoder text"},
             ),
             dmc.Autocomplete(
                 id=ids.COMPARE_MODEL,
@@ -122,44 +131,54 @@ def _result() -> html.Div:
     )
 
 
-def pair_of(services: Services, view: View, way: str, text: str) -> Pair:
+def pair_of(services: Services, view: View, way: str, text: str, second: str = "") -> Pair:
     """Return the two runs that are compared.
 
     Args:
         way: a name of `WAYS`.
         text: the other prompt, or the name of the other model.
+        second: beside another prompt, the other text of an encoder-decoder's decoder; of both, what
+            is empty stays as it is in the view.
 
     Raises:
         UserError: something is missing, or the runs do not correspond.
     """
-    model = services.model(view.model)
+    model, stack = services.model(view.model), view.stack_name
     prompt = prompt_of(view, model)
     if way == "ablated":
         if not view.heads:
             raise UserError(
                 ErrorKind.HEADS, "No heads are chosen to be ablated; choose some on the left first."
             )
-        return with_ablation(model, prompt, Ablation(view.heads, *intervention_of(view, prompt)))
-    if not text.strip():
+        ablation = Ablation(view.heads, *intervention_of(view, prompt))
+        return with_ablation(model, prompt, ablation, stack)
+    second = second if model.kind == "encoder-decoder" and way == "prompt" else ""
+    if not text.strip() and not second.strip():
         what = "prompt" if way == "prompt" else "model"
         raise UserError(
             ErrorKind.OPTION, f"There is no other {what} to compare with; type one above."
         )
     if way == "model":
-        return with_model(model, prompt, services.model(text.strip()))
-    if len(text) > MAX_PROMPT_CHARACTERS:
+        return with_model(model, prompt, services.model(text.strip()), stack)
+    longest = max(len(text), len(second))
+    if longest > MAX_PROMPT_CHARACTERS:
         raise UserError(
             ErrorKind.PROMPT,
-            f"The other prompt has {len(text):,} characters; at most {MAX_PROMPT_CHARACTERS:,} "
+            f"The other prompt has {longest:,} characters; at most {MAX_PROMPT_CHARACTERS:,} "
             "can be compared. Shorten it.",
         )
-    return with_prompt(model, prompt, prompt_of(replace(view, prompt=text), model))
+    text = text if text.strip() else view.prompt
+    other = replace(view, prompt=text, second=second or view.second)
+    return with_prompt(model, prompt, prompt_of(other, model), stack)
 
 
 def caption(pair: Pair, change: HeadValues) -> str:
     """Say what was compared, and what the numbers are."""
     heads = pair.after.ablation.heads if pair.after.ablation is not None else ()
-    label = f"{pair.label[0].upper()}{pair.label[1:]}{_named(heads)}."
+    of_stack = pair.before.model.stacks.named(pair.stack).label
+    several = len(pair.before.model.stacks.stacks) > 1
+    whose = f" Told are heads of the {of_stack}." if several else ""
+    label = f"{pair.label[0].upper()}{pair.label[1:]}{_named(heads)}.{whose}"
     if change.stopped == "complete" and not differs(change):
         return f"{label} Nothing differs: every head attends alike in both runs."
     cancelled = f"Cancelled after {words.count(len(change.ranked()), 'head')}. "
@@ -228,6 +247,7 @@ def register(app: Dash, services: Services) -> None:
         State(ids.VIEW, "data"),
         State(ids.COMPARE_WAY, "value"),
         State(ids.COMPARE_PROMPT, "value"),
+        State(ids.COMPARE_SECOND, "value"),
         State(ids.COMPARE_MODEL, "value"),
         State(ids.TAB_ID, "data"),
         State(ids.DARK, "data"),
@@ -244,21 +264,23 @@ def register(app: Dash, services: Services) -> None:
         data: dict[str, Any],
         way: str,
         prompt: str,
+        second: str,
         name: str,
         tab: str,
         dark: bool,
     ) -> tuple[Any, ...]:
         view = View.from_json(data)
-        text = (prompt if way == "prompt" else name) or ""
+        text, second = (prompt if way == "prompt" else name) or "", second or ""
         with services.jobs.start(tab) as job:
             bar = Bar(job, ids.COMPARE_BAR, ids.COMPARE_STATUS, watch_page())
             bar.start()
-            pair = pair_of(services, view, way, text)
+            pair = pair_of(services, view, way, text, second)
             live = Live(bar, view, bool(dark))
             change = attention_change(pair, progress=live, cancel=job.cancel)
         key = services.results.keep(change, change.values.nbytes)
         said = caption(pair, change)
-        return {"key": key, "view": data, "way": way, "text": text, "caption": said}, None
+        asked = {"view": data, "way": way, "text": text, "second": second}
+        return {"key": key, "caption": said, **asked}, None
 
     cancels(app, services, ids.COMPARE_CANCEL, ids.COMPARE_STATUS)
 
@@ -312,7 +334,7 @@ def register(app: Dash, services: Services) -> None:
         if kept is None or change is None or kept["view"]["model"] != name:
             return [], ""
         view = View.from_json(kept["view"])
-        pair = pair_of(services, view, kept["way"], kept["text"])
+        pair = pair_of(services, view, kept["way"], kept["text"], kept["second"])
         shown, n_all = looked_at(looked, heads, change)
         maps = difference_maps(services, pair, change, shown, view.size, bool(dark))
         return maps, hint(n_all)
@@ -325,9 +347,11 @@ def _register_clientside(app: Dash) -> None:
         browser("showWay", "heads"),
         Output(ids.COMPARE_HELP, "children"),
         Output(ids.COMPARE_PROMPT, "display"),
+        Output(ids.COMPARE_SECOND, "display"),
         Output(ids.COMPARE_MODEL, "display"),
         Output(ids.COMPARE_PROBLEM, "children", allow_duplicate=True),
         Input(ids.COMPARE_WAY, "value"),
+        Input(ids.MODEL_SHAPE, "data"),
         State(ids.LIMITS, "data"),
         prevent_initial_call="initial_duplicate",
     )

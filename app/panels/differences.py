@@ -30,7 +30,9 @@ def looked_at(
     n_layers, n_heads = change.values.shape
     texts = dict.fromkeys([*reversed(looked), *reversed(chosen)])
     heads = [head_from_text(text) for text in texts]
-    heads = [h for h in heads if not h.stack and h.layer < n_layers and h.head < n_heads]
+    heads = [
+        h for h in heads if h.stack == change.stack and h.layer < n_layers and h.head < n_heads
+    ]
     return heads[:MAX_MAPS], len(heads)
 
 

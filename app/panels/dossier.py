@@ -6,10 +6,11 @@ import dash_mantine_components as dmc
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from ablation.dossier import Dossier, head_dossier, known_dossier
-from ablation.stimuli import ROLES
+from ablation.stimuli import roles_of
+from ablation.types import MetricInfo
 from app import ids
 from app.panels.export_menu import export_menu
-from app.panels.head_maps import HEIGHT, large_map, refusal
+from app.panels.head_maps import HEIGHT, large_map, stack_name
 from app.panels.pieces import browser, choose_on_click, empty, graph, head_bars, segmented
 from app.panels.progress import Bar, cancels, progress_place, watch_page
 from app.services import Services
@@ -56,11 +57,14 @@ def layout() -> html.Div:
 
 
 def _map() -> html.Div:
-    choices = [(name, role.info.label.removesuffix(" token")) for name, role in ROLES.items()]
     return html.Div(
         [
             segmented(
-                ids.DOSSIER_ROLE, choices, "induction", "Role that the map shows", fullWidth=True
+                ids.DOSSIER_ROLE,
+                _choices(""),
+                "induction",
+                "Role that the map shows",
+                fullWidth=True,
             ),
             graph(
                 ids.DOSSIER_MAP,
@@ -72,13 +76,21 @@ def _map() -> html.Div:
     )
 
 
+def _choices(stack: str) -> list[tuple[str, str]]:
+    """Return the roles that heads of a stack can play: name, and word."""
+    roles = roles_of(stack).items()
+    return [(name, role.info.label.removesuffix(" token")) for name, role in roles]
+
+
 def leaders(dossier: Dossier) -> list[html.Section]:
     """Return for each role the heads that play it most, each a button that chooses it."""
-    return [_leaders_of(role, dossier.leaders(role, N_LEADERS)) for role in ROLES]
+    return [
+        _leaders_of(name, role.info, dossier.leaders(name, N_LEADERS))
+        for name, role in dossier.roles.items()
+    ]
 
 
-def _leaders_of(role: str, places: list[tuple[Head, float]]) -> html.Section:
-    info = ROLES[role].info
+def _leaders_of(role: str, info: MetricInfo, places: list[tuple[Head, float]]) -> html.Section:
     return html.Section(
         [
             html.Div(
@@ -103,7 +115,8 @@ def _leaders_of(role: str, places: list[tuple[Head, float]]) -> html.Section:
 def caption(dossier: Dossier, role: str) -> str:
     """Say what the numbers of a role are."""
     cancelled = "Cancelled; " if dossier.stopped == "cancelled" else ""
-    return f"{cancelled}{ROLES[role].info.label}: {ROLES[role].info.description}. {said(dossier)}"
+    info = dossier.roles[role].info
+    return f"{cancelled}{info.label}: {info.description}. {said(dossier)}"
 
 
 def said(dossier: Dossier) -> str:
@@ -117,8 +130,16 @@ def _kept(services: Services, name: str, dossier: Dossier | None) -> dict[str, A
     if dossier is None or not dossier.n_sequences:
         return None
     key = services.results.keep(dossier, dossier.values.nbytes)
-    used = {role: [head.short for head, _ in dossier.leaders(role, N_LEADERS)] for role in ROLES}
-    return {"key": key, "model": name, "leaders": used, "stopped": dossier.stopped}
+    used = {
+        role: [head.short for head, _ in dossier.leaders(role, N_LEADERS)] for role in dossier.roles
+    }
+    about = {"model": name, "stack": dossier.stack, "stopped": dossier.stopped}
+    return {"key": key, "leaders": used, **about}
+
+
+def _is_of(kept: dict[str, Any] | None, name: str | None, stack_value: str) -> bool:
+    """Return whether what the page keeps is of a model and of the stack that is picked."""
+    return kept is not None and (kept["model"], kept["stack"]) == (name, stack_name(stack_value))
 
 
 def register(app: Dash, services: Services) -> None:
@@ -128,6 +149,7 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.DOSSIER, "data"),
         Input(ids.DOSSIER_RUN, "n_clicks"),
         State(ids.MODEL, "data"),
+        State(ids.STACK, "value"),
         State(ids.TAB_ID, "data"),
         running=[
             (Output(ids.DOSSIER_RUN, "disabled"), True, False),
@@ -136,12 +158,14 @@ def register(app: Dash, services: Services) -> None:
         ],
         prevent_initial_call=True,
     )
-    def run(n_clicks: int | None, name: str, tab: str) -> Any:
+    def run(n_clicks: int | None, name: str, stack_value: str, tab: str) -> Any:
         model = services.model(name)
         with services.jobs.start(tab) as job:
             bar = Bar(job, ids.DOSSIER_BAR, ids.DOSSIER_STATUS, watch_page())
             bar.start()
-            return _kept(services, name, head_dossier(model, progress=bar, cancel=job.cancel))
+            stack = stack_name(stack_value)
+            found = head_dossier(model, stack=stack, progress=bar, cancel=job.cancel)
+            return _kept(services, name, found)
 
     cancels(app, services, ids.DOSSIER_CANCEL, ids.DOSSIER_STATUS)
 
@@ -149,15 +173,17 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.DOSSIER, "data", allow_duplicate=True),
         Input(ids.TABS, "value"),
         Input(ids.MODEL, "data"),
+        Input(ids.STACK, "value"),
         State(ids.DOSSIER, "data"),
         prevent_initial_call=True,
     )
-    def find(tab: str, name: str | None, kept: dict[str, Any] | None) -> Any:
-        if tab != "heads" or name is None or (kept is not None and kept["model"] == name):
+    def find(tab: str, name: str | None, stack_value: str, kept: dict[str, Any] | None) -> Any:
+        if tab != "heads" or name is None or _is_of(kept, name, stack_value):
             return no_update
-        model = services.model(name)
-        known = None if refusal(model) else known_dossier(model)
-        return _kept(services, name, known)
+        model, stack = services.model(name), stack_name(stack_value)
+        if stack not in {one.name for one in model.stacks.stacks}:
+            return no_update  # the picker is about to follow the model
+        return _kept(services, name, known_dossier(model, stack=stack))
 
     @app.callback(
         Output(ids.DOSSIER_MAP, "figure"),
@@ -167,24 +193,38 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.DOSSIER_BODY, "hidden"),
         Output(ids.DOSSIER_RUN, "display"),
         Output(ids.DOSSIER_CANCEL, "display"),
+        Output(ids.DOSSIER_ROLE, "data"),
+        Output(ids.DOSSIER_ROLE, "value"),
         Input(ids.DOSSIER, "data"),
         Input(ids.DOSSIER_ROLE, "value"),
         Input(ids.DARK, "data"),
         State(ids.HEADS, "value"),
         State(ids.MODEL, "data"),
+        State(ids.STACK, "value"),
         prevent_initial_call=True,
     )
     def draw(
-        kept: dict[str, Any] | None, role: str, dark: bool, heads: list[str], name: str
+        kept: dict[str, Any] | None,
+        role: str,
+        dark: bool,
+        heads: list[str],
+        name: str,
+        stack_value: str,
     ) -> tuple[Any, ...]:
         dossier = services.results.get(kept["key"]) if kept else None
-        if kept is None or dossier is None or kept["model"] != name:
-            return no_update, [], "", False, True, None, None
+        if dossier is None or not _is_of(kept, name, stack_value):
+            return no_update, [], "", False, True, None, None, no_update, no_update
+        choices: Any = no_update
+        if ctx.triggered_id == ids.DOSSIER:
+            choices = [{"value": a, "label": b} for a, b in _choices(dossier.stack)]
+        if role not in dossier.roles:
+            role = next(iter(dossier.roles))
         figure = large_map(dossier.of(role), heads, bool(dark))
         listed = leaders(dossier) if ctx.triggered_id == ids.DOSSIER else no_update
         # What is complete need not be measured again: it would be the same.
         buttons = "none" if dossier.stopped == "complete" else None
-        return figure, listed, caption(dossier, role), True, False, buttons, buttons
+        said = caption(dossier, role)
+        return figure, listed, said, True, False, buttons, buttons, choices, role
 
     _register_clientside(app)
 

@@ -12,8 +12,10 @@ from ablation.attribution_types import QueryKeyDetail, ScoreSources
 from app import ids, words
 from app.panels.pieces import browser, switch, waiting
 from app.panels.term_list import term_list
+from app.panels.wait_strip import awaiting
 from app.services import Services, prompt_of
 from app.view import View, head_from_text
+from app.waits import step
 from models.errors import UserError
 from models.types import FloatArray, Head, TokenizedPrompt
 from viz.sink import without_first
@@ -177,6 +179,35 @@ def against_strongest(row: FloatArray, key: int, names: Sequence[str]) -> str:
     return f"score {below} from that of the strongest key, {names[best]}, weight {row[best]:.3g}"
 
 
+def _explained(
+    services: Services, view: View, opened: dict[str, Any], relative: bool, pages: int
+) -> tuple[Any, ...]:
+    """Return the panel's title and body for a cell, and which panels are hidden."""
+    head = head_from_text(opened["head"])
+    model = services.model(view.model)
+    prompt = prompt_of(view, model)
+    query, key, side = int(opened["query"]), int(opened["key"]), int(opened["step"])
+    if side > 1:
+        shown = _shown_map(services, view, pages, head)
+        query, key = largest_in(shown, query, key, side)
+        set_props(ids.TOKEN, {"data": query if opened["direction"] == "at" else key})
+    opening = [pair(prompt, query, key), *_of_cell(side), *_run_note(view)]
+    stream = None
+    with suppress(UserError):  # said below, beside what can be told without it
+        stream = services.streams.get(model, prompt)
+    try:
+        with step("Telling the score apart", head.layer + 1):
+            detail = ablation.explain_attention(
+                model, prompt, head, query, key, relative=relative, stream=stream
+            )
+    except UserError as error:
+        return title(head), [*opening, html.P(str(error), className="help")], False, True
+    clean = services.runs.outcome(model, prompt, view.position, [head], None)
+    row = clean.maps[0].values[0, query]
+    strongest = against_strongest(row, key, prompt.unique_labels) if detail.visible else ""
+    return title(head, detail.weight), [*opening, *body(detail, strongest)], False, True
+
+
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks that open, fill and close the panel."""
 
@@ -189,6 +220,7 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.EXPLAIN_RELATIVE, "checked"),
         State(ids.VIEW, "data"),
         State(ids.SHOWN, "data"),
+        State(ids.TAB_ID, "data"),
         running=[
             (Output(ids.EXPLAIN_WAITING, "hidden"), False, True),
             (Output(ids.EXPLAIN_BODY, "className"), "waiting", ""),
@@ -197,32 +229,13 @@ def register(app: Dash, services: Services) -> None:
         prevent_initial_call=True,
     )
     def show(
-        opened: dict[str, Any] | None, relative: bool, data: dict[str, Any], pages: int
+        opened: dict[str, Any] | None, relative: bool, data: dict[str, Any], pages: int, tab: str
     ) -> tuple[Any, ...]:
         if opened is None:
             return "", [], True, True
-        view, head = View.from_json(data), head_from_text(opened["head"])
-        model = services.model(view.model)
-        prompt = prompt_of(view, model)
-        query, key, step = int(opened["query"]), int(opened["key"]), int(opened["step"])
-        if step > 1:
-            shown = _shown_map(services, view, pages, head)
-            query, key = largest_in(shown, query, key, step)
-            set_props(ids.TOKEN, {"data": query if opened["direction"] == "at" else key})
-        opening = [pair(prompt, query, key), *_of_cell(step), *_run_note(view)]
-        stream = None
-        with suppress(UserError):  # said below, beside what can be told without it
-            stream = services.streams.get(model, prompt)
-        try:
-            detail = ablation.explain_attention(
-                model, prompt, head, query, key, relative=relative, stream=stream
-            )
-        except UserError as error:
-            return title(head), [*opening, html.P(str(error), className="help")], False, True
-        clean = services.runs.outcome(model, prompt, view.position, [head], None)
-        row = clean.maps[0].values[0, query]
-        strongest = against_strongest(row, key, prompt.unique_labels) if detail.visible else ""
-        return title(head, detail.weight), [*opening, *body(detail, strongest)], False, True
+        view, about = View.from_json(data), tuple(opened.items())
+        with awaiting(services, tab, "explanation", view, about):
+            return _explained(services, view, opened, relative, pages)
 
     app.clientside_callback(
         browser("close", "attribution"),

@@ -42,6 +42,7 @@ def register(app: Dash) -> None:
         State(ids.ATTRIBUTION_VERSUS, "value"),
         State(ids.DOSSIER, "data"),
         State(ids.CORPUS, "data"),
+        State(ids.CORPUS_HEAD, "value"),
         State(ids.COMPARISON, "data"),
         prevent_initial_call=True,
     )

@@ -1,28 +1,20 @@
-"""What the parts of the heads tab share: of which models it tells, and its layers x heads map."""
+"""What the parts of the heads tab share: its layers x heads map, and whose heads are on it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ablation.types import HeadValues
 from app.panels.study import SWEEP_MAP_HEIGHT
-from app.view import head_from_text
-from models.errors import UserError
+from app.view import MAIN_STACK, head_from_text
 from viz.heads import head_map_figure
-
-if TYPE_CHECKING:
-    from models.language_model import LanguageModel
 
 WIDTH, HEIGHT = 330, SWEEP_MAP_HEIGHT
 """In CSS pixels: that of the ablation study's map, so that the eye finds a head again."""
 
 
-def refusal(model: "LanguageModel") -> str | None:
-    """Return why the tab has nothing to ask of a model, or None."""
-    try:
-        model.check_one_stack("What this tab asks of all heads")
-    except UserError as error:
-        return str(error)
-    return None
+def stack_name(value: str) -> str:
+    """Return the stack that the control above the map holds, as heads name it."""
+    return "" if value == MAIN_STACK else value
 
 
 def large_map(scores: HeadValues, chosen: Sequence[str], dark: bool) -> Any:
@@ -33,4 +25,13 @@ def large_map(scores: HeadValues, chosen: Sequence[str], dark: bool) -> Any:
     """
     n_layers, n_heads = scores.values.shape
     heads = [head_from_text(text) for text in chosen]
-    return head_map_figure(n_layers, n_heads, scores, heads, dark=dark, width=WIDTH, height=HEIGHT)
+    return head_map_figure(
+        n_layers,
+        n_heads,
+        scores,
+        heads,
+        stack=scores.stack,
+        dark=dark,
+        width=WIDTH,
+        height=HEIGHT,
+    )

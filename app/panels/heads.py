@@ -8,16 +8,20 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, ctx, html, no_update
 
 from ablation.heads import parse_heads
-from ablation.types import HeadScores
+from ablation.types import HeadScores, HeadValues
 from app import ids
 from app.panels.pieces import browser, choose_on_click, graph, section
 from app.services import Services
-from app.view import MAIN_STACK, head_from_text
+from app.view import MAIN_STACK, View, head_from_text
+from models.errors import UserError
 from models.types import Head, Stack
 from viz.heads import head_map_figure
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
+
+THUMBNAIL = View().cells
+"""What the overview shows of each head as long as no metric is picked."""
 
 MAP_WIDTH, MAP_HEIGHT = 284, 224
 """The map's size in CSS pixels: the left column's width, and what is left of its height."""
@@ -136,6 +140,9 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.SECOND, "data"),
         Input(ids.STACK, "value"),
         Input(ids.MODEL_SHAPE, "data"),
+        Input(ids.CELLS, "value"),
+        Input(ids.OVERVIEW_DRAWN, "data"),
+        Input(ids.BOS_USED, "data"),
         State(ids.HEADS, "value"),
         prevent_initial_call=True,
     )
@@ -146,14 +153,23 @@ def register(app: Dash, services: Services) -> None:
         second: str | None,
         stack_value: str,
         shape: dict[str, Any] | None,
+        cells: str,
+        overview: str | None,
+        bos: bool | None,
         chosen: list[str],
     ) -> Any:
-        about_sweep = set(ctx.triggered_prop_ids.values()) <= {ids.PROMPT, ids.SECOND}
-        if shape is None or (about_sweep and sweep is None):
+        causes = set(ctx.triggered_prop_ids.values())
+        about_sweep = causes <= {ids.PROMPT, ids.SECOND}
+        about_metric = causes <= {ids.OVERVIEW_DRAWN, ids.BOS_USED}
+        plain = cells == THUMBNAIL and (about_metric or (about_sweep and sweep is None))
+        if shape is None or plain:
             return no_update
         known = {stack.name or MAIN_STACK: stack for stack in _stacks(shape)}
         stack = known.get(stack_value, known[MAIN_STACK])
-        scores = _scores(services, sweep, shape, (prompt, second or ""))
+        view = View(shape["model"], prompt, second or "", bos)
+        scores: HeadScores | HeadValues | None = _metric(services, view, cells, stack.name)
+        if scores is None:
+            scores = _scores(services, sweep, shape, (prompt, second or ""))
         if scores is not None and scores.stack != stack.name:
             scores = None
         figure = head_map_figure(
@@ -183,6 +199,28 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.HEADS, "value"),
         State(ids.MODEL_SHAPE, "data"),
     )
+
+
+def _metric(services: Services, view: View, cells: str, stack: str) -> HeadValues | None:
+    """Return the metric by which the overview shows heads, if it was read of the clean run.
+
+    Nothing is run for it: the map follows the overview, and costs no more than its drawing.
+
+    Args:
+        view: whose model, texts and opening token count.
+        cells: see `View`.
+    """
+    if cells == THUMBNAIL:
+        return None
+    model = services.model(view.model)
+    try:
+        known = services.overviews.known(model, services.prompt(view, model), None, stack)
+    except UserError:  # of the prompt, which is said beside it
+        return None
+    if known is None:
+        return None
+    info = next(info for info in known.metrics if info.name == cells)
+    return HeadValues(info, known.values_of(cells), stack=known.stack)
 
 
 def _scores(

@@ -1,13 +1,10 @@
 """The tab about all heads at once: roles, attention over a corpus, differences between runs."""
 
-from typing import Any
-
-from dash import ALL, Dash, Input, Output, State, html, no_update
+from dash import ALL, Dash, Input, Output, State, html
 
 from app import ids
 from app.panels import comparison, dossier, over_corpus
-from app.panels.head_maps import refusal
-from app.panels.pieces import browser, empty, segmented
+from app.panels.pieces import browser, segmented
 from app.services import Services
 
 SECTIONS = (("roles", "Roles"), ("corpus", "Corpus"), ("compare", "Compare"))
@@ -21,11 +18,9 @@ def layout() -> html.Div:
                 segmented(ids.HEADS_TAB, SECTIONS, "roles", "What is asked of all heads"),
                 className="toolbar",
             ),
-            empty("", id=ids.HEADS_TAB_NOTE, hidden=True),
-            html.Div(
-                [dossier.layout(), over_corpus.layout(), comparison.layout()],
-                id=ids.HEADS_TAB_PARTS,
-            ),
+            dossier.layout(),
+            over_corpus.layout(),
+            comparison.layout(),
         ],
         className="tab-body",
     )
@@ -33,21 +28,6 @@ def layout() -> html.Div:
 
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks of the tab and of what stands in it."""
-
-    @app.callback(
-        Output(ids.HEADS_TAB_NOTE, "children"),
-        Output(ids.HEADS_TAB_NOTE, "hidden"),
-        Output(ids.HEADS_TAB_PARTS, "hidden"),
-        Input(ids.TABS, "value"),
-        Input(ids.MODEL, "data"),
-        prevent_initial_call=True,
-    )
-    def refuse(tab: str, name: str | None) -> tuple[Any, ...]:
-        if tab != "heads" or name is None:
-            return (no_update,) * 3
-        sentence = refusal(services.model(name))
-        return html.P(sentence), sentence is None, sentence is not None
-
     dossier.register(app, services)
     over_corpus.register(app, services)
     comparison.register(app, services)

@@ -1,10 +1,8 @@
 """All heads at once: a grid of thumbnails, or of one number a head, drawn by assets/overview.js."""
 
 import hashlib
-import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -14,19 +12,23 @@ from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_prop
 from ablation.head_metrics import HEAD_METRICS
 from ablation.types import Ablation, HeadSummaries, Progress
 from app import ids, words
-from app.jobs import Job, Pace
-from app.overviews import shows_overview, summary_of
+from app.jobs import Job
+from app.overviews import named, shows_overview, summary_of
 from app.panels.pieces import browser
-from app.panels.progress import cancels
+from app.panels.wait_strip import awaiting
 from app.services import Services, ablation_of, prompt_of
 from app.view import View
 from models.errors import UserError
 from viz.overview import overview_message
+from viz.sink import SINK_NOTES
 
 KIND = "overview"
 """The kind of its jobs: the next one takes the place of one that runs."""
-REPORT_SECONDS = 0.25
 FRAME = "overview-frame"
+ALL_COUNTED = (
+    " The first token counts in these numbers: what it takes is a part of what they tell of a head."
+)
+"""Said of metrics where thumbnails leave the first token out."""
 
 
 def tools() -> list[Any]:
@@ -68,66 +70,26 @@ def layout() -> list[Any]:
             ],
             className="note",
         ),
-        html.Div(
-            [_progress(), html.Div(id=ids.OVERVIEW_FRAME, className=FRAME)], className="stage"
-        ),
+        html.Div(html.Div(id=ids.OVERVIEW_FRAME, className=FRAME), className="stage"),
         dcc.Store(id=ids.OVERVIEW_SENT),
         dcc.Store(id=ids.OVERVIEW_DRAWN),
     ]
 
 
-def _progress() -> html.Div:
-    """Return what says how far reading is; the stylesheet shows it only if that takes a while."""
-    return html.Div(
-        [
-            dmc.Progress(
-                id=ids.OVERVIEW_BAR,
-                value=0,
-                size="sm",
-                transitionDuration=200,
-                className="grow",
-                **{"aria-label": "Progress of reading all heads"},
-            ),
-            html.Span(id=ids.OVERVIEW_STATUS, className="muted", role="status"),
-            dmc.Button("Cancel", id=ids.OVERVIEW_CANCEL, size="compact-xs", variant="default"),
-        ],
-        id=ids.OVERVIEW_PROGRESS,
-        className="overview-progress",
-        hidden=True,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """Shows on the page how far reading all heads has got."""
-
-    job: Job
-    is_wanted: Callable[[], bool]
-    page_gone: Callable[[], bool]
-    bar: Pace = field(default_factory=lambda: Pace(REPORT_SECONDS))
-
-    def __call__(self, progress: Progress) -> None:
-        if self.page_gone():
-            self.job.cancel.set()
-            return
-        if self.is_wanted() and self.bar.ready():
-            set_props(ids.OVERVIEW_BAR, {"value": 100 * progress.done / progress.total})
-            set_props(ids.OVERVIEW_STATUS, {"children": self.job.status(progress)})
-
-
 @contextmanager
-def waiting(services: Services, tab: str, about: Hashable) -> Iterator[Job]:
-    """Give the job in which all heads are read, and say on the page meanwhile that one waits."""
-    set_props(ids.OVERVIEW_BAR, {"value": 0})
-    set_props(ids.OVERVIEW_STATUS, {"children": "Running the prompt"})
-    set_props(ids.OVERVIEW_PROGRESS, {"hidden": False})
+def waiting(
+    services: Services, tab: str, about: Hashable, view: View
+) -> Iterator[tuple[Job, Callable[[Progress], None]]]:
+    """Give the job in which all heads are read, and what shows on the page how far that is."""
     set_props(ids.OVERVIEW_FRAME, {"className": f"{FRAME} waiting"})
     try:
-        with services.jobs.replace(tab, KIND, about) as job:
-            yield job
+        with (
+            awaiting(services, tab, KIND, view, about) as wait,
+            services.jobs.replace(tab, KIND, about, wait.job.cancel) as job,
+        ):
+            yield job, lambda progress: wait.tell(named(progress))
     finally:
         if services.jobs.current(tab, KIND) is None:
-            set_props(ids.OVERVIEW_PROGRESS, {"hidden": True})
             set_props(ids.OVERVIEW_FRAME, {"className": FRAME})
 
 
@@ -144,7 +106,7 @@ def wanted(services: Services, view: View | None, tab: str, drawn: str | None) -
         return None
     model = services.model(view.model)
     prompt = prompt_of(view, model)
-    asked = summary_of(model, prompt, ablation_of(view, prompt)[0], view.stack_name)
+    asked = summary_of(model, prompt, ablation_of(view, prompt)[0], view.stack_name, view.sink)
     key = hashlib.sha256(repr(asked).encode()).hexdigest()
     running = services.jobs.current(tab, KIND)
     if running is not None and running.about == key:
@@ -167,7 +129,9 @@ def summarise(
 
     def read(ablation: Ablation | None) -> HeadSummaries:
         stack, position = view.stack_name, view.position
-        return services.overviews.of(model, prompt, ablation, stack, position, report, job.cancel)
+        return services.overviews.of(
+            model, prompt, ablation, stack, position, report, job.cancel, view.sink
+        )
 
     try:
         return read(ablation), problem
@@ -183,8 +147,12 @@ def note(summaries: HeadSummaries, problem: UserError | None) -> list[Any]:
     heads = words.count(n_read, "head")
     cells = f", each cell the largest of {summaries.step}×{summaries.step} weights"
     shown = f" Rows are queries, columns keys{cells if summaries.step > 1 else ''}."
-    # Which the stylesheet hides where the heads are numbers.
+    # Which the stylesheet hides where the heads are numbers, or where they are not.
     said = [f" {heads}.", html.Span(shown, className="of-thumbnails")]
+    if summaries.sink != "show":
+        left_out = f" {SINK_NOTES[summaries.sink].capitalize()}."
+        said += [html.Span(left_out, className="of-thumbnails")]
+        said += [html.Span(ALL_COUNTED, className="of-numbers")]
     said += [" Hover for numbers, click to choose."]
     if summaries.stopped == "cancelled":
         n_all = words.count(summaries.values[0].size, "head")
@@ -216,33 +184,32 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.OVERVIEW_AGAIN, "n_clicks"),
         State(ids.OVERVIEW_DRAWN, "data"),
         State(ids.TAB_ID, "data"),
+        Input(ids.WAIT_AGAIN, "n_clicks"),
         prevent_initial_call=True,
     )
     def read_all(
-        data: dict[str, Any] | None, clicks: int | None, drawn: str | None, tab: str
+        data: dict[str, Any] | None,
+        clicks: int | None,
+        drawn: str | None,
+        tab: str,
+        *clicks_again: int | None,
     ) -> tuple[Any, ...]:
         view = None if data is None else View.from_json(data)
-        again = ctx.triggered_id == ids.OVERVIEW_AGAIN
+        again = ctx.triggered_id in (ids.OVERVIEW_AGAIN, ids.WAIT_AGAIN)
         key = wanted(services, view, tab, None if again else drawn)
         if view is None or key is None:
             return (no_update,) * 4
-        socket = ctx.websocket
-        with waiting(services, tab, key) as job:
-            live = Live(
-                replace(job, started=time.monotonic()),
-                lambda: services.jobs.current(tab, KIND) is job,
-                lambda: socket is not None and socket.is_shutdown,
-            )
+        with waiting(services, tab, key, view) as (job, report):
             try:
-                summaries, problem = summarise(services, view, job, live)
+                summaries, problem = summarise(services, view, job, report)
             except UserError as error:
                 return (None, key, not_shown(error), {"display": "none"})
-            if not live.is_wanted():
+            if services.jobs.current(tab, KIND) is not job:  # another has taken its place
                 return (no_update,) * 4
         more = {} if summaries.stopped == "cancelled" else {"display": "none"}
-        return overview_message(summaries), key, note(summaries, problem), more
-
-    cancels(app, services, ids.OVERVIEW_CANCEL, ids.OVERVIEW_STATUS, KIND)
+        nothing = np.isnan(summaries.thumbnails).all()  # what stands is better than that
+        sent = no_update if nothing else overview_message(summaries)
+        return sent, key, note(summaries, problem), more
 
     app.clientside_callback(
         browser("draw", "overview"),

@@ -30,6 +30,7 @@ from app.panels import (
     study,
     study_run,
     token,
+    wait_strip,
 )
 from app.services import Services, prompt_of
 from app.view import View
@@ -83,7 +84,7 @@ def layout(services: Services) -> dmc.MantineProvider:
                         [prompt.layout(), heads.layout(), intervention.layout()],
                         className="column left",
                     ),
-                    dmc.AppShellMain(_tabs(), className="middle"),
+                    dmc.AppShellMain([_tabs(), wait_strip.layout()], className="middle"),
                     dmc.AppShellAside(
                         [prediction.layout(), explain.layout(), token.layout()],
                         className="column right",
@@ -285,6 +286,7 @@ def register(app: Dash, services: Services) -> None:
         heads_tab,
         token,
         explain,
+        wait_strip,
     )
     for panel in panels:
         panel.register(app, services)
@@ -304,6 +306,7 @@ def _register_opening(app: Dash, services: Services) -> None:
         Input(ids.FRAGMENT_IN, "data"),
         Input(ids.MODEL_PICKER, "value"),
         State(ids.VIEW, "data"),
+        State(ids.TAB_ID, "data"),
         running=[
             (Output(ids.MODEL_LOADER, "display"), "inline-block", "none"),
             (Output(ids.MODEL_PICKER, "disabled"), True, False),
@@ -312,7 +315,7 @@ def _register_opening(app: Dash, services: Services) -> None:
         on_error=_opening_failed,
         prevent_initial_call=True,
     )
-    def open_view(fragment: str | None, name: str, data: dict[str, Any] | None) -> Any:
+    def open_view(fragment: str | None, name: str, data: dict[str, Any] | None, tab: str) -> Any:
         if ctx.triggered_id == ids.MODEL_PICKER:
             name = (name or "").strip()
             if data is None or name in ("", data["model"]):
@@ -323,7 +326,7 @@ def _register_opening(app: Dash, services: Services) -> None:
             view, model, failure = open_first(services, wanted, default, _say_progress)
             for sentence in filter(None, (problem, failure)):
                 notices.tell(sentence, color="orange" if sentence == problem else "red")
-        services.begin(view)
+        services.begin(view, tab)
         return [*filled(services, view, model), ""]
 
 
@@ -348,10 +351,11 @@ def _register_prompt(app: Dash, services: Services) -> None:
         Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
         Input(ids.PROMPT_REQUEST, "data"),
         State(ids.VIEW, "data"),
+        State(ids.TAB_ID, "data"),
         running=[(Output(ids.PROMPT_RUN, "disabled"), True, False)],
         prevent_initial_call=True,
     )
-    def run_prompt(request: dict[str, Any] | None, data: dict[str, Any] | None) -> Any:
+    def run_prompt(request: dict[str, Any] | None, data: dict[str, Any] | None, tab: str) -> Any:
         if request is None or data is None:
             return no_update
         text = View.from_json({"prompt": request["text"] or " "}).prompt if request["text"] else ""
@@ -360,6 +364,6 @@ def _register_prompt(app: Dash, services: Services) -> None:
         asked = replace(View.from_json(data), prompt=text, second=second, bos=request["bos"])
         tokens = prompt_of(asked, model)
         position = model.resolve_position(tokens, None)
-        services.begin(replace(asked, position=position))
+        services.begin(replace(asked, position=position), tab)
         strip, count = prompt.strip(tokens), prompt.token_count(tokens)
         return text, second, request["bos"], position, None, strip, count, None

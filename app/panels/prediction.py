@@ -7,8 +7,9 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import ids
 from app.panels.pieces import browser, graph, section
+from app.panels.wait_strip import awaiting
 from app.runs import Outcome, parse_positions
-from app.services import Services, form_problem, most_positions
+from app.services import Services, acted_of, form_problem, most_positions
 from app.view import View
 from models.errors import UserError
 from models.types import Prediction, TokenProbability
@@ -137,16 +138,24 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.VIEW, "data"),
         Input(ids.DARK, "data"),
         State(ids.PREDICTED, "data"),
+        State(ids.TAB_ID, "data"),
+        Input(ids.WAIT_AGAIN, "n_clicks"),
+        Input(ids.OVERVIEW_AGAIN, "n_clicks"),
         prevent_initial_call=True,
     )
     def draw(
-        data: dict[str, Any] | None, dark: bool, predicted: list[Any] | None
+        data: dict[str, Any] | None,
+        dark: bool,
+        predicted: list[Any] | None,
+        tab: str,
+        *again: int | None,
     ) -> tuple[Any, ...]:
         view = None if data is None else View.from_json(data)
         if view is None or asked(view, bool(dark)) == predicted:
             return (no_update,) * 9
         model = services.model(view.model)
-        outcome = services.outcome(view, maps=False)
+        with awaiting(services, tab, "prediction", view, acted_of(view)):
+            outcome = services.outcome(view, maps=False)
         watched = watched_token(outcome.before, model, view.watched)
         before, after = outcome.before, outcome.after
         rows = metric_rows(before, after, outcome.comparison, watched)

@@ -6,8 +6,10 @@ from dash import Dash, Input, Output, State, html
 
 from app import ids, words
 from app.panels.pieces import browser
+from app.panels.wait_strip import awaiting
 from app.services import Services, prompt_of
 from app.view import View
+from app.waits import step
 from models.types import TokenDetail, TokenProbability
 from viz.labels import probability
 
@@ -80,15 +82,23 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.TOKEN_PANEL, "hidden", allow_duplicate=True),
         Input(ids.TOKEN_OPEN, "data"),
         State(ids.VIEW, "data"),
+        State(ids.TAB_ID, "data"),
         prevent_initial_call=True,
     )
-    def show(opened: dict[str, int] | None, data: dict[str, Any]) -> tuple[str, Any, bool]:
+    def show(
+        opened: dict[str, int] | None, data: dict[str, Any], tab: str
+    ) -> tuple[str, Any, bool]:
         if opened is None:
             return "", [], True
         view = View.from_json(data)
         model = services.model(view.model)
         prompt = prompt_of(view, model)
-        detail = model.token_detail(prompt, opened["position"])
+        position = opened["position"]
+        with (
+            awaiting(services, tab, "token", view, position),
+            step("Reading the prediction at a token", len(model.sites)),
+        ):
+            detail = model.token_detail(prompt, position)
         return detail.label, body(detail, model.kind), False
 
     app.clientside_callback(

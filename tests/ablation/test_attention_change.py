@@ -2,6 +2,7 @@
 
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -264,7 +265,8 @@ def test_models_of_another_shape_are_refused(
     gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tiny_model("llama")
-    monkeypatch.setattr(other, "n_layers", 7)
+    deeper = replace(other.stacks.stacks[0], n_layers=7)
+    monkeypatch.setattr(other, "stacks", replace(other.stacks, stacks=(deeper,)))
     with pytest.raises(UserError, match=r"3 layers of 4 heads and .* 7 of 4"):
         with_model(gpt2, gpt2.tokenize(PROMPT), other)
 

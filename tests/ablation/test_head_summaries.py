@@ -213,3 +213,24 @@ def test_summaries_of_another_shape_are_refused(llama: LanguageModel) -> None:
         HeadSummaries(good.prompt, good.metrics, good.values, good.thumbnails[..., :1], 1, True)
     with pytest.raises(ValueError, match="values"):
         HeadSummaries(good.prompt, good.metrics, good.values[:2], good.thumbnails, 1, True)
+
+
+@pytest.mark.parametrize("sink", ["hide", "renormalise"])
+@pytest.mark.parametrize("step", [1, 3])
+def test_thumbnails_without_the_first_token_equal_numpy(sink: str, step: int) -> None:
+    model = tiny_model("llama")
+    prompt = model.tokenize(prompt_text("llama"))
+    maps = attentions("llama", prompt.ids).numpy().copy()  # [n_layers, n_heads, query, key]
+    maps[..., 0] = 0
+    if sink == "renormalise":
+        maps /= np.maximum(maps.sum(-1, keepdims=True), 1e-30)
+    whole = summarise_heads(model, prompt)
+    side = math.ceil(len(prompt) / step)
+    found = summarise_heads(model, prompt, side=side, sink=sink)
+    assert found.step == step
+    for layer, head in ((0, 1), (2, 3)):
+        expected = plain_thumbnail(maps[layer, head], step)
+        np.testing.assert_allclose(
+            found.thumbnails[layer, head], expected, atol=TOLERANCE, rtol=TOLERANCE
+        )
+    np.testing.assert_array_equal(found.values, whole.values)  # which are of all attention

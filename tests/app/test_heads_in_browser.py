@@ -121,6 +121,11 @@ def test_the_corpus_is_read_and_one_head_told_about(
         expect(shown.nth(1 + i)).to_contain_text(context.passage)
     entropy = result.table.query("layer == 2 and head == 3 and metric == 'entropy'")["mean"].item()
     expect(tab.locator("#corpus-numbers")).to_contain_text(f"{entropy:.3g}")
+    expect(tab.locator("#corpus-histogram .gtitle")).to_contain_text("5 passages")
+    tab.locator("#corpus-statistic").get_by_text("median").click()
+    expect(tab.locator("#corpus-map .gtitle")).to_contain_text("median")
+    median = result.details.over_passages("previous_weight", "median").values
+    np.testing.assert_allclose(drawn(tab, "#corpus-map"), median, atol=1e-6)
 
 
 def test_clean_is_compared_with_ablated(tab: Page) -> None:

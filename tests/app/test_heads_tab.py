@@ -1,6 +1,8 @@
 """What the heads tab says and draws, without a browser."""
 
+import threading
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,14 +12,18 @@ from tiny import CORPUS
 from ablation import HEAD_METRICS, run_study
 from ablation.attention_change import attention_change
 from ablation.corpus import Passage
+from ablation.distributions import STATISTICS, MetricDistribution
 from ablation.dossier import Dossier
 from ablation.stimuli import ROLES
-from app.panels import comparison, differences, dossier, over_corpus
+from ablation.studies.heads import METRICS
+from app import tables
+from app.panels import comparison, differences, dossier, heads, over_corpus
 from app.services import Services
 from app.view import MAX_PROMPT_CHARACTERS, View
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import Head
+from viz.distributions import distribution_figure
 
 OTHER = "When John and Mary went to the store, Mary gave a drink to"
 
@@ -171,3 +177,66 @@ def test_a_head_is_told_about_in_numbers_and_contexts(llama: LanguageModel) -> N
         marked = [part.className for part in words.children if hasattr(part, "className")]
         assert sorted(marked) in (["key", "query"], ["both"])
     assert over_corpus.caption(result).startswith("5 texts read. On average")
+
+
+def test_the_distribution_of_a_head_is_drawn_and_written_out(
+    services: Services, llama: LanguageModel
+) -> None:
+    passages = tuple(Passage(f"tiny-{i}", "tiny", text) for i, text in enumerate(CORPUS))
+    details = run_study("heads", llama, passages).details
+    head, metric = Head(1, 2), "entropy"
+    values = details.values[:, 0, 1, 2].astype(float)
+    for statistic, expected in (
+        ("mean", values.mean()),
+        ("median", sorted(values)[2]),  # of five
+        ("low", np.quantile(values, 0.1)),
+        ("high", np.quantile(values, 0.9)),
+    ):
+        found = details.over_passages(metric, statistic)
+        assert found.values[1, 2] == pytest.approx(expected, abs=1e-6)
+        assert found.metric.label == (
+            "Entropy" if statistic == "mean" else f"Entropy, {STATISTICS[statistic]}"
+        )
+    distribution = details.distribution(head, metric)
+    counts, edges = distribution.histogram(3)
+    by_hand = [sum(a <= v < b for v in values) for a, b in pairwise(edges)]
+    by_hand[-1] += 1  # the largest
+    assert counts.tolist() == by_hand
+    figure = distribution_figure(distribution)
+    assert sum(figure.data[0].y) == len(passages)
+    n_positions = sum(len(llama.tokenize(passage.text)) for passage in passages)
+    assert f"5 passages, {n_positions} positions" in figure.layout.title.text
+    key = services.results.keep(run_study("heads", llama, passages), 1)
+    asked = {"key": key, "model": "llama", "head": "1.2"}
+    table = tables.distribution(services, asked)
+    np.testing.assert_allclose(table.frame["entropy"], values, atol=1e-6)
+    assert table.about["distributions"]["entropy"]["values"] == pytest.approx(list(values))
+    with pytest.raises(UserError, match="choose one first"):
+        tables.distribution(services, {**asked, "head": None})
+
+
+def test_values_that_are_all_alike_have_one_bar() -> None:
+    same = np.full(4, 0.25, np.float32)
+    alike = MetricDistribution(Head(0, 0), METRICS[0], tuple("abcd"), (9, 9, 9, 9), same)
+    figure = distribution_figure(alike)
+    assert figure.data[0].y.tolist() == [4]
+    low, high = figure.layout.xaxis.range
+    assert low < 0.25 < high
+
+
+# --- the map on the left ---
+
+
+def test_the_map_on_the_left_takes_the_metric_of_an_overview_that_was_read(
+    services: Services, settled: View
+) -> None:
+    llama = services.model("llama")
+    assert heads._metric(services, settled, "entropy", "") is None  # nothing is run for it
+    prompt = llama.tokenize(settled.prompt, settled.bos)
+    nobody = threading.Event()
+    read = services.overviews.of(llama, prompt, None, "", -1, lambda progress: None, nobody)
+    found = heads._metric(services, settled, "entropy", "")
+    assert found is not None
+    np.testing.assert_array_equal(found.values, read.values_of("entropy"))
+    assert heads._metric(services, settled, "thumbnail", "") is None
+    assert heads._metric(services, replace(settled, prompt="The cat"), "entropy", "") is None

@@ -100,6 +100,15 @@ def test_what_a_cell_stands_for_is_said_of_a_long_prompt(services: Services, vie
     assert f"each cell the largest of {found.step}×{found.step}" in text_of(note(found, None))
 
 
+def test_what_is_done_about_the_first_token_is_said(services: Services, view: View) -> None:
+    shown, renormalised = read(services, view), read(services, replace(view, sink="renormalise"))
+    assert renormalised.sink == "renormalise"
+    assert not np.array_equal(renormalised.thumbnails, shown.thumbnails)
+    assert "Renormalised without first token." in text_of(note(renormalised, None))
+    assert "The first token counts in these numbers" in text_of(note(renormalised, None))
+    assert "irst token" not in text_of(note(shown, None))
+
+
 def test_only_what_is_not_there_yet_is_wanted(services: Services, view: View) -> None:
     key = wanted(services, view, TAB, None)
     assert key is not None
@@ -107,7 +116,7 @@ def test_only_what_is_not_there_yet_is_wanted(services: Services, view: View) ->
     others = ({"heads": (Head(0, 0),)}, {"cells": "entropy"}, {"position": 0}, {"log": True})
     for other in others:
         assert wanted(services, replace(view, **other), TAB, key) is None
-    for other in ({"prompt": "The cat"}, {"model": "gpt2"}, {"ablate": True}):
+    for other in ({"prompt": "The cat"}, {"model": "gpt2"}, {"ablate": True}, {"sink": "hide"}):
         assert wanted(services, replace(view, **other), TAB, key) not in (None, key)
     for hidden in ({"picture": "matrix"}, {"tab": "study"}):
         assert wanted(services, replace(view, **hidden), TAB, None) is None
@@ -186,7 +195,7 @@ def test_a_new_prompt_goes_through_the_model_once_a_run(
 ) -> None:
     asked = replace(view, prompt="Another prompt, which nobody knows", position=None, ablate=ablate)
     if begun:
-        services.begin(asked)
+        services.begin(asked, TAB)
     outcome, found, again = ask_at_once(
         lambda: services.outcome(asked, maps=False),
         lambda: read(services, asked),
@@ -212,7 +221,7 @@ def test_maps_are_read_in_one_pass_for_panels_that_ask_at_once(
     monkeypatch.setattr(services.runs, "_read_all_bytes", 0)
     heads = tuple(Head(layer, head) for layer in range(2) for head in range(3))
     asked = replace(view, picture="matrix", heads=heads, prompt="Another prompt, quite unknown")
-    services.begin(asked)
+    services.begin(asked, TAB)
     answers = ask_at_once(
         *[lambda: services.outcome(asked, maps=False)] * 2, *[lambda: services.outcome(asked)] * 2
     )

@@ -276,7 +276,7 @@ def held_at_a_layer(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event
 def open_waiting(page: Page, address: str, prompt: str) -> None:
     asked = View("llama", prompt, heads=(Head(0, 0),), picture="overview")
     page.goto(address + "#" + str(permalink.encode(asked)))
-    expect(page.locator("#overview-status")).to_contain_text("layer 1 of 3")
+    expect(page.locator("#wait-status")).to_contain_text("layer 1 of 3")
 
 
 def test_progress_is_shown_and_reading_can_be_cancelled_and_resumed(
@@ -285,12 +285,14 @@ def test_progress_is_shown_and_reading_can_be_cancelled_and_resumed(
     open_waiting(quiet, address, "The first prompt that is read slowly")
     quiet.get_by_role("button", name="Cancel", exact=True).first.click()
     expect(quiet.locator("#overview-note")).to_contain_text("Cancelled after 4 of 12 heads")
-    expect(quiet.locator(".prediction-numbers, #prediction-figure .main-svg").first).to_be_visible()
-    expect(quiet.locator("#overview-progress")).to_be_hidden()
+    expect(quiet.locator("#wait-strip")).to_be_hidden()
+    expect(quiet.locator("#wait-cancelled")).to_be_visible()
     settle(quiet)
     click(quiet, Head(0, 2), (3, 4))  # what was read can be used, and is not read again for it
     expect(quiet.locator(".heads-select .mantine-Pill-root")).to_have_text(["L0H0", "L0H2"])
-    expect(quiet.locator("#overview-progress")).to_be_hidden()
+    expect(quiet.locator(".prediction-numbers, #prediction-figure .main-svg").first).to_be_visible()
+    expect(quiet.locator("#wait-strip")).to_be_hidden()
+    expect(quiet.locator("#wait-cancelled")).to_be_hidden()
     held_at_a_layer.set()
     quiet.get_by_role("button", name="Read all heads").click()
     expect(quiet.locator("#overview-note")).to_contain_text("12 heads. Rows")
@@ -304,10 +306,10 @@ def test_going_to_another_picture_stops_the_reading(
     quiet.get_by_text("Matrix", exact=True).click()
     expect(quiet.locator(".map-card .main-svg").first).to_be_visible()
     quiet.get_by_text("Overview", exact=True).click()
-    expect(quiet.locator("#overview-status")).to_contain_text("layer 1 of 3")
+    expect(quiet.locator("#wait-status")).to_contain_text("layer 1 of 3")
     held_at_a_layer.set()
     expect(quiet.locator("#overview-note")).to_contain_text("12 heads. Rows")
-    expect(quiet.locator("#overview-progress")).to_be_hidden()
+    expect(quiet.locator("#wait-strip")).to_be_hidden()
 
 
 def test_another_prompt_takes_the_place_of_the_one_being_read(
@@ -319,7 +321,7 @@ def test_another_prompt_takes_the_place_of_the_one_being_read(
     expect(quiet.locator("#token-count")).not_to_have_text("12 tokens")
     held_at_a_layer.set()
     expect(quiet.locator("#overview-note")).to_contain_text("each cell the largest of")
-    expect(quiet.locator("#overview-progress")).to_be_hidden()
+    expect(quiet.locator("#wait-strip")).to_be_hidden()
 
 
 def test_a_deep_model_stands_in_stacks_that_fit_the_window(quiet: Page, address: str) -> None:

@@ -36,6 +36,8 @@ from models.language_model import LanguageModel
 from models.types import Head
 from viz import coding
 
+TAB = "tab"
+
 
 @pytest.fixture(scope="module")
 def dash_page() -> Dash:
@@ -241,8 +243,8 @@ def test_the_prediction_is_the_models(
 
 def test_switching_the_intervention_on_shows_both_runs(dash_page: Dash, settled: View) -> None:
     draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
-    off = draw(_view(settled), False, None)
-    on = draw(_view(settled, ablate=True), False, None)
+    off = draw(_view(settled), False, None, TAB)
+    on = draw(_view(settled, ablate=True), False, None, TAB)
     assert [len(result[1].data) for result in (off, on)] == [1, 2]
     assert on[6:8] == ("", None)
 
@@ -251,15 +253,18 @@ def test_the_prediction_is_drawn_anew_only_if_it_can_be_another(
     dash_page: Dash, settled: View
 ) -> None:
     draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
-    *_, asked = draw(_view(settled), False, None)
+    *_, asked = draw(_view(settled), False, None, TAB)
     another_head = _view(settled, heads=(Head(2, 2),))
-    assert set(draw(another_head, False, asked)) == {no_update}
+    assert set(draw(another_head, False, asked, TAB)) == {no_update}
     changes = ({"ablate": True}, {"position": 0}, {"watched": 3}, {"prompt": "A", "position": 0})
     for change in changes:
-        assert draw(_view(settled, **change), False, asked)[1] is not no_update
-    assert draw(_view(settled), True, asked)[1] is not no_update
-    *_, asked = draw(_view(settled, ablate=True), False, None)
-    assert draw(_view(settled, ablate=True, heads=(Head(2, 2),)), False, asked)[1] is not no_update
+        assert draw(_view(settled, **change), False, asked, TAB)[1] is not no_update
+    assert draw(_view(settled), True, asked, TAB)[1] is not no_update
+    *_, asked = draw(_view(settled, ablate=True), False, None, TAB)
+    assert (
+        draw(_view(settled, ablate=True, heads=(Head(2, 2),)), False, asked, TAB)[1]
+        is not no_update
+    )
 
 
 def test_an_ablation_that_cannot_be_done_says_why_and_leaves_the_clean_run(
@@ -267,11 +272,13 @@ def test_an_ablation_that_cannot_be_done_says_why_and_leaves_the_clean_run(
 ) -> None:
     draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
     form = InterventionForm("resample", (("source", "too short"),))
-    *_, problem, positions, _ = draw(_view(settled, ablate=True, intervention=form), False, None)
+    *_, problem, positions, _ = draw(
+        _view(settled, ablate=True, intervention=form), False, None, TAB
+    )
     assert "equal length" in problem
     assert positions is None
     grid = _callback(dash_page, f"{ids.MAPS}.data")
-    _, _, _, note, *_ = grid(_view(settled, ablate=True, intervention=form), False, 1, None)
+    _, _, _, note, *_ = grid(_view(settled, ablate=True, intervention=form), False, 1, None, TAB)
     assert "Not ablated: attention of the clean run" in str(note)
     assert "equal length" in str(note)
 
@@ -280,7 +287,7 @@ def test_positions_outside_the_prompt_are_refused_at_their_field(
     dash_page: Dash, settled: View
 ) -> None:
     draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
-    *_, problem, positions, _ = draw(_view(settled, ablate=True, acted="99"), False, None)
+    *_, problem, positions, _ = draw(_view(settled, ablate=True, acted="99"), False, None, TAB)
     assert problem == ""
     assert "outside the prompt" in positions
 
@@ -290,7 +297,9 @@ def test_positions_of_a_knockout_are_refused_at_the_knockout(
 ) -> None:
     draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
     form = InterventionForm("knockout", (("keys", "99"), ("queries", "*")))
-    *_, problem, positions, _ = draw(_view(settled, ablate=True, intervention=form), False, None)
+    *_, problem, positions, _ = draw(
+        _view(settled, ablate=True, intervention=form), False, None, TAB
+    )
     assert "outside the prompt" in problem
     assert positions is None
 
@@ -324,7 +333,7 @@ def test_what_a_view_will_show_is_computed_ahead(
         return answer
 
     monkeypatch.setattr(LanguageModel, "run", noted)
-    services.begin(settled)
+    services.begin(settled, TAB)
     assert done.wait(30)
     services.outcome(settled)
     services.outcome(settled, maps=False)
@@ -334,22 +343,22 @@ def test_what_a_view_will_show_is_computed_ahead(
 def test_adding_a_head_sends_only_its_map(dash_page: Dash, settled: View) -> None:
     draw = _callback(dash_page, f"{ids.MAPS}.data")
     few = _view(settled, heads=(Head(0, 0), Head(1, 1)), scale="own")
-    sent, drawn, *_ = draw(few, False, 1, None)
+    sent, drawn, *_ = draw(few, False, 1, None, TAB)
     assert list(sent["maps"]) == sent["order"] == ["0.0", "1.1"]
     more = _view(settled, heads=(Head(2, 2), Head(0, 0), Head(1, 1)), scale="own")
-    sent, drawn, *_ = draw(more, False, 1, drawn)
+    sent, drawn, *_ = draw(more, False, 1, drawn, TAB)
     assert list(sent["maps"]) == ["2.2"]
     assert sent["order"] == drawn["heads"] == ["2.2", "0.0", "1.1"]
-    again, drawn_again, *_ = draw(more, False, 1, drawn)
+    again, drawn_again, *_ = draw(more, False, 1, drawn, TAB)
     assert again is drawn_again is no_update
 
 
 def test_taking_a_head_away_sends_no_map(dash_page: Dash, settled: View) -> None:
     draw = _callback(dash_page, f"{ids.MAPS}.data")
     three = _view(settled, heads=(Head(0, 0), Head(1, 1), Head(2, 2)), scale="own")
-    _, drawn, *_ = draw(three, False, 1, None)
+    _, drawn, *_ = draw(three, False, 1, None, TAB)
     two = _view(settled, heads=(Head(0, 0), Head(2, 2)), scale="own")
-    sent, *_ = draw(two, False, 1, drawn)
+    sent, *_ = draw(two, False, 1, drawn, TAB)
     assert (sent["order"], sent["maps"]) == (["0.0", "2.2"], {})
 
 
@@ -362,8 +371,8 @@ def test_another_look_sends_all_maps(
     change: dict[str, Any], dash_page: Dash, settled: View
 ) -> None:
     draw = _callback(dash_page, f"{ids.MAPS}.data")
-    _, drawn, *_ = draw(_view(settled), False, 1, None)
-    sent, *_ = draw(_view(settled, **change), False, 1, drawn)
+    _, drawn, *_ = draw(_view(settled), False, 1, None, TAB)
+    sent, *_ = draw(_view(settled, **change), False, 1, drawn, TAB)
     assert list(sent["maps"]) == sent["order"]
     assert sent["serial"] != drawn["serial"]
 
@@ -372,7 +381,7 @@ def test_what_is_sent_of_a_map_is_the_models_attention(
     dash_page: Dash, services: Services, settled: View, llama: LanguageModel
 ) -> None:
     draw = _callback(dash_page, f"{ids.MAPS}.data")
-    sent, *_ = draw(_view(settled, heads=(Head(1, 2),)), False, 1, None)
+    sent, *_ = draw(_view(settled, heads=(Head(1, 2),)), False, 1, None, TAB)
     prompt = llama.tokenize(settled.prompt)
     expected = llama.attention(prompt, [Head(1, 2)]).values[0]
     shown = coding.decode(sent["maps"]["1.2"]["figure"]["cells"]["coded"])
@@ -386,7 +395,7 @@ def test_many_maps_are_drawn_on_demand(dash_page: Dash, services: Services, sett
     deep, _ = page.switched(services, settled, "deep")
     draw = _callback(dash_page, f"{ids.MAPS}.data")
     data = _view(deep, heads=tuple(services.model("deep").all_heads()))
-    sent, _, _, _, empty, no_more, label = draw(data, False, 1, None)
+    sent, _, _, _, empty, no_more, label = draw(data, False, 1, None, TAB)
     assert len(sent["maps"]) == MAPS_AT_ONCE
     assert (empty, no_more) == (True, False)
     assert label == f"Show more ({256 - MAPS_AT_ONCE} heads left)"
@@ -403,7 +412,7 @@ def test_fewer_maps_of_long_prompts_are_drawn_at_once(n_tokens: int, at_once: in
 
 def test_no_heads_say_what_to_do(dash_page: Dash, settled: View) -> None:
     draw = _callback(dash_page, f"{ids.MAPS}.data")
-    sent, _, _, _, empty_hidden, *_ = draw(_view(settled, heads=()), False, 1, None)
+    sent, _, _, _, empty_hidden, *_ = draw(_view(settled, heads=()), False, 1, None, TAB)
     assert sent["order"] == []
     assert not empty_hidden
 

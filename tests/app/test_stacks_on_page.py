@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,15 @@ from dash import Dash
 from page_fixtures import Shelf, make_page, serving
 from playwright.sync_api import Browser, Page, expect
 
-from ablation import Ablation, Zero
+from ablation import Ablation, Zero, compare_attention, head_dossier
 from ablation.types import HeadScores, PositionScores
 from app import ids, permalink
 from app.jobs import Job
-from app.panels import attention, heads, page, prompt, study_run
+from app.panels import attention, drawn_maps, heads, page, prompt, study_run
 from app.services import Services, first_heads, most_positions, prompt_of
 from app.view import View
 from models.attention_flow import moved_attention
+from models.builtin import CACHE_VARIABLE
 from models.errors import UserError
 from models.language_model import LanguageModel
 from models.types import Head
@@ -74,8 +76,8 @@ def test_maps_of_all_stacks_stand_beside_each_other(
         expected = model.attention(tokens, [head])
         np.testing.assert_allclose(maps.values, expected.values, atol=1e-6)
     extents = services.extents(VIEW, outcome)
-    how = attention.look(replace(VIEW, heads=chosen), outcome, extents, False)
-    sent = attention.message(VIEW, outcome, extents, how, "serial", None)
+    how = drawn_maps.look(replace(VIEW, heads=chosen), outcome, extents, False)
+    sent = drawn_maps.message(VIEW, outcome, extents, how, "serial", None)
     assert sent is not None
     sides = [sent["maps"][head.short]["figure"]["sides"] for head in chosen]
     assert sides == [["prompt", "source"], ["source", "source"], ["prompt", "prompt"]]
@@ -108,9 +110,9 @@ def test_other_kinds_of_maps_are_refused_and_attention_is_shown(
     assert tag.children == "Attention of the clean run"
     assert "needs a model with one stack" in sentence
     extents = services.extents(view, outcome)
-    how = attention.look(view, outcome, extents, False)
+    how = drawn_maps.look(view, outcome, extents, False)
     assert how.unit == 1
-    sent = attention.message(view, outcome, extents, how, "serial", None)
+    sent = drawn_maps.message(view, outcome, extents, how, "serial", None)
     assert sent is not None
     assert sent["order"] == [head.short for head in chosen]
 
@@ -144,8 +146,8 @@ def test_moved_norms_of_a_pair_are_shown_from_one_sentence_to_the_other(
     view = replace(view, between="b-a", position=1)
     outcome = services.outcome(view)
     extents = services.extents(view, outcome)
-    how = attention.look(view, outcome, extents, False)
-    sent = attention.message(view, outcome, extents, how, "serial", None)
+    how = drawn_maps.look(view, outcome, extents, False)
+    sent = drawn_maps.message(view, outcome, extents, how, "serial", None)
     assert sent is not None
     segments = np.array(outcome.prompt.segments)
     drawn = (segments == 1)[:, None] & (segments == 0)
@@ -375,10 +377,41 @@ def test_what_is_not_for_encoder_decoders_is_said_in_its_place(
     expect(opened.locator(f"#{ids.OVERVIEW_NOTE}")).to_contain_text("4 heads")
     opened.locator("canvas.overview-grid").click(position={"x": 60, "y": 40})
     expect(opened.locator(f"#{ids.HEADS_COUNT}")).to_have_text("2 of 28")
-    for tab, place in (("Attribution", ids.ATTRIBUTION_NOTE), ("Heads", ids.HEADS_TAB_NOTE)):
-        opened.get_by_role("tab", name=tab, exact=True).click()
-        expect(opened.locator(f"#{place}")).to_contain_text("needs a model with one stack")
-    expect(opened.locator(f"#{ids.DOSSIER_RUN}")).to_be_hidden()
+    opened.get_by_role("tab", name="Attribution", exact=True).click()
+    note = opened.locator(f"#{ids.ATTRIBUTION_NOTE}")
+    expect(note).to_contain_text("needs a model with one stack")
+    expect(opened.locator(".mantine-Notification-root")).to_have_count(0)
+
+
+@pytest.mark.browser
+def test_roles_and_comparisons_are_of_the_stack_that_is_picked(
+    open_view: Callable[[View], Page],
+    model: LanguageModel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    opened = open_view(replace(VIEW, heads=(CROSS, ENCODER), stack="cross"))
+    opened.get_by_role("tab", name="Heads", exact=True).click()
+    opened.get_by_role("button", name="Measure roles").click()
+    leader = head_dossier(model, stack="cross").leaders("same_token", 1)[0][0]
+    expect(opened.locator(".leaders .leader").first).to_have_text(str(leader))
+    expect(opened.locator(f"#{ids.DOSSIER_ROLE} label")).to_have_text(["Same", "Next", "First"])
+    opened.locator(f"#{ids.HEADS_TAB}").get_by_text("Compare").click()
+    opened.get_by_role("button", name="Compare", exact=True).click()
+    prompt = model.tokenize(VIEW.prompt, decoder=DECODER_TEXT)
+    ablation = Ablation((CROSS, ENCODER), Zero())
+    changed = compare_attention(model, prompt, ablation=ablation, stack="cross")
+    buttons = opened.locator(f"#{ids.COMPARE_LEADERS} .leader")
+    expect(buttons).to_have_text([str(head) for head, _ in changed.ranked()])
+    name = f"Difference of the attention of head {CROSS}"
+    expect(opened.get_by_role("img", name=name)).to_be_visible()
+    opened.click(f"#{ids.STACK}")
+    opened.get_by_role("option", name="encoder").click()
+    expect(opened.locator(f"#{ids.COMPARE_CAPTION}")).to_contain_text("cross attention")
+    opened.get_by_role("button", name="Compare", exact=True).click()
+    name = f"Difference of the attention of head {ENCODER}"
+    expect(opened.get_by_role("img", name=name)).to_be_visible()
     expect(opened.locator(".mantine-Notification-root")).to_have_count(0)
 
 

@@ -2,11 +2,12 @@
 
 from tiny import PROMPT, tiny_model
 
+from app.runs import Runs
 from app.streams import Streams
 
 
 def test_a_stream_is_read_once() -> None:
-    model, streams = tiny_model("llama"), Streams()
+    model, streams = tiny_model("llama"), Streams(Runs())
     prompt, other = model.tokenize(PROMPT), model.tokenize("The cat")
     first = streams.get(model, prompt)
     assert streams.get(model, other) is not first
@@ -14,7 +15,7 @@ def test_a_stream_is_read_once() -> None:
 
 
 def test_another_model_takes_the_place_of_the_last() -> None:
-    llama, gpt2, streams = tiny_model("llama"), tiny_model("gpt2"), Streams()
+    llama, gpt2, streams = tiny_model("llama"), tiny_model("gpt2"), Streams(Runs())
     prompt = llama.tokenize(PROMPT)
     first = streams.get(llama, prompt)
     assert streams.get(gpt2, prompt).layers[0].wiring is not first.layers[0].wiring

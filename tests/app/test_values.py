@@ -9,7 +9,7 @@ import pytest
 from page_fixtures import Shelf, make_page
 from starlette.testclient import TestClient
 
-from app.panels import attention
+from app.panels import attention, drawn_maps
 from app.services import Services
 from app.view import VALUES, View
 from models.attention_flow import attention_rollout, moved_attention
@@ -30,8 +30,8 @@ def sent(services: Services, view: View) -> dict[str, Any]:
     """Return what the browser is sent of a view's maps."""
     outcome = services.outcome(view)
     extents = services.extents(view, outcome)
-    how = attention.look(view, outcome, extents, dark=False)
-    found = attention.message(view, outcome, extents, how, "", None)
+    how = drawn_maps.look(view, outcome, extents, dark=False)
+    found = drawn_maps.message(view, outcome, extents, how, "", None)
     assert found is not None
     return found
 
@@ -132,8 +132,8 @@ def test_the_maps_of_another_kind_are_other_maps(services: Services) -> None:
     for values in VALUES:
         view = View("llama", PROMPT, heads=HEADS, values=values)
         outcome = services.outcome(view)
-        how = attention.look(view, outcome, services.extents(view, outcome), dark=False)
-        serials.add(attention.signature(view, outcome, how))
+        how = drawn_maps.look(view, outcome, services.extents(view, outcome), dark=False)
+        serials.add(drawn_maps.signature(view, outcome, how))
     assert len(serials) == len(VALUES)
 
 

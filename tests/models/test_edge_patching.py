@@ -17,7 +17,7 @@ from models.edge_graph import EdgeGraph
 from models.edge_patching import EdgePatching
 from models.errors import UserError
 from models.language_model import LanguageModel
-from models.patched_run import Prompts, Reference
+from models.patched_run import PatchedRun, Prompts, Reference
 
 HOOKED = ("gptj", "gpt_neo", "bloom", "falcon", "falcon_alibi")
 DISPATCHING = [family for family in CAUSAL if family not in HOOKED]
@@ -112,6 +112,42 @@ def test_what_is_the_same_before_the_first_difference_need_not_be_run(family: st
 def weighted(model: LanguageModel) -> Callable[[Tensor], Tensor]:
     weights = torch.randn(model.n_vocab, generator=torch.Generator().manual_seed(3))
     return lambda logits: (logits.float() @ weights).sum()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gpt_neox"])
+def test_gates_of_all_edges_have_the_edges_scores_as_gradients(family: str) -> None:
+    """Two ways to the same derivative: through the run with every edge patched, and through the
+    plain run and what each source puts out."""
+    model = tiny_model(family)
+    edges, score = model.edges, weighted(model)
+    clean, _, reference = posed(model)
+    expected = edges.scores(clean, reference, clean.hidden, score)
+    found = edges.gate_gradients(clean, reference, edges.graph.possible, score)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_gates_of_a_circuit_tell_what_a_little_less_of_an_edge_loses(family: str) -> None:
+    model = tiny_model(family)
+    edges, score = model.edges, weighted(model)
+    clean, _, reference = posed(model)
+    possible = edges.graph.possible
+    kept = possible & (np.random.default_rng(3).random(possible.shape) < 0.3)
+    found = edges.gate_gradients(clean, reference, kept, score)
+    assert not found[~kept].any()
+    assert not edges.gate_gradients(clean, reference, np.zeros_like(kept), score).any()
+
+    def opened(target: int, source: int, by: float) -> float:
+        gates = torch.as_tensor(kept, dtype=torch.float32)
+        gates[target, source] = by
+        run = PatchedRun(edges._layerwise, clean, reference, kept, gates)
+        with torch.no_grad():
+            return float(score(edges.read(run.final(), clean.reads)))
+
+    step = 0.02
+    for target, source in np.argwhere(kept)[::9]:
+        slope = (opened(target, source, 1 + step) - opened(target, source, 1 - step)) / (2 * step)
+        assert found[target, source] == pytest.approx(slope, abs=1e-3 * np.abs(found).max())
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gpt_neox", "gpt_oss"])

@@ -59,7 +59,7 @@ def test_hovering_tells_both_weights_and_the_signed_change() -> None:
 def test_positions_are_named_by_both_tokens_where_they_differ() -> None:
     one = causal_maps("When", "·Mary", "·and")
     other = AttentionMaps(one.heads, one.values, prompt("When", "·<b>", "·and"))
-    assert position_names(one, other) == ["When", "·Mary→·&lt;b&gt;", "·and"]
+    assert position_names(one.prompt, other.prompt) == ["When", "·Mary→·&lt;b&gt;", "·and"]
     layout = difference_figure(one, other, 0).layout
     assert layout.xaxis.labelalias["1"] == layout.yaxis.labelalias["1"] == "·Mary→·&lt;b&gt;"
 
@@ -93,3 +93,20 @@ def test_encoders_are_drawn_in_full() -> None:
 def test_maps_that_do_not_correspond_are_refused() -> None:
     with pytest.raises(ValueError, match="same heads"):
         difference_figure(causal_maps(*LABELS), causal_maps("a", "b"), 0)
+
+
+@pytest.mark.parametrize("n_keys", [3, 1000])
+def test_a_map_of_one_text_on_another_has_its_own_names_on_each_side(n_keys: int) -> None:
+    queries, keys = prompt("start", "·Un"), prompt(*[f"k{i}" for i in range(n_keys)])
+    weights = np.full((1, 2, n_keys), 1 / n_keys, np.float32)
+    before = AttentionMaps((Head(1, 0, "cross"),), weights, queries, looked_at=keys)
+    values = weights.copy()
+    values[0, 0, n_keys - 1] = 0.75
+    after = AttentionMaps(before.heads, values, queries, looked_at=keys)
+    figure = difference_figure(before, after, 0)
+    (trace,) = figure.data
+    assert trace.z.shape == (-(-2 // trace.dy), -(-n_keys // trace.dx))
+    assert trace.z[0, -1] == pytest.approx(0.75 - 1 / n_keys)
+    assert not np.isnan(trace.z).any()  # no query comes before a key
+    assert figure.layout.yaxis.labelalias == {"0": "start", "1": "·Un"}
+    assert figure.layout.xaxis.labelalias[str(n_keys - 1)] == f"k{n_keys - 1}"

@@ -1,6 +1,7 @@
 """The message that the grid of all heads is drawn from: codes, numbers, size."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from viz.overview import (
     overview_message,
     thumbnail_side,
 )
+from viz.sink import SINK_NOTES
 from viz.theme import sequential_scale
 from viz.weight_colours import LOG_FLOOR
 
@@ -82,3 +84,24 @@ def test_the_built_in_models_thumbnails_are_as_large_as_any() -> None:
     assert thumbnail_side(270, causal=True) == 48
     assert thumbnail_side(1, causal=False) == 48
     assert thumbnail_side(32 * 32, causal=True) == 37
+
+
+@pytest.mark.parametrize(
+    ("sink", "causal", "step", "rows"),
+    [
+        ("show", True, 1, 1),
+        ("renormalise", True, 1, 2),
+        ("renormalise", True, 3, 1),
+        ("renormalise", False, 1, 0),
+    ],
+)
+def test_rows_that_hold_a_trivial_1_do_not_count_for_the_largest(
+    sink: str, causal: bool, step: int, rows: int
+) -> None:
+    made = replace(summaries(1, 1, 6, causal), sink=sink)
+    if step > 1:
+        long = prompt(*["x"] * (6 * step))
+        made = replace(made, prompt=long, step=step)
+    message = overview_message(made)
+    assert message["trivial"] == rows
+    assert message["note"] == SINK_NOTES.get(sink, "")

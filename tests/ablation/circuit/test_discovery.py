@@ -61,6 +61,27 @@ def test_other_baselines_keep_the_clean_run_with_all_edges(baseline: str) -> Non
     assert ("L1H0", "logits") in edges_of(circuit)
 
 
+def test_the_mean_ablates_pairs_whose_length_no_other_has() -> None:
+    """With no edge kept, nothing of a pair's own tells its answer, whatever its length."""
+    longer = PromptPair("h c j b d j", "f e i g c i", "b", "g")
+    lone = pose(hand_wired(), [longer], "logit_diff", "mean")
+    both = pose(hand_wired(), [*pairs(2), longer], "logit_diff", "mean")
+    nothing = np.zeros_like(lone.graph.possible)
+    whole = lone.value(lone.graph.possible)
+    assert lone.value(nothing) < 0.5 * whole
+    assert both.value(nothing) < 0.5 * both.value(both.graph.possible)
+
+
+def test_what_cannot_be_measured_in_the_end_is_noted_and_loses_nothing() -> None:
+    same = PromptPair("a b c d a", "a b c e a", "b", "h")  # neither token decides between these
+    circuit = discover_circuit(hand_wired(), pairs(2), held_out=[same])
+    assert edges_of(circuit) == TRUE_EDGES
+    assert circuit.held_out is None
+    assert "nothing to explain" in circuit.notes[0]
+    with pytest.raises(UserError, match="Pair 3 of 3"):
+        discover_circuit(hand_wired(), pairs(2), held_out=[PromptPair("a b", "a b", "b", "c")])
+
+
 TINY_PAIR = PromptPair(
     "The cat sat on the mat. The", "The cat sat on the cat. The", " Mary", " John"
 )
@@ -127,7 +148,10 @@ def test_results_grow_while_it_runs_and_cancel_keeps_them() -> None:
     circuit = discover_circuit(hand_wired(), pairs(), progress=progress, cancel=cancel)
     assert circuit.stopped == "cancelled"
     assert len(circuit.curve) == 2
-    assert not circuit.kept.any()
+    # What was best until then is the circuit, with its own value.
+    best = max(circuit.curve, key=lambda point: point.faithfulness)
+    assert circuit.faithfulness == pytest.approx(best.faithfulness)
+    assert 0 < circuit.n_edges <= best.n_edges
     assert all(now.done <= now.total for now in seen)
 
 

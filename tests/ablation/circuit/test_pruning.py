@@ -85,8 +85,13 @@ def test_edges_that_are_not_needed_are_dropped() -> None:
     def measure(tried: np.ndarray) -> float:
         return float(needed <= set(np.flatnonzero(tried[-1]).tolist()))
 
-    left = drop_unneeded(measure, kept, scores, 1.0, 50, lambda k: k)
+    left = drop_unneeded(measure, lambda _kept: scores, kept, 1.0, 50, lambda k: k)
     assert set(np.flatnonzero(left[-1]).tolist()) == needed
+    # An estimate that is wrong throughout costs runs, and drops nothing that is needed.
+    left = drop_unneeded(measure, lambda _kept: -scores, kept, 1.0, 50, lambda k: k)
+    assert set(np.flatnonzero(left[-1]).tolist()) == needed
+    # What is not faithful enough to begin with is left alone.
+    assert drop_unneeded(measure, lambda _kept: scores, kept, 1.1, 50, lambda k: k) is kept
 
 
 def test_areas_are_those_of_the_trapezoids() -> None:

@@ -1,0 +1,150 @@
+"""What the figures of studies share: a title, axes with names and units, lines, bars, intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from models.types import FloatArray
+from viz.labels import literal
+from viz.theme import MONO, base_layout, palette, plain_axis
+
+HEIGHT = 300  # px
+HUES = ("primary", "accent", "neutral")
+"""Colours of the palette that tell the traces of one figure apart, in their order."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudyFigure:
+    """One picture of a study."""
+
+    name: str
+    """For files: "joint-effect"."""
+    title: str
+    about: str
+    """What is drawn, in a sentence."""
+    figure: go.Figure
+    wide: bool = True
+    """Whether it takes the whole width; narrow ones, such as maps of heads, stand side by side."""
+
+
+def framed(
+    traces: Sequence[Any], x: str, y: str, *, dark: bool, height: int = HEIGHT, **layout: Any
+) -> go.Figure:
+    """Return a figure whose axes have names, with a legend if there are several named traces.
+
+    Args:
+        x, y: what the axes are, with the unit.
+        layout: more of the layout; `xaxis` and `yaxis` are added to.
+    """
+    colours = palette(dark)
+    axes = {
+        name: plain_axis(dark)
+        | {
+            "gridcolor": colours.grid,
+            "showgrid": True,
+            "title": {"text": literal(title), "font": {"size": 11, "color": colours.muted}},
+            "automargin": True,
+        }
+        | layout.pop(name, {})
+        for name, title in (("xaxis", x), ("yaxis", y))
+    }
+    return go.Figure(
+        data=list(traces),
+        layout={
+            **base_layout(dark),
+            "height": height,
+            "margin": {"l": 54, "r": 14, "t": 30, "b": 44, "pad": 0},
+            "showlegend": sum(1 for trace in traces if trace.name) > 1,
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "y": 1,
+                "yanchor": "bottom",
+                "font": {"size": 11, "color": colours.muted},
+                "bgcolor": "rgba(0,0,0,0)",
+            },
+            **axes,
+            **layout,
+        },
+    )
+
+
+def hue(index: int, dark: bool) -> str:
+    """Return the colour of a figure's trace by its number."""
+    colour: str = getattr(palette(dark), HUES[index % len(HUES)])
+    return colour
+
+
+Numbers = Sequence[float] | FloatArray
+
+
+def line(
+    x: Sequence[Any], y: Numbers, name: str, index: int, *, dark: bool, dash: str = "solid"
+) -> go.Scatter:
+    """Return a line of a figure."""
+    return go.Scatter(
+        x=list(x),
+        y=[float(value) for value in y],
+        name=name,
+        mode="lines+markers",
+        line={"color": hue(index, dark), "width": 1.8, "dash": dash},
+        marker={"size": 4},
+        hovertemplate=f"{name}<br>%{{x}}: <b>%{{y:.3g}}</b><extra></extra>",
+    )
+
+
+def bars(
+    x: Sequence[Any],
+    means: Numbers,
+    low: Numbers,
+    high: Numbers,
+    name: str,
+    index: int,
+    *,
+    dark: bool,
+) -> go.Bar:
+    """Return upright bars with their intervals; NaN ends are no interval."""
+    middle, lowest, highest = (np.asarray(v, dtype=float) for v in (means, low, high))
+    return go.Bar(
+        x=list(x),
+        y=middle.tolist(),
+        name=name,
+        marker={"color": hue(index, dark)},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": np.nan_to_num(highest - middle).tolist(),
+            "arrayminus": np.nan_to_num(middle - lowest).tolist(),
+            "thickness": 1,
+            "width": 3,
+            "color": palette(dark).text,
+        },
+        customdata=np.stack([lowest, highest], axis=1).tolist(),
+        hovertemplate=(
+            f"{name}<br>%{{x}}: <b>%{{y:.3g}}</b><br>%{{customdata[0]:.3g}} to "
+            "%{customdata[1]:.3g}<extra></extra>"
+        ),
+    )
+
+
+def level(y: float, words: str, *, dark: bool) -> dict[str, Any]:
+    """Return a dashed line across a figure and what it is, as its layout's shape and annotation."""
+    colours = palette(dark)
+    return {
+        "shapes": [
+            {
+                "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y,
+                "line": {"color": colours.muted, "width": 1, "dash": "dash"},
+            }
+        ],
+        "annotations": [
+            {
+                "xref": "paper", "x": 1, "xanchor": "right", "y": y, "yanchor": "bottom",
+                "text": literal(words), "showarrow": False,
+                "font": {"size": 10, "color": colours.muted, "family": MONO},
+            }
+        ],
+    }  # fmt: skip
