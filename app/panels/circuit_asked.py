@@ -1,15 +1,16 @@
 """The circuit tab, what its form asks: the fields, the pairs of prompts, what a result is of."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dash import State
+from dash import State, no_update
 
 from ablation.circuit.methods import DIRECTIONS, METHODS
 from ablation.circuit.types import Origin, PromptPair
 from app import ids
+from app.question_form import QuestionForm, read_question
 from app.services import Services
 from app.view import MAX_PROMPT_CHARACTERS, View
 from models.errors import ErrorKind, UserError
@@ -77,6 +78,9 @@ FORM = (
 )
 """In the order of `Asked`."""
 
+LINKED = tuple(field for field in FORM if not field.name.startswith("file"))
+"""What a link holds: the fields of `QuestionForm`. Files stay on the machine they are on."""
+
 FIELDS = tuple(State(field.component, field.prop) for field in FORM)
 
 _OF_PAIRS = {
@@ -105,6 +109,32 @@ def asked_of(values: tuple[Any, ...]) -> Asked:
         answer=asked.answer or "",
         distractor=asked.distractor or "",
     )
+
+
+def linked(values: Sequence[Any]) -> dict[str, Any] | None:
+    """Return the question of a link as JSON; None while the form is new, or a field is empty.
+
+    Args:
+        values: of `LINKED`, in its order.
+    """
+    named = {field.name: value for field, value in zip(LINKED, values, strict=True)}
+    try:
+        question = read_question("question", named)
+    except ValueError:
+        return None  # a number is being typed
+    return None if question == QuestionForm() else asdict(question)
+
+
+def opened_form(view: View) -> list[Any]:
+    """Return what opening a settled view puts into `LINKED` and into what is known of the form."""
+    if view.question is None:
+        return [no_update] * (len(LINKED) + 1)
+    question, about = view.question, None
+    if question.corrupt:  # nothing is proposed in the place of what was asked
+        of = [view.model, view.prompt, view.bos]
+        about = {"of": of, "corrupt": question.corrupt, "proposed": "", "answer": None}
+        about["distractor"] = None
+    return [*(getattr(question, field.name) for field in LINKED), about]
 
 
 def asked_about(asked: Asked, view: View) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from app.panels import (
     token,
     wait_strip,
 )
+from app.panels.circuit_asked import LINKED, opened_form
 from app.services import Services, prompt_of
 from app.view import View
 from models.errors import UserError
@@ -184,6 +185,8 @@ EXTRA_OUTPUTS = (
     (ids.BY_POSITION, "data"),
     (ids.CIRCUIT, "data"),
     (ids.PATCHING, "data"),
+    *((field.component, field.prop) for field in LINKED),
+    (ids.CIRCUIT_ABOUT, "data"),
 )
 """What opening a view fills in beside the controls."""
 
@@ -217,6 +220,7 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         None,
         None,
         None,
+        *opened_form(view),
     ]
 
 

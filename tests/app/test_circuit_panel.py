@@ -20,10 +20,20 @@ from ablation.circuit.methods import BASELINES, DIRECTIONS, METHODS, METRICS
 from ablation.circuit.tasks import TASKS
 from ablation.circuit.types import Circuit, CurvePoint, MetricValues, Origin, PromptPair
 from ablation.types import Progress
-from app import circuit_exports, ids
+from app import circuit_exports, ids, permalink
 from app.jobs import Job
 from app.panels import circuit, circuit_result, circuit_run
-from app.panels.circuit_asked import FIELDS, Asked, asked_about, asked_of, pairs_of
+from app.panels.circuit_asked import (
+    FIELDS,
+    LINKED,
+    Asked,
+    asked_about,
+    asked_of,
+    linked,
+    opened_form,
+    pairs_of,
+)
+from app.panels.circuit_asked import FORM as FORM_FIELDS
 from app.panels.circuit_form import NOTHING_PROPOSED, described, token_strip
 from app.panels.circuit_question import planned
 from app.panels.progress import Bar
@@ -541,3 +551,27 @@ def test_a_file_that_cannot_be_made_says_why(dash_page: Dash, body: Any) -> None
     assert answer.status_code == 400
     expected = circuit_exports.GONE if body and isinstance(body, dict) else "This is not a request"
     assert answer.text.startswith(expected)
+
+
+# --- the link ---
+
+
+def test_a_link_holds_the_question(settled: View, llama: LanguageModel) -> None:
+    form = {field.name: value for field, value in zip(FORM_FIELDS, FORM, strict=True)}
+    values = [form[field.name] for field in LINKED]
+    view = View.from_json({**settled.to_json(), "question": linked(values)})
+    again = permalink.decode(str(permalink.encode(view)))
+    assert again == view
+    *held, about = opened_form(again)
+    assert held == values
+    # What was typed is not proposed anew.
+    found = described(llama, again, (CORRUPT, " Mary", ""), about)
+    assert (found.corrupt, found.answer, found.distractor) == (CORRUPT, " Mary", "")
+
+
+def test_a_form_that_is_new_or_unfinished_is_not_in_the_link(settled: View) -> None:
+    parts = {getattr(part, "id", None): part for part in circuit.layout()._traverse()}
+    new = [getattr(parts[field.component], field.prop, "") or "" for field in LINKED]
+    assert linked(new) is None
+    assert linked(["" if value == 20 else value for value in new]) is None
+    assert set(opened_form(settled)) == {no_update}
