@@ -1,5 +1,6 @@
 """What is written around the picture of a circuit: its legend, and what it is of."""
 
+import math
 import textwrap
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
@@ -67,7 +68,8 @@ def heading(circuit: Circuit, layout: Layout, dark: bool) -> Heading:
         (count, "circuit-count"),
     ):
         lines += [(line, _SIZE, colours.muted, name) for line in _wrapped(said, _SIZE, layout)]
-    height = MARGIN + sum(_LINE * size for _, size, _, _ in lines)
+    # Whole, as the pixels of a file are.
+    height = float(math.ceil(MARGIN + sum(_LINE * size for _, size, _, _ in lines)))
     y, drawn = MARGIN - height, []
     for words, size, colour, name in lines:
         drawn.append(text(words, MARGIN, y + _LINE * size / 2, size, colour, name=name))

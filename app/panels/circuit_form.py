@@ -68,7 +68,7 @@ def described(
     known = about if about.get("of") == of else {}
     corrupt, proposed = _corrupt(model, view, typed[0], known, wants_next)
     clean = prompt_of(view, model)
-    answers = _likely(model, clean)
+    answers: tuple[str, ...] = _likely(model, clean)
     others: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
     if corrupt.strip():
@@ -77,23 +77,11 @@ def described(
     answer, free_answer = _token(typed[1], known, "answer", answers)
     distractors = tuple(dict.fromkeys(text for text in (*others, *answers) if text != answer))
     distractor, free_distractor = _token(typed[2], known, "distractor", distractors, may_lack=True)
-    pair = PromptPair(view.prompt, corrupt, answer, distractor)
+    problem = _problem(model, PromptPair(view.prompt, corrupt, answer, distractor), view)
+    free = {"answer": free_answer, "distractor": free_distractor}
+    kept = {"of": of, "corrupt": corrupt, "proposed": proposed, **free}
     return Described(
-        corrupt,
-        answer,
-        distractor,
-        proposed,
-        answers,
-        distractors,
-        columns,
-        _problem(model, pair, view) if corrupt.strip() else "",
-        {
-            "of": of,
-            "corrupt": corrupt,
-            "proposed": proposed,
-            "answer": free_answer,
-            "distractor": free_distractor,
-        },
+        corrupt, answer, distractor, proposed, answers, distractors, columns, problem, kept
     )
 
 
@@ -146,6 +134,8 @@ def _problem(model: "LanguageModel", pair: PromptPair, view: View) -> str:
     """Say why a circuit cannot be asked of a pair, or is hardly meant of it; nothing else."""
     from ablation.circuit.pairs import check_pair, lacking_spaces
 
+    if not pair.corrupt.strip():
+        return ""  # it is yet to be typed
     try:
         check_pair(model, pair, view.bos)
     except UserError as error:
