@@ -33,6 +33,7 @@ from app.panels import (
     token,
     wait_strip,
 )
+from app.panels.circuit_asked import LINKED, opened_form
 from app.services import Services, prompt_of
 from app.view import View
 from models.errors import UserError
@@ -188,6 +189,8 @@ EXTRA_OUTPUTS = (
     (ids.CIRCUIT, "data"),
     (ids.PATCHING, "data"),
     (ids.STUDIES, "data"),
+    *((field.component, field.prop) for field in LINKED),
+    (ids.CIRCUIT_ABOUT, "data"),
 )
 """What opening a view fills in beside the controls."""
 
@@ -222,6 +225,7 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         None,
         None,
         None,
+        *opened_form(view),
     ]
 
 
