@@ -195,14 +195,15 @@ def _answer(found: LinguisticHeads) -> tuple[str, ...]:
     said = []
     if won:
         said.append(
-            f"Heads look at the related word more often than any fixed key for {len(won)} of "
-            f"{len(judged)} relations ({len(found.winners)} of {len(found.heads)} heads, on {n} "
-            f"sentences): {'; '.join(_won(verdict) for verdict in won)}."
+            f"{len(found.winners)} of {len(found.heads)} heads look at the related word more often "
+            f"than any fixed key, for {len(won)} of {len(judged)} relations ({n} sentences, share "
+            f"on templates held out): {'; '.join(_won(verdict) for verdict in won)}."
         )
     else:
         said.append(
-            f"No head of {len(found.heads)} looks at the related word more often than a fixed key "
-            f"does, for none of {len(judged)} relations on {n} sentences."
+            f"No head of {len(found.heads)} looks at the related word more often than the best "
+            f"fixed key, for any of {len(judged)} relations ({n} sentences, share on templates "
+            f"held out): {'; '.join(_lost(verdict) for verdict in lost)}."
         )
     if won and lost:
         said.append("No head does for " + "; ".join(_lost(verdict) for verdict in lost) + ".")
@@ -221,8 +222,8 @@ def _lost(verdict: Verdict) -> str:
 
 
 def _share(one: Candidate, verdict: Verdict) -> str:
-    fixed = f"{100 * verdict.hindsight_held_out:.0f} % by {verdict.hindsight}"
-    return f"{one.head} {100 * one.held_out:.0f} % on held-out templates, {fixed}"
+    fixed = f"the best fixed key ({verdict.hindsight}) {100 * verdict.hindsight_held_out:.0f} %"
+    return f"{one.head} {100 * one.held_out:.0f} %, {fixed}"
 
 
 def _causally(found: LinguisticHeads) -> list[str]:

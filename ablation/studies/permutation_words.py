@@ -63,7 +63,8 @@ def table(found: Permutation) -> pd.DataFrame:
         }
         for one in found.continuations
     ]
-    return pd.DataFrame(rows)
+    # Texts are empty, not missing, where nothing was continued.
+    return pd.DataFrame(rows).fillna({"start": "", "continuation": ""})
 
 
 def answer(found: Permutation, prompts: PromptSet, least: float) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ _EXCESS = MetricInfo(
     "excess",
     "Above a fixed key",
     "share",
-    diverging=True,
+    diverging=False,
     needs_target=False,
     description="held-out share of related words less that of the best fixed key, for the "
-    "relation where it is largest.",
+    "relation where it is largest; 0 where it is never larger.",
 )
 
 
@@ -39,9 +39,10 @@ def _shares(judged: list[Verdict], dark: bool) -> StudyFigure:
     ]
     none = [np.nan] * len(judged)
     shares = np.array([one.held_out for one in first])
-    # The interval is of the excess: drawn around the share that it is the excess of.
+    # The interval is of the excess: drawn around the share that it is the excess of. There is no
+    # share above 1.
     low = [one.held_out - one.excess + one.low for one in first]
-    high = [one.held_out - one.excess + one.high for one in first]
+    high = [min(1.0, one.held_out - one.excess + one.high) for one in first]
     fixed = [verdict.hindsight_held_out for verdict in judged]
     traces = [
         bars(labels, shares, low, high, "best head", 0, dark=dark),
@@ -50,8 +51,8 @@ def _shares(judged: list[Verdict], dark: bool) -> StudyFigure:
     return StudyFigure(
         "shares",
         "How often the strongest key is the related word",
-        "On held-out templates, first token aside; the interval, widened for all heads judged, is "
-        "of what the head has above the fixed keys.",
+        "On held-out templates, first token aside. The interval is of what the head has above the "
+        "fixed key, widened for all heads judged: it counts where the interval is above that bar.",
         framed(traces, "relation, head", "share", dark=dark, barmode="group"),
     )
 
@@ -62,7 +63,7 @@ def _map(found: LinguisticHeads, judged: list[Verdict], dark: bool) -> StudyFigu
     for verdict in judged:
         hits = marks.hits[marks.of(verdict.relation, held_out=True)].mean(axis=0)
         excess = hits[columns] - verdict.hindsight_held_out
-        values[columns] = np.fmax(values[columns], excess)
+        values[columns] = np.fmax(values[columns], np.maximum(excess, 0))
     grid = values.reshape(found.n_layers, found.n_heads)
     figure = head_map_figure(
         found.n_layers,

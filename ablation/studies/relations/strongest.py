@@ -16,9 +16,11 @@ FARTHEST = 16
 
 
 def rule_name(index: int) -> str:
-    """Return a fixed key in words: "2 back" or "position 3"."""
+    """Return a fixed key in words: "2 tokens back" or "position 3"."""
     where = index % FARTHEST + 1
-    return f"{where} back" if index < FARTHEST else f"position {where}"
+    if index >= FARTHEST:
+        return f"position {where}"
+    return f"{where} token{'s' if where > 1 else ''} back"
 
 
 def read_marks(

@@ -57,8 +57,7 @@ class Candidate:
     """Shares of marks at which its strongest key is the related word; each structure of sentences
     counts as much as another."""
     excess: float
-    """Held-out share, less that of the better of the two fixed keys (`Verdict`), structure by
-    structure."""
+    """Held-out share, less that of the fixed key (of the two of `Verdict`) that leaves less."""
     low: float
     high: float
     """Between what the excess lies, over held-out structures, at `JOINT_CONFIDENCE`."""

@@ -61,15 +61,17 @@ def _judge(marks: ReadMarks, relation: str, heads: dict[int, Head]) -> Verdict:
     chosen, best = int(rules[0].argmax()), int(rules[1].argmax())
     own = training[0].mean(axis=0)
     columns = [i for i in np.argsort(-own, kind="stable") if int(i) in heads][:CANDIDATES]
-    against = held_out[1][:, [chosen, best]].max(axis=1, keepdims=True)
-    excess = held_out[0][:, columns] - against
+    # Against each of the two fixed keys; what counts is the one that leaves less.
+    against = held_out[1][:, [chosen, best]]
+    excess = held_out[0][:, columns, None] - against[:, None]  # [n_structures, n_columns, 2]
     found = mean_interval(excess, 0, JOINT_CONFIDENCE, N_RESAMPLES)
+    least = found.low.argmin(axis=1)
     candidates = [
         Candidate(
             heads[int(column)],
             float(own[column]),
             float(held_out[0][:, column].mean()),
-            *(float(values[i]) for values in (found.mean, found.low, found.high)),
+            *(float(values[i, least[i]]) for values in (found.mean, found.low, found.high)),
         )
         for i, column in enumerate(columns)
     ]

@@ -147,7 +147,7 @@ def test_the_wired_head_is_found_and_no_other() -> None:
     np.testing.assert_allclose(effect.singles[Head(0, 0)], -3 / D_MODEL, atol=1e-4)
     np.testing.assert_allclose(effect.singles[Head(0, 1)], effect.clean, atol=1e-5)
     assert row["margin"] == pytest.approx(-3 / D_MODEL - effect.clean.mean(), abs=1e-4)
-    assert "for 1 of 7 relations (1 of 2 heads" in result.answer[0]
+    assert result.answer[0].startswith("1 of 2 heads look at the related word")
     assert result.n_prompts == 240 + 4
     assert result.to_json()["relations"][3]["heads"] == [[0, 0]]
     figures = study_figures(result)
