@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ablation.studies.options import INTERVENTION, LEAST_EFFECT, SEED, StudyOption
+from ablation.studies.options import (
+    INTERVENTION,
+    LEAST_EFFECT,
+    LEAST_OF_ORDER,
+    SEED,
+    StudyOption,
+)
 from models.errors import ErrorKind, UserError
 
 if TYPE_CHECKING:
@@ -76,13 +82,13 @@ STUDIES: Mapping[str, StudyInfo] = {
         ),
         _study(
             "permutation",
-            "Order",
+            "Permuted outputs",
             "Can permuting attention outputs break coherence?",
             "What heads say is shuffled over positions, for one head, for a layer and for growing "
             "random sets, beside zero and the mean at the same heads; then texts are continued.",
             prompt_set="passages",
             n_prompts=6,
-            options=(LEAST_EFFECT, SEED),
+            options=(LEAST_OF_ORDER, SEED),
         ),
     )
 }

@@ -252,15 +252,16 @@ def _causally(found: LinguisticHeads) -> list[str]:
 
 def _alone(found: LinguisticHeads, effect: AgreementEffect) -> list[str]:
     """Tell of the head that counts and loses most alone, beside the rest of its layer."""
-    alone = {head: effect.change(effect.singles[head]) for head in found.winners[:MOST_ALONE]}
+    apart = [head for head in found.winners if head in effect.singles]
+    alone = {head: effect.change(effect.singles[head]) for head in apart}
     head = min(alone, key=lambda one: alone[one].mean[0])
     mates = effect.layer_mates(head, found.winners)
     worse = sum(
         bool((effect.singles[mate] - effect.clean).mean() <= alone[head].mean[0]) for mate in mates
     )
     return [
-        f"Alone, {head} costs most: {alone[head].of((0,))} nats; {worse} of the {len(mates)} other "
-        "heads of its layer cost as much."
+        f"Of the {len(apart)} ablated alone {head} costs most: {alone[head].of((0,))} nats; "
+        f"{worse} of the {len(mates)} others of its layer that do not count cost as much."
     ]
 
 

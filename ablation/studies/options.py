@@ -81,4 +81,13 @@ LEAST_EFFECT = StudyOption(
     minimum=0,
     maximum=100,
 )
+LEAST_OF_ORDER = StudyOption(
+    "least",
+    "Order matters from (nats)",
+    "number",
+    0.05,
+    "the KL divergence from which order counts as mattering in a layer, with 95 % confidence",
+    minimum=0,
+    maximum=100,
+)
 SEED = StudyOption("seed", "Seed", "integer", 0, "of everything random", minimum=0, maximum=2**31)
