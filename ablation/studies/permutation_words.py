@@ -70,18 +70,18 @@ def table(found: Permutation) -> pd.DataFrame:
 def answer(found: Permutation, prompts: PromptSet, least: float) -> tuple[str, ...]:
     n = len(found.clean_loss)
     on = "1 passage" if n == 1 else f"{n} passages ({prompts.name})"
-    layers = found.of_layers.mean[..., LOSS]  # [n_interventions, n_layers]
-    usual = [float(found.perplexity(np.median(layers[i]))) for i in range(len(INTERVENTIONS))]
-    worst = int(layers[PERMUTE].argmax())
-    most = [float(found.perplexity(layers[i, worst])) for i in range(len(INTERVENTIONS))]
+    kl = found.of_layers.mean[..., KL]  # [n_interventions, n_layers]
+    usual, worst = np.median(kl, axis=1), int(kl[PERMUTE].argmax())
+    most = kl[:, worst]
     return (
-        f"Shuffling what one layer says over positions takes the perplexity of {on} from "
-        f"{found.clean_perplexity:.3g} to {usual[PERMUTE]:.3g} at the median layer (set to 0: "
-        f"{usual[ZERO]:.3g}; to its mean: {usual[MEAN]:.3g}), and to {most[PERMUTE]:.3g} at most, "
-        f"in layer {worst} (to 0: {most[ZERO]:.3g}; to its mean: {most[MEAN]:.3g}).",
+        f"Shuffling what one layer says over positions moves the prediction after {on} by "
+        f"{usual[PERMUTE]:.3g} nats (KL) at the median layer (set to 0: {usual[ZERO]:.3g}; to its "
+        f"mean: {usual[MEAN]:.3g}), and by {most[PERMUTE]:.3g} at most, in layer {worst} (to 0: "
+        f"{most[ZERO]:.3g}; to its mean: {most[MEAN]:.3g}).",
         *_of_order(found, least),
         *_of_heads(found),
         _of_random(found),
+        _of_perplexity(found),
         *_of_texts(found),
     )
 
@@ -133,15 +133,27 @@ def _of_heads(found: Permutation) -> list[str]:
 def _of_random(found: Permutation) -> str:
     interval, sizes = found.of_random, found.sizes
     grown = [
-        f"{n} heads "
-        + " / ".join(f"{value:.3g}" for value in found.perplexity(interval.mean[:, i, LOSS]))
+        f"{n} heads " + " / ".join(f"{value:.3g}" for value in interval.mean[:, i, KL])
         for i, n in enumerate(sizes)
     ]
-    one, layer = sizes.index(found.n_heads), found.of_layers.mean[PERMUTE, :, KL].mean()
+    layer = found.of_layers.mean[PERMUTE, :, KL].mean()
     return (
-        f"Random sets, perplexity shuffled / set to 0 / to the mean: {'; '.join(grown)}. As many "
-        f"random heads as a layer has, shuffled, move the prediction by "
-        f"{interval.mean[PERMUTE, one, KL]:.3g} nats; a layer by {layer:.3g} on average."
+        f"Random sets, KL shuffled / set to 0 / to the mean: {'; '.join(grown)}. A layer of "
+        f"{found.n_heads} heads, shuffled: {layer:.3g} on average."
+    )
+
+
+def _of_perplexity(found: Permutation) -> str:
+    """Tell of the perplexity, and how it shows that shuffled outputs tell of later tokens."""
+    layers, grown = found.of_layers.mean[..., LOSS], found.of_random.mean[:, -1, LOSS]
+    usual = " / ".join(f"{v:.3g}" for v in found.perplexity(np.median(layers, axis=1)))
+    every = " / ".join(f"{v:.3g}" for v in found.perplexity(grown))
+    below = [int((layers[i] < 0).sum()) for i in range(len(INTERVENTIONS))]
+    return (
+        f"The perplexity of the passages is {found.clean_perplexity:.3g} clean, {usual} (shuffled "
+        f"/ set to 0 / to the mean) at the median layer, {every} with all heads. It falls below "
+        f"the clean one in {' / '.join(map(str, below))} layers: shuffled outputs and means may "
+        "tell earlier positions of the very tokens that are to be predicted, zero cannot."
     )
 
 

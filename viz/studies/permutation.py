@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from ablation.studies.permutation_types import INTERVENTIONS, KL, LOSS, PERMUTE, Permutation
+from ablation.studies.permutation_types import INTERVENTIONS, KL, PERMUTE, Permutation
 from ablation.studies.types import StudyResult
 from ablation.types import HeadValues, MetricInfo
 from models.types import FloatArray
@@ -64,28 +64,21 @@ def _layers(found: Permutation, dark: bool) -> StudyFigure:
 
 
 def _random(found: Permutation, dark: bool) -> StudyFigure:
-    added: FloatArray = found.of_random.mean[..., LOSS]
+    mean: FloatArray = found.of_random.mean[..., KL]
     traces = [
-        line(found.sizes, found.perplexity(added[i]), NAMES[name], i, dark=dark)
+        line(found.sizes, mean[i], NAMES[name], i, dark=dark)
         for i, name in enumerate(INTERVENTIONS)
     ]
-    clean = line(
-        [found.sizes[0], found.sizes[-1]],
-        [found.clean_perplexity] * 2,
-        "clean",
-        2,
-        dark=dark,
-        dash="dash",
-    )
     log: dict[str, Any] = {"type": "log"}
     figure = framed(
-        [*traces, clean], "random heads", "perplexity", dark=dark, height=420, xaxis=log, yaxis=log
+        traces, "random heads", "KL (nats)", dark=dark, height=420, xaxis=log, yaxis=log
     )
     figure.update_layout(width=430)
     return StudyFigure(
         "random",
         "Growing random sets",
-        "Perplexity of the passages, mean over draws; both axes are logarithmic.",
+        "Mean KL from the clean prediction after the passage, over draws; both axes are "
+        "logarithmic.",
         figure,
         wide=False,
     )
