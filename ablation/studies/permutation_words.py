@@ -98,12 +98,12 @@ def _of_order(found: Permutation, least: float) -> list[str]:
     thirds = ", ".join(f"{part.mean():.3g}" for part in np.array_split(kl, min(3, len(kl))))
     said = [
         f"Order matters in {counted} of {found.n_layers} layers: shuffled, each moves the "
-        f"prediction after the passage by at least {least:g} nats with 95 % confidence. The first "
-        f"are {leading}; the layers in {min(3, len(kl))} equal parts, from the bottom: {thirds} "
-        "nats on average."
+        f"prediction after the passage by at least {least:g} nats with 95 % confidence. The "
+        f"largest are {leading}; the layers in {min(3, len(kl))} equal parts, from the bottom: "
+        f"{thirds} nats on average."
     ]
     compared = []
-    for other, words in ((MEAN, "their mean"), (ZERO, "0")):
+    for other, words in ((MEAN, "its mean"), (ZERO, "0")):
         by = found.compare_layers(other)
         compared.append(
             f"costs more than {words} in {int((by.low > 0).sum())} layers and less in "
