@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ablation.studies.options import INTERVENTION, LEAST_EFFECT, SEED, StudyOption
+from ablation.studies.options import INTERVENTION, LEAST_EFFECT, SEED, WINDOW, StudyOption
 from models.errors import ErrorKind, UserError
 
 if TYPE_CHECKING:
@@ -62,6 +62,17 @@ STUDIES: Mapping[str, StudyInfo] = {
             prompt_set="passages",
             n_prompts=16,
             options=(INTERVENTION, LEAST_EFFECT, SEED),
+        ),
+        _study(
+            "locality",
+            "Local early, abstract late?",
+            "Do early layers focus on local dependencies while later layers capture abstract "
+            "meaning?",
+            "How far heads look by layer, what it costs to confine layers to near or to far keys, "
+            "from where on the prediction is readable, and whether states follow words or meaning.",
+            prompt_set="passages",
+            n_prompts=12,
+            options=(WINDOW,),
         ),
     )
 }
