@@ -74,6 +74,15 @@ STUDIES: Mapping[str, StudyInfo] = {
             n_prompts=12,
             options=(WINDOW,),
         ),
+        _study(
+            "progression",
+            "From tokens to prediction",
+            "How do attention patterns change from input tokens to final predictions?",
+            "One prompt from layer to layer: what the logit lens reads, which heads write the "
+            "answer, where what is read comes from, and which tokens must be seen in which layers.",
+            prompt_set="ioi",
+            n_prompts=8,
+        ),
     )
 }
 """Name -> study, in the order in which they are offered."""
