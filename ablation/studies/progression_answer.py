@@ -24,7 +24,7 @@ def answer(found: Progression) -> tuple[str, ...]:
     if found.written is not None:
         said.append(_writes(found, found.written))
     if found.flow is not None:
-        said.append(_flows(found, found.flow))
+        said += _flows(found, found.flow)
     if found.cuts is not None:
         said.append(_cuts(found, found.cuts))
     return tuple(said)
@@ -40,10 +40,11 @@ def _appears(found: Progression) -> str:
     )
     for_good = lens.first_for_good(at)
     top_ten = np.flatnonzero(lens.ranks[:, at] <= 10)
-    steps = np.diff(lens.log_probs[:, 0])
+    # The first layer makes of a token what the lens can read at all: its step says nothing.
+    steps = np.diff(lens.log_probs[min(1, n - 1) :, 0])
     most = int(steps.argmax())
     start += (
-        f" By the logit lens its log-probability there rises most in layer {most} "
+        f" By the logit lens its log-probability there rises most in layer {most + min(1, n - 1)} "
         f"({steps[most]:+.3g} nats)"
     )
     if for_good is None:
@@ -61,6 +62,9 @@ def _elsewhere(found: Progression) -> list[str]:
     if place is None or place[1] == found.position:
         return []
     layers, at = place
+    there = found.lens.first_for_good(found.position)
+    if there is not None and there <= layers:
+        return []
     return [
         f'It is the likeliest token first elsewhere: at "{found.labels[at]}" ({at}), '
         f"{_behind(layers)}."
@@ -87,17 +91,30 @@ def _writes(found: Progression, written: Written) -> str:
     )
 
 
-def _flows(found: Progression, flow: Flow) -> str:
-    """Tell from which tokens the position read has got what it holds."""
+def _flows(found: Progression, flow: Flow) -> list[str]:
+    """Tell from which tokens the position read has got what it holds, and whether these are those
+    that it needs."""
     rollout = flow.rollout_aside[-1]
     agreement = rank_agreement(flow.sources[: found.position + 1], rollout[: found.position + 1])
     agree = "" if np.isnan(agreement) else f"; their ranks agree by {agreement:.2f} (Spearman)"
-    return (
+    said = [
         f"Followed back by norms of what is moved (the first token aside), what the position read "
         f"holds is from {_shares(found, flow.sources)}. Attention rollout gives "
         f"{100 * flow.rollout[-1, 0]:.1f} % to the first token, and of the rest most to "
         f"{_shares(found, rollout)}{agree}."
-    )
+    ]
+    if found.cuts is not None and not np.isnan(found.cuts[:, : found.position + 1]).any():
+        needed = np.abs(found.cuts).sum(axis=0)[1 : found.position]
+        by_norms, by_rollout = (
+            rank_agreement(shares[1 : found.position], needed) for shares in (flow.sources, rollout)
+        )
+        if not np.isnan(by_norms + by_rollout):
+            said.append(
+                "Whether what flows is what matters: the ranks of the other tokens by these "
+                "shares and by what cutting the read position's sight of them changes correlate by "
+                f"{by_norms:.2f} (norms) and {by_rollout:.2f} (rollout)."
+            )
+    return said
 
 
 def _shares(found: Progression, shares: FloatArray) -> str:
@@ -142,8 +159,10 @@ def caveats(
         "The logit lens reads early layers by the last layer's code: a prediction may be there "
         "before it is readable (Belrose et al. 2023).",
         "Direct attribution leaves out what a part does by way of later ones; rollout and norms "
-        "say how much is moved, not whether it matters. Ablations and cuts are causal; they are "
-        "of one thing at a time, for which others may make up.",
+        "say how much is moved, not whether it matters, and over many causal layers both pile up "
+        "at the first tokens, from which something moves on at each layer and nothing back.",
+        "Ablations and cuts are causal; they are of one thing at a time, for which others may make "
+        "up.",
         f"The prompt is from: {prompts.source}.",
     ]
     if len(prompts) > 1:

@@ -1,5 +1,8 @@
 """Figures of the study of progression: one prompt from layer to layer."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -22,6 +25,8 @@ MOST_LINKS = 60
 """Flows drawn; the weakest are left out."""
 LEAST_FLOW = 0.005
 """Of what the position read holds; what is thinner cannot be seen."""
+NODE_GAP = 0.025
+"""Between nodes of a column, in parts of the figure's height."""
 ROW, TOP, BOTTOM = 15, 30, 90  # px, of a grid
 SHORT = 9
 """Characters of a token in a cell."""
@@ -114,15 +119,15 @@ def _sankey(found: Progression, flow: Flow, dark: bool) -> StudyFigure:
     nodes = sorted(ends)
     index = {node: i for i, node in enumerate(nodes)}
     colours = {n: head_colour(i, dark) for i, n in enumerate(sorted({n for _, n in nodes}))}
-    n, n_bands = len(found.labels), len(flow.links)
+    n_bands = len(flow.links)
     words = ["input", *(f"behind {band_words(band)}" for band in found.bands)]
     figure = go.Figure(
         go.Sankey(
-            arrangement="fixed",
+            arrangement="snap",
             node={
                 "label": [literal(clipped(found.labels[at])) for _, at in nodes],
                 "x": [0.001 + 0.998 * band / n_bands for band, _ in nodes],
-                "y": [0.03 + 0.94 * at / max(n - 1, 1) for _, at in nodes],
+                "y": _stacked(links, nodes),
                 "color": [colours[at] for _, at in nodes],
                 "customdata": [words[band] for band, _ in nodes],
                 "hovertemplate": "%{label}, %{customdata}: %{value:.3f}<extra></extra>",
@@ -150,6 +155,30 @@ def _sankey(found: Progression, flow: Flow, dark: bool) -> StudyFigure:
         f"stays, the first token aside; the {len(links)} strongest flows.",
         figure,
     )
+
+
+def _stacked(
+    links: Sequence[tuple[float, int, int, int]], nodes: Sequence[tuple[int, int]]
+) -> list[float]:
+    """Return the height of each node's middle, in parts of the figure: those of one column one
+    below the other, in the order of the prompt.
+
+    Args:
+        links: (share, band, source, target).
+        nodes: (column, position), ascending.
+    """
+    into, out = dict.fromkeys(nodes, 0.0), dict.fromkeys(nodes, 0.0)
+    for share, band, source, target in links:
+        out[(band, source)] += share
+        into[(band + 1, target)] += share
+    columns = Counter(column for column, _ in nodes)
+    room = 1 - NODE_GAP * max(columns.values())
+    heights, filled = [], dict.fromkeys(columns, 0.01)
+    for node in nodes:
+        share = room * max(into[node], out[node])
+        heights.append(min(filled[node[0]] + share / 2, 0.999))
+        filled[node[0]] += share + NODE_GAP
+    return heights
 
 
 def _rollout(found: Progression, flow: Flow, dark: bool) -> StudyFigure:
