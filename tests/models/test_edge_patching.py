@@ -152,8 +152,8 @@ def test_gates_of_a_circuit_tell_what_a_little_less_of_an_edge_loses(family: str
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "gpt_neox", "gpt_oss"])
 def test_scores_are_the_slope_of_exact_patching(family: str) -> None:
-    """Central differences of runs in which one edge carries 3 % more or less of what it carries, and
-    1.5 %, extrapolated to none; what rounding leaves is 4e-5 of the largest score."""
+    """Central differences of runs in which one edge carries 3 % more or less, and 1.5 %, taken to
+    their limit; what rounding leaves is 4e-5 of the largest score."""
     model = tiny_model(family)
     edges, score = model.edges, weighted(model)
     clean, _, reference = posed(model)
