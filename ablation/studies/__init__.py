@@ -151,12 +151,13 @@ def check_options(info: StudyInfo, options: Mapping[str, Any]) -> None:
     """Raise `UserError` for options that a study with options does not have, or wrong values."""
     known = {option.name: option for option in info.options}
     for name, value in options.items():
-        if not known:
+        if info.prompt_set is None:
             return  # the study's own `run` says what it takes
         if name not in known:
             raise UserError(
                 ErrorKind.OPTION,
-                f"The study {info.name} has no option {name[:40]!r}; it has {', '.join(known)}.",
+                f"The study {info.name} has no option {name[:40]!r}; it has "
+                f"{', '.join(known) or 'none'}.",
             )
         known[name].check(value)
 

@@ -8,6 +8,8 @@ import pytest
 from handwired import hand_wired
 from tiny import PROMPT, tiny_model
 
+from ablation import run_study
+from ablation.attribution import attribute_logits
 from ablation.studies.progression import run
 from ablation.studies.progression_types import Progression, bands_of
 from ablation.studies.prompts import PromptSet, StudyPrompt, given_prompts
@@ -72,8 +74,6 @@ def test_parts_add_up_to_the_logit_and_the_lens_ends_with_the_prediction() -> No
     assert found.lens.tops[-1][-1] == prediction.top[0].label
     written = found.written
     total = written.heads.sum() + written.mlps.sum() + written.rest
-    from ablation.attribution import attribute_logits
-
     assert total == pytest.approx(attribute_logits(model, PROMPT).logit, abs=1e-3)
 
 
@@ -113,6 +113,18 @@ def test_one_token_and_a_model_that_shows_no_values_are_handled() -> None:
 def test_models_without_a_next_token_are_refused(family: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         run(tiny_model(family), given_prompts([PROMPT]))
+
+
+def test_the_first_prompt_that_the_model_gets_right_is_followed() -> None:
+    wrong, right = StudyPrompt("c a b f a", "f", "b"), StudyPrompt("d e h g e", "h", "g")
+    found = run(hand_wired(), PromptSet("wired", (wrong, right), "the test")).details
+    assert (found.text, found.answer) == (right.text, "h")
+    assert run(hand_wired(), PromptSet("wired", (wrong, wrong), "the test")).details.answer == "f"
+
+
+def test_an_option_that_there_is_not_is_refused() -> None:
+    with pytest.raises(UserError, match="it has none"):
+        run_study("progression", hand_wired(), SAID, window=3)
 
 
 def test_groups_of_layers_cover_all_of_them_once() -> None:
