@@ -219,7 +219,7 @@ def _part_label(circuit: Circuit, part: Part, layout: Layout, colours: Palette) 
         for other in layout.parts
         if (other.component.kind, other.is_bar) == (kind, part.is_bar)
     ]
-    for name in (_name, _short_name):
+    for name in (_name, _short_name, _shortest_name):
         longest = max(len(name(other)) for other in alike)
         if longest * size * MONO_ASPECT <= part.width - 2 and part.height >= size:
             letters = "" if part.is_bar else letters_of(circuit, part.component)
@@ -246,6 +246,10 @@ def _name(part: Part) -> str:
 def _short_name(part: Part) -> str:
     names = {"head": f"H{part.component.head}", "mlp": "MLP", "kv": f"KV{part.component.head}"}
     return names.get(part.component.kind, str(part.component))
+
+
+def _shortest_name(part: Part) -> str:
+    return "M" if part.component.kind == "mlp" else _short_name(part)
 
 
 def _port_letters(layout: Layout, dark: bool) -> list[str]:

@@ -9,7 +9,7 @@ from ablation.circuit.types import Circuit
 from models.edge_graph import Edge, Target
 from models.types import Component
 from viz.circuit_layout import MOST_LINES, Line, Part
-from viz.circuit_positions import LEAST_WEIGHT, MOST_PLACES
+from viz.circuit_positions import LEAST_WEIGHT, n_drawn
 from viz.terms import MINUS
 
 INPUT_NAMES = {"q": "query", "k": "key", "v": "value"}
@@ -261,7 +261,7 @@ def by_token_sentences(circuit: Circuit) -> list[str]:
         return []
     sizes = np.sort(np.abs(places.scores.astype(float)).ravel())[::-1]
     carrying, total = int(np.count_nonzero(sizes)), float(sizes.sum()) or 1.0
-    shown = min(carrying, MOST_PLACES)
+    shown = n_drawn(np.abs(places.scores))
     share = percent(float(sizes[:shown].sum()) / total)
     said = (
         "By token: each edge at the tokens where it carries its score. Drawn are at "

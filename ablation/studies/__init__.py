@@ -15,6 +15,7 @@ from ablation.studies.options import (
     LEAST_EFFECT,
     LEAST_OF_ORDER,
     SEED,
+    WINDOW,
     StudyOption,
 )
 from models.errors import ErrorKind, UserError
@@ -90,6 +91,26 @@ STUDIES: Mapping[str, StudyInfo] = {
             n_prompts=6,
             options=(LEAST_OF_ORDER, SEED),
         ),
+        _study(
+            "locality",
+            "Local early, abstract late?",
+            "Do early layers focus on local dependencies while later layers capture abstract "
+            "meaning?",
+            "How far heads look by layer, what it costs to confine layers to near or to far keys, "
+            "from where on the prediction is readable, and whether states follow words or meaning.",
+            prompt_set="passages",
+            n_prompts=12,
+            options=(WINDOW,),
+        ),
+        _study(
+            "progression",
+            "From tokens to prediction",
+            "How do attention patterns change from input tokens to final predictions?",
+            "One prompt from layer to layer: what the logit lens reads, which heads write the "
+            "answer, where what is read comes from, and which tokens must be seen in which layers.",
+            prompt_set="ioi",
+            n_prompts=8,
+        ),
     )
 }
 """Name -> study, in the order in which they are offered."""
@@ -158,12 +179,13 @@ def check_options(info: StudyInfo, options: Mapping[str, Any]) -> None:
     """Raise `UserError` for options that a study with options does not have, or wrong values."""
     known = {option.name: option for option in info.options}
     for name, value in options.items():
-        if not known:
+        if info.prompt_set is None:
             return  # the study's own `run` says what it takes
         if name not in known:
             raise UserError(
                 ErrorKind.OPTION,
-                f"The study {info.name} has no option {name[:40]!r}; it has {', '.join(known)}.",
+                f"The study {info.name} has no option {name[:40]!r}; it has "
+                f"{', '.join(known) or 'none'}.",
             )
         known[name].check(value)
 

@@ -91,3 +91,13 @@ LEAST_OF_ORDER = StudyOption(
     maximum=100,
 )
 SEED = StudyOption("seed", "Seed", "integer", 0, "of everything random", minimum=0, maximum=2**31)
+
+WINDOW = StudyOption(
+    "window",
+    "Near (tokens back)",
+    "integer",
+    4,
+    "how many tokens back are near, when layers are confined to near or far keys",
+    minimum=1,
+    maximum=256,
+)
