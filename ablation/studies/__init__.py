@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ablation.studies.options import INTERVENTION, LEAST_EFFECT, SEED, StudyOption
+from ablation.studies.options import (
+    CORE_SHARE,
+    GATE_STEPS,
+    INTERVENTION,
+    LEAST_EFFECT,
+    SEED,
+    STRATEGY,
+    ZERO_OR_MEAN,
+    StudyOption,
+)
 from models.errors import ErrorKind, UserError
 
 if TYPE_CHECKING:
@@ -62,6 +71,17 @@ STUDIES: Mapping[str, StudyInfo] = {
             prompt_set="passages",
             n_prompts=16,
             options=(INTERVENTION, LEAST_EFFECT, SEED),
+        ),
+        _study(
+            "redundant-heads",
+            "Redundant heads",
+            "Can redundant heads be identified?",
+            "Heads are removed one after the other, the cheapest first, looking again after each "
+            "step; pairs and key-value groups are removed to see which heads overlap and which "
+            "stand in for each other.",
+            prompt_set="passages",
+            n_prompts=10,
+            options=(INTERVENTION, STRATEGY, SEED),
         ),
     )
 }
