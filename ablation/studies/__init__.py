@@ -83,6 +83,16 @@ STUDIES: Mapping[str, StudyInfo] = {
             n_prompts=10,
             options=(INTERVENTION, STRATEGY, SEED),
         ),
+        _study(
+            "sparsification",
+            "Sparsification",
+            "Does structured sparsification reveal essential and inessential heads?",
+            "Gates on heads are learned on half of the prompts with a penalty on open ones; the "
+            "heads that stay are judged on the other half, beside other choices of as many.",
+            prompt_set="passages",
+            n_prompts=24,
+            options=(ZERO_OR_MEAN, GATE_STEPS, CORE_SHARE, SEED),
+        ),
     )
 }
 """Name -> study, in the order in which they are offered."""

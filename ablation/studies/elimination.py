@@ -13,7 +13,6 @@ all heads come from one backward pass (`models.gated_run`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +20,9 @@ from torch import Tensor
 
 from ablation.evaluation import Cancelled
 from ablation.studies.asked import AskedPrompt
-from ablation.studies.removals import KL, HeadSet, removal_effects
+from ablation.studies.columns import KL, HeadSet
+from ablation.studies.redundant_found import EliminationStep
+from ablation.studies.removals import removal_effects
 from models.gated_run import GatedRun
 from models.language_model import LanguageModel
 from models.types import FloatArray, Head
@@ -31,23 +32,9 @@ ALONE = 4
 """Heads that a screened step tries alone."""
 TOGETHER = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 """How many of the first heads a screened step tries together."""
-GROWTH, LEAST_GROWTH = 1.3, 1e-3
+GROWTH, LEAST_GROWTH = 1.5, 2e-3
 """A screened step that removes several heads raises the KL at most by this factor, or to so many
 nats."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EliminationStep:
-    """Heads removed in one step."""
-
-    removed: HeadSet
-    """In the order in which they rank."""
-    effects: FloatArray
-    """float64 [n_prompts, 4] of all that is removed so far; columns of `removals`."""
-
-    @property
-    def kl(self) -> float:
-        return float(self.effects[:, KL].mean())
 
 
 def eliminate(

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ablation.studies.elimination import EliminationStep
-from ablation.studies.removals import KL, RANK, SAME, HeadSet
+from ablation.studies.columns import KL, RANK, SAME, HeadSet
 from ablation.studies.statistics import Interval, mean_interval
 from ablation.studies.types import plain
 from models.types import FloatArray, Head
@@ -16,6 +15,20 @@ THRESHOLDS = (0.01, 0.1, 1.0)
 LAST_KL = 1.5
 """Nats; elimination ends above it."""
 N_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EliminationStep:
+    """Heads removed in one step."""
+
+    removed: HeadSet
+    """In the order in which they rank."""
+    effects: FloatArray
+    """float64 [n_prompts, 4] of all that is removed so far; columns of `columns`."""
+
+    @property
+    def kl(self) -> float:
+        return float(self.effects[:, KL].mean())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +92,7 @@ class RedundantHeads:
     intervention: str
     strategy: str
     singles: FloatArray
-    """float64 [n_fitted, n_heads_in_all, 4], each head alone; columns of `removals`."""
+    """float64 [n_fitted, n_heads_in_all, 4], each head alone; columns of `columns`."""
     steps: tuple[EliminationStep, ...]
     """Of the elimination, on the prompts fitted on."""
     held_out: FloatArray | None

@@ -25,15 +25,11 @@ import pandas as pd
 from ablation.evaluation import Cancelled
 from ablation.studies import redundant_words as words
 from ablation.studies.asked import AskedPrompt, Report, ask, seconds_of_pass
-from ablation.studies.elimination import ALONE, TOGETHER, EliminationStep, eliminate
+from ablation.studies.columns import KL, HeadSet
+from ablation.studies.elimination import ALONE, TOGETHER, eliminate
 from ablation.studies.prompts import PromptSet
-from ablation.studies.redundant_found import (
-    LAST_KL,
-    THRESHOLDS,
-    Joint,
-    RedundantHeads,
-)
-from ablation.studies.removals import KL, HeadSet, kv_groups, parted, removal_effects
+from ablation.studies.redundant_found import LAST_KL, EliminationStep, Joint, RedundantHeads
+from ablation.studies.removals import kv_groups, parted, removal_effects
 from ablation.studies.types import StudyPlan, StudyResult
 from ablation.types import Progress
 from models.language_model import LanguageModel
@@ -239,6 +235,3 @@ class _Work:
             groups=self.groups,
             group_pairs=self.group_pairs,
         )
-
-
-__all__ = ["THRESHOLDS", "plan", "run"]

@@ -1,11 +1,13 @@
 """What the study of redundant heads found, in sentences and as a table."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from ablation.studies.columns import KL, on_prompts
 from ablation.studies.prompts import PromptSet
 from ablation.studies.redundant_found import THRESHOLDS, Joint, Reach, RedundantHeads
-from ablation.studies.removals import KL, on_prompts
 
 NAMED = 2
 """Pairs of each kind that the answer names."""
@@ -61,9 +63,13 @@ def _against(found: RedundantHeads) -> list[str]:
     own = found.held_out[:, step, KL].mean()
     single, chance = (found.compared[name][:, at].mean() for name in ("single", "random"))
     return [
-        f"With {sizes[-1]} heads removed, the elimination costs {own:.3g} nats, the heads of least "
-        f"effect alone {single:.3g}, and random ones {chance:.3g}."
+        f"With {_heads(sizes[-1])} removed, the elimination costs {own:.3g} nats, the heads of "
+        f"least effect alone {single:.3g}, and random ones {chance:.3g}."
     ]
+
+
+def _heads(n: int) -> str:
+    return "1 head" if n == 1 else f"{n} heads"
 
 
 def _sure(joint: Joint) -> int:
@@ -94,8 +100,9 @@ def _pairs(found: RedundantHeads) -> list[str]:
     backup = sorted((p for p in pairs if _sure(p) > 0), key=lambda p: -p.beyond.mean())
     said = (
         f"Of {len(pairs)} pairs of the heads with the largest effect alone, {len(overlap)} cost "
-        f"less together than the sum of both (their effects overlap) and {len(backup)} cost more "
-        f"(they stand in for each other), with 95 % confidence on {on_prompts(len(found.singles))}"
+        f"less together than the sum of both (their effects overlap) and {len(backup)} more "
+        f"(they stand in for each other or push the same way), with 95 % confidence on "
+        f"{on_prompts(len(found.singles))}"
     )
     if overlap:
         said += f"; most overlap: {_named(overlap)}"
@@ -121,11 +128,11 @@ def _groups(found: RedundantHeads) -> list[str]:
     best = sorted(found.group_pairs, key=lambda pair: -pair.beyond.mean())
     best = [pair for pair in best if _sure(pair) > 0 or (not many and pair.beyond.mean() > 0)]
     if best:
-        said.append(f"Within a group these stand in for each other most: {_named(best)}.")
+        said.append(f"Within a group these pairs cost most beyond the sum: {_named(best)}.")
     elif many and found.group_pairs:
         said.append(
-            f"In none of {len(found.group_pairs)} pairs within a group do two heads stand in for "
-            "each other with 95 % confidence."
+            f"None of {len(found.group_pairs)} pairs within a group costs more than the sum of "
+            "both with 95 % confidence."
         )
     return said
 
@@ -138,7 +145,7 @@ def table(found: RedundantHeads) -> pd.DataFrame:
     """
     alone = dict(zip(found.heads, found.singles[..., KL].mean(axis=0), strict=True))
     held = None if found.held_out is None else found.held_out[..., KL].mean(axis=0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, step in enumerate(found.steps):
         for head in step.removed:
             rows.append({
@@ -172,8 +179,9 @@ def caveats(
         f"Removed by {intervention}, at every position; prompts from: {prompts.source}.",
         "Greedy elimination finds one order of many: other sets of as many heads may cost less, "
         "and a head that stays is not thereby needed on other prompts.",
-        "A difference between KL together and the sum of KL alone is not zero for heads that act "
-        "apart either, as KL grows with the square of a small change.",
+        "KL grows with the square of a small change: two heads that push the prediction the same "
+        "way cost more together than the sum even if neither makes up for the other, and two that "
+        "push opposite ways less. The difference shows that they interact, not how.",
     ]
     if strategy == "screened":
         said.append(

@@ -7,17 +7,11 @@ from torch import Tensor
 
 from ablation.metrics import kl_divergence
 from ablation.studies.asked import AskedPrompt
+from ablation.studies.columns import KL, RANK, RIGHT, SAME, HeadSet
 from ablation.studies.prompts import PromptSet
 from ablation.studies.statistics import halves
 from models.language_model import LanguageModel
 from models.types import FloatArray, Head
-
-KL, RIGHT, RANK, SAME = range(4)
-"""Columns of what removing a set does: KL from the clean prediction and the change of the right
-token's log-probability (nats), the right token's rank (1: the likeliest), and whether the likeliest
-token is the clean run's (1 or 0)."""
-
-HeadSet = tuple[Head, ...]
 
 
 def removal_effects(asked: Sequence[AskedPrompt], sets: Sequence[Sequence[Head]]) -> FloatArray:
@@ -61,8 +55,3 @@ def kv_groups(model: LanguageModel) -> list[HeadSet]:
         for first in range(0, site.n_heads, size) if size > 1 else ():
             groups.append(tuple(Head(layer, first + i) for i in range(size)))
     return groups
-
-
-def on_prompts(n: int, what: str = "prompts") -> str:
-    """Return "1 prompt" or "6 prompts"; `what` is the plural."""
-    return f"{n} {what}" if n != 1 else f"1 {what.removesuffix('s')}"
