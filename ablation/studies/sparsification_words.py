@@ -183,7 +183,8 @@ def caveats(
         "Inessential is what can be spared together with the other closed heads on prompts like "
         "these; another seed or another half may choose other heads.",
         f"Gates are learned in {steps} steps a strength, one strength after the other: more steps "
-        "may find smaller cores. What is between the sizes tried is not known.",
+        "may find smaller cores, and until then a strength does not say what each open head is "
+        "worth. What is between the sizes tried is not known.",
         "The part kept is 1 - KL / KL without any head, the KL being means over the prompts.",
     ]
     if found is None or found.sparse is None:
