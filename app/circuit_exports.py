@@ -1,5 +1,5 @@
-"""Files of a circuit that need every edge and every digit: JSON and GraphML. The browser makes the
-pictures."""
+"""Files of circuits and of head patching that need every number and every digit: JSON, GraphML,
+CSV. The browser makes the pictures."""
 
 import json
 from collections.abc import Callable
@@ -12,21 +12,29 @@ from viz.circuit_graphml import circuit_graphml
 if TYPE_CHECKING:
     from dash import Dash
 
-GONE = "This circuit is not kept any more; discover it again."
+GONE = "This result is not kept any more; run it again."
 
-Write = Callable[[Circuit], str]
+Write = Callable[[Any], str]
 
 
-def json_text(circuit: Circuit) -> str:
-    """Return what `main.py circuit --json` writes."""
-    return json.dumps(circuit.to_json(), ensure_ascii=False, indent=2) + "\n"
+def json_text(found: Any) -> str:
+    """Return what `main.py circuit --json` writes, of a circuit or of head patching."""
+    return json.dumps(found.to_json(), ensure_ascii=False, indent=2) + "\n"
+
+
+def csv_text(found: Any) -> str:
+    """Return one row a head."""
+    text: str = found.to_frame().to_csv(index=False)
+    return text
 
 
 EXPORTS: dict[str, tuple[Write, str]] = {
-    "json": (json_text, "application/json"),
-    "graphml": (circuit_graphml, "application/xml; charset=utf-8"),
+    "circuit/json": (json_text, "application/json"),
+    "circuit/graphml": (circuit_graphml, "application/xml; charset=utf-8"),
+    "patching/json": (json_text, "application/json"),
+    "patching/csv": (csv_text, "text/csv; charset=utf-8"),
 }
-"""Kind of file -> how it is written, and its media type."""
+"""What of, and kind of file -> how it is written, and its media type."""
 
 
 def register(app: "Dash", services: Services) -> None:
@@ -36,20 +44,20 @@ def register(app: "Dash", services: Services) -> None:
     from starlette.requests import Request
     from starlette.responses import PlainTextResponse, Response
 
-    def endpoint(write: Write, media_type: str) -> Callable[..., Any]:
+    def endpoint(of_circuit: bool, write: Write, media_type: str) -> Callable[..., Any]:
         async def export(request: Request) -> Response:
             try:
                 key = (await request.json())["key"]
             except (ValueError, KeyError, TypeError):
                 return PlainTextResponse("This is not a request for a file.", status_code=400)
-            circuit = services.results.get(key) if isinstance(key, str) else None
-            if not isinstance(circuit, Circuit):
+            found = services.results.get(key) if isinstance(key, str) else None
+            if found is None or isinstance(found, Circuit) != of_circuit:
                 return PlainTextResponse(GONE, status_code=400)
-            return Response(await run_in_threadpool(write, circuit), media_type=media_type)
+            return Response(await run_in_threadpool(write, found), media_type=media_type)
 
         return export
 
     for kind, (write, media_type) in EXPORTS.items():
-        route = endpoint(write, media_type)
-        path = f"/export/circuit/{kind}"
+        route = endpoint(kind.startswith("circuit/"), write, media_type)
+        path = f"/export/{kind}"
         app.server.add_route(path, route, methods=["POST"], include_in_schema=False)

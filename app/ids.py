@@ -9,7 +9,13 @@ TAB_ID = "tab-id"
 IN_ATTRIBUTION = "in-attribution"
 IN_CIRCUIT = "in-circuit"
 IN_HEADS_TAB = "in-heads-tab"
-CHANGES_IN_TAB = {"attribution": IN_ATTRIBUTION, "circuit": IN_CIRCUIT, "heads": IN_HEADS_TAB}
+IN_STUDIES = "in-studies"
+CHANGES_IN_TAB = {
+    "attribution": IN_ATTRIBUTION,
+    "circuit": IN_CIRCUIT,
+    "heads": IN_HEADS_TAB,
+    "studies": IN_STUDIES,
+}
 """Name of a tab -> what changes with the view while that tab is open, so that what a hidden tab
 shows costs nothing."""
 FRAGMENT_IN = "fragment-in"
@@ -228,7 +234,9 @@ CIRCUIT_HELD_OUT = "circuit-held-out"
 CIRCUIT_UPLOAD = "circuit-upload"
 CIRCUIT_FILE = "circuit-file"
 CIRCUIT_FILE_NOTE = "circuit-file-note"
+CIRCUIT_FILE_HELD_OUT = "circuit-file-held-out"
 CIRCUIT_METHOD = "circuit-method"
+CIRCUIT_METHOD_HELP = "circuit-method-help"
 CIRCUIT_METRIC = "circuit-metric"
 CIRCUIT_BASELINE = "circuit-baseline"
 CIRCUIT_ASKED = "circuit-asked"
@@ -249,6 +257,10 @@ CIRCUIT_OUTDATED = "circuit-outdated"
 CIRCUIT_EMPTY = "circuit-empty"
 CIRCUIT_BODY = "circuit-body"
 CIRCUIT_HEADLINE = "circuit-headline"
+CIRCUIT_CAPTION = "circuit-caption"
+CIRCUIT_PARTIAL = "circuit-partial"
+CIRCUIT_EXPORT = "circuit-export"
+CIRCUIT_TABLES = "circuit-tables"
 CIRCUIT_SENTENCES = "circuit-sentences"
 CIRCUIT_ROOM = "circuit-room"
 CIRCUIT_DRAWN = "circuit-drawn"
@@ -260,6 +272,8 @@ CIRCUIT_SHOWN = "circuit-shown"
 CIRCUIT_CHOSEN = "circuit-chosen"
 CIRCUIT_OPENED = "circuit-opened"
 CIRCUIT_EDGE = "circuit-edge"
+CIRCUIT_EDGE_PLACE = "circuit-edge-place"
+CIRCUIT_EDGE_CLOSE = "circuit-edge-close"
 CIRCUIT_CURVE = "circuit-curve"
 CIRCUIT_EDGES = "circuit-edges"
 CIRCUIT_ROLES = "circuit-roles"
@@ -281,11 +295,39 @@ PATCHING_BODY = "patching-body"
 PATCHING_CAPTION = "patching-caption"
 PATCHING_MAP = "patching-map"
 PATCHING_TABLE = "patching-table"
+PATCHING_EXPORT = "patching-export"
+PATCHING_CSV = "patching-csv"
+PATCHING_JSON = "patching-json"
 PATCHING_NOTE = "patching-note"
 PATCHING_POSITIONS = "patching-positions"
 PATCHING_FRAME = "patching-frame"
 
 # Heads: their roles
+STUDIES = "studies"
+STUDIES_NAME = "studies-name"
+STUDIES_QUESTION = "studies-question"
+STUDIES_ABOUT = "studies-about"
+STUDIES_SET = "studies-set"
+STUDIES_N = "studies-n"
+STUDIES_UPLOAD = "studies-upload"
+STUDIES_UPLOAD_PLACE = "studies-upload-place"
+STUDIES_FILE = "studies-file"
+STUDIES_FILE_NOTE = "studies-file-note"
+STUDIES_OPTIONS = "studies-options"
+STUDIES_PLAN = "studies-plan"
+STUDIES_PROBLEM = "studies-problem"
+STUDIES_RUN = "studies-run"
+STUDIES_CANCEL = "studies-cancel"
+STUDIES_PROGRESS = "studies-progress"
+STUDIES_BAR = "studies-bar"
+STUDIES_STATUS = "studies-status"
+STUDIES_EMPTY = "studies-empty"
+STUDIES_BODY = "studies-body"
+STUDIES_HEADLINE = "studies-headline"
+STUDIES_ANSWER = "studies-answer"
+STUDIES_FIGURES = "studies-figures"
+STUDIES_TABLE = "studies-table"
+STUDIES_CAVEATS = "studies-caveats"
 HEADS_TAB = "heads-tab"
 ROLES_PLACE = "roles-place"
 DOSSIER = "dossier"
@@ -354,6 +396,11 @@ def export_item(of: object, kind: object) -> dict[str, object]:
 def leader(of: object, head: object) -> dict[str, object]:
     """Return the id of a head in the list of those that lead in something."""
     return {"type": "leader", "of": of, "head": head}
+
+
+def study_option(name: object) -> dict[str, object]:
+    """Return the id of the field of one option of a study."""
+    return {"type": "study-option", "name": name}
 
 
 def use_role(role: object) -> dict[str, object]:

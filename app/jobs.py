@@ -15,6 +15,8 @@ from models.errors import ErrorKind, UserError
 
 STUDY = "study"
 """The kind of a job that a person starts and waits for."""
+LEAST_DONE = 0.06
+"""The share of a job from which its beginning, which is slow, says little wrong about the rest."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,8 +31,8 @@ class Job:
     started: float = field(default_factory=time.monotonic)
 
     def seconds_left(self, done: int, total: int, now: float | None = None) -> float | None:
-        """Estimate the time left from the time it took so far; None before anything is done."""
-        if done <= 0:
+        """Estimate the time left from the time it took so far; None before `LEAST_DONE` is done."""
+        if done <= 0 or done < LEAST_DONE * total:
             return None
         elapsed = (time.monotonic() if now is None else now) - self.started
         return max(0.0, elapsed * (total - done) / done)

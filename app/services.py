@@ -63,6 +63,10 @@ class Results:
         self._memory.put(key, result, n_bytes)
         return key
 
+    def put(self, key: str, result: Any, n_bytes: int) -> None:
+        """Keep a result under a key that is there, or was: in the place of what it named."""
+        self._memory.put(key, result, n_bytes)
+
     def get(self, key: str) -> Any:
         """Return the result, or None if it had to make room for others."""
         return self._memory.get(key)

@@ -121,6 +121,12 @@ def comparison(services: Services, asked: Asked) -> Table:
     return Table(change.to_frame(), about)
 
 
+def study(services: Services, asked: Asked) -> Table:
+    """Return what a ready-made study found."""
+    result = _kept(services, asked)
+    return Table(result.table, {"model": asked["model"], **result.to_json()})
+
+
 TABLES: Mapping[str, Callable[[Services, Asked], Table]] = {
     "overview": overview,
     "attribution": attribution,
@@ -128,6 +134,7 @@ TABLES: Mapping[str, Callable[[Services, Asked], Table]] = {
     "corpus": corpus,
     "distribution": distribution,
     "compare": comparison,
+    "studies": study,
 }
 """What a table is of -> how it is made from what a browser asks."""
 

@@ -7,16 +7,18 @@ computed again. Its JSON form holds for each field exactly what the page's contr
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ablation.types import STRATEGIES
 from app.examples import EXAMPLES
+from app.field_readers import flag, fraction, one_of, optional, text, typed, whole
+from app.question_form import QuestionForm, read_question
 from models.types import Head
 from viz.combined import COMBINATIONS
 from viz.sink import SINKS
 
-TABS = ("attention", "attribution", "study", "circuit", "heads")
+TABS = ("attention", "attribution", "study", "circuit", "heads", "studies")
 PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text", "overview": "Overview"}
 """How attention is drawn, and what the choice is called; the first by default.
 `app.panels.attention` says which tools and which place each of them has."""
@@ -111,6 +113,9 @@ class View:
     max_heads: int = 10
     strategy: str = "exact"
     """How a search chooses: a key of `STRATEGIES`."""
+    question: QuestionForm | None = None
+    """What the circuit tab asks, in a link; the page holds it in the form of that tab alone, so
+    that no other panel hears of it."""
 
     @property
     def stack_name(self) -> str:
@@ -122,6 +127,7 @@ class View:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data["heads"] = None if self.heads is None else [head.short for head in self.heads]
         data["intervention"] = self.intervention.to_json()
+        data["question"] = None if self.question is None else asdict(self.question)
         return data
 
     @staticmethod
@@ -139,52 +145,6 @@ class View:
         return View(
             **{name: read(name, data[name]) for name, read in _READERS.items() if name in data}
         )
-
-
-def _text(longest: int) -> Callable[[str, object], str]:
-    def read(name: str, value: object) -> str:
-        if not isinstance(value, str) or not 0 < len(value) <= longest:
-            raise ValueError(f"{name} must be a text of 1 to {longest} characters")
-        # Half of a surrogate pair is no character, and UTF-8 cannot carry it.
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-    return read
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, not {value!r}")
-    return value
-
-
-def _whole(low: int, high: int) -> Callable[[str, object], int]:
-    def read(name: str, value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-        return value
-
-    return read
-
-
-def _fraction(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} must be a number, not {value!r}")
-    if not math.isfinite(value) or not 0 <= value <= 1:
-        raise ValueError(f"{name} must be from 0 to 1, not {value!r}")
-    return float(value)
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[str, object], str]:
-    def read(name: str, value: object) -> str:
-        if not isinstance(value, str) or value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-        return value
-
-    return read
-
-
-def _optional(read: Callable[[str, object], Any]) -> Callable[[str, object], Any]:
-    return lambda name, value: None if value is None else read(name, value)
 
 
 def head_from_text(text: object) -> Head:
@@ -217,58 +177,54 @@ def _form(name: str, value: object) -> InterventionForm:
     if not isinstance(value, Mapping) or not isinstance(value.get("values"), Mapping):
         raise ValueError(f"{name} must hold a name and values")
     entered = sorted(
-        (_text(100)(name, key), _entered(key, entry))
+        (text(100)(name, key), _entered(key, entry))
         for key, entry in value["values"].items()
         if entry not in (None, "")
     )
-    return InterventionForm(_text(100)(name, value.get("name")), tuple(entered))
+    return InterventionForm(text(100)(name, value.get("name")), tuple(entered))
 
 
 def _entered(name: str, value: object) -> str | float:
     if isinstance(value, str):
-        return _text(MAX_PROMPT_CHARACTERS)(name, value)
+        return text(MAX_PROMPT_CHARACTERS)(name, value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number or a text, not {value!r}")
     return value
 
 
-def _typed(longest: int) -> Callable[[str, object], str]:
-    read = _text(longest)
-    return lambda name, value: "" if value in ("", None) else read(name, value)
-
-
-_TOKEN = _optional(_whole(0, 10_000_000))
+_TOKEN = optional(whole(0, 10_000_000))
 
 _READERS: Mapping[str, Callable[[str, object], Any]] = {
-    "model": _text(1000),
-    "prompt": _text(MAX_PROMPT_CHARACTERS),
-    "second": _typed(MAX_PROMPT_CHARACTERS),
-    "bos": _optional(_flag),
-    "position": _optional(_whole(0, MAX_PROMPT_CHARACTERS)),
-    "heads": _optional(_heads),
+    "model": text(1000),
+    "prompt": text(MAX_PROMPT_CHARACTERS),
+    "second": typed(MAX_PROMPT_CHARACTERS),
+    "bos": optional(flag),
+    "position": optional(whole(0, MAX_PROMPT_CHARACTERS)),
+    "heads": optional(_heads),
     "stack": _stack,
     "intervention": _form,
-    "ablate": _flag,
-    "acted": _typed(1000),
-    "tab": _one_of(TABS),
-    "picture": _one_of(tuple(PICTURES)),
-    "cells": _text(100),
-    "token": _optional(_whole(0, MAX_PROMPT_CHARACTERS)),
-    "direction": _one_of(tuple(DIRECTIONS)),
-    "values": _one_of(tuple(VALUES)),
-    "threshold": _fraction,
-    "scale": _one_of(SCALES),
-    "log": _flag,
-    "sink": _one_of(tuple(SINKS)),
-    "between": _one_of(tuple(BETWEEN)),
-    "size": _whole(MIN_SIZE, MAX_SIZE),
-    "linked": _flag,
-    "extra": _one_of(tuple(EXTRAS)),
+    "ablate": flag,
+    "acted": typed(1000),
+    "tab": one_of(TABS),
+    "picture": one_of(tuple(PICTURES)),
+    "cells": text(100),
+    "token": optional(whole(0, MAX_PROMPT_CHARACTERS)),
+    "direction": one_of(tuple(DIRECTIONS)),
+    "values": one_of(tuple(VALUES)),
+    "threshold": fraction,
+    "scale": one_of(SCALES),
+    "log": flag,
+    "sink": one_of(tuple(SINKS)),
+    "between": one_of(tuple(BETWEEN)),
+    "size": whole(MIN_SIZE, MAX_SIZE),
+    "linked": flag,
+    "extra": one_of(tuple(EXTRAS)),
     "watched": _TOKEN,
-    "metric": _text(100),
-    "study": _one_of(STUDIES),
+    "metric": text(100),
+    "study": one_of(STUDIES),
     "target": _TOKEN,
-    "max_heads": _whole(1, MAX_CHOSEN_HEADS),
-    "strategy": _one_of(tuple(STRATEGIES)),
+    "max_heads": whole(1, MAX_CHOSEN_HEADS),
+    "strategy": one_of(tuple(STRATEGIES)),
+    "question": optional(read_question),
 }
 """How each field is read and checked."""

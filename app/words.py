@@ -2,6 +2,9 @@
 
 import math
 
+NAMED = 3
+"""Of tokens that lack a space so many are named."""
+
 
 def number(value: float, digits: int = 3) -> str:
     """Write a number with so many digits after the point; infinity as a sign."""
@@ -20,3 +23,16 @@ def parameters(n: int) -> str:
             value = n / limit
             return f"{value:.1f}{letter}" if value < 10 else f"{value:.0f}{letter}"
     return str(n)
+
+
+def space_warning(texts: tuple[str, ...]) -> str:
+    """Say that tokens were probably meant with a space in front; nothing if there are none."""
+    if not texts:
+        return ""
+    shown = ", ".join(repr(text) for text in texts[:NAMED])
+    more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+    spaced = f" {texts[0]}"
+    return (
+        f"{shown}{more}: no space in front, but {spaced!r} is a token too, and the likelier one "
+        "after a prompt that does not end in a space; write the space if you mean it."
+    )

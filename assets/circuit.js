@@ -8,12 +8,16 @@
 
   const SETTLE_MS = 80;
   const RESIZE_MS = 400;
-  const QUOTED = 120;
   const ABOVE = 160; // px of the window that the page's header and the tab's own tools take
   const LOWEST = 460; // px
   const NEAREST = 0.12; // of the whole picture, when zoomed in
+  const FEW = 60; // edges that a large picture starts with
+  const LARGE = 90; // edges
+  const MAP_MS = 8000; // how long a head's map is waited for
 
-  let threshold = 0;
+  let strongest = Infinity; // so many edges are drawn
+  let drawnOf = null; // what tells the picture from those of other circuits and layouts
+  let opened = null; // the edge that is told of
   let seen = null; // the part of the picture that is seen: [x, y, width, height]
   let dragged = null;
 
@@ -45,30 +49,41 @@
 
   // --- which edges are drawn ---
 
+  // The slider goes by the logarithm of how many edges are drawn.
+  const countOf = (value, all) => Math.max(1, Math.round(Math.pow(all, value / 100)));
+  const valueOf = (count, all) => (all > 1 ? (100 * Math.log(count)) / Math.log(all) : 100);
+
+  function counted(svg) {
+    const edges = svg.querySelectorAll(".circuit-edge").length;
+    return [Math.min(strongest, edges), Number(svg.dataset.total), svg.dataset.unit];
+  }
+
   function thinOut() {
     const svg = picture();
     if (!svg) {
       return "";
     }
-    const strong = (element) => Number(element.dataset.strength) >= threshold;
-    const edges = [...svg.querySelectorAll(".circuit-edge")];
+    const show = (element, shown) => {
+      element.style.display = shown ? "" : "none";
+      return shown;
+    };
     const names = new Set();
-    for (const edge of edges) {
-      edge.style.display = strong(edge) ? "" : "none";
-    }
-    for (const part of svg.querySelectorAll(".circuit-part")) {
-      part.style.display = strong(part) ? "" : "none";
-      if (strong(part)) {
-        names.add(part.dataset.name);
+    for (const edge of svg.querySelectorAll(".circuit-edge")) {
+      if (show(edge, Number(edge.dataset.rank) <= strongest)) {
+        names.add(edge.dataset.source).add(edge.dataset.target);
       }
     }
-    for (const look of svg.querySelectorAll(".circuit-look")) {
-      look.style.display = strong(look) ? "" : "none";
-    }
     for (const port of svg.querySelectorAll(".circuit-port")) {
-      port.style.display = names.has(port.dataset.name) && strong(port) ? "" : "none";
+      show(port, Number(port.dataset.rank) <= strongest);
     }
-    return edges.length ? edges.filter(strong).length + " of " + edges.length + " " + svg.dataset.unit : "";
+    for (const part of svg.querySelectorAll(".circuit-part")) {
+      show(part, names.has(part.dataset.name));
+    }
+    for (const look of svg.querySelectorAll(".circuit-look")) {
+      show(look, names.has(look.dataset.source) && names.has(look.dataset.target));
+    }
+    const [shown, all, unit] = counted(svg);
+    return shown ? shown.toLocaleString("en") + " of " + all.toLocaleString("en") + " " + unit : "";
   }
 
   // --- zoom ---
@@ -169,6 +184,24 @@
     }
   }
 
+  function mark() {
+    for (const edge of document.querySelectorAll("#circuit-picture .circuit-edge")) {
+      edge.classList.toggle("opened", edge.dataset.edge === opened);
+    }
+  }
+
+  // The map of a head comes a while after it was chosen, behind those that were there.
+  function goToMap(head, until) {
+    const [layer, index] = head.split(".");
+    const name = "Attention of head L" + layer + "H" + index;
+    const map = document.querySelector('#attention-grid [aria-label="' + name + '"] .main-svg');
+    if (map) {
+      map.closest(".map-card").scrollIntoView({ block: "nearest" });
+    } else if (Date.now() < until) {
+      window.setTimeout(() => goToMap(head, until), SETTLE_MS);
+    }
+  }
+
   function watch(svg) {
     svg.addEventListener("pointermove", (event) => {
       const element = spot(event);
@@ -223,6 +256,19 @@
     place().replaceChildren(svg);
     look(svg, whole(svg));
     watch(svg);
+    mark();
+  }
+
+  // A large circuit starts with its strongest edges.
+  function start(of) {
+    if (JSON.stringify(of) === drawnOf) {
+      return;
+    }
+    drawnOf = JSON.stringify(of);
+    const all = picture().querySelectorAll(".circuit-edge").length;
+    strongest = all > LARGE ? FEW : Infinity;
+    const value = all > LARGE ? valueOf(FEW, all) : 100;
+    window.dash_clientside.set_props("circuit-threshold", { value });
   }
 
   // Another size of the window is another room for the picture, which is then laid out anew.
@@ -238,15 +284,29 @@
 
   // --- files ---
 
-  // The picture as it is seen but for the zoom: without what the pointer needs.
+  // What viz.circuit_legend.shown says of a picture.
+  function sayCount(svg) {
+    const [shown, all, unit] = counted(picture());
+    const numbers = [shown, all].map((n) => n.toLocaleString("en"));
+    const few = "Drawn: the strongest " + numbers[0] + " of " + numbers[1] + " " + unit + ".";
+    svg.querySelector(".circuit-count").textContent =
+      shown === all ? "All " + numbers[0] + " " + unit + " are drawn." : few;
+  }
+
+  // The picture as it is seen but for the zoom: without what the pointer needs, and with what it
+  // is of above.
   function bare() {
     const svg = picture();
     if (!svg) {
       return null;
     }
     const copy = svg.cloneNode(true);
-    copy.setAttribute("viewBox", whole(svg).join(" "));
+    const above = Number(svg.querySelector(".circuit-heading").dataset.height);
+    const [, , width, height] = whole(svg);
+    copy.setAttribute("viewBox", [0, -above, width, height + above].join(" "));
+    copy.setAttribute("height", height + above);
     copy.removeAttribute("class");
+    sayCount(copy);
     for (const element of copy.querySelectorAll(".hit, [style*='display: none']")) {
       element.remove();
     }
@@ -256,8 +316,8 @@
     return new XMLSerializer().serializeToString(copy);
   }
 
-  async function fetchFile(kind, key) {
-    const answer = await window.fetch("/export/circuit/" + kind, {
+  async function fetchFile(of, kind, key) {
+    const answer = await window.fetch("/export/" + of + "/" + kind, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ key }),
@@ -265,15 +325,15 @@
     if (!answer.ok) {
       throw new Error(answer.status === 400 ? await answer.text() : "The server could not make the file.");
     }
-    window.attention.exports.save(await answer.blob(), "circuit." + kind);
+    window.attention.exports.save(await answer.blob(), of + "." + kind);
   }
 
-  async function save(kind, kept) {
+  async function save(of, kind, kept) {
     try {
       if (kind === "png" || kind === "svg") {
         await window.attention.exports.saveSvg(bare(), kind, "circuit");
       } else {
-        await fetchFile(kind, kept.key);
+        await fetchFile(of, kind, kept.key);
       }
     } catch (error) {
       const notice = { action: "show", id: "circuit-" + Date.now(), message: error.message, color: "red" };
@@ -285,33 +345,66 @@
     showSource(source, task, limits) {
       const { sources, tasks } = limits.circuitHelp;
       const ofTask = source === "task";
+      const ofFile = source === "file";
       const help = sources[source] + (ofTask ? " " + tasks[task] : "");
       const display = ofTask ? "block" : "none";
       const isSet = source !== "prompt";
-      return [help, isSet, isSet, !isSet, !ofTask, source !== "file", display, ""];
+      return [help, isSet, isSet, !isSet, !ofTask, !ofFile, !ofFile, display, display, ""];
+    },
+
+    // What is chosen is explained; what the method does not ask about cannot be chosen.
+    explain(method, metric, baseline, limits) {
+      const help = limits.circuitHelp;
+      const patches = help.patching.includes(method);
+      return [
+        help.methods[method],
+        help.metrics[metric],
+        help.baselines[baseline],
+        patches ? "Patch heads" : "Discover circuit",
+        !help.takeFaithfulness.includes(method),
+        !help.takeSteps.includes(method),
+        patches,
+        patches,
+      ];
     },
 
     // A field that is left by clicking the button reports its value only after the click.
     request(clicks) {
-      const settled = (resolve) => window.setTimeout(() => resolve([{ at: Date.now() }, skip()]), SETTLE_MS);
-      return clicks ? new Promise(settled) : [skip(), skip()];
+      const settled = (resolve) => window.setTimeout(() => resolve([{ at: Date.now() }, "", null]), SETTLE_MS);
+      return clicks ? new Promise(settled) : [skip(), skip(), skip()];
     },
 
-    measure() {
-      return room();
+    // Another result: it is laid out for the room there is, and what was shown meanwhile ends. An
+    // edge that was told of need not be one of its edges.
+    begin() {
+      const set = window.dash_clientside.set_props;
+      set("circuit-partial", { data: null });
+      set("circuit-opened", { data: null });
+      set("circuit-room", { data: room() });
     },
 
     // Put a new picture in its place, or only hide other edges of the one that stands.
     show(drawn, value) {
-      threshold = value || 0;
-      if (triggered() !== "circuit-threshold") {
-        if (drawn) {
-          put(drawn.svg);
-        } else {
-          place().replaceChildren();
-        }
+      if (triggered() === "circuit-threshold") {
+        const all = picture() ? picture().querySelectorAll(".circuit-edge").length : 0;
+        strongest = value >= 100 ? Infinity : countOf(value, all);
+      } else if (drawn) {
+        put(drawn.svg);
+        start(drawn.of);
+      } else {
+        place().replaceChildren();
+        drawnOf = null;
       }
       return thinOut();
+    },
+
+    markEdge(edge) {
+      opened = edge ? edge.edge : null;
+      mark();
+    },
+
+    closeEdge() {
+      return null;
     },
 
     choose(chosen, heads) {
@@ -319,6 +412,7 @@
         return [skip(), skip()];
       }
       const added = chosen.heads.filter((head) => !heads.includes(head));
+      goToMap(chosen.heads[0], Date.now() + MAP_MS);
       return [added.length ? [...heads, ...added] : skip(), "attention"];
     },
 
@@ -329,9 +423,9 @@
     },
 
     // Circuits and head patching are asked for by the same form; each result has its place.
-    showMethod(method) {
-      const patches = ["noising", "denoising"].includes(method);
-      return [patches, !patches, patches ? "Patch heads" : "Discover circuit", patches];
+    showMethod(method, limits) {
+      const patches = limits.circuitHelp.patching.includes(method);
+      return [patches, !patches];
     },
 
     openRow(cell) {
@@ -342,17 +436,29 @@
       const pressed = window.dash_clientside.callback_context.triggered[0];
       const kept = values[values.length - 1];
       if (pressed && pressed.value && kept) {
-        save(triggered().replace("circuit-", ""), kept);
+        save(...triggered().split("-"), kept);
       }
     },
 
-    sayOutdated(kept, prompt) {
-      if (!kept || kept.prompt === null || kept.prompt === prompt) {
+    // kept.asked has the fields that the result depends on.
+    sayOutdated(kept, prompt, bos, ...values) {
+      const { fields } = values.pop().circuitHelp;
+      if (!kept) {
         return "";
       }
-      const long = kept.prompt.length > QUOTED;
-      const quoted = long ? kept.prompt.slice(0, QUOTED) + "…" : kept.prompt;
-      return "This result is of an earlier prompt: “" + quoted + "”";
+      const now = { prompt, bos };
+      const labels = { prompt: "prompt", bos: "token in front" };
+      fields.forEach(([name, label], i) => {
+        now[name] = values[i] === null || values[i] === undefined ? "" : values[i];
+        labels[name] = label;
+      });
+      const text = (value) => JSON.stringify(value === null ? "" : value);
+      const differs = (name) => text(kept.asked[name]) !== text(now[name]);
+      const changed = differs("pairs") ? ["pairs"] : Object.keys(kept.asked).filter(differs);
+      if (!changed.length) {
+        return "";
+      }
+      return "This result is of an earlier question; changed since: " + changed.map((name) => labels[name]).join(", ") + ".";
     },
   };
 

@@ -8,7 +8,7 @@
   // Where the figures of a tab stand, by what its menu exports.
   const PLACES = {
     attribution: "attribution-body", roles: "dossier-body", corpus: "corpus-body", compare: "compare-body",
-    distribution: "corpus-histogram-place",
+    distribution: "corpus-histogram-place", studies: "studies-figures",
   };
   const NOTHING = "There is nothing to export yet";
 
@@ -89,14 +89,14 @@
       }
     },
 
-    exportPart(clicks, view, show, target, versus, roles, corpus, head, compare) {
+    exportPart(clicks, view, show, target, versus, roles, corpus, head, compare, studies) {
       const { triggered, triggered_id: id } = window.dash_clientside.callback_context;
       if (!triggered.length || !triggered[0].value) {
         return;
       }
       const attribution = view && { view, show, target, versus };
       const distribution = corpus && { ...corpus, head };
-      const kept = { attribution, roles, corpus, distribution, compare };
+      const kept = { attribution, roles, corpus, distribution, compare, studies };
       telling(async () => {
         if (!kept[id.of]) {
           throw new Error(NOTHING + ".");

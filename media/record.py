@@ -3,9 +3,9 @@
     .venv/bin/pip install -q -r tests/requirements.txt && .venv/bin/python media/record.py
 
 starts the server, drives Chromium through short sessions and writes `select_prompt_and_heads.gif`,
-`see_every_head.gif`, `run_ablation_study.gif` and `circuit.png` beside this file; `prompt`,
-`pictures`, `study` or `circuit` behind it records that alone. Nothing is staged: waiting times are
-shortened in the playback, what is on the screen is what was computed.
+`see_every_head.gif`, `run_ablation_study.gif`, `circuit.png` and `circuit_by_token.png` beside this
+file; `prompt`, `pictures`, `study` or `circuit` behind it records that alone. Nothing is staged:
+waiting times are shortened in the playback, what is on the screen is what was computed.
 """
 
 import io
@@ -242,7 +242,7 @@ def record_study(page: Page, url: str) -> None:
 
 
 def photograph_circuit(page: Page, url: str) -> None:
-    """Discover the circuit of the first example and take a picture of it with its proof."""
+    """Discover the circuit of the first example and take pictures of it, by layer and by token."""
     page.set_viewport_size({"width": 1500, "height": 1280})
     open_page(page, url)
     page.get_by_role("tab", name="Circuit").click()
@@ -251,9 +251,17 @@ def photograph_circuit(page: Page, url: str) -> None:
     expect(page.locator("#circuit-cancel")).to_be_enabled(timeout=30_000)
     expect(page.locator("#circuit-cancel")).to_be_disabled(timeout=STUDY_MILLISECONDS)
     settle(page, 3000)
-    Image.open(io.BytesIO(page.screenshot())).convert("P", palette=Image.Palette.ADAPTIVE).save(
-        HERE / "circuit.png", optimize=True
-    )
+    keep_picture(page.screenshot(), "circuit.png")
+    page.locator("#circuit-layout label", has_text="By token").click()
+    page.mouse.move(2, 1270)
+    settle(page, 2000)
+    keep_picture(page.locator("#circuit-picture").screenshot(), "circuit_by_token.png")
+
+
+def keep_picture(png: bytes, name: str) -> None:
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    # Rare colours count as much as those of large areas: a legend's must be its own.
+    image.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(HERE / name, optimize=True)
 
 
 def free_port() -> int:

@@ -8,6 +8,8 @@ from typing import Any
 # Set before transformers is imported: tests never look for a hub that may not be there.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Of every thread, those of the page's server among them; see below.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

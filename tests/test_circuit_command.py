@@ -88,9 +88,11 @@ def test_pairs_come_from_a_file(output: Outcome, tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     rows = [f"{p.clean},{p.corrupt},{p.answer},{p.distractor}" for p in pairs(3)]
     file.write_text("\n".join(["clean,corrupt,answer,distractor", *rows]), encoding="utf-8")
-    status, out, _ = output("--pairs", str(file), "--method", "acdc")
+    status, out, _ = output("--pairs", str(file), "--method", "acdc", "--held-out", "1")
     assert status == 0
-    assert "3 pairs" in out
+    said = " ".join(out.split())
+    assert "pairs.csv, 2 pairs (1 more held out), each with its own answer and distractor" in said
+    assert "Held out: on pairs that it was not found on" in said
     assert "5 of 42 edges" in out
 
 

@@ -9,12 +9,11 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ablation.circuit.types import Circuit
 from viz.circuit_layout import LEGEND, MARGIN, Layout, Line, Look, Part, lay_out
+from viz.circuit_legend import DASHES, heading, legend, letters_of, sign_colours, text
 from viz.circuit_positions import lay_out_by_token
 from viz.circuit_text import edge_name, number, part_lines, percent, signed
-from viz.theme import MONO, MONO_ASPECT, SANS, Palette, diverging_scale, palette
+from viz.theme import MONO_ASPECT, SANS, Palette, palette
 
-DASHES = {"k": "6 3", "v": "1.5 2.5"}
-"""How the lines into keys and values are dashed; those into queries are not."""
 _SMALLEST_TEXT, _LARGEST_TEXT = 7.0, 11.0  # px
 _MANY = 60
 """Edges from which on lines are thinner."""
@@ -30,8 +29,12 @@ def circuit_svg(
     width: float = 900,
     height: float = 600,
     by_token: bool = False,
+    headed: bool = False,
 ) -> str:
     """Draw a circuit.
+
+    What it is of stands above the picture proper, at negative heights, where a page that says it
+    elsewhere does not show it.
 
     A line's width is |score| relative to the largest; its colour the sign; its dashes the input
     it goes into. Where a score was not measured the line is thin and grey.
@@ -41,6 +44,7 @@ def circuit_svg(
         height: at most so many px; few rows need less, and tokens may need more.
         by_token: whether parts stand at the tokens where they read and write, if the circuit's
             edges were scored by position.
+        headed: whether what it is of is seen, above those `height` px.
     """
     places = circuit.by_position if by_token else None
     layout = (
@@ -50,7 +54,9 @@ def circuit_svg(
     )
     bars = [part for part in layout.parts if part.is_bar]
     others = [part for part in layout.parts if not part.is_bar]
-    return _document(layout, dark, [
+    above = heading(circuit, layout, dark)
+    return _document(layout, dark, above.height if headed else 0.0, [
+        above.svg,
         *_rows(layout, dark),
         *_tokens(layout, dark),
         *(_look(circuit, look, dark) for look in layout.looks),
@@ -59,18 +65,14 @@ def circuit_svg(
         *(_line(circuit, line, layout, dark) for line in reversed(layout.lines)),
         *(_part(circuit, part, layout, dark) for part in others),
         *_port_letters(layout, dark),
-        _legend(circuit, layout, dark),
+        legend(circuit, layout, dark),
     ])  # fmt: skip
 
 
-def sign_colours(dark: bool) -> tuple[str, str]:
-    """Return the colours of edges that raise the metric and of those that lower it."""
-    scale = diverging_scale(dark)
-    return scale[-2][1], scale[1][1]
-
-
-def _document(layout: Layout, dark: bool, content: list[str]) -> str:
+def _document(layout: Layout, dark: bool, above: float, content: list[str]) -> str:
+    """Return a picture of which so many px above its proper height are seen."""
     w, h, colours = f"{layout.width:g}", f"{layout.height:g}", palette(dark)
+    seen = f"{layout.height + above:g}"
     raising, lowering = sign_colours(dark)
     arrows = "".join(
         f'<marker id="circuit-{name}" viewBox="0 0 6 6" refX="5" refY="3" markerWidth="5.5" '
@@ -83,8 +85,9 @@ def _document(layout: Layout, dark: bool, content: list[str]) -> str:
         )
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
-        f'viewBox="0 0 {w} {h}" data-unit="{"places" if layout.columns else "edges"}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{seen}" '
+        f'viewBox="0 {-above:g} {w} {seen}" data-unit="{"places" if layout.columns else "edges"}" '
+        f'data-total="{layout.n_edges}" '
         f'font-family="{escape(SANS)}" font-size="10">'
         f'<defs>{arrows}</defs><rect width="{w}" height="{h}" fill="{colours.surface}"/>'
         f"{''.join(content)}</svg>"
@@ -95,7 +98,7 @@ def _rows(layout: Layout, dark: bool) -> list[str]:
     colours, step = palette(dark), max(1, math.ceil(9 / layout.pitch))
     return [
         f'<path d="M{MARGIN + 26},{y:.1f}H{layout.width - MARGIN:g}" stroke="{colours.grid}"/>'
-        + (_text(name, MARGIN, y, 9, colours.muted, "start") if i % step == 0 else "")
+        + (text(name, MARGIN, y, 9, colours.muted, "start") if i % step == 0 else "")
         for i, (name, y) in enumerate(layout.rows)
     ]
 
@@ -109,7 +112,7 @@ def _tokens(layout: Layout, dark: bool) -> list[str]:
         shown = token if len(token) <= room else token[: room - 1] + "…"
         drawn.append(
             f"<g><title>{escape(token)}</title>"
-            + _text(shown, x, bottom - 6, _LARGEST_TEXT, colours.text, "middle", mono=True)
+            + text(shown, x, bottom - 6, _LARGEST_TEXT, colours.text, "middle", mono=True)
             + "</g>"
         )
         if i:
@@ -155,13 +158,13 @@ def _line(circuit: Circuit, line: Line, layout: Layout, dark: bool) -> str:
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
     told = [
         edge_name(line.edge),
-        f"score {signed(line.score)}, {percent(line.share)} of all",
-        f"number {line.rank} of {len(layout.lines)}",
+        f"score {signed(line.score)}, {percent(line.share)} of the circuit's |scores|",
+        f"number {line.rank} of {layout.n_edges:,} by |score|",
     ]
     if line.position is not None:
         told[0] += f" at {_token(circuit, line.position)}"
     return (
-        f'<g class="circuit-edge" data-strength="{line.strength:.6f}" '
+        f'<g class="circuit-edge" data-rank="{line.rank}" data-strength="{line.strength:.6f}" '
         f'data-source="{line.source}" data-target="{line.target}" '
         f'data-edge="{line.index[0]}-{line.index[1]}" data-told={_attribute(told)}>'
         f'<path class="hit" d="{path}" fill="none" stroke="transparent" '
@@ -201,12 +204,13 @@ def _part(circuit: Circuit, part: Part, layout: Layout, dark: bool) -> str:
         f'<rect x="{part.x - part.width / 2:.1f}" y="{part.y - part.height / 2:.1f}" '
         f'width="{part.width:.1f}" height="{part.height:.1f}" rx="{min(4, part.height / 2):.1f}" '
         f'fill="{fill}" stroke="{line}" stroke-width="{line_width}"/>'
-        f"{_part_label(part, layout, colours)}</g>"
+        f"{_part_label(circuit, part, layout, colours)}</g>"
     )
 
 
-def _part_label(part: Part, layout: Layout, colours: Palette) -> str:
-    """Return the name in a part: whole where all have room for that, else without its layer."""
+def _part_label(circuit: Circuit, part: Part, layout: Layout, colours: Palette) -> str:
+    """Return the name in a part: whole where all have room for that, else without its layer; and
+    the letters of its roles where they have room beside it."""
     kind = part.component.kind
     colour = colours.surface if part.is_bar else colours.text
     size = min(_LARGEST_TEXT, max(_SMALLEST_TEXT, part.height - 3))
@@ -215,10 +219,23 @@ def _part_label(part: Part, layout: Layout, colours: Palette) -> str:
         for other in layout.parts
         if (other.component.kind, other.is_bar) == (kind, part.is_bar)
     ]
-    for name in (_name, _short_name):
+    for name in (_name, _short_name, _shortest_name):
         longest = max(len(name(other)) for other in alike)
         if longest * size * MONO_ASPECT <= part.width - 2 and part.height >= size:
-            return _text(name(part), part.x, part.y, size, colour, "middle", mono=True)
+            letters = "" if part.is_bar else letters_of(circuit, part.component)
+            if (len(name(part)) + 1 + len(letters)) * size * MONO_ASPECT > part.width - 2:
+                letters = ""
+            return text(
+                name(part),
+                part.x,
+                part.y,
+                size,
+                colour,
+                "middle",
+                mono=True,
+                beside=letters,
+                beside_colour=colours.accent,
+            )
     return ""
 
 
@@ -231,6 +248,10 @@ def _short_name(part: Part) -> str:
     return names.get(part.component.kind, str(part.component))
 
 
+def _shortest_name(part: Part) -> str:
+    return "M" if part.component.kind == "mlp" else _short_name(part)
+
+
 def _port_letters(layout: Layout, dark: bool) -> list[str]:
     """Return q, k and v beside the ends of the edges, once for each input."""
     if layout.pitch < _PORTS_FROM:
@@ -239,9 +260,8 @@ def _port_letters(layout: Layout, dark: bool) -> list[str]:
     into = [line for line in reversed(layout.lines) if line.edge.target.input]
     ends = {(line.target, line.edge.target.input): line for line in into}
     return [
-        f'<g class="circuit-port" data-name="{line.target}" '
-        f'data-strength="{line.strength:.6f}">'
-        + _text(
+        f'<g class="circuit-port" data-rank="{line.rank}">'
+        + text(
             line.edge.target.input or "",
             line.end[0] + 6,
             line.end[1] + 5,
@@ -252,63 +272,6 @@ def _port_letters(layout: Layout, dark: bool) -> list[str]:
         + "</g>"
         for line in ends.values()
     ]
-
-
-def _legend(circuit: Circuit, layout: Layout, dark: bool) -> str:
-    colours, (raising, lowering) = palette(dark), sign_colours(dark)
-    entries = [
-        ("raises it", raising, "", 3.0),
-        ("lowers it", lowering, "", 3.0),
-        ("into query", colours.text, "", 1.3),
-        ("key", colours.text, DASHES["k"], 1.3),
-        ("value", colours.text, DASHES["v"], 1.3),
-    ]
-    x, y, drawn = float(MARGIN), layout.height - MARGIN - 4, []
-    for words, colour, dashes, width in entries:
-        dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-        drawn.append(
-            f'<path d="M{x:.0f},{y:.1f}h20" stroke="{colour}" stroke-width="{width}"{dashed}/>'
-            + _text(words, x + 24, y, 9, colours.muted, "start")
-        )
-        x += 24 + 4.6 * len(words) + 11
-    if any(part.is_bar for part in layout.parts):
-        bar = "k, v read" if layout.columns else "shared k, v"
-        drawn.append(_sample(bar, x, y, 4, colours.muted, colours.muted, colours))
-        x += 92
-    if circuit.roles:
-        drawn.append(_sample("has a role", x, y, 9, colours.surface, colours.accent, colours))
-        x += 82
-    if layout.looks:
-        drawn.append(
-            f'<path d="M{x:.0f},{y:.1f}h20" stroke="{colours.muted}" stroke-width="2"/>'
-            + _text("attention", x + 24, y, 9, colours.muted)
-        )
-        x += 78
-    widest = f"widest {number(layout.largest)}"
-    if layout.largest and x + 5 * len(widest) < layout.width - MARGIN:
-        drawn.append(_text(widest, layout.width - MARGIN, y, 9, colours.muted, "end"))
-    return "".join(drawn)
-
-
-def _sample(
-    words: str, x: float, y: float, height: float, fill: str, line: str, colours: Palette
-) -> str:
-    """Return an entry of the legend for parts that look so."""
-    return (
-        f'<rect x="{x:.0f}" y="{y - height / 2:.1f}" width="20" height="{height}" rx="2" '
-        f'fill="{fill}" stroke="{line}"/>' + _text(words, x + 24, y, 9, colours.muted)
-    )
-
-
-def _text(
-    words: str, x: float, y: float, size: float, colour: str, anchor: str = "start", *,
-    mono: bool = False,
-) -> str:  # fmt: skip
-    font = f' font-family="{escape(MONO)}"' if mono else ""
-    return (
-        f'<text x="{x:.1f}" y="{y + 0.35 * size:.1f}" font-size="{size:.1f}" fill="{colour}" '
-        f'text-anchor="{anchor}" pointer-events="none"{font}>{escape(words)}</text>'
-    )
 
 
 def _attribute(lines: list[str]) -> str:

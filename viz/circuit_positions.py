@@ -15,7 +15,7 @@ import numpy as np
 
 from ablation.circuit.types import Circuit, EdgesByPosition
 from models.edge_graph import Edge, EdgeGraph, Target
-from models.types import Component, Head
+from models.types import Component, FloatArray, Head
 from viz.circuit_layout import (
     LEGEND,
     MARGIN,
@@ -33,8 +33,9 @@ from viz.circuit_layout import (
     part_name,
 )
 
-MOST_PLACES = 300
-"""So many of the strongest (edge, position) are drawn: more would be a smear."""
+MOST_PLACES, MOST_SHARE = 300, 0.99
+"""Drawn are the strongest (edge, position) that make this share of all |scores|, at most so many:
+more would be a smear."""
 LEAST_WEIGHT = 0.05
 """Attention below this is not drawn."""
 TOKEN_ROOM = 18  # px: of the tokens' names, under the lowest row
@@ -101,8 +102,16 @@ def _strongest(by_position: EdgesByPosition) -> list[tuple[int, int]]:
     """Return the (edge, position) to draw, strongest first."""
     sizes = np.abs(by_position.scores)
     places = np.argwhere(sizes > 0)
-    order = np.argsort(-sizes[tuple(places.T)], kind="stable")[:MOST_PLACES]
-    return [(int(edge), int(position)) for edge, position in places[order]]
+    order = np.argsort(-sizes[tuple(places.T)], kind="stable")
+    return [(int(edge), int(position)) for edge, position in places[order[: n_drawn(sizes)]]]
+
+
+def n_drawn(sizes: FloatArray) -> int:
+    """Return how many of the strongest places are drawn, from all |scores|."""
+    strongest = np.sort(sizes.ravel())[::-1]
+    so_far = np.cumsum(strongest, dtype=float)
+    enough = int(np.searchsorted(so_far, MOST_SHARE * so_far[-1])) + 1 if so_far.size else 0
+    return min(enough, MOST_PLACES, int(np.count_nonzero(strongest)))
 
 
 def _from(edge: Edge, position: int) -> _Place:

@@ -9,7 +9,7 @@ from ablation.circuit.types import Circuit
 from models.edge_graph import Edge, Target
 from models.types import Component
 from viz.circuit_layout import MOST_LINES, Line, Part
-from viz.circuit_positions import LEAST_WEIGHT, MOST_PLACES
+from viz.circuit_positions import LEAST_WEIGHT, n_drawn
 from viz.terms import MINUS
 
 INPUT_NAMES = {"q": "query", "k": "key", "v": "value"}
@@ -161,7 +161,7 @@ def edge_sentence(line: Line, n_edges: int) -> str:
     """Tell of one edge of a circuit: between what, its score, its share and its rank."""
     return (
         f"{edge_name(line.edge)}: score {signed(line.score)}, {percent(line.share)} of the sum of "
-        f"all |scores| of the circuit; number {line.rank} of {n_edges} by |score|."
+        f"all |scores| of the circuit; number {line.rank} of {n_edges:,} by |score|."
     )
 
 
@@ -261,12 +261,12 @@ def by_token_sentences(circuit: Circuit) -> list[str]:
         return []
     sizes = np.sort(np.abs(places.scores.astype(float)).ravel())[::-1]
     carrying, total = int(np.count_nonzero(sizes)), float(sizes.sum()) or 1.0
-    shown = min(carrying, MOST_PLACES)
+    shown = n_drawn(np.abs(places.scores))
     share = percent(float(sizes[:shown].sum()) / total)
     said = (
-        "By token: each edge at the tokens where it carries its score. Drawn are the "
-        f"{shown:,} strongest of {carrying:,} places ({share} of all |scores|), and attention of "
-        f"{LEAST_WEIGHT:g} or more between them."
+        "By token: each edge at the tokens where it carries its score. Drawn are at "
+        f"most the {shown:,} strongest of {carrying:,} places ({share} of the circuit's |scores|), "
+        f"and attention of {LEAST_WEIGHT:g} or more between them."
     )
     if len(circuit.pairs) > 1:
         said += " Tokens are those of the first pair; scores and attention are means over all."

@@ -15,6 +15,8 @@ SANS = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', 
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 MONO_ASPECT = 0.602
 """Width of a character of the monospaced faces above, in units of the font size."""
+SANS_ASPECT = 0.53
+"""Of the other faces: about the mean of English text, a little on the wide side."""
 
 ColourScale = list[tuple[float, str]]
 """Plotly's form: (position in [0, 1], colour), positions ascending from 0 to 1."""

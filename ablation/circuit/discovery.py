@@ -13,7 +13,7 @@ from ablation.circuit.by_position import check_one_length, edges_by_position
 from ablation.circuit.direct import direct_effects, repairs_of
 from ablation.circuit.memory import refuse_beyond_memory
 from ablation.circuit.methods import BASELINES, METHODS, METRICS
-from ablation.circuit.plan import MOST_DROPS, RANDOM_ORDERS, exact_runs
+from ablation.circuit.plan import MOST_DROPS, RANDOM_ORDERS, RUNS_TAKEN, exact_runs
 from ablation.circuit.proof import SHARES, cmd, cpr, least_drop
 from ablation.circuit.pruning import (
     counts_between,
@@ -176,7 +176,8 @@ class _Work:
         self.done += count
         if self.progress is not None:
             passes = n_passes(self.method, self.steps) * len(self.question.batches)
-            total = max(passes + sum(exact_runs(self.method)) + TOLD, self.done)
+            always, maybe = exact_runs(self.method)
+            total = max(passes + always + round(RUNS_TAKEN * maybe) + TOLD, self.done)
             self.progress(Progress(self.done, total, message, self.circuit))
 
 

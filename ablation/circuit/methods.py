@@ -9,6 +9,10 @@ class Choice:
 
     label: str
     description: str
+    takes_steps: bool = False
+    """Whether it takes steps of integrated gradients."""
+    takes_faithfulness: bool = True
+    """Whether it looks for a circuit that is as faithful as asked."""
 
 
 METHODS: dict[str, Choice] = {
@@ -17,9 +21,10 @@ METHODS: dict[str, Choice] = {
         "Edge attribution patching with integrated gradients (Hanna et al., arXiv 2403.17806): the "
         "gradient at every edge's end, averaged on the way from the corrupted to the clean "
         "embedding, times what the edge's source puts out differently.",
+        takes_steps=True,
     ),
     "eap-ig-cc": Choice(
-        "EAP-IG (clean and corrupted)",
+        "EAP-IG (clean, corrupted)",
         "As EAP-IG, with the gradient averaged over the clean and the corrupted prompt alone: two "
         "passes.",
     ),
@@ -33,6 +38,8 @@ METHODS: dict[str, Choice] = {
         "Automated circuit discovery (Conmy et al., arXiv 2304.14997): from the logits down, each "
         "edge is taken away for good if that changes the metric by less than a threshold. An exact "
         "run for each edge: of a large model only the edges that EAP-IG ranks highest are tried.",
+        takes_steps=True,
+        takes_faithfulness=False,
     ),
 }
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ablation.circuit.pairs import check_pair
@@ -45,6 +44,8 @@ class MovedTokens:
     raised: Told
     """Logits, less what is added to all on average; none where the outputs do not differ."""
     lowered: Told
+    asked: Told
+    """The answer and, if the pair names one, the distractor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,9 @@ def moved_tokens(
     wanted = [posed.position] if at_read else list(range(len(posed.clean)))
     difference = _output(clean, edge.source, wanted) - _output(corrupt, edge.source, wanted)
     row = int(difference.norm(dim=-1).argmax())
-    raised, lowered = _tokens(model, clean, wanted[row], difference[row], top_k)
-    return MovedTokens(
-        edge.source, wanted[row], posed.clean.labels[wanted[row]], at_read, raised, lowered
-    )
+    asked = [token for token in (posed.answer_id, posed.distractor_id) if token is not None]
+    told = _tokens(model, clean, wanted[row], difference[row], asked, top_k)
+    return MovedTokens(edge.source, wanted[row], posed.clean.labels[wanted[row]], at_read, *told)
 
 
 def looks(
@@ -110,21 +110,26 @@ def _output(stream: ResidualStream, source: Component, at: list[int]) -> Tensor:
 
 
 def _tokens(
-    model: LanguageModel, stream: ResidualStream, position: int, term: Tensor, top_k: int
-) -> tuple[Told, Told]:
-    """Return what a part [d_model] of the stream at a position raises and lowers most."""
+    model: LanguageModel,
+    stream: ResidualStream,
+    position: int,
+    term: Tensor,
+    asked: Sequence[int],
+    top_k: int,
+) -> tuple[Told, Told, Told]:
+    """Return what a part [d_model] of the stream at a position raises and lowers most, and what it
+    does to the tokens that are asked about."""
     if not bool(term.any()):
-        return (), ()
+        return (), (), ()
     last = stream.before(model.n_layers)[position]
     added = model.residual.ending.readout(last).of_terms(term.to(last.device)[None])[0]
     added = added - added.mean()  # what is added to all logits alike changes nothing
-    raised, lowered = added.topk(top_k), added.topk(top_k, largest=False)
-    return _named(model, raised), _named(model, lowered)
-
-
-def _named(model: LanguageModel, side: torch.return_types.topk) -> Told:
-    tokens = zip(side.indices.tolist(), side.values.tolist(), strict=True)
-    return tuple((model.describe_token(token).label, value) for token, value in tokens)
+    most, least = (added.topk(top_k, largest=largest).indices for largest in (True, False))
+    raised, lowered, named = (
+        tuple((model.describe_token(token).label, float(added[token])) for token in tokens)
+        for tokens in (most.tolist(), least.tolist(), asked)
+    )
+    return raised, lowered, named
 
 
 def _strongest(

@@ -1,9 +1,11 @@
 """Sets of prompt pairs from files: CSV with a header, a JSON list, or JSON lines."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ablation.circuit.types import PromptPair
 from ablation.row_files import RowFile
+from models.errors import ErrorKind, UserError
 
 PAIRS = RowFile("pairs", "pair", ("clean", "corrupt", "answer"), ("distractor",))
 
@@ -30,3 +32,21 @@ def parse_pairs(data: bytes, name: str) -> tuple[PromptPair, ...]:
         PromptPair(**{column: value or "" for column, value in values.items()})
         for _, _, values in PAIRS.rows(data, name)
     )
+
+
+def without_last(
+    pairs: Sequence[PromptPair], n_held_out: int
+) -> tuple[tuple[PromptPair, ...], tuple[PromptPair, ...]]:
+    """Return the pairs of a file but its last ones, and those, which are held out.
+
+    Raises:
+        UserError: none would be left to find a circuit on.
+    """
+    n = len(pairs) - n_held_out
+    if n < 1:
+        raise UserError(
+            ErrorKind.OPTION,
+            f"The file has {len(pairs):,} {'pair' if len(pairs) == 1 else 'pairs'}, so that "
+            f"{n_held_out:,} cannot be held out; hold out fewer.",
+        )
+    return tuple(pairs[:n]), tuple(pairs[n:])

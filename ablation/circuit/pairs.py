@@ -118,6 +118,29 @@ def check_pairs(
     return tuple(posed)
 
 
+def lacking_spaces(model: "LanguageModel", pairs: Sequence[PromptPair]) -> tuple[str, ...]:
+    """Return the answers and distractors that were probably meant with a space in front.
+
+    After a prompt that does not end in white space the next word mostly begins with one: "Paris"
+    is another token than " Paris". Named are those of which both are one token.
+    """
+    found: dict[str, None] = {}
+    for pair in pairs:
+        if not pair.clean or pair.clean[-1].isspace():
+            continue
+        for text in (pair.answer, pair.distractor):
+            if text[:1].isalnum() and text not in found and _spaced_is_another(model, text):
+                found[text] = None
+    return tuple(found)
+
+
+def _spaced_is_another(model: "LanguageModel", text: str) -> bool:
+    try:
+        return model.resolve_token(text) != model.resolve_token(f" {text}")
+    except UserError:
+        return False
+
+
 def answer_lead(model: "LanguageModel", posed: PosedPair, *, corrupt: bool = False) -> float:
     """Return the logit of the answer less the distractor's, from one forward pass.
 

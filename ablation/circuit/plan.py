@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ablation.circuit.acdc import MOST_EDGES
 from ablation.circuit.attribution import n_passes
 from ablation.circuit.memory import bytes_needed
-from ablation.circuit.proof import SHARES, WEAKEST_TRIED
+from ablation.circuit.proof import ALL_TRIED_UP_TO, SHARES
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -77,7 +77,7 @@ def plan_discovery(
 def exact_runs(method: str) -> tuple[int, int]:
     """Return how many exact runs a discovery always takes, and how many more at most."""
     tried = MOST_EDGES if method == "acdc" else MOST_BISECTIONS + MOST_DROPS
-    return len(SHARES) * (1 + RANDOM_ORDERS) + RANDOM_ORDERS + 1, tried + WEAKEST_TRIED
+    return len(SHARES) * (1 + RANDOM_ORDERS) + RANDOM_ORDERS + 1, tried + ALL_TRIED_UP_TO
 
 
 def _seconds(model: "LanguageModel", tokens: "TokenizedPrompt") -> float:

@@ -16,8 +16,9 @@ from models.edge_graph import EdgeGraph
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Of all edges: where the curve is measured (MIB's, with all edges at the end)."""
 
-WEAKEST_TRIED = 16
-"""For minimality: how many of the circuit's edges are taken away, one by one."""
+WEAKEST_TRIED, ALL_TRIED_UP_TO = 16, 64
+"""For minimality: how many of the circuit's edges are taken away, one by one; of a circuit that has
+no more than the latter, all."""
 
 
 def area(points: Sequence[CurvePoint], n_edges: int, of: Callable[[float], float]) -> float:
@@ -42,13 +43,13 @@ def least_drop(
 ) -> LeastDrop | None:
     """Take edges of a circuit away, one by one, and return the one missed least.
 
-    Tried are those whose loss is estimated to cost least.
+    Of a large circuit those are tried whose loss is estimated to cost least.
     """
     costs = estimate(kept)
     edges = sorted(graph.edges(kept), key=lambda e: costs[e[0], e[1]])
     whole = measure(kept)
     found: LeastDrop | None = None
-    tried = edges[:WEAKEST_TRIED]
+    tried = edges if len(edges) <= ALL_TRIED_UP_TO else edges[:WEAKEST_TRIED]
     for target, source, edge in tried:
         fewer = kept.copy()
         fewer[target, source] = False

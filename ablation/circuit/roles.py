@@ -9,7 +9,7 @@
   count how often it is among the top five).
 - Inhibition: with the head's output taken from the corrupted prompt, copying heads whose query or
   key it feeds look more at the distractor from the position read (their section 3.2). The score is
-  by how much.
+  the largest rise over those heads, mean over the pairs.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,10 @@ DOSSIER_TESTS = {
         "duplicate token",
         "weight on the same token before, on random tokens said twice",
     ),
-    "induction": ("induction", "weight on the token behind the same one before, likewise"),
+    "induction": (
+        "induction",
+        "weight on the token behind the same one before, on random tokens said twice",
+    ),
 }
 
 Say = Callable[[str], None]
@@ -118,7 +121,10 @@ def _copying(question: CircuitQuestion, heads: Sequence[Head]) -> list[HeadRole]
         score = float(np.mean(values))
         if abs(score) >= LEAST_DEVIATIONS:
             role = "copying" if score > 0 else "negative"
-            test = "deviations by which it favours the token it looks at most"
+            test = (
+                "standard deviations by which it favours the token it looks at most; on at most "
+                f"{MOST_PAIRS} pairs"
+            )
             found.append(HeadRole(head, role, test, score))
     return found
 
@@ -145,7 +151,10 @@ def _inhibiting(
             after = _looks(question, batch, row, movers, places, head)
             chosen = [movers.index(mover) for mover in fed[head]]
             values.append(float((after - before)[chosen].max()))
-    test = "rise of copying heads' weight on the distractor when it is ablated"
+    test = (
+        "largest rise of a copying head's weight on the distractor, of those it feeds, when it is "
+        f"ablated; on at most {MOST_PAIRS} pairs"
+    )
     return [
         HeadRole(head, "inhibition", test, float(np.mean(values)))
         for head, values in rises.items()

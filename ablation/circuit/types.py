@@ -34,6 +34,22 @@ class PromptPair:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What a circuit was asked with, beside its pairs: for what is said of it, and for files."""
+
+    source: str = ""
+    """"prompt", "task" or "file"; empty where nobody said."""
+    name: str = ""
+    """Of the task set or of the file."""
+    seed: int | None = None
+    """Of the task set."""
+    steps: int | None = None
+    """Of integrated gradients; None where the method takes none."""
+    held_out: tuple[PromptPair, ...] = ()
+    """Pairs that the circuit was measured on in the end."""
+
+
+@dataclass(frozen=True, slots=True)
 class MetricValues:
     """What a metric is, mean over the pairs."""
 
@@ -162,6 +178,7 @@ class Circuit:
     """"complete"; "cancelled" when not everything was measured."""
     by_position: EdgesByPosition | None = None
     """None where that was not asked for."""
+    origin: Origin = Origin()
 
     @property
     def faithfulness(self) -> float:
@@ -214,6 +231,13 @@ class Circuit:
             "answer": first.answer,
             "distractor": first.distractor,
             "n_pairs": len(self.pairs),
+            "pairs": [_pair_json(pair) for pair in self.pairs],
+            "source": self.origin.source or None,
+            "task": self.origin.name if self.origin.source == "task" else None,
+            "file": self.origin.name if self.origin.source == "file" else None,
+            "seed": self.origin.seed,
+            "held_out_pairs": [_pair_json(pair) for pair in self.origin.held_out],
+            "steps": self.origin.steps,
             "method": self.method,
             "metric": self.metric,
             "baseline": self.baseline,
@@ -258,3 +282,12 @@ class Circuit:
             "seconds": self.seconds,
             "stopped": self.stopped,
         }  # fmt: skip
+
+
+def _pair_json(pair: PromptPair) -> dict[str, str]:
+    return {
+        "clean": pair.clean,
+        "corrupt": pair.corrupt,
+        "answer": pair.answer,
+        "distractor": pair.distractor,
+    }

@@ -1,6 +1,7 @@
 """`circuit`: the edges that carry a prediction, and the proof that they do."""
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from app.cli.terminal import Terminal, cancelled_by_interrupt, check_writable, v
 from models.errors import ErrorKind, UserError
 
 if TYPE_CHECKING:
-    from ablation.circuit.types import Circuit, EdgesByPosition, PromptPair
+    from ablation.circuit.types import Circuit, EdgesByPosition, Origin, PromptPair
     from models.language_model import LanguageModel
 
 SOURCES = {"prompt": "--prompt", "task": "--task", "pairs": "--pairs"}
@@ -41,6 +42,7 @@ def run(options: Namespace, terminal: Terminal) -> int:
 
         model = open_model(options, options.model, say)
     pairs, held_out = _pairs(options, model, terminal)
+    _warn_of_spaces(model, (*pairs, *held_out), terminal)
     if options.patch_heads is not None:
         return circuit_patching.run(model, pairs, options, terminal)
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
@@ -58,6 +60,7 @@ def run(options: Namespace, terminal: Terminal) -> int:
             progress=progress,
             cancel=cancel,
         )
+    circuit = replace(circuit, origin=_origin(options, held_out))
     _show(circuit, terminal, options.top_k)
     _write_files(circuit, options)
     asked = first_asked(model, circuit.pairs[0], options.bos)
@@ -77,7 +80,7 @@ def _write_files(circuit: "Circuit", options: Namespace) -> None:
     if options.svg is not None:
         from viz.circuit import circuit_svg
 
-        svg = circuit_svg(circuit, width=PICTURE_WIDTH, by_token=options.by_position)
+        svg = circuit_svg(circuit, width=PICTURE_WIDTH, by_token=options.by_position, headed=True)
         Path(options.svg).write_text(svg, encoding="utf-8")
 
 
@@ -98,20 +101,44 @@ def _pairs(
     options: Namespace, model: "LanguageModel", terminal: Terminal
 ) -> "tuple[tuple[PromptPair, ...], tuple[PromptPair, ...]]":
     """Return the pairs that are explained, and those that the circuit is tried on in the end."""
-    from ablation.circuit.pair_files import read_pairs
+    from ablation.circuit.pair_files import read_pairs, without_last
     from ablation.circuit.tasks import make_pairs
 
     if options.task is not None:
         n, more = options.n_pairs, options.held_out or 0
         pairs = make_pairs(model, options.task, n + more, options.seed)
         return pairs[:n], pairs[n:]
+    if options.pairs is not None:
+        return without_last(read_pairs(options.pairs), options.held_out or 0)
     if options.held_out is not None:
         raise UserError(
-            ErrorKind.OPTION, "--held-out takes pairs of a task set; name one with --task."
+            ErrorKind.OPTION,
+            "--held-out takes pairs of a task set or of a file; name one with --task or --pairs.",
         )
-    if options.pairs is not None:
-        return read_pairs(options.pairs), ()
     return (_one_pair(options, model, terminal),), ()
+
+
+def _origin(options: Namespace, held_out: "tuple[PromptPair, ...]") -> "Origin":
+    from ablation.circuit.methods import METHODS
+    from ablation.circuit.types import Origin
+
+    steps = options.steps if METHODS[options.method].takes_steps else None
+    if options.task is not None:
+        return Origin("task", options.task, options.seed, steps, held_out)
+    if options.pairs is not None:
+        return Origin("file", Path(options.pairs).name, None, steps, held_out)
+    return Origin("prompt", steps=steps)
+
+
+def _warn_of_spaces(
+    model: "LanguageModel", pairs: "tuple[PromptPair, ...]", terminal: Terminal
+) -> None:
+    """Say which answers were probably meant with a space in front."""
+    from ablation.circuit.pairs import lacking_spaces
+
+    warning = words.space_warning(lacking_spaces(model, pairs))
+    if warning:
+        terminal.warn(warning)
 
 
 def _one_pair(options: Namespace, model: "LanguageModel", terminal: Terminal) -> "PromptPair":
@@ -148,15 +175,10 @@ def _likeliest(model: "LanguageModel", text: str, bos: bool | None) -> str:
 
 
 def _show(circuit: "Circuit", terminal: Terminal, top: int) -> None:
+    from viz.circuit_caption import caption
     from viz.circuit_text import summary_sentences
 
-    first = circuit.pairs[0]
-    if len(circuit.pairs) == 1:
-        terminal.print(f"clean      {visible(first.clean)}")
-        terminal.print(f"corrupted  {visible(first.corrupt)}")
-    asked = f"{visible(first.answer)!r} against {visible(first.distractor)!r}"
-    pairs = words.count(len(circuit.pairs), "pair")
-    terminal.print(f"{circuit.model}: {pairs}, {asked}, {circuit.method}")
+    terminal.print(visible(caption(circuit)))
     for sentence in summary_sentences(circuit):
         terminal.print(sentence)
     terminal.print(_curve_table(circuit))

@@ -68,7 +68,8 @@ def add_circuit(commands: Any) -> None:
         "--held-out",
         type=positive,
         metavar="N",
-        help="more pairs of the task set, on which the circuit is measured but not found",
+        help="pairs on which the circuit is measured but not found: more of the task set, or the "
+        "last of the file",
     )
     group.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of the task set (default: %(default)s)"

@@ -204,11 +204,26 @@ def role_table() -> str:
 
 def study_table() -> str:
     from ablation.head_metrics import HEAD_METRICS
-    from ablation.studies import STUDIES
+    from ablation.studies import STUDIES, StudyInfo
+    from ablation.studies.prompts import SHIPPED
 
-    lines = (f"  {study.name}\n      {study.question}" for study in STUDIES.values())
+    def told(study: StudyInfo) -> str:
+        options = "".join(
+            f"\n      --set {option.name}={option.default}: {option.help}"
+            + (f" ({', '.join(name for name, _ in option.choices)})" if option.choices else "")
+            for option in study.options
+        )
+        given = "" if study.prompt_set is None else f"\n      --prompts {study.prompt_set}"
+        number = f" --n-prompts {study.n_prompts}" if study.n_prompts else ""
+        return f"  {study.name}\n      {study.question}{given}{number}{options}\n"
+
+    sets = "\n".join(f"  {info.name}\n      {info.about}" for info in SHIPPED.values())
     metrics = ", ".join(HEAD_METRICS)
-    return "studies:\n" + "\n".join(lines) + f"\nmetrics of --metric:\n  {metrics}\n"
+    return (
+        "studies, with what they take by default:\n"
+        + "".join(map(told, STUDIES.values()))
+        + f"prompt sets:\n{sets}\nmetrics of --metric:\n  {metrics}\n"
+    )
 
 
 def metric_tables() -> str:

@@ -25,6 +25,10 @@ from app.cli.options import (
     study_table,
 )
 
+PROMPTS_HELP = (
+    "a shipped set, see below, or a file: .txt with one prompt a line; .csv, .json or .jsonl with "
+    "prompt and, where known, answer, distractor and template"
+)
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8050
 
@@ -386,23 +390,41 @@ def _add_study(commands: Any) -> None:
     parser = commands.add_parser(
         "study",
         help="a ready-made study of what heads do",
-        description="Run a ready-made study over the corpus that ships with the program, and "
-        "print what it found.",
+        description="Run a ready-made study, and print its answer, its table and its caveats.",
         tables=study_table,
     )
     parser.add_argument("name", metavar="NAME", help="which study; see below")
     add_model(parser)
+    group = parser.add_argument_group("what it runs on")
+    group.add_argument("--prompts", metavar="SET", help=PROMPTS_HELP)
+    group.add_argument("--prompt", metavar="TEXT", help="one prompt of your own, instead")
+    group.add_argument(
+        "--n-prompts", type=positive, metavar="N", help="how many prompts of a shipped set"
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of a shipped set (default: %(default)s)"
+    )
     parser.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="an option of the study, see below; may be given several times",
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", help="also write the study with its figures as one HTML file"
+    )
+    heads = parser.add_argument_group("the study of heads over a corpus")
+    heads.add_argument(
         "--head",
         metavar="HEAD",
         help="also tell this head's distributions and its strongest contexts, as 5.3",
     )
-    parser.add_argument(
+    heads.add_argument(
         "--metric",
         metavar="NAME",
         help="also the heads ranked by this metric and layers x heads; with --head its histogram",
     )
-    parser.add_argument(
+    heads.add_argument(
         "--statistic",
         default="mean",
         metavar="NAME",
@@ -410,5 +432,5 @@ def _add_study(commands: Any) -> None:
         "(10 %%), median or high (90 %%) (default: %(default)s)",
     )
     add_stack(parser, "whose heads are read")
-    add_top(parser, "how many heads to list for each metric", default=3)
+    add_top(parser, "how many rows of the table to print (heads for each metric)", default=10)
     add_json(parser)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from app.cli import prompt_study
 from app.cli.question import open_model, read_heads
 from app.cli.sweep import INTERRUPTED
 from app.cli.tables import grid_tables, ranking_table
@@ -24,13 +25,21 @@ BAR_WIDTH = 40
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
+    from ablation.studies import study_named
+
+    info = study_named(options.name)  # before the model is loaded
+    if info.prompt_set is not None:
+        return prompt_study.run(options, terminal, info)
+    return _run_heads(options, terminal)
+
+
+def _run_heads(options: Namespace, terminal: Terminal) -> int:
     with terminal.sentences() as say:
         from ablation.distributions import check_statistic
         from ablation.head_metrics import head_metric_named
         from ablation.heads import check_notation
-        from ablation.studies import run_study, study_named
+        from ablation.studies import run_study
 
-        study_named(options.name)  # before the model is loaded
         check_statistic(options.statistic)
         if options.metric is not None:
             head_metric_named(options.metric)

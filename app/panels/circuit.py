@@ -10,10 +10,10 @@ from ablation.circuit.methods import BASELINES, DIRECTIONS, METHODS, METRICS
 from ablation.circuit.tasks import TASKS
 from app import ids
 from app.panels import head_patching
-from app.panels.circuit_tables import edge_columns, repair_columns, role_columns, table
-from app.panels.pieces import empty, graph, segmented
+from app.panels.circuit_asked import FORM
+from app.panels.circuit_shown import result_place
+from app.panels.pieces import empty, segmented
 from app.panels.progress import progress_place
-from viz.circuit_curve import HEIGHT as CURVE_HEIGHT
 
 SOURCES = (("prompt", "This prompt"), ("task", "Task set"), ("file", "File of pairs"))
 READ = (
@@ -28,16 +28,11 @@ HELP = {
     "file": "Finds the circuit of your own pairs of prompts: a CSV or JSON file with clean, "
     f"corrupt, answer and distractor. {READ}",
 }
-EXPORTS = (
-    (ids.CIRCUIT_PNG, "PNG picture"),
-    (ids.CIRCUIT_SVG, "SVG picture"),
-    (ids.CIRCUIT_JSON, "JSON, all numbers"),
-    (ids.CIRCUIT_GRAPHML, "GraphML"),
-)
 
 
-def help_texts() -> dict[str, dict[str, str]]:
-    """Return what the browser says of the choices: of sources, tasks and methods."""
+def help_texts() -> dict[str, Any]:
+    """Return what the browser says of the choices: of sources, tasks, methods, and what it needs
+    to know of them: what a method takes, and what the fields of a question are called."""
     return {
         "sources": dict(HELP),
         "tasks": {
@@ -45,6 +40,12 @@ def help_texts() -> dict[str, dict[str, str]]:
             for name, task in TASKS.items()
         },
         "methods": {name: method.description for name, method in {**METHODS, **DIRECTIONS}.items()},
+        "metrics": {name: metric.description for name, metric in METRICS.items()},
+        "baselines": {name: baseline.description for name, baseline in BASELINES.items()},
+        "patching": list(DIRECTIONS),
+        "takeSteps": [name for name, method in METHODS.items() if method.takes_steps],
+        "takeFaithfulness": [name for name, method in METHODS.items() if method.takes_faithfulness],
+        "fields": [[field.name, field.label] for field in FORM],
     }
 
 
@@ -66,6 +67,8 @@ def layout() -> html.Div:
             html.P(id=ids.CIRCUIT_HELP, className="help"),
             _of_prompt(),
             _options(),
+            html.P(id=ids.CIRCUIT_FILE_NOTE, className="help", role="status"),
+            html.P(id=ids.CIRCUIT_METHOD_HELP, className="help"),
             html.P(id=ids.CIRCUIT_PROBLEM, className="error", role="alert"),
             html.P(id=ids.CIRCUIT_PLAN, className="help"),
             progress_place(
@@ -80,7 +83,7 @@ def layout() -> html.Div:
                         "measured.",
                         id=ids.CIRCUIT_EMPTY,
                     ),
-                    _result(),
+                    result_place(),
                 ],
                 id=ids.CIRCUIT_FOUND,
             ),
@@ -89,7 +92,7 @@ def layout() -> html.Div:
                 dcc.Store(id=store)
                 for store in (
                     ids.CIRCUIT_REQUEST, ids.CIRCUIT_FILE, ids.CIRCUIT_ROOM, ids.CIRCUIT_DRAWN,
-                    ids.CIRCUIT_CHOSEN, ids.CIRCUIT_OPENED, ids.CIRCUIT_ABOUT,
+                    ids.CIRCUIT_CHOSEN, ids.CIRCUIT_OPENED, ids.CIRCUIT_ABOUT, ids.CIRCUIT_PARTIAL,
                 )
             ),
         ],
@@ -123,7 +126,7 @@ def _of_prompt() -> html.Div:
     )
 
 
-def _token(component_id: str, label: str) -> dmc.Autocomplete:
+def _token(component_id: str, label: str, placeholder: str) -> dmc.Autocomplete:
     return dmc.Autocomplete(
         id=component_id,
         label=label,
@@ -132,7 +135,7 @@ def _token(component_id: str, label: str) -> dmc.Autocomplete:
         debounce=True,
         size="xs",
         w=118,
-        placeholder="with its space",
+        placeholder=placeholder,
         className="token-field",
         inputProps={"spellCheck": False},
         filter={"function": "allTokens"},
@@ -162,10 +165,10 @@ def _of_set() -> html.Div:
                         accept=".csv,.json,.jsonl",
                         max_size=4 * 2**20,
                     ),
-                    html.Span(id=ids.CIRCUIT_FILE_NOTE, className="muted"),
+                    _whole(ids.CIRCUIT_FILE_HELD_OUT, "Held out, the last", 0, 0, 1000),
                 ],
                 id=ids.CIRCUIT_FILE_PLACE,
-                className="row upload",
+                className="pair lower",
             ),
             _whole(ids.CIRCUIT_N_PAIRS, "Pairs", 20, 1, 1000),
             _whole(ids.CIRCUIT_HELD_OUT, "Held out beside", 5, 0, 1000),
@@ -181,8 +184,8 @@ def _options() -> html.Div:
         [
             html.Div(
                 [
-                    _token(ids.CIRCUIT_ANSWER, "Answer"),
-                    _token(ids.CIRCUIT_DISTRACTOR, "Distractor"),
+                    _token(ids.CIRCUIT_ANSWER, "Answer", "with its space"),
+                    _token(ids.CIRCUIT_DISTRACTOR, "Distractor", "none"),
                 ],
                 id=ids.CIRCUIT_TOKENS_PLACE,
                 className="pair",
@@ -209,7 +212,7 @@ def _options() -> html.Div:
 
 
 def _method() -> dmc.Select:
-    select = _choice(ids.CIRCUIT_METHOD, "Method", METHODS, 158)
+    select = _choice(ids.CIRCUIT_METHOD, "Method", METHODS, 190)
     patching = [{"value": name, "label": entry.label} for name, entry in DIRECTIONS.items()]
     select.data = [
         {"group": "Circuit discovery", "items": select.data},
@@ -272,93 +275,4 @@ def _whole(component_id: str, label: str, value: int, low: int, high: int) -> dm
         debounce=True,
         size="xs",
         w=96,
-    )
-
-
-def _result() -> html.Div:
-    return html.Div(
-        [
-            html.Div(
-                [
-                    html.Div(id=ids.CIRCUIT_HEADLINE, className="headline"),
-                    _picture_tools(),
-                    html.Div(id=ids.CIRCUIT_PICTURE, className="circuit-picture"),
-                    html.Div(id=ids.CIRCUIT_EDGE, className="help", role="status"),
-                ],
-                className="card",
-            ),
-            html.Div(
-                [
-                    graph(
-                        ids.CIRCUIT_CURVE,
-                        "Faithfulness against number of edges: method, random edges, circuit",
-                        CURVE_HEIGHT,
-                    ),
-                    html.Div(id=ids.CIRCUIT_SENTENCES, className="sentences"),
-                ],
-                className="card",
-            ),
-            table("Edges", ids.CIRCUIT_EDGES, edge_columns(), "params.data.edge", 300),
-            table(
-                "Roles", ids.CIRCUIT_ROLES, role_columns(), "params.data.id",
-                place=ids.CIRCUIT_ROLES_PLACE,
-            ),
-            table(
-                "Self-repair", ids.CIRCUIT_REPAIRS, repair_columns(), "params.data.id",
-                place=ids.CIRCUIT_REPAIRS_PLACE,
-            ),
-        ],
-        id=ids.CIRCUIT_BODY,
-        className="circuit-body",
-        hidden=True,
-    )  # fmt: skip
-
-
-def _picture_tools() -> html.Div:
-    return html.Div(
-        [
-            html.Div(
-                segmented(
-                    ids.CIRCUIT_LAYOUT,
-                    (("layer", "By layer"), ("token", "By token")),
-                    "layer",
-                    "Where parts stand in the picture",
-                ),
-                id=ids.CIRCUIT_LAYOUT_PLACE,
-                hidden=True,
-            ),
-            html.Span("|score| ≥", className="field-label"),
-            dmc.Slider(
-                id=ids.CIRCUIT_THRESHOLD,
-                min=0,
-                max=1,
-                step=0.01,
-                value=0,
-                size="sm",
-                w=110,
-                label=None,
-                thumbLabel="Edges whose |score| is below this part of the largest are not drawn",
-            ),
-            html.Span(id=ids.CIRCUIT_SHOWN, className="reading"),
-            html.Span(
-                "Click a head for its attention, an edge for what moves along it. Ctrl + wheel "
-                "zooms.",
-                className="muted grow",
-            ),
-            _export_menu(),
-        ],
-        className="toolbar circuit-tools",
-    )
-
-
-def _export_menu() -> dmc.Menu:
-    return dmc.Menu(
-        [
-            dmc.MenuTarget(dmc.Button("Export", size="compact-xs", variant="default")),
-            dmc.MenuDropdown(
-                [dmc.MenuItem(label, id=item, fz="xs", py=4, n_clicks=0) for item, label in EXPORTS]
-            ),
-        ],
-        position="bottom-end",
-        shadow="md",
     )

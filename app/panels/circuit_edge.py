@@ -57,6 +57,10 @@ def _about_tokens(moved: "MovedTokens", into: str | None) -> list[Any]:
         )
     return [
         html.P(said),
+        _row(
+            "answer, distractor" if len(moved.asked) > 1 else "answer",
+            [(label, signed(value)) for label, value in moved.asked],
+        ),
         _row("raises", [(label, signed(value)) for label, value in moved.raised]),
         _row("lowers", [(label, signed(value)) for label, value in moved.lowered]),
     ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dash import html
 
 from ablation.circuit.types import PromptPair
+from app import words
 from app.services import prompt_of
 from app.view import View
 from models.errors import UserError
@@ -67,7 +68,7 @@ def described(
     known = about if about.get("of") == of else {}
     corrupt, proposed = _corrupt(model, view, typed[0], known, wants_next)
     clean = prompt_of(view, model)
-    answers = _likely(model, clean)
+    answers: tuple[str, ...] = _likely(model, clean)
     others: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
     if corrupt.strip():
@@ -75,24 +76,12 @@ def described(
         others, columns = _likely(model, beside), align(clean.labels, beside.labels)
     answer, free_answer = _token(typed[1], known, "answer", answers)
     distractors = tuple(dict.fromkeys(text for text in (*others, *answers) if text != answer))
-    distractor, free_distractor = _token(typed[2], known, "distractor", distractors)
-    pair = PromptPair(view.prompt, corrupt, answer, distractor)
+    distractor, free_distractor = _token(typed[2], known, "distractor", distractors, may_lack=True)
+    problem = _problem(model, PromptPair(view.prompt, corrupt, answer, distractor), view)
+    free = {"answer": free_answer, "distractor": free_distractor}
+    kept = {"of": of, "corrupt": corrupt, "proposed": proposed, **free}
     return Described(
-        corrupt,
-        answer,
-        distractor,
-        proposed,
-        answers,
-        distractors,
-        columns,
-        _problem(model, pair, view) if corrupt.strip() else "",
-        {
-            "of": of,
-            "corrupt": corrupt,
-            "proposed": proposed,
-            "answer": free_answer,
-            "distractor": free_distractor,
-        },
+        corrupt, answer, distractor, proposed, answers, distractors, columns, problem, kept
     )
 
 
@@ -117,10 +106,18 @@ def _corrupt(
 
 
 def _token(
-    typed: str, known: Mapping[str, Any], name: str, likely: tuple[str, ...]
+    typed: str,
+    known: Mapping[str, Any],
+    name: str,
+    likely: tuple[str, ...],
+    may_lack: bool = False,
 ) -> tuple[str, str | None]:
-    """Return what a token's field is to hold, and the same again if nobody typed it."""
-    if known and typed and typed != known[name]:
+    """Return what a token's field is to hold, and the same again if nobody typed it.
+
+    Args:
+        may_lack: whether an emptied field stays empty.
+    """
+    if known and (typed or may_lack) and typed != known[name]:
         return typed, None
     default = likely[0] if likely else ""
     return default, default
@@ -134,14 +131,16 @@ def _likely(model: "LanguageModel", prompt: "TokenizedPrompt") -> tuple[str, ...
 
 
 def _problem(model: "LanguageModel", pair: PromptPair, view: View) -> str:
-    """Say why a circuit cannot be asked of a pair; nothing if it can."""
-    from ablation.circuit.pairs import check_pair
+    """Say why a circuit cannot be asked of a pair, or is hardly meant of it; nothing else."""
+    from ablation.circuit.pairs import check_pair, lacking_spaces
 
+    if not pair.corrupt.strip():
+        return ""  # it is yet to be typed
     try:
         check_pair(model, pair, view.bos)
     except UserError as error:
         return str(error)
-    return ""
+    return words.space_warning(lacking_spaces(model, (pair,)))
 
 
 def token_strip(columns: "tuple[Column, ...]") -> list[html.Span]:

@@ -1,67 +1,22 @@
 """The circuit tab, the question: which pairs of prompts, which tokens, how it is answered."""
 
-import base64
-import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dash import Dash, Input, Output, State, ctx, no_update
 
 from ablation.circuit.methods import DIRECTIONS
-from ablation.circuit.types import PromptPair
 from app import ids, words
 from app.jobs import duration
+from app.panels import circuit_file
 from app.panels.circuit_form import described, token_strip
 from app.panels.pieces import browser
 from app.services import Services
-from app.view import MAX_PROMPT_CHARACTERS, View
-from models.errors import ErrorKind, UserError
+from app.view import View
+from models.errors import UserError
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
-
-KEPT_BYTES = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the form of the tab holds."""
-
-    pairs: str
-    """"prompt", "task" or "file"."""
-    corrupt: str
-    answer: str
-    distractor: str
-    task: str
-    n_pairs: int
-    held_out: int
-    file: str | None
-    """The key of the pairs that were read from a file."""
-    method: str
-    metric: str
-    baseline: str
-    faithfulness: float
-    steps: int
-    by_position: bool
-
-
-FIELDS = (
-    State(ids.CIRCUIT_PAIRS, "value"),
-    State(ids.CIRCUIT_CORRUPT, "value"),
-    State(ids.CIRCUIT_ANSWER, "value"),
-    State(ids.CIRCUIT_DISTRACTOR, "value"),
-    State(ids.CIRCUIT_TASK, "value"),
-    State(ids.CIRCUIT_N_PAIRS, "value"),
-    State(ids.CIRCUIT_HELD_OUT, "value"),
-    State(ids.CIRCUIT_FILE, "data"),
-    State(ids.CIRCUIT_METHOD, "value"),
-    State(ids.CIRCUIT_METRIC, "value"),
-    State(ids.CIRCUIT_BASELINE, "value"),
-    State(ids.CIRCUIT_ASKED, "value"),
-    State(ids.CIRCUIT_STEPS, "value"),
-    State(ids.CIRCUIT_BY_POSITION, "checked"),
-)
-"""What holds each field of `Asked`, in its order."""
 
 
 PLANNED_BY = tuple(
@@ -71,6 +26,7 @@ PLANNED_BY = tuple(
         (ids.CIRCUIT_N_PAIRS, "value"),
         (ids.CIRCUIT_HELD_OUT, "value"),
         (ids.CIRCUIT_FILE, "data"),
+        (ids.CIRCUIT_FILE_HELD_OUT, "value"),
         (ids.CIRCUIT_METHOD, "value"),
         (ids.CIRCUIT_STEPS, "value"),
     )
@@ -85,7 +41,8 @@ def planned(
     pairs: str,
     n_pairs: int,
     held_out: int,
-    file: str | None,
+    file: Mapping[str, str] | None,
+    file_held_out: int,
     method: str,
     steps: int,
 ) -> str:
@@ -97,16 +54,17 @@ def planned(
     from ablation.circuit.memory import in_gigabytes, refuse_beyond_memory
     from ablation.circuit.plan import plan_discovery
 
-    chosen = services.results.get(file) if file else None
+    chosen = services.results.get(file["key"]) if file else None
     numbers = {"prompt": 1, "file": len(chosen) if chosen else 0}
-    if not all(isinstance(number, int) for number in (n_pairs, held_out, steps)):
+    if not all(isinstance(number, int) for number in (n_pairs, held_out, file_held_out, steps)):
         return ""
     n = numbers.get(pairs, n_pairs + held_out)
     if not n:
         return ""
-    if method in DIRECTIONS:
-        return patching_plan(model, view, n if pairs == "prompt" else n - held_out)
     text = chosen[0].clean if pairs == "file" and chosen else view.prompt
+    if method in DIRECTIONS:
+        spared = {"task": held_out, "file": file_held_out}.get(pairs, 0)
+        return patching_plan(model, view, text, max(1, n - spared))
     plan = plan_discovery(model, text, n, method, steps, view.bos)
     passes = "1 pass" if plan.n_passes == 1 else f"{plan.n_passes} passes"
     told = (
@@ -121,78 +79,36 @@ def planned(
     return told
 
 
-def patching_plan(model: "LanguageModel", view: View, n_pairs: int) -> str:
-    """Say what head patching takes."""
-    said = f"Plan: each of {words.count(len(model.all_heads()), 'head')} by itself"
-    if n_pairs > 1:
-        return f"{said}, on {words.count(n_pairs, 'pair')}."
-    n_chosen = len(view.heads or ())
-    return f"{said}, and {words.count(n_chosen, 'chosen head')} at each position."
-
-
-def asked_of(values: tuple[Any, ...]) -> Asked:
-    """Read the form.
+def patching_plan(model: "LanguageModel", view: View, text: str, n_pairs: int) -> str:
+    """Say what head patching takes, of pairs about as long as a text.
 
     Raises:
-        UserError: a number is missing.
+        UserError: the text cannot be used.
     """
-    asked = Asked(*values)
-    numbers = (asked.n_pairs, asked.held_out, asked.faithfulness, asked.steps)
-    if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
-        raise UserError(
-            ErrorKind.OPTION, "A number of the question is missing; fill in the empty field."
-        )
-    return replace(
-        asked,
-        corrupt=asked.corrupt or "",
-        answer=asked.answer or "",
-        distractor=asked.distractor or "",
+    from ablation.circuit.patching_plan import plan_patching
+
+    n_chosen = len(view.heads or ()) if n_pairs == 1 else 0
+    plan = plan_patching(model, text, n_pairs, n_chosen, view.bos)
+    said = f"Plan: each of {words.count(len(model.all_heads()), 'head')} by itself"
+    if n_pairs > 1:
+        said += f", on {words.count(n_pairs, 'pair')}"
+    else:
+        said += f", and {words.count(n_chosen, 'chosen head')} at each position"
+    return (
+        f"{said}; about {duration(plan.seconds)}. As many heads share a pass as fit into free "
+        "memory."
     )
 
 
-def pairs_of(
-    services: Services, view: View, asked: Asked, model: "LanguageModel"
-) -> tuple[tuple[PromptPair, ...], tuple[PromptPair, ...]]:
-    """Return the pairs that a circuit is searched on, and those that are held out.
-
-    Raises:
-        UserError: there are none, or not enough to hold out so many.
-    """
-    if asked.pairs == "prompt":
-        return (_typed(view, asked),), ()
-    if asked.pairs == "task":
-        from ablation.circuit.tasks import make_pairs
-
-        pairs = make_pairs(model, asked.task, asked.n_pairs + asked.held_out)
-    else:
-        pairs = services.results.get(asked.file) if asked.file else ()
-    if not pairs:
-        raise UserError(ErrorKind.OPTION, "No file of pairs is chosen; choose one first.")
-    n = len(pairs) - asked.held_out
-    if n < 1:
-        raise UserError(
-            ErrorKind.OPTION,
-            f"{asked.held_out} of {words.count(len(pairs), 'pair')} cannot be held out; hold out "
-            "fewer.",
-        )
-    return tuple(pairs[:n]), tuple(pairs[n:])
-
-
-def _typed(view: View, asked: Asked) -> PromptPair:
-    if not asked.corrupt.strip():
-        raise UserError(
-            ErrorKind.PROMPT, "There is no corrupted prompt; type one, or have one proposed."
-        )
-    if len(asked.corrupt) > MAX_PROMPT_CHARACTERS:
-        raise UserError(ErrorKind.PROMPT, "The corrupted prompt is too long; shorten it.")
-    if not asked.answer:
-        raise UserError(ErrorKind.TARGET, "There is no answer; choose or type one token.")
-    return PromptPair(view.prompt, asked.corrupt, asked.answer, asked.distractor)
-
-
 def register(app: Dash, services: Services) -> None:
-    """Add the callbacks that fill the form and read a file."""
+    """Add the callbacks that fill the form, read a file, and tell the plan."""
+    _register_form(app, services)
+    _register_plan(app, services)
+    circuit_file.register(app, services)
+    _register_clientside(app)
 
+
+def _register_form(app: Dash, services: Services) -> None:
     @app.callback(
         Output(ids.CIRCUIT_CORRUPT, "value"),
         Output(ids.CIRCUIT_ANSWER, "value"),
@@ -237,25 +153,8 @@ def register(app: Dash, services: Services) -> None:
             found.problem, found.about,
         )  # fmt: skip
 
-    @app.callback(
-        Output(ids.CIRCUIT_FILE, "data"),
-        Output(ids.CIRCUIT_FILE_NOTE, "children"),
-        Input(ids.CIRCUIT_UPLOAD, "contents"),
-        State(ids.CIRCUIT_UPLOAD, "filename"),
-        prevent_initial_call=True,
-    )
-    def read_file(contents: str | None, name: str | None) -> tuple[Any, Any]:
-        if contents is None or name is None:
-            return no_update, no_update
-        from ablation.circuit.pair_files import parse_pairs
 
-        try:
-            pairs = parse_pairs(base64.b64decode(contents.partition(",")[2]), name)
-        except UserError as error:
-            return None, str(error)
-        n_bytes = KEPT_BYTES + len(contents)
-        return services.results.keep(pairs, n_bytes), f"{words.count(len(pairs), 'pair')} in {name}"
-
+def _register_plan(app: Dash, services: Services) -> None:
     @app.callback(
         Output(ids.CIRCUIT_PLAN, "children"),
         Input(ids.IN_CIRCUIT, "data"),
@@ -273,6 +172,8 @@ def register(app: Dash, services: Services) -> None:
         except UserError:
             return ""  # said beside the question
 
+
+def _register_clientside(app: Dash) -> None:
     app.clientside_callback(
         browser("showSource", "circuit"),
         Output(ids.CIRCUIT_HELP, "children"),
@@ -281,10 +182,27 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.CIRCUIT_SET_PLACE, "hidden"),
         Output(ids.CIRCUIT_TASK_PLACE, "hidden"),
         Output(ids.CIRCUIT_FILE_PLACE, "hidden"),
+        Output(ids.CIRCUIT_FILE_NOTE, "hidden"),
         Output(ids.CIRCUIT_N_PAIRS, "display"),
+        Output(ids.CIRCUIT_HELD_OUT, "display"),
         Output(ids.CIRCUIT_PROBLEM, "children", allow_duplicate=True),
         Input(ids.CIRCUIT_PAIRS, "value"),
         Input(ids.CIRCUIT_TASK, "value"),
         State(ids.LIMITS, "data"),
         prevent_initial_call="initial_duplicate",
+    )
+    app.clientside_callback(
+        browser("explain", "circuit"),
+        Output(ids.CIRCUIT_METHOD_HELP, "children"),
+        Output(ids.CIRCUIT_METRIC, "description"),
+        Output(ids.CIRCUIT_BASELINE, "description"),
+        Output(ids.CIRCUIT_RUN, "children"),
+        Output(ids.CIRCUIT_ASKED, "disabled"),
+        Output(ids.CIRCUIT_STEPS, "disabled"),
+        Output(ids.CIRCUIT_BASELINE, "disabled"),
+        Output(ids.CIRCUIT_BY_POSITION, "disabled"),
+        Input(ids.CIRCUIT_METHOD, "value"),
+        Input(ids.CIRCUIT_METRIC, "value"),
+        Input(ids.CIRCUIT_BASELINE, "value"),
+        State(ids.LIMITS, "data"),
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dash import Dash, Input, Output, State, html, no_update, set_props
+from dash import Dash, Input, Output, State, html, no_update
 
 from ablation.circuit.methods import METHODS, METRICS
 from ablation.circuit.types import Circuit
@@ -11,8 +11,10 @@ from app.panels.circuit_edge import about_edge
 from app.panels.pieces import browser
 from app.services import Services
 from viz.circuit import circuit_svg
+from viz.circuit_caption import caption
 from viz.circuit_curve import faithfulness_figure
 from viz.circuit_layout import Line, lay_out
+from viz.circuit_legend import role_words
 from viz.circuit_text import (
     by_token_sentences,
     edge_rows,
@@ -38,10 +40,11 @@ def size_of(room: dict[str, Any] | None) -> tuple[float, float]:
 def drawn(
     circuit: Circuit, room: dict[str, Any] | None, dark: bool, by_token: bool = False
 ) -> dict[str, Any]:
-    """Return the picture as the browser takes it."""
+    """Return the picture as the browser takes it, and what tells it from that of another circuit or
+    layout."""
     width, height = size_of(room)
     svg = circuit_svg(circuit, dark=dark, width=width, height=height, by_token=by_token)
-    return {"svg": svg}
+    return {"svg": svg, "of": [by_token, circuit.n_edges, circuit.values.circuit]}
 
 
 def labels(circuit: Circuit) -> tuple[str, str]:
@@ -49,27 +52,21 @@ def labels(circuit: Circuit) -> tuple[str, str]:
     return METRICS[circuit.metric].label, METHODS[circuit.method].label
 
 
-def told(circuit: Circuit, by_token: bool) -> tuple[list[html.P], list[html.P]]:
-    """Return what is said above the picture, and what beside the curve: the proof."""
-    first, rest = headline(circuit), proof_sentences(circuit, *labels(circuit))
+def told(circuit: Circuit, by_token: bool) -> list[html.P]:
+    """Return what is said above the picture."""
     about_picture = by_token_sentences(circuit) if by_token else undrawn_sentence(circuit)
-    return (
-        [html.P(sentence) for sentence in (*first, *about_picture)],
-        [html.P(sentence) for sentence in rest],
-    )
+    return [html.P(sentence) for sentence in (*headline(circuit), *about_picture)]
 
 
-def show_partial(circuit: Circuit, room: dict[str, Any] | None, dark: bool) -> None:
-    """Put what was found so far on the page from within a callback."""
-    figure = faithfulness_figure(circuit, labels(circuit)[1], dark=dark)
-    set_props(ids.CIRCUIT_CURVE, {"figure": figure})
-    chosen = f"{circuit.n_edges:,} edges so far." if circuit.n_edges else "No edges chosen yet."
-    set_props(ids.CIRCUIT_HEADLINE, {"children": html.P(chosen)})
-    set_props(ids.CIRCUIT_SENTENCES, {"children": []})
-    picture = drawn(circuit, room, dark) if circuit.n_edges else None
-    set_props(ids.CIRCUIT_DRAWN, {"data": picture})
-    set_props(ids.CIRCUIT_EMPTY, {"hidden": True})
-    set_props(ids.CIRCUIT_BODY, {"hidden": False})
+def told_so_far(circuit: Circuit) -> list[html.P]:
+    """Return what is said above the picture while the circuit is searched."""
+    n = circuit.n_edges
+    return [html.P(f"{n:,} edges so far." if n else "No edges chosen yet.")]
+
+
+def proof(circuit: Circuit) -> list[html.P]:
+    """Return what is said beside the curve."""
+    return [html.P(sentence) for sentence in proof_sentences(circuit, *labels(circuit))]
 
 
 def line_of(circuit: Circuit, edge: str) -> Line | None:
@@ -86,21 +83,52 @@ def found_of(services: Services, kept: dict[str, Any] | None, name: str) -> Circ
     return circuit
 
 
+def shown(
+    circuit: Circuit, room: dict[str, Any] | None, dark: bool, layout: str, so_far: bool
+) -> tuple[Any, ...]:
+    """Return what stands in the place of the result, in the order of `SHOWN`.
+
+    Args:
+        layout: "layer" or "token".
+        so_far: whether it is yet being searched.
+    """
+    has_tokens = circuit.by_position is not None
+    by_token = has_tokens and layout == "token"
+    return (
+        told_so_far(circuit) if so_far else told(circuit, by_token),
+        "" if so_far else " ".join(filter(None, (caption(circuit), role_words(circuit)))),
+        [] if so_far else proof(circuit),
+        faithfulness_figure(circuit, labels(circuit)[1], dark=dark),
+        drawn(circuit, room, dark, by_token) if circuit.n_edges or not so_far else None,
+        True,
+        False,
+        not has_tokens,
+    )
+
+
+SHOWN = (
+    Output(ids.CIRCUIT_HEADLINE, "children"),
+    Output(ids.CIRCUIT_CAPTION, "children"),
+    Output(ids.CIRCUIT_SENTENCES, "children"),
+    Output(ids.CIRCUIT_CURVE, "figure"),
+    Output(ids.CIRCUIT_DRAWN, "data"),
+    Output(ids.CIRCUIT_EMPTY, "hidden"),
+    Output(ids.CIRCUIT_BODY, "hidden"),
+    Output(ids.CIRCUIT_LAYOUT_PLACE, "hidden"),
+)
+NOT_SHOWN: tuple[Any, ...] = ([], "", [], no_update, None, False, True, True)
+
+
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks that draw, and that answer to clicks."""
 
     @app.callback(
-        Output(ids.CIRCUIT_HEADLINE, "children"),
-        Output(ids.CIRCUIT_SENTENCES, "children"),
-        Output(ids.CIRCUIT_CURVE, "figure"),
-        Output(ids.CIRCUIT_DRAWN, "data"),
-        Output(ids.CIRCUIT_EMPTY, "hidden"),
-        Output(ids.CIRCUIT_BODY, "hidden"),
-        Output(ids.CIRCUIT_LAYOUT_PLACE, "hidden"),
+        *SHOWN,
         Input(ids.CIRCUIT_ROOM, "data"),
         Input(ids.DARK, "data"),
         Input(ids.MODEL, "data"),
         Input(ids.CIRCUIT_LAYOUT, "value"),
+        Input(ids.CIRCUIT_PARTIAL, "data"),
         State(ids.CIRCUIT, "data"),
         prevent_initial_call=True,
     )
@@ -109,17 +137,21 @@ def register(app: Dash, services: Services) -> None:
         dark: bool,
         name: str,
         layout: str,
+        partial: dict[str, Any] | None,
         kept: dict[str, Any] | None,
     ) -> tuple[Any, ...]:
-        circuit = found_of(services, kept, name)
+        so_far = found_of(services, partial, name)
+        circuit = so_far or found_of(services, kept, name)
         if circuit is None:
-            return [], [], no_update, None, False, True, True
-        has_tokens = circuit.by_position is not None
-        by_token = has_tokens and layout == "token"
-        figure = faithfulness_figure(circuit, labels(circuit)[1], dark=bool(dark))
-        picture = drawn(circuit, room, bool(dark), by_token)
-        return *told(circuit, by_token), figure, picture, True, False, not has_tokens
+            return NOT_SHOWN
+        return shown(circuit, room, bool(dark), layout, so_far is not None)
 
+    _register_tables(app, services)
+    _register_edge(app, services)
+    _register_clientside(app)
+
+
+def _register_tables(app: Dash, services: Services) -> None:
     @app.callback(
         Output(ids.CIRCUIT_EDGES, "rowData"),
         Output(ids.CIRCUIT_ROLES, "rowData"),
@@ -138,32 +170,48 @@ def register(app: Dash, services: Services) -> None:
         repairs = repair_rows(circuit)
         return edges, roles, repairs, not roles, not repairs
 
+
+def _register_edge(app: Dash, services: Services) -> None:
     @app.callback(
         Output(ids.CIRCUIT_EDGE, "children"),
+        Output(ids.CIRCUIT_EDGE_PLACE, "hidden"),
         Input(ids.CIRCUIT_OPENED, "data"),
-        Input(ids.CIRCUIT, "data"),
+        State(ids.CIRCUIT_PARTIAL, "data"),
+        State(ids.CIRCUIT, "data"),
         State(ids.MODEL, "data"),
         prevent_initial_call=True,
     )
     def tell_edge(
-        opened: dict[str, Any] | None, kept: dict[str, Any] | None, name: str
-    ) -> list[Any]:
-        circuit = found_of(services, kept, name)
+        opened: dict[str, Any] | None,
+        partial: dict[str, Any] | None,
+        kept: dict[str, Any] | None,
+        name: str,
+    ) -> tuple[list[Any], bool]:
+        of = partial if found_of(services, partial, name) else kept
+        circuit = found_of(services, of, name)
         line = line_of(circuit, opened["edge"]) if circuit is not None and opened else None
-        if circuit is None or line is None or kept is None:
-            return []
-        return about_edge(circuit, line, services.model(name), kept["bos"])
+        if circuit is None or line is None or of is None:
+            return [], True
+        return about_edge(circuit, line, services.model(name), of["bos"]), False
 
-    _register_clientside(app)
+    app.clientside_callback(
+        browser("markEdge", "circuit"),
+        Input(ids.CIRCUIT_OPENED, "data"),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        browser("closeEdge", "circuit"),
+        Output(ids.CIRCUIT_OPENED, "data", allow_duplicate=True),
+        Input(ids.CIRCUIT_EDGE_CLOSE, "n_clicks"),
+        prevent_initial_call=True,
+    )
 
 
 def _register_clientside(app: Dash) -> None:
-    # How much room there is decides how the picture is laid out: asked anew for each result.
+    # It has no outputs, so that what draws does not wait for the work to end: Dash holds back all
+    # that comes, by whatever way, behind the outputs of a callback that runs.
     app.clientside_callback(
-        browser("measure", "circuit"),
-        Output(ids.CIRCUIT_ROOM, "data"),
-        Input(ids.CIRCUIT, "data"),
-        prevent_initial_call=True,
+        browser("begin", "circuit"), Input(ids.CIRCUIT, "data"), prevent_initial_call=True
     )
     app.clientside_callback(
         browser("show", "circuit"),

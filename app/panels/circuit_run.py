@@ -1,38 +1,59 @@
 """The circuit tab, the work: discover, report, cancel."""
 
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dash import Dash, Input, Output, State, no_update, set_props
 
-from ablation.circuit.methods import DIRECTIONS
 from ablation.circuit.types import Circuit
 from ablation.types import Progress
 from app import ids, notices
 from app.jobs import Job, Pace
-from app.panels import circuit_result, head_patching
-from app.panels.circuit_question import FIELDS, Asked, asked_of, pairs_of
+from app.panels import head_patching
+from app.panels.circuit_asked import (
+    FIELDS,
+    FORM,
+    Asked,
+    asked_about,
+    asked_of,
+    origin_of,
+    pairs_of,
+)
 from app.panels.pieces import browser
 from app.panels.progress import REPORT_SECONDS, Bar, cancels, watch_page
 from app.services import Services
 from app.view import View
 from models.errors import ErrorKind, UserError
 
+NOTES = (
+    (ids.CIRCUIT_OUTDATED, ids.CIRCUIT),
+    (ids.PATCHING_OUTDATED, ids.PATCHING),
+)
+"""Where it is said that a result is of an earlier question, and what the page keeps of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Shows a running discovery on its page: how far it is, and what was found so far."""
+    """Shows a running discovery on its page: how far it is, and what was found so far.
+
+    That has a key of its own, so that what is drawn, told of edges, and laid out anew is of it for
+    as long as the work goes on, and of the last result again if it fails.
+    """
 
     bar: Bar
-    room: dict[str, Any] | None
-    dark: bool
+    services: Services
+    view: View
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
     picture: Pace = field(default_factory=lambda: Pace(4 * REPORT_SECONDS))
 
     def __call__(self, progress: Progress) -> None:
-        shown = self.bar.shown(progress)
-        if shown and isinstance(progress.partial, Circuit) and self.picture.ready():
-            circuit_result.show_partial(progress.partial, self.room, self.dark)
+        shown, found = self.bar.shown(progress), progress.partial
+        if shown and isinstance(found, Circuit) and self.picture.ready():
+            self.services.results.put(self.key, found, _bytes(found))
+            told = {"key": self.key, "model": self.view.model, "bos": self.view.bos}
+            set_props(ids.CIRCUIT_PARTIAL, {"data": told | {"at": progress.done}})
 
 
 def discover(
@@ -48,7 +69,7 @@ def discover(
 
     model = services.model(view.model)
     pairs, held_out = pairs_of(services, view, asked, model)
-    return discover_circuit(
+    found = discover_circuit(
         model,
         pairs,
         asked.method,
@@ -62,26 +83,47 @@ def discover(
         progress=report,
         cancel=job.cancel,
     )
+    return replace(found, origin=origin_of(asked, held_out))
+
+
+def _bytes(circuit: Circuit) -> int:
+    return circuit.scores.nbytes + circuit.kept.nbytes + 2**16
 
 
 def _finished(services: Services, view: View, asked: Asked, found: Circuit) -> dict[str, Any]:
     """Keep a circuit; return what the page keeps of it."""
-    n_bytes = found.scores.nbytes + found.kept.nbytes + 2**16
     return {
-        "key": services.results.keep(found, n_bytes),
+        "key": services.results.keep(found, _bytes(found)),
         "model": view.model,
-        "prompt": view.prompt if asked.pairs == "prompt" else None,
+        "asked": asked_about(asked, view),
         "bos": view.bos,
         "heads": [head.short for head in found.heads],
     }
 
 
 def _problem(error: Exception) -> None:
-    """Say beside the question why it cannot be answered."""
+    """Say beside the question why it cannot be answered; what was found so far is not shown as if
+    it were the answer."""
+    set_props(ids.CIRCUIT_PARTIAL, {"data": None})
+    set_props(ids.CIRCUIT_OPENED, {"data": None})
     if isinstance(error, UserError) and error.kind is not ErrorKind.BUSY:
         set_props(ids.CIRCUIT_PROBLEM, {"children": str(error)})
     else:
         notices.show_error(error)
+
+
+def answer(services: Services, view: View, asked: Asked, bar: Bar, job: Job) -> tuple[Any, Any]:
+    """Do what a form asks for; return what the page keeps of a circuit, and of head patching.
+
+    Raises:
+        UserError: a choice that does not fit the model or the pairs.
+    """
+    bar.start()
+    if asked.patches:
+        patched = head_patching.patch(services, view, asked, bar, job)
+        return no_update, head_patching.finished(services, view, asked, patched)
+    found = discover(services, view, asked, Live(bar, services, view), job)
+    return _finished(services, view, asked, found), no_update
 
 
 def register(app: Dash, services: Services) -> None:
@@ -94,52 +136,48 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.CIRCUIT_REQUEST, "data"),
         State(ids.VIEW, "data"),
         State(ids.TAB_ID, "data"),
-        State(ids.DARK, "data"),
-        State(ids.CIRCUIT_ROOM, "data"),
         *FIELDS,
         running=[
             (Output(ids.CIRCUIT_RUN, "disabled"), True, False),
             (Output(ids.CIRCUIT_CANCEL, "disabled"), False, True),
             (Output(ids.CIRCUIT_PROGRESS, "hidden"), False, True),
-            (Output(ids.CIRCUIT_OUTDATED, "hidden"), True, False),
-            (Output(ids.PATCHING_OUTDATED, "hidden"), True, False),
+            *((Output(note, "hidden"), True, False) for note, _ in NOTES),
+            # They are of the last result, not of what is drawn meanwhile.
+            (Output(ids.CIRCUIT_TABLES, "hidden"), True, False),
+            (Output(ids.CIRCUIT_EXPORT, "disabled"), True, False),
+            (Output(ids.PATCHING_EXPORT, "disabled"), True, False),
         ],
         on_error=_problem,
         prevent_initial_call=True,
     )
     def run(
-        request: dict[str, Any] | None,
-        data: dict[str, Any],
-        tab: str,
-        dark: bool,
-        room: dict[str, Any] | None,
-        *form: Any,
+        request: dict[str, Any] | None, data: dict[str, Any], tab: str, *form: Any
     ) -> tuple[Any, ...]:
         view, asked = View.from_json(data), asked_of(form)
         with services.jobs.start(tab) as job:
             bar = Bar(job, ids.CIRCUIT_BAR, ids.CIRCUIT_STATUS, watch_page())
-            bar.start()
-            if asked.method in DIRECTIONS:
-                patched = head_patching.patch(services, view, asked, bar, job)
-                return no_update, head_patching.finished(services, view, asked, patched), None
-            found = discover(services, view, asked, Live(bar, room, bool(dark)), job)
-        return _finished(services, view, asked, found), no_update, None
+            return *answer(services, view, asked, bar, job), None
 
     cancels(app, services, ids.CIRCUIT_CANCEL, ids.CIRCUIT_STATUS)
+    _register_clientside(app)
+
+
+def _register_clientside(app: Dash) -> None:
     app.clientside_callback(
         browser("request", "circuit"),
         Output(ids.CIRCUIT_REQUEST, "data"),
-        Output(ids.CIRCUIT_ROOM, "data", allow_duplicate=True),
+        Output(ids.CIRCUIT_PROBLEM, "children", allow_duplicate=True),
+        Output(ids.CIRCUIT_OPENED, "data", allow_duplicate=True),
         Input(ids.CIRCUIT_RUN, "n_clicks"),
         prevent_initial_call=True,
     )
-    for note, store in (
-        (ids.CIRCUIT_OUTDATED, ids.CIRCUIT),
-        (ids.PATCHING_OUTDATED, ids.PATCHING),
-    ):
+    for note, store in NOTES:
         app.clientside_callback(
             browser("sayOutdated", "circuit"),
             Output(note, "children"),
             Input(store, "data"),
             Input(ids.PROMPT, "data"),
+            Input(ids.BOS_USED, "data"),
+            *(Input(field.component, field.prop) for field in FORM),
+            State(ids.LIMITS, "data"),
         )

@@ -54,7 +54,7 @@ def edge_columns() -> list[dict[str, Any]]:
         {"field": "to", "headerName": "To", "flex": 1},
         {"field": "input", "headerName": "Input", "width": 90},
         figures("score", "Score", "+.3~g"),
-        figures("share", "% of all |scores|", ".2~g"),
+        figures("share", "% of the circuit's |scores|", ".2~g"),
     ]
 
 
@@ -72,7 +72,7 @@ def repair_columns() -> list[dict[str, Any]]:
     """Return the columns of what others make up for."""
     return [
         {"field": "ablated", "headerName": "Ablated", "flex": 1},
-        {"field": "head", "headerName": "Head that changed", "flex": 1},
+        {"field": "head", "headerName": "Part that changed", "flex": 1},
         figures("change", "Change of its direct effect", "+.3~g"),
     ]
 

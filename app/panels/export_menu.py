@@ -44,5 +44,6 @@ def register(app: Dash) -> None:
         State(ids.CORPUS, "data"),
         State(ids.CORPUS_HEAD, "value"),
         State(ids.COMPARISON, "data"),
+        State(ids.STUDIES, "data"),
         prevent_initial_call=True,
     )

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, html, no_update
 
 from ablation.circuit.methods import DIRECTIONS, METRICS
 from ablation.types import Progress
 from app import ids, words
 from app.jobs import Job
-from app.panels.circuit_question import Asked, pairs_of
+from app.panels.circuit_asked import Asked, asked_about, pairs_of
 from app.panels.circuit_tables import figures, table
 from app.panels.head_maps import HEIGHT, large_map
 from app.panels.pieces import browser, choose_on_click, empty, graph
@@ -49,7 +50,10 @@ def layout() -> html.Div:
             ),
             html.Div(
                 [
-                    html.P(id=ids.PATCHING_CAPTION, className="caption"),
+                    html.Div(
+                        [html.P(id=ids.PATCHING_CAPTION, className="caption"), _export_menu()],
+                        className="unwrapped toolbar",
+                    ),
                     html.Div([heads_map, grid], className="sweep-columns"),
                     html.P(NO_POSITIONS, id=ids.PATCHING_NOTE, className="help"),
                     html.Div(
@@ -68,6 +72,21 @@ def layout() -> html.Div:
         ],
         id=ids.PATCHING_PLACE,
         hidden=True,
+    )
+
+
+def _export_menu() -> dmc.Menu:
+    button = dmc.Button("Export", id=ids.PATCHING_EXPORT, size="compact-xs", variant="default")
+    items = ((ids.PATCHING_CSV, "CSV"), (ids.PATCHING_JSON, "JSON"))
+    return dmc.Menu(
+        [
+            dmc.MenuTarget(button),
+            dmc.MenuDropdown(
+                [dmc.MenuItem(label, id=item, fz="xs", py=4, n_clicks=0) for item, label in items]
+            ),
+        ],
+        position="bottom-end",
+        shadow="md",
     )
 
 
@@ -116,7 +135,7 @@ def finished(services: Services, view: View, asked: Asked, found: "HeadPatching"
     return {
         "key": services.results.keep(found, n_bytes),
         "model": view.model,
-        "prompt": view.prompt if asked.pairs == "prompt" else None,
+        "asked": asked_about(asked, view),
         "heads": [head.short for head in heads],
     }
 
@@ -183,9 +202,15 @@ def register(app: Dash, services: Services) -> None:
         browser("showMethod", "circuit"),
         Output(ids.CIRCUIT_FOUND, "hidden"),
         Output(ids.PATCHING_PLACE, "hidden"),
-        Output(ids.CIRCUIT_RUN, "children"),
-        Output(ids.CIRCUIT_ASKED, "disabled"),
         Input(ids.CIRCUIT_METHOD, "value"),
+        State(ids.LIMITS, "data"),
+    )
+    app.clientside_callback(
+        browser("exported", "circuit"),
+        Input(ids.PATCHING_CSV, "n_clicks"),
+        Input(ids.PATCHING_JSON, "n_clicks"),
+        State(ids.PATCHING, "data"),
+        prevent_initial_call=True,
     )
     for rows_of in (ids.PATCHING_TABLE, ids.CIRCUIT_ROLES):
         app.clientside_callback(

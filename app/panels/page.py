@@ -27,11 +27,13 @@ from app.panels import (
     page_state,
     prediction,
     prompt,
+    studies,
     study,
     study_run,
     token,
     wait_strip,
 )
+from app.panels.circuit_asked import LINKED, opened_form
 from app.services import Services, prompt_of
 from app.view import View
 from models.errors import UserError
@@ -114,6 +116,7 @@ def _tabs() -> dmc.Tabs:
                     dmc.TabsTab("Ablation study", value="study"),
                     dmc.TabsTab("Circuit", value="circuit"),
                     dmc.TabsTab("Heads", value="heads"),
+                    dmc.TabsTab("Studies", value="studies"),
                 ]
             ),
             dmc.TabsPanel(attention.layout(), value="attention"),
@@ -121,6 +124,7 @@ def _tabs() -> dmc.Tabs:
             dmc.TabsPanel(study.layout(), value="study"),
             dmc.TabsPanel(circuit.layout(), value="circuit"),
             dmc.TabsPanel(heads_tab.layout(), value="heads"),
+            dmc.TabsPanel(studies.layout(), value="studies"),
         ],
         id=ids.TABS,
         value="attention",
@@ -184,6 +188,9 @@ EXTRA_OUTPUTS = (
     (ids.BY_POSITION, "data"),
     (ids.CIRCUIT, "data"),
     (ids.PATCHING, "data"),
+    (ids.STUDIES, "data"),
+    *((field.component, field.prop) for field in LINKED),
+    (ids.CIRCUIT_ABOUT, "data"),
 )
 """What opening a view fills in beside the controls."""
 
@@ -217,6 +224,8 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         None,
         None,
         None,
+        None,
+        *opened_form(view),
     ]
 
 
@@ -284,6 +293,7 @@ def register(app: Dash, services: Services) -> None:
         circuit_result,
         head_patching,
         heads_tab,
+        studies,
         token,
         explain,
         wait_strip,

@@ -7,6 +7,7 @@ from dash import Dash, Input, Output, State, dcc, no_update
 
 from app import controls, ids, permalink
 from app.panels import by_position, circuit, comparison, study
+from app.panels.circuit_asked import LINKED, linked
 from app.panels.pieces import browser
 from app.view import MAX_PROMPT_CHARACTERS, View
 
@@ -27,7 +28,8 @@ def stores() -> list[dcc.Store]:
     empty_stores = (
         ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
         ids.BOS_USED, ids.POSITION, ids.INTERVENTION, ids.WATCHED, ids.SWEEP, ids.SEARCH,
-        ids.BY_POSITION, ids.CIRCUIT, ids.PATCHING, ids.TOKEN_OPEN, ids.PROMPT_REQUEST, ids.SECOND,
+        ids.BY_POSITION, ids.CIRCUIT, ids.PATCHING, ids.STUDIES, ids.TOKEN_OPEN,
+        ids.PROMPT_REQUEST, ids.SECOND,
         *ids.CHANGES_IN_TAB.values(),
     )  # fmt: skip
     return [
@@ -62,7 +64,10 @@ def register(app: Dash) -> None:
     @app.callback(
         Output(ids.FRAGMENT_OUT, "data"),
         Input(ids.VIEW, "data"),
+        *(Input(field.component, field.prop) for field in LINKED),
         prevent_initial_call=True,
     )
-    def make_fragment(data: dict[str, Any] | None) -> Any:
-        return no_update if data is None else permalink.encode(View.from_json(data))
+    def make_fragment(data: dict[str, Any] | None, *form: Any) -> Any:
+        if data is None:
+            return no_update
+        return permalink.encode(View.from_json(data | {"question": linked(form)}))

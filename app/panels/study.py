@@ -36,7 +36,7 @@ GRID_THEME = """themeQuartz.withParams({
     accentColor: "var(--av-primary)", borderColor: "var(--av-line)",
     headerBackgroundColor: "var(--av-surface)", headerTextColor: "var(--av-muted)",
     rowHoverColor: "var(--av-grid)", fontSize: 12, headerFontSize: 11, fontFamily: "inherit",
-    spacing: 5, wrapperBorderRadius: 6, cellHorizontalPadding: 9
+    browserColorScheme: "inherit", spacing: 5, wrapperBorderRadius: 6, cellHorizontalPadding: 9
 })"""
 """The tables in the page's own colours, in light and dark alike."""
 

@@ -88,6 +88,25 @@ def test_a_circuit_is_discovered_drawn_and_used(tab: Page) -> None:
     # A row of the table opens the edge.
     tab.locator("#circuit-edges .ag-row").first.locator(".ag-cell").nth(1).click()
     expect(tab.locator("#circuit-edge")).to_contain_text("number 1 of")
+    expect(tab.locator("#circuit-edge-place")).to_be_in_viewport()
+    assert tab.locator(".circuit-edge.opened").count() == 1
+    tab.click("#circuit-edge-close")
+    expect(tab.locator("#circuit-edge-place")).to_be_hidden()
+
+    # Another question is said to be another, until it is the same again.
+    tab.fill("#circuit-answer", " her")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#circuit-outdated")).to_contain_text("changed since: answer.")
+    tab.fill("#circuit-answer", " Mary")
+    tab.keyboard.press("Tab")
+    expect(tab.locator("#circuit-outdated")).to_have_text("")
+
+    # Nothing lies outside of what scrolls, in any tab.
+    for name in ("Attention", "Attribution", "Ablation study", "Heads", "Circuit"):
+        tab.get_by_role("tab", name=name).click()
+        expect(tab.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+        heights = tab.evaluate("[document.documentElement.scrollHeight, window.innerHeight]")
+        assert heights[0] == heights[1], name
 
     # By token, the same edges stand where they carry what they carry.
     tab.locator("#circuit-layout label", has_text="By token").click()
@@ -132,12 +151,12 @@ def test_the_threshold_hides_weak_edges_without_the_server(tab: Page) -> None:
         "elements => elements.map(element => Number(element.dataset.strength))"
     )
     tab.locator("#circuit-threshold [role=slider]").focus()
-    tab.keyboard.press("End")
-    strongest = sum(strength >= 1 for strength in strengths)
-    assert 0 < strongest < len(strengths)
-    expect(tab.locator("#circuit-shown")).to_have_text(f"{strongest} of {len(strengths)} edges")
-    assert n_visible(tab, ".circuit-edge") == strongest
     tab.keyboard.press("Home")
+    expect(tab.locator("#circuit-shown")).to_have_text(f"1 of {len(strengths)} edges")
+    [left] = tab.locator(".circuit-edge:visible").all()
+    assert float(str(left.get_attribute("data-strength"))) == max(strengths)
+    assert n_visible(tab, ".circuit-part") == 2
+    tab.keyboard.press("End")
     expect(tab.locator("#circuit-shown")).to_contain_text(f"{len(strengths)} of {len(strengths)}")
 
 
@@ -154,7 +173,10 @@ def test_files_are_saved_as_the_picture_stands(tab: Page, tmp_path: Path) -> Non
     svg = ElementTree.parse(tmp_path / "circuit.svg").getroot()
     edges = [element for element in svg.iter() if element.get("class") == "circuit-edge"]
     assert len(edges) == n_edges
-    assert "data-told" not in (tmp_path / "circuit.svg").read_text()
+    drawn = (tmp_path / "circuit.svg").read_text()
+    assert "data-told" not in drawn
+    assert "' Mary' against ' John'" in drawn
+    assert f"All {n_edges} edges are drawn." in drawn
     with Image.open(tmp_path / "circuit.png") as picture:
         assert picture.size == (2 * float(svg.get("width", 0)), 2 * float(svg.get("height", 0)))
     assert len(json.loads((tmp_path / "circuit.json").read_text())["edges"]) == n_edges

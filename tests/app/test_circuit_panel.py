@@ -18,13 +18,24 @@ from starlette.testclient import TestClient
 from ablation.circuit.corruption import propose_corruption
 from ablation.circuit.methods import BASELINES, DIRECTIONS, METHODS, METRICS
 from ablation.circuit.tasks import TASKS
-from ablation.circuit.types import Circuit, CurvePoint, MetricValues, PromptPair
+from ablation.circuit.types import Circuit, CurvePoint, MetricValues, Origin, PromptPair
 from ablation.types import Progress
-from app import circuit_exports, ids
+from app import circuit_exports, ids, permalink
 from app.jobs import Job
 from app.panels import circuit, circuit_result, circuit_run
+from app.panels.circuit_asked import (
+    FIELDS,
+    LINKED,
+    Asked,
+    asked_about,
+    asked_of,
+    linked,
+    opened_form,
+    pairs_of,
+)
+from app.panels.circuit_asked import FORM as FORM_FIELDS
 from app.panels.circuit_form import NOTHING_PROPOSED, described, token_strip
-from app.panels.circuit_question import FIELDS, Asked, asked_of, pairs_of, planned
+from app.panels.circuit_question import planned
 from app.panels.progress import Bar
 from app.services import Services
 from app.view import View
@@ -35,8 +46,8 @@ from models.language_model import LanguageModel
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 CORRUPT = "When Mary and John went to the store, Mary gave a drink to"
-FORM = ("prompt", CORRUPT, " Mary", " John", "ioi", 20, 5, None, "eap", "logit_diff", "resample",
-        0.85, 5, False)  # fmt: skip
+FORM = ("prompt", CORRUPT, " Mary", " John", "ioi", 20, 5, None, 0, "eap", "logit_diff",
+        "resample", 0.85, 5, False)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +226,7 @@ def test_a_hidden_tab_costs_nothing(dash_page: Dash, settled: View) -> None:
     plan = callback(dash_page, f"{ids.CIRCUIT_PLAN}.children")
     with in_callback():
         assert set(describe(1, None, "", "", "", hidden, None)) == {no_update}
-        assert plan(1, "prompt", 20, 5, None, "eap", 5, hidden) is no_update
+        assert plan(1, "prompt", 20, 5, None, 0, "eap", 5, hidden) is no_update
 
 
 # --- the pairs ---
@@ -273,15 +284,62 @@ def test_a_file_of_pairs_is_read_and_its_last_ones_held_out(
     services = dash_page.server.state.services
     read = callback(dash_page, f"{ids.CIRCUIT_FILE}.data")
     row = {"clean": PROMPT, "corrupt": CORRUPT, "answer": " Mary", "distractor": " John"}
-    key, note = read(*upload("mine.json", [row, row | {"answer": " her"}, row]))
-    assert note == "3 pairs in mine.json"
-    found, held_out = pairs_of(services, settled, asked(pairs="file", file=key, held_out=1), llama)
+    file, note, problem = read(*upload("mine.json", [row, row | {"answer": " her"}, row]))
+    assert (file["name"], note, problem) == ("mine.json", "3 pairs", "")
+    form = asked(pairs="file", file=file, file_held_out=1)
+    found, held_out = pairs_of(services, settled, form, llama)
     assert [pair.answer for pair in found] == [" Mary", " her"]
     assert [pair.answer for pair in held_out] == [" Mary"]
-    with pytest.raises(UserError, match="3 of 3 pairs cannot be held out"):
-        pairs_of(services, settled, asked(pairs="file", file=key, held_out=3), llama)
+    with pytest.raises(UserError, match="has 3 pairs, so that 3 cannot be held out"):
+        pairs_of(services, settled, replace(form, file_held_out=3), llama)
+    # What a task set holds out has nothing to do with it.
+    assert len(pairs_of(services, settled, replace(form, held_out=20), llama)[0]) == 2
     assert read(*upload("mine.txt", [row]))[0] is None
-    assert "mine.json" in read(*upload("mine.json", [{"clean": PROMPT}]))[1]
+    assert "mine.json" in words_of(read(*upload("mine.json", [{"clean": PROMPT}]))[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "2 pairs in mine.json. "),
+        ({"corrupt": "Shorter"}, "Pair 2 of 2: The clean prompt has 18 tokens"),
+        ({"answer": "a"}, "'a': no space in front, but ' a' is a token too"),
+        ({"answer": "a", "clean": PROMPT + " ", "corrupt": CORRUPT + " "}, "mine.json. "),
+    ],
+)
+def test_the_pairs_of_a_file_are_held_against_the_model_at_once(
+    dash_page: Dash, changes: dict[str, str], sentence: str
+) -> None:
+    read = callback(dash_page, f"{ids.CIRCUIT_FILE}.data")
+    row = {"clean": PROMPT, "corrupt": CORRUPT, "answer": " Mary", "distractor": " John"}
+    file, *_ = read(*upload("mine.json", [row, row | changes]))
+    check = next(
+        entry["callback"].__wrapped__
+        for name, entry in dash_page.callback_map.items()
+        if name.startswith(f"{ids.CIRCUIT_FILE_NOTE}.children")
+    )
+    said = words_of(check(file, "llama", None))
+    assert sentence in said
+    assert said.strip().endswith("mine.json.") == (sentence[-1] == " ")
+
+
+def test_a_result_is_of_the_fields_that_it_depends_on(settled: View) -> None:
+    of_prompt = asked_about(asked(), settled)
+    assert of_prompt["prompt"] == PROMPT
+    assert {"corrupt", "answer", "distractor", "baseline", "faithfulness"} <= set(of_prompt)
+    assert not {"steps", "task", "file"} & set(of_prompt)
+    of_task = asked_about(asked(pairs="task", method="acdc"), settled)
+    assert {"task", "n_pairs", "held_out", "steps"} <= set(of_task)
+    assert not {"prompt", "corrupt", "faithfulness"} & set(of_task)
+    assert "baseline" not in asked_about(asked(method="noising"), settled)
+
+
+def test_an_emptied_distractor_stays_empty(settled: View, llama: LanguageModel) -> None:
+    first = described(llama, settled, ("", "", ""), {})
+    emptied = described(llama, settled, (first.corrupt, "", ""), first.about)
+    assert (emptied.answer, emptied.distractor) == (first.answer, "")
+    again = described(llama, settled, (first.corrupt, emptied.answer, ""), emptied.about)
+    assert again.distractor == ""
 
 
 # --- the plan ---
@@ -290,13 +348,15 @@ def test_a_file_of_pairs_is_read_and_its_last_ones_held_out(
 def test_the_plan_counts_pairs_passes_and_runs(
     services: Services, settled: View, llama: LanguageModel
 ) -> None:
-    told = planned(services, llama, settled, "task", 20, 5, None, "eap-ig", 5)
+    told = planned(services, llama, settled, "task", 20, 5, None, 0, "eap-ig", 5)
     assert told.startswith("Plan: 25 pairs, 5 passes with gradients and at most ")
     assert "1 pair, 1 pass with" in planned(
-        services, llama, settled, "prompt", 20, 5, None, "eap", 5
+        services, llama, settled, "prompt", 20, 5, None, 0, "eap", 5
     )
-    assert planned(services, llama, settled, "prompt", "", 5, None, "eap", 5) == ""
-    assert planned(services, llama, settled, "file", 20, 5, None, "eap", 5) == ""
+    assert planned(services, llama, settled, "prompt", "", 5, None, 0, "eap", 5) == ""
+    assert planned(services, llama, settled, "file", 20, 5, None, 0, "eap", 5) == ""
+    patching = planned(services, llama, settled, "task", 20, 5, None, 0, "noising", 5)
+    assert patching.startswith("Plan: each of 12 heads by itself, on 20 pairs; about ")
 
 
 @pytest.mark.parametrize("method", list(METHODS))
@@ -313,7 +373,7 @@ def test_a_discovery_takes_no_more_than_was_planned(llama: LanguageModel, method
 def test_the_plan_says_how_much_memory_and_that_it_is_not_there(
     services: Services, settled: View, llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    form = ("task", 20, 5, None, "eap-ig", 5)
+    form = ("task", 20, 5, None, 0, "eap-ig", 5)
     assert planned(services, llama, settled, *form).endswith("about 0.1 GB of memory.")
     monkeypatch.setattr(MemoryBudget, "free", lambda _budget: 1e6)
     assert "25 pairs of prompts of up to" in planned(services, llama, settled, *form)
@@ -357,28 +417,44 @@ def test_a_cancelled_discovery_keeps_what_was_found(services: Services, settled:
     assert found.curve
 
 
-def test_partial_results_are_shown_with_their_progress() -> None:
+def test_partial_results_are_shown_with_their_progress(
+    dash_page: Dash, settled: View, kept: dict[str, Any]
+) -> None:
     job = Job("tab")
     bar = Bar(job, ids.CIRCUIT_BAR, ids.CIRCUIT_STATUS, lambda: False)
+    live = circuit_run.Live(bar, dash_page.server.state.services, settled)
     with in_callback() as socket:
-        circuit_run.Live(bar, {"width": 640, "height": 500}, False)(
-            Progress(1, 4, "Faithfulness of 10 edges", by_hand())
-        )
+        live(Progress(1, 4, "Faithfulness of 10 edges", by_hand()))
     assert socket.props[f"{ids.CIRCUIT_BAR}.value"] == 25
-    assert 'width="640"' in socket.props[f"{ids.CIRCUIT_DRAWN}.data"]["svg"]
-    assert "2 edges so far." in words_of(socket.props[f"{ids.CIRCUIT_HEADLINE}.children"])
-    assert socket.props[f"{ids.CIRCUIT_BODY}.hidden"] is False
+    partial = socket.props[f"{ids.CIRCUIT_PARTIAL}.data"]
+    # It is drawn in the place of the last result, and edges of it are told of.
+    draw = callback(dash_page, f"{ids.CIRCUIT_DRAWN}.data")
+    headline, caption, _, _, picture, *_ = draw(
+        {"width": 640, "height": 500}, False, "llama", "layer", partial, kept
+    )
+    assert (words_of(headline), caption) == ("2 edges so far.", "")
+    assert 'width="640"' in picture["svg"]
+    tell = callback(dash_page, f"{ids.CIRCUIT_EDGE}.children")
+    assert "embed → L0H1" in words_of(tell({"edge": "1-0"}, partial, None, "llama")[0])
+
+
+def test_what_was_found_before_an_error_is_shown_no_more() -> None:
+    with in_callback() as socket:
+        circuit_run._problem(UserError(ErrorKind.OPTION, "No."))
+    assert socket.props[f"{ids.CIRCUIT_PARTIAL}.data"] is None
+    assert socket.props[f"{ids.CIRCUIT_PROBLEM}.children"] == "No."
 
 
 def test_the_run_keeps_its_circuit_under_a_key(dash_page: Dash, settled: View) -> None:
     run = callback(dash_page, f"{ids.CIRCUIT}.data")
     with in_callback():
-        kept, patched, problem = run({"at": 1}, settled.to_json(), "tab", False, None, *FORM)
+        kept, patched, problem = run({"at": 1}, settled.to_json(), "tab", *FORM)
     assert problem is None
     assert patched is no_update
-    assert (kept["model"], kept["prompt"]) == ("llama", PROMPT)
+    assert (kept["model"], kept["asked"]["prompt"]) == ("llama", PROMPT)
     found = dash_page.server.state.services.results.get(kept["key"])
     assert isinstance(found, Circuit)
+    assert found.origin == Origin("prompt")
     assert kept["heads"] == [head.short for head in found.heads]
 
 
@@ -388,15 +464,16 @@ def test_the_run_keeps_its_circuit_under_a_key(dash_page: Dash, settled: View) -
 @pytest.fixture
 def kept(dash_page: Dash) -> dict[str, Any]:
     key = dash_page.server.state.services.results.keep(by_hand(), 1000)
-    return {"key": key, "model": "llama", "prompt": PROMPT, "bos": None}
+    return {"key": key, "model": "llama", "asked": {}, "bos": None}
 
 
 def test_the_result_is_told_drawn_and_listed(dash_page: Dash, kept: dict[str, Any]) -> None:
     draw = callback(dash_page, f"{ids.CIRCUIT_DRAWN}.data")
-    headline, proof, figure, picture, *hidden = draw(
-        {"width": 620, "height": 500}, False, "llama", "token", kept
+    headline, caption, proof, figure, picture, *hidden = draw(
+        {"width": 620, "height": 500}, False, "llama", "token", None, kept
     )
     assert words_of(headline).startswith("2 of ")
+    assert f"“{PROMPT}” against “{CORRUPT}”; ' Mary' against ' John'" in caption
     assert "Logit difference: 3 with all edges" in words_of(proof)
     assert [trace.name for trace in figure.data] == ["random edges", "EAP", "the circuit"]
     assert picture["svg"].count('class="circuit-edge"') == 2
@@ -414,22 +491,27 @@ def test_a_result_of_another_model_or_one_that_had_to_go_is_not_shown(
 ) -> None:
     draw = callback(dash_page, f"{ids.CIRCUIT_DRAWN}.data")
     for other, name in ((kept, "gpt2"), (kept | {"key": "gone"}, "llama"), (None, "llama")):
-        assert draw({}, False, name, "layer", other)[3:] == (None, False, True, True)
+        assert draw({}, False, name, "layer", None, other)[4:] == (None, False, True, True)
 
 
 def test_a_clicked_edge_is_told(dash_page: Dash, kept: dict[str, Any]) -> None:
     tell = callback(dash_page, f"{ids.CIRCUIT_EDGE}.children")
     last = len(by_hand().graph.targets) - 1
-    assert "L0H1 → logits: score −1" in words_of(tell({"edge": f"{last}-2"}, kept, "llama"))
-    assert "where the prediction is read, on the clean" in words_of(
-        tell({"edge": f"{last}-2"}, kept, "llama")
-    )
-    looks = words_of(tell({"edge": "1-0"}, kept, "llama"))
+    told, hidden = tell({"edge": f"{last}-2"}, None, kept, "llama")
+    assert "L0H1 → logits: score −1" in words_of(told)
+    assert "where the prediction is read, on the clean" in words_of(told)
+    assert not hidden
+    assert [words_of(row.children[0]) for row in told[2:]] == [
+        "answer, distractor",
+        "raises",
+        "lowers",
+    ]
+    looks = words_of(tell({"edge": "1-0"}, None, kept, "llama")[0])
     assert "It enters the query, and so changes where L0H1 looks" in looks
     assert "clean" in looks
     assert "corrupted" in looks
-    assert tell({"edge": "3-3"}, kept, "llama") == []
-    assert tell(None, kept, "llama") == []
+    assert tell({"edge": "3-3"}, None, kept, "llama") == ([], True)
+    assert tell(None, None, kept, "llama") == ([], True)
 
 
 @pytest.mark.parametrize(
@@ -452,9 +534,15 @@ def test_files_hold_every_edge(dash_page: Dash, kept: dict[str, Any]) -> None:
     client = TestClient(dash_page.server)
     answer = client.post("/export/circuit/json", json={"key": kept["key"]})
     assert answer.json() == by_hand().to_json()
+    assert answer.json()["pairs"] == [
+        {"clean": PROMPT, "corrupt": CORRUPT, "answer": " Mary", "distractor": " John"}
+    ]
     graphml = client.post("/export/circuit/graphml", json={"key": kept["key"]})
     assert graphml.headers["content-type"].startswith("application/xml")
     assert graphml.text.count("<edge ") == 2
+    assert PROMPT in graphml.text
+    # A circuit is no result of head patching.
+    assert client.post("/export/patching/csv", json={"key": kept["key"]}).status_code == 400
 
 
 @pytest.mark.parametrize("body", [{"key": "gone"}, {"key": 3}, {}, [1]])
@@ -463,3 +551,27 @@ def test_a_file_that_cannot_be_made_says_why(dash_page: Dash, body: Any) -> None
     assert answer.status_code == 400
     expected = circuit_exports.GONE if body and isinstance(body, dict) else "This is not a request"
     assert answer.text.startswith(expected)
+
+
+# --- the link ---
+
+
+def test_a_link_holds_the_question(settled: View, llama: LanguageModel) -> None:
+    form = {field.name: value for field, value in zip(FORM_FIELDS, FORM, strict=True)}
+    values = [form[field.name] for field in LINKED]
+    view = View.from_json({**settled.to_json(), "question": linked(values)})
+    again = permalink.decode(str(permalink.encode(view)))
+    assert again == view
+    *held, about = opened_form(again)
+    assert held == values
+    # What was typed is not proposed anew.
+    found = described(llama, again, (CORRUPT, " Mary", ""), about)
+    assert (found.corrupt, found.answer, found.distractor) == (CORRUPT, " Mary", "")
+
+
+def test_a_form_that_is_new_or_unfinished_is_not_in_the_link(settled: View) -> None:
+    parts = {getattr(part, "id", None): part for part in circuit.layout()._traverse()}
+    new = [getattr(parts[field.component], field.prop, "") or "" for field in LINKED]
+    assert linked(new) is None
+    assert linked(["" if value == 20 else value for value in new]) is None
+    assert set(opened_form(settled)) == {no_update}

@@ -256,10 +256,10 @@ def test_a_hover_tells_score_share_and_rank() -> None:
     }
     assert told["L0H1"].split("\n") == [
         "L0H1 → L1H2, key",
-        "score +1, 50 % of all",
-        "number 1 of 4",
+        "score +1, 50 % of the circuit's |scores|",
+        "number 1 of 4 by |score|",
     ]
-    assert told["L1H2"].split("\n")[1] == "score −0.5, 25 % of all"
+    assert told["L1H2"].split("\n")[1] == "score −0.5, 25 % of the circuit's |scores|"
 
 
 def test_a_hover_tells_what_a_head_is_and_does() -> None:

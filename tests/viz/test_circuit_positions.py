@@ -11,7 +11,7 @@ from ablation.circuit.types import Circuit, EdgesByPosition
 from models.types import Head
 from viz.circuit import circuit_svg
 from viz.circuit_layout import Layout
-from viz.circuit_positions import MOST_PLACES, lay_out_by_token
+from viz.circuit_positions import MOST_PLACES, MOST_SHARE, lay_out_by_token
 from viz.circuit_text import by_token_sentences
 
 
@@ -66,6 +66,16 @@ def test_only_attention_leads_from_token_to_token() -> None:
     assert circuit_svg(induction(), by_token=True) == circuit_svg(induction())
 
 
+def test_places_that_add_next_to_nothing_are_left_out() -> None:
+    circuit = wired()
+    assert circuit.by_position is not None
+    scores = circuit.by_position.scores + np.float32(1e-4)
+    faint = placed(circuit, scores, {})
+    assert np.count_nonzero(scores) == scores.size
+    assert len(layout_of(faint).lines) == 4  # 4 + 3 + 2 of 10 are not 99 %
+    assert "the 4 strongest of 16 places" in by_token_sentences(faint)[0]
+
+
 @pytest.mark.parametrize("n_tokens", [6, 60])
 def test_a_large_circuit_shows_its_strongest_places_without_overlap(n_tokens: int) -> None:
     circuit = by_chance(graph(12, 6, 2), 300)
@@ -88,4 +98,5 @@ def test_a_large_circuit_shows_its_strongest_places_without_overlap(n_tokens: in
         spans.sort()
         assert all(a[1] <= b[0] + 1e-6 for a, b in pairwise(spans))
     share = sizes[:MOST_PLACES].sum() / sizes.sum()
+    assert share < MOST_SHARE
     assert f"{100 * share:.2g} %" in by_token_sentences(circuit)[0]

@@ -1,0 +1,109 @@
+"""Critical heads: the two that the wired model answers with, and nobody else."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from handwired import hand_wired, pairs
+from tiny import tiny_model
+
+from ablation import Zero, sweep_heads
+from ablation.studies import plan_study, run_study
+from ablation.studies.asked import KL, RIGHT
+from ablation.studies.critical_heads import random_sets
+from ablation.studies.prompts import PromptSet, StudyPrompt
+from ablation.studies.types import StudyResult
+from ablation.types import Progress
+from models.errors import UserError
+from models.types import Head
+from viz.studies import study_figures
+from viz.studies.report import study_html
+
+WIRED = PromptSet(
+    "wired", tuple(StudyPrompt(p.clean, p.answer, p.distractor) for p in pairs(6)), "formulas"
+)
+
+
+@pytest.fixture(scope="module")
+def wired() -> StudyResult:
+    return run_study("critical-heads", hand_wired(), WIRED)
+
+
+def test_the_wired_heads_are_critical_and_the_dead_ones_do_nothing(wired: StudyResult) -> None:
+    table = wired.table.set_index("head")
+    assert set(table.index[table["critical"]]) == {"L0H0", "L1H0"}
+    for dead in ("L0H1", "L1H1"):
+        # Exactly 0 in the model, so that its ablation changes nothing but rounding.
+        assert table.loc[dead, "kl"] == pytest.approx(0, abs=1e-9)
+    assert wired.answer[0].startswith("2 of 4 heads are critical")
+    assert "on 6 prompts (wired)" in wired.answer[0]
+    # Either of the two alone undoes the answer.
+    assert wired.details.shortest == 1
+    assert (wired.details.effects[:, 0, RIGHT] < -1).all()
+
+
+def test_effects_are_those_of_the_sweep() -> None:
+    model, texts = tiny_model("llama"), ["The cat sat on the mat.", "When Mary and John went"]
+    found = run_study("critical-heads", model, texts).details
+    for i, text in enumerate(texts):
+        expected = sweep_heads(model, text, Zero(), "kl").values
+        for j, head in enumerate(found.heads):
+            assert found.effects[i, j, KL] == pytest.approx(expected[head.layer, head.head])
+    # All heads together, at the last size.
+    assert found.sizes[-1] == len(model.all_heads())
+
+
+def test_random_sets_have_as_many_heads_in_each_layer() -> None:
+    model = tiny_model("llama")
+    heads = [Head(0, 1), Head(0, 2), Head(2, 3)]
+    for drawn in random_sets(model, heads, 10, seed=1):
+        assert sorted(head.layer for head in drawn) == [0, 0, 2]
+        assert len(set(drawn)) == 3
+
+
+def test_one_prompt_has_no_interval() -> None:
+    result = run_study("critical-heads", tiny_model("llama"), ["The cat sat on the mat."])
+    assert "no interval can be given" in result.answer[0]
+    assert result.details.others == {}
+    assert np.isnan(result.table["kl_low"]).all()
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_cancel_keeps_the_prompts_that_were_done() -> None:
+    cancel = threading.Event()
+
+    def progress(now: Progress) -> None:
+        if now.done == 2:
+            cancel.set()
+
+    result = run_study("critical-heads", hand_wired(), WIRED, progress=progress, cancel=cancel)
+    assert (result.stopped, result.n_prompts) == ("cancelled", 2)
+    assert len(result.table) == 4
+    assert "2 of 6 prompts" in result.caveats[-1]
+    cancel.set()
+    nothing = run_study("critical-heads", hand_wired(), WIRED, cancel=cancel)
+    assert (nothing.answer, nothing.details, len(nothing.table)) == ((), None, 0)
+    assert study_figures(nothing) == ()
+
+
+def test_models_of_several_stacks_are_refused() -> None:
+    with pytest.raises(UserError, match="one stack"):
+        run_study("critical-heads", tiny_model("bart"), ["The cat sat."])
+
+
+def test_the_plan_says_what_is_done() -> None:
+    plan = plan_study("critical-heads", hand_wired(), WIRED)
+    assert "4 heads alone on 6 prompts" in plan.words
+    assert plan.seconds > 0
+
+
+def test_figures_and_the_page_of_a_study_hold_what_was_found(wired: StudyResult) -> None:
+    drawn = {figure.name: figure.figure for figure in study_figures(wired, dark=True)}
+    assert list(drawn) == ["kl-map", "right-map", "leaders", "joint", "interventions"]
+    leaders = drawn["leaders"].data[0]
+    assert set(leaders.x[:2]) == {"L0H0", "L1H0"}
+    assert leaders.y[0] == pytest.approx(wired.table["kl"].max())
+    page = study_html(wired, "hand-wired")
+    assert wired.answer[0] in page
+    assert "<script src" not in page
