@@ -90,7 +90,7 @@ STUDIES: Mapping[str, StudyInfo] = {
             "Gates on heads are learned on half of the prompts with a penalty on open ones; the "
             "heads that stay are judged on the other half, beside other choices of as many.",
             prompt_set="passages",
-            n_prompts=24,
+            n_prompts=20,
             options=(ZERO_OR_MEAN, GATE_STEPS, CORE_SHARE, SEED),
         ),
     )
