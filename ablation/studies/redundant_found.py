@@ -93,6 +93,8 @@ class RedundantHeads:
     strategy: str
     singles: FloatArray
     """float64 [n_fitted, n_heads_in_all, 4], each head alone; columns of `columns`."""
+    clean: FloatArray
+    """float64 [n_judged, 4], of the prompts that are judged on, without removing anything."""
     steps: tuple[EliminationStep, ...]
     """Of the elimination, on the prompts fitted on."""
     held_out: FloatArray | None
@@ -131,13 +133,25 @@ class RedundantHeads:
 
     @property
     def reaches(self) -> tuple[Reach, ...]:
-        """One for each of `THRESHOLDS`; none where no step was taken."""
+        """One for each of `THRESHOLDS`, judged; none where no step was taken."""
         if not self.steps:
             return ()
-        return tuple(self._reach(threshold) for threshold in THRESHOLDS)
+        return tuple(self._reach(threshold, self.judged) for threshold in THRESHOLDS)
 
-    def _reach(self, threshold: float) -> Reach:
-        effects, sizes = self.judged, np.array([0, *self.sizes])
+    @property
+    def reaches_fitted(self) -> tuple[Reach, ...]:
+        """The same on the prompts that the heads were chosen on."""
+        if not self.steps:
+            return ()
+        return tuple(self._reach(threshold, self.fitted) for threshold in THRESHOLDS)
+
+    @property
+    def clean_rank(self) -> float:
+        """Median rank of the right token when nothing is removed."""
+        return float(np.median(self.clean[:, RANK]))
+
+    def _reach(self, threshold: float, effects: FloatArray) -> Reach:
+        sizes = np.array([0, *self.sizes])
         kl = effects[..., KL]
         last = _last_below(kl.mean(axis=0), threshold)
         low = high = last
@@ -176,6 +190,8 @@ class RedundantHeads:
                  "median_rank": one.rank, "same_token": one.same}
                 for one in self.reaches
             ],
+            "clean_median_rank": self.clean_rank,
+            "thresholds_fitted": [one.n_heads for one in self.reaches_fitted],
             "compared_sizes": self.compared_sizes,
             "compared": {name: values.mean(axis=0) for name, values in self.compared.items()},
             "pairs": [pair.to_json() for pair in self.pairs],

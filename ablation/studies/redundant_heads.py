@@ -129,8 +129,11 @@ class _Work:
     cancel: threading.Event | None
     singles: FloatArray | None = None
     """float64 [n_fitted, n_heads, 4]; None until all are done."""
+    clean: FloatArray | None = None
+    """float64 [n_fitted, 4], without removing anything."""
     steps: tuple[EliminationStep, ...] = ()
     held_out: FloatArray | None = None
+    clean_held: FloatArray | None = None
     compared: dict[str, FloatArray] | None = None
     compared_sizes: tuple[int, ...] = ()
     pairs: tuple[Joint, ...] = ()
@@ -148,9 +151,11 @@ class _Work:
         asked = [self._ask(index) for index in fitted]
         singles = []
         for number, one in enumerate(asked, start=1):
-            singles.append(removal_effects([one], [(head,) for head in self.heads])[0])
+            sets = [(), *((head,) for head in self.heads)]
+            singles.append(removal_effects([one], sets)[0])
             report(f"Each head alone: prompt {number} of {len(asked)}")
-        self.singles = np.stack(singles)
+        effects = np.stack(singles)
+        self.clean, self.singles = effects[:, 0], effects[:, 1:]
         mean = self.singles[..., KL].mean(axis=0)
         for step in eliminate(self.model, asked, mean, self.strategy, LAST_KL):
             self.steps = (*self.steps, step)
@@ -177,13 +182,14 @@ class _Work:
         orders: list[Sequence[Head]] = [[self.heads[i] for i in self._by_single_effect()]]
         for _ in range(N_RANDOM):
             orders.append([self.heads[i] for i in rng.permutation(len(self.heads))])
-        sets = [tuple(order[:size]) for size in sizes]
+        sets = [(), *(tuple(order[:size]) for size in sizes)]
         sets += [tuple(other[:size]) for other in orders for size in at]
         found = []
         for number, index in enumerate(held, start=1):
             found.append(removal_effects([self._ask(index)], sets)[0])
             report(f"The same heads removed on held-out prompt {number} of {len(held)}")
         effects = np.stack(found)
+        self.clean_held, effects = effects[:, 0], effects[:, 1:]
         others = effects[:, len(sizes) :, KL].reshape(len(held), len(orders), len(at))
         self.held_out = effects[:, : len(sizes)]
         self.compared = {"single": others[:, 0], "random": others[:, 1:].mean(axis=1)}
@@ -218,7 +224,7 @@ class _Work:
         )
 
     def found(self) -> RedundantHeads | None:
-        if self.singles is None:
+        if self.singles is None or self.clean is None:
             return None
         return RedundantHeads(
             n_layers=self.model.n_layers,
@@ -227,6 +233,7 @@ class _Work:
             intervention=self.intervention,
             strategy=self.strategy,
             singles=self.singles,
+            clean=self.clean if self.clean_held is None else self.clean_held,
             steps=self.steps,
             held_out=self.held_out,
             compared=self.compared or {},

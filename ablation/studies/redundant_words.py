@@ -29,10 +29,19 @@ def _counts(found: RedundantHeads, prompts: PromptSet) -> list[str]:
         where = f"the {on_prompts(n_fitted)} that they were chosen on"
     else:
         where = f"{on_prompts(len(held), 'held-out prompts')} ({prompts.name})"
-    return [
+    said = [
         f"Of {total} heads, removed from the least costly on, so many go before the mean KL "
-        f"reaches a threshold on {where}: {told}."
+        f"reaches a threshold on {where}: {told}. With all heads the right token has rank "
+        f"{found.clean_rank:g}."
     ]
+    if held is not None:
+        own = " and ".join(f"{reach.n_heads}" for reach in found.reaches_fitted[1:])
+        levels = " and ".join(f"{threshold:g}" for threshold in THRESHOLDS[1:])
+        said.append(
+            f"On the {on_prompts(n_fitted)} that they were chosen on, {own} go before {levels} "
+            "nats: the difference is redundant for these prompts only."
+        )
+    return said
 
 
 def _reach(reach: Reach, total: int) -> str:
@@ -50,22 +59,24 @@ def _reach(reach: Reach, total: int) -> str:
 
 
 def _against(found: RedundantHeads) -> list[str]:
-    """Set the elimination against other orders at the size where it is about to reach the middle
-    threshold."""
+    """Set the elimination against other orders, at the last sizes before the two thresholds."""
     if found.held_out is None or not found.compared:
         return []
-    reach = found.reaches[1]
-    sizes = [size for size in found.compared_sizes if 0 < size <= reach.n_heads]
-    if not sizes:
+    told = {}
+    for reach in found.reaches[1:]:
+        sizes = [size for size in found.compared_sizes if 0 < size <= reach.n_heads]
+        if not sizes:
+            continue
+        at, step = found.compared_sizes.index(sizes[-1]), found.sizes.index(sizes[-1])
+        own = found.held_out[:, step, KL].mean()
+        single, chance = (found.compared[way][:, at].mean() for way in ("single", "random"))
+        told[sizes[-1]] = (
+            f"with {_heads(sizes[-1])} removed, {own:.3g} nats by elimination, {single:.3g} by "
+            f"removing the heads of least effect alone, and {chance:.3g} by removing random ones"
+        )
+    if not told:
         return []
-    at = found.compared_sizes.index(sizes[-1])
-    step = found.sizes.index(sizes[-1])
-    own = found.held_out[:, step, KL].mean()
-    single, chance = (found.compared[name][:, at].mean() for name in ("single", "random"))
-    return [
-        f"With {_heads(sizes[-1])} removed, the elimination costs {own:.3g} nats, the heads of "
-        f"least effect alone {single:.3g}, and random ones {chance:.3g}."
-    ]
+    return [f"Against other orders on the same prompts: {'; '.join(told.values())}."]
 
 
 def _heads(n: int) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from ablation.studies.columns import KL, RANK, RIGHT
+from ablation.studies.columns import KL, RANK
 from ablation.studies.redundant_found import THRESHOLDS, Joint, RedundantHeads
 from ablation.studies.types import StudyResult
 from ablation.types import HeadValues, MetricInfo
@@ -19,11 +19,11 @@ SHOWN = 16
 LOWEST = 1e-5  # nats: smaller ones are drawn there on a logarithmic axis
 _ORDER = MetricInfo(
     "step",
-    "Removed as",
-    "head number",
+    "Gone by",
+    "% of heads",
     diverging=False,
     needs_target=False,
-    description="low numbers cost least; heads without colour stayed.",
+    description="how many were gone by then; low numbers cost least, heads without colour stayed.",
 )
 
 
@@ -81,28 +81,19 @@ def _elimination(found: RedundantHeads, dark: bool) -> StudyFigure:
 
 
 def _right(found: RedundantHeads, dark: bool) -> StudyFigure:
-    """Draw the median rank of the right token, and the change of its log-probability."""
-    judged = found.judged
-    rank = line(found.sizes, np.median(judged[..., RANK], axis=0), "rank (median)", 0, dark=dark)
-    change = line(
-        found.sizes, judged[..., RIGHT].mean(axis=0), "log-probability, change", 1, dark=dark
-    )
-    change.yaxis = "y2"
-    colours = palette(dark)
-    title = {"text": "change (nats)", "font": {"size": 11, "color": colours.muted}}
+    rank = line([0, *found.sizes], [found.clean_rank, *np.median(found.judged[..., RANK], axis=0)],
+                "rank", 0, dark=dark)  # fmt: skip
     figure = framed(
-        [rank, change],
+        [rank],
         "heads removed",
         "rank of the right token",
         dark=dark,
         yaxis={"type": "log"},
-        yaxis2={"overlaying": "y", "side": "right", "title": title, "showgrid": False,
-                "automargin": True, "tickfont": {"size": 10, "color": colours.muted}},
-    )  # fmt: skip
+    )
     return StudyFigure(
         "right-token",
         "The right token while heads go",
-        "Its median rank (1: the likeliest) and the mean change of its log-probability.",
+        "Its median rank on the same prompts (1: the likeliest).",
         figure,
     )
 
@@ -111,7 +102,7 @@ def _order(found: RedundantHeads, dark: bool) -> StudyFigure:
     values = np.full((found.n_layers, found.n_heads), np.nan, dtype=np.float32)
     for step, size in zip(found.steps, found.sizes, strict=True):
         for head in step.removed:
-            values[head.layer, head.head] = size
+            values[head.layer, head.head] = 100 * size / len(found.heads)
     figure = head_map_figure(
         found.n_layers, found.n_heads, HeadValues(_ORDER, values), dark=dark, width=330, height=420
     )

@@ -34,6 +34,7 @@ def test_dead_heads_go_first_and_cost_nothing() -> None:
     found = wired().details
     assert set(found.order[:2]) == {Head(0, 1), Head(1, 1)}
     assert found.held_out[:, 0, KL].max() < TOLERANCE
+    assert found.clean_rank == 1
     assert [reach.n_heads for reach in found.reaches] == [2, 2, 2]
     assert all(reach.rank == 1 and reach.same == 1 for reach in found.reaches)
     assert "0.01 nats, 2 (50 %)" in wired().answer[0]
