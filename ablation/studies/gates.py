@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from ablation.studies.asked import AskedPrompt
@@ -23,8 +24,10 @@ from models.types import FloatArray
 TEMPERATURE, LOWEST, HIGHEST = 2 / 3, -0.1, 1.1
 """Of the concrete distribution, and to where it is stretched before it is cut to [0, 1]; as in
 Louizos et al."""
-START = 2.0
-"""Of `log_alpha`: 97 % of the gates are not 0, and most are 1."""
+START, SPREAD = 2.0, 1.0
+"""Of `log_alpha` at the start, mean and standard deviation over heads: 97 % of the gates are not 0,
+and most are 1. Heads of larger effect alone start higher, as the first steps tell little but noise.
+"""
 RATE, DECAYS = 0.25, (0.9, 0.99)
 """Of Adam."""
 BATCH = 4
@@ -37,6 +40,7 @@ def learn_gates(
     strengths: Sequence[float],
     steps: int,
     seed: int,
+    effects: FloatArray,
 ) -> Iterator[tuple[int, float, FloatArray]]:
     """Learn gates at one strength of the penalty after another, each from where the last ended.
 
@@ -44,6 +48,8 @@ def learn_gates(
         run: of the same prompts as `asked`.
         strengths: nats a head, ascending.
         steps: at each strength.
+        effects: float64 [n_layers, n_heads], of each head alone; only their order counts, NaN where
+            there is no head.
 
     Yields:
         After each step: (index of the strength, mean KL of the step's prompts with gates drawn,
@@ -53,7 +59,7 @@ def learn_gates(
         Cancelled: the work was cancelled.
     """
     generator = torch.Generator().manual_seed(seed)
-    log_alpha = torch.full(run.shape, START, requires_grad=True)
+    log_alpha = torch.tensor(first_gates(effects), dtype=torch.float32, requires_grad=True)
     adam = torch.optim.Adam([log_alpha], lr=RATE, betas=DECAYS)
     waiting: list[int] = []
     for index, strength in enumerate(strengths):
@@ -70,6 +76,15 @@ def learn_gates(
             (strength * open_probability(log_alpha).sum()).backward()
             adam.step()
             yield index, total / len(chosen), log_alpha.detach().numpy().astype(np.float64)
+
+
+def first_gates(effects: FloatArray) -> FloatArray:
+    """Return `log_alpha` at the start: normal scores of the ranks of effects, float64."""
+    known = ~np.isnan(effects)
+    ranks = stats.rankdata(effects[known]) / (known.sum() + 1)  # between 0 and 1
+    start: FloatArray = np.full(effects.shape, START)
+    start[known] += SPREAD * stats.norm.ppf(ranks)
+    return start
 
 
 def draw_gates(log_alpha: Tensor, n: int, generator: torch.Generator) -> Tensor:

@@ -1,9 +1,10 @@
 """Does structured sparsification reveal essential and inessential heads?
 
 One gate a head is learned on half of the prompts, with a penalty on open gates at several strengths
-(`ablation.studies.gates`). On the other half, which shares no template with it where there are
-several, gates are 0 or 1: the heads that stay are compared with as many heads of the largest effect
-alone (on the fitted half) and with random ones. The part kept is 1 - KL / KL without any head.
+(`ablation.studies.gates`), starting from the effects of heads alone. On the other half, which
+shares no template with it where there are several, gates are 0 or 1: the heads that stay are
+compared with as many heads of the largest effect alone (on the fitted half) and with random ones.
+The part kept is 1 - KL / KL without any head.
 
 The essential core is the fewest heads, ranked by their learned gates, from which on the part kept
 is at least 95 %. Beside it: how sparse the heads' outputs z themselves are.
@@ -152,13 +153,13 @@ class _Work:
         total = len(STRENGTHS) * self.n_steps + 10 * n_ranked + 5 * len(held) + 2 * n_sparse
         report = Report(total, self.progress)
         asked = [self._ask(index) for index in fitted]
-        self._learn(asked, report)
         singles = []
         for number, one in enumerate(asked[:n_ranked], start=1):
             alone = removal_effects([one], [(head,) for head in self.heads])
             singles.append(alone[0, :, KL])
             report(f"Each head alone: prompt {number} of {n_ranked}", 10)
         self.ranking = np.mean(singles, axis=0)
+        self._learn(asked, self.ranking, report)
         self._judge(held, report)
         self._outputs(held[:n_sparse], report)
 
@@ -169,9 +170,12 @@ class _Work:
     def _ask(self, index: int) -> AskedPrompt:
         return ask(self.model, self.prompts, index, self.intervention, self.seed, self.cancel)
 
-    def _learn(self, asked: Sequence[AskedPrompt], report: Report) -> None:
+    def _learn(self, asked: Sequence[AskedPrompt], ranking: FloatArray, report: Report) -> None:
         run = self.model.head_sets.gated([one.question.posed for one in asked])
-        steps = learn_gates(run, asked, STRENGTHS, self.n_steps, self.seed)
+        effects = np.full(run.shape, np.nan)
+        for head, effect in zip(self.heads, ranking, strict=True):
+            effects[head.layer, head.head] = effect
+        steps = learn_gates(run, asked, STRENGTHS, self.n_steps, self.seed, effects)
         for number, (index, kl, log_alpha) in enumerate(steps, start=1):
             flat = np.array([log_alpha[head.layer, head.head] for head in self.heads])
             if number % self.n_steps == 0:

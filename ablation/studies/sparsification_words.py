@@ -83,6 +83,9 @@ def _against(found: SparseHeads, core: Core) -> list[str]:
         return []
     at = found.sizes.index(size)
     means = {way: effects[:, at].mean(axis=0) for way, effects in found.kept.items()}
+    fewest = min((n for n in found.sizes if n in found.open_counts), default=size)
+    first = found.sizes.index(fewest)
+    few = {way: effects[:, first, KL].mean() for way, effects in found.kept.items()}
     needed = found.core_size("single")
     by_chance = found.core_size("random")
     own = means["learned"]
@@ -90,8 +93,9 @@ def _against(found: SparseHeads, core: Core) -> list[str]:
         f"With {size} heads the KL is {own[KL]:.3g} nats by learned gates, "
         f"{means['single'][KL]:.3g} with the heads of the largest effect alone and "
         f"{means['random'][KL]:.3g} with random ones; for {found.share:g} % these need {needed} "
-        f"and {by_chance}. By learned gates the likeliest token stays in {100 * own[SAME]:.0f} % "
-        f"of the prompts and the right token's log-probability changes by {own[RIGHT]:.3g} nats."
+        f"and {by_chance}. With {_heads(fewest)} it is {few['learned']:.3g}, {few['single']:.3g} "
+        f"and {few['random']:.3g} nats. With the core the likeliest token stays in "
+        f"{100 * own[SAME]:.0f} % of the prompts and the right token's log-probability changes by {own[RIGHT]:.3g} nats."
     ]
 
 

@@ -118,6 +118,6 @@ def _activations(found: SparseHeads, dark: bool) -> StudyFigure:
         "activations",
         "How sparse the heads' outputs may be",
         "What is kept when every head keeps only its largest entries of z.",
-        framed([trace], "entries of z kept", "kept (%)", dark=dark),
+        framed([trace], "entries of z kept", "kept (%)", dark=dark, xaxis={"type": "category"}),
         wide=False,
     )
