@@ -95,7 +95,8 @@ def _against(found: SparseHeads, core: Core) -> list[str]:
         f"{means['random'][KL]:.3g} with random ones; for {found.share:g} % these need {needed} "
         f"and {by_chance}. With {_heads(fewest)} it is {few['learned']:.3g}, {few['single']:.3g} "
         f"and {few['random']:.3g} nats. With the core the likeliest token stays in "
-        f"{100 * own[SAME]:.0f} % of the prompts and the right token's log-probability changes by {own[RIGHT]:.3g} nats."
+        f"{100 * own[SAME]:.0f} % of the prompts and the right token's log-probability "
+        f"changes by {own[RIGHT]:.3g} nats."
     ]
 
 
