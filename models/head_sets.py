@@ -68,6 +68,23 @@ class PosedPrompt:
         }
 
 
+PASS_LOGITS = 2**24
+"""How many logits a pass gives at most where those of all positions are kept: 64 MB in float32."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WholePass:
+    """What one set of ablated heads makes of every token of a prompt."""
+
+    index: int
+    """Which set it is."""
+    token_log_probs: Tensor
+    """float64 [n_positions - 1]: of each token of the prompt, the first aside, given those before
+    it. What an intervention takes from later positions it knows (`mixes_positions`)."""
+    log_probs: Tensor
+    """float64 [n_vocab], at the position read."""
+
+
 class HeadSets:
     """Evaluates sets of heads on one model."""
 
@@ -156,6 +173,40 @@ class HeadSets:
         with self._forward.computing(1, len(ids)):
             base = self.engine.base_run(ids, sets, posed.editing, beside=beside(posed.prompt))
         yield from self._branches(base, sets)
+
+    def evaluate_everywhere(
+        self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]]
+    ) -> Iterator[WholePass]:
+        """Evaluate sets of ablated heads at all positions, each set from the bottom up.
+
+        Args:
+            head_sets: as of `evaluate`.
+
+        Yields:
+            Every set once, in their order.
+
+        Raises:
+            UserError: as `evaluate`; or the model does not predict the next token of a prompt.
+        """
+        prompt = posed.prompt
+        if self._model.kind == "masked":
+            raise UserError(
+                ErrorKind.MODEL,
+                f"{self._model.name} predicts at mask tokens, not the token after each; choose a "
+                "model that does.",
+            )
+        self._model.check_heads(sorted({head for heads in head_sets for head in heads}))
+        n = len(prompt)
+        fitting = self.budget.rows(Window(0, n), n, writes_scores=True)
+        rows = max(1, min(fitting, PASS_LOGITS // (n * self._model.n_vocab)))
+        for members in _parts(range(len(head_sets)), rows):
+            request = TapRequest(plan=posed.plan([head_sets[i] for i in members]))
+            ids = [prompt.ids] * len(members)
+            logits = self._forward.logits(ids, request, beside=beside(prompt))
+            self._forward.refuse_not_finite(logits)
+            with self._forward.computing(len(members), n):
+                found = [_whole(i, row, posed) for i, row in zip(members, logits, strict=True)]
+            yield from found
 
     def evaluate_by_position(
         self,
@@ -304,6 +355,15 @@ class HeadSets:
             indices, logits = found
             self._forward.refuse_not_finite(logits)
             yield indices, log_softmax64(logits)
+
+
+def _whole(index: int, logits: Tensor, posed: PosedPrompt) -> WholePass:
+    """Return what a set makes of a prompt, from logits [n_positions, n_vocab]."""
+    log_probs = log_softmax64(logits)
+    following = torch.tensor(posed.prompt.ids[1:], device=log_probs.device)
+    of_tokens = log_probs[:-1].gather(1, following[:, None])[:, 0]
+    # A copy: a view would keep the log-probabilities of all positions.
+    return WholePass(index, of_tokens, log_probs[posed.read].clone())
 
 
 def _parts(indices: Sequence[int], size: int) -> Iterator[list[int]]:

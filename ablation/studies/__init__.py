@@ -15,8 +15,10 @@ from ablation.studies.options import (
     GATE_STEPS,
     INTERVENTION,
     LEAST_EFFECT,
+    LEAST_OF_ORDER,
     SEED,
     STRATEGY,
+    WINDOW,
     ZERO_OR_MEAN,
     StudyOption,
 )
@@ -84,6 +86,27 @@ STUDIES: Mapping[str, StudyInfo] = {
             options=(INTERVENTION, STRATEGY, SEED),
         ),
         _study(
+            "linguistic-heads",
+            "Linguistic heads",
+            "Do certain heads focus on specific linguistic features?",
+            "All heads are read on sentences in which related words are marked, and held against "
+            "the best fixed key on templates held out; those that count are ablated on minimal "
+            "pairs of subject-verb agreement.",
+            prompt_set="agreement",
+            n_prompts=30,
+            options=(INTERVENTION, SEED),
+        ),
+        _study(
+            "permutation",
+            "Permuted outputs",
+            "Can permuting attention outputs break coherence?",
+            "What heads say is shuffled over positions, for one head, for a layer and for growing "
+            "random sets, beside zero and the mean at the same heads; then texts are continued.",
+            prompt_set="passages",
+            n_prompts=6,
+            options=(LEAST_OF_ORDER, SEED),
+        ),
+        _study(
             "sparsification",
             "Sparsification",
             "Does structured sparsification reveal essential and inessential heads?",
@@ -92,6 +115,26 @@ STUDIES: Mapping[str, StudyInfo] = {
             prompt_set="passages",
             n_prompts=20,
             options=(ZERO_OR_MEAN, GATE_STEPS, CORE_SHARE, SEED),
+        ),
+        _study(
+            "locality",
+            "Local early, abstract late?",
+            "Do early layers focus on local dependencies while later layers capture abstract "
+            "meaning?",
+            "How far heads look by layer, what it costs to confine layers to near or to far keys, "
+            "from where on the prediction is readable, and whether states follow words or meaning.",
+            prompt_set="passages",
+            n_prompts=12,
+            options=(WINDOW,),
+        ),
+        _study(
+            "progression",
+            "From tokens to prediction",
+            "How do attention patterns change from input tokens to final predictions?",
+            "One prompt from layer to layer: what the logit lens reads, which heads write the "
+            "answer, where what is read comes from, and which tokens must be seen in which layers.",
+            prompt_set="ioi",
+            n_prompts=8,
         ),
     )
 }
@@ -161,12 +204,13 @@ def check_options(info: StudyInfo, options: Mapping[str, Any]) -> None:
     """Raise `UserError` for options that a study with options does not have, or wrong values."""
     known = {option.name: option for option in info.options}
     for name, value in options.items():
-        if not known:
+        if info.prompt_set is None:
             return  # the study's own `run` says what it takes
         if name not in known:
             raise UserError(
                 ErrorKind.OPTION,
-                f"The study {info.name} has no option {name[:40]!r}; it has {', '.join(known)}.",
+                f"The study {info.name} has no option {name[:40]!r}; it has "
+                f"{', '.join(known) or 'none'}.",
             )
         known[name].check(value)
 

@@ -81,6 +81,15 @@ LEAST_EFFECT = StudyOption(
     minimum=0,
     maximum=100,
 )
+LEAST_OF_ORDER = StudyOption(
+    "least",
+    "Order matters from (nats)",
+    "number",
+    0.05,
+    "the KL divergence from which order counts as mattering in a layer, with 95 % confidence",
+    minimum=0,
+    maximum=100,
+)
 SEED = StudyOption("seed", "Seed", "integer", 0, "of everything random", minimum=0, maximum=2**31)
 STRATEGY = StudyOption(
     "strategy",
@@ -115,4 +124,13 @@ CORE_SHARE = StudyOption(
     "the part of what the heads do that the essential core has to keep on held-out prompts",
     minimum=1,
     maximum=100,
+)
+WINDOW = StudyOption(
+    "window",
+    "Near (tokens back)",
+    "integer",
+    4,
+    "how many tokens back are near, when layers are confined to near or far keys",
+    minimum=1,
+    maximum=256,
 )

@@ -43,7 +43,7 @@ N_RANDOM = 4
 """Random orders in which heads are removed."""
 N_SIZES = 8
 """Sizes at which random and single-effect orders are run."""
-STEPS = 24
+STEPS = 40
 """About as many steps a screened elimination takes."""
 
 

@@ -26,7 +26,12 @@ class Interval:
         return f"{mean:.3g}" if np.isnan(low) else f"{mean:.3g} ({low:.3g} to {high:.3g})"
 
 
-def mean_interval(values: FloatArray, seed: int = 0) -> Interval:
+def mean_interval(
+    values: FloatArray,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+    n_resamples: int = N_RESAMPLES,
+) -> Interval:
     """Return means over the first axis and their bootstrap intervals.
 
     Prompts are drawn with replacement (Efron 1979, percentile method); the same draws serve all
@@ -34,6 +39,8 @@ def mean_interval(values: FloatArray, seed: int = 0) -> Interval:
 
     Args:
         values: [n_prompts, ...].
+        confidence: with which the mean lies between the ends.
+        n_resamples: how often all prompts are drawn anew; ends far out need many.
     """
     values = np.asarray(values, dtype=np.float64)
     mean = values.mean(axis=0)
@@ -42,9 +49,9 @@ def mean_interval(values: FloatArray, seed: int = 0) -> Interval:
         return Interval(mean, nothing, nothing)
     # How often each prompt is drawn, so that resampled means are one product.
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), N_RESAMPLES)
+    counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), n_resamples)
     means = np.tensordot(counts / len(values), values, axes=1)
-    outside = (1 - CONFIDENCE) / 2
+    outside = (1 - confidence) / 2
     low, high = np.quantile(means, [outside, 1 - outside], axis=0)
     return Interval(mean, low, high)
 
