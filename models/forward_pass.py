@@ -65,7 +65,7 @@ class ForwardPass:
         self,
         ids: Sequence[Sequence[int]],
         request: TapRequest,
-        position: int | None = None,
+        position: int | Sequence[int] | None = None,
         gradients: bool = False,
         beside: Beside | None = None,
         encoded: Tensor | None = None,
@@ -73,6 +73,7 @@ class ForwardPass:
         """Run a batch; return logits [batch, 1, n_vocab], or [batch, position, n_vocab] for all.
 
         Args:
+            position: one, or several, whose logits come in their order; None for all.
             ids: of the prompts, an encoder-decoder's being those of its decoder.
             beside: what goes in with them.
             encoded: what the encoder makes of the source (`encode`), [1, n_source, d_model]. With
@@ -86,16 +87,17 @@ class ForwardPass:
             del given["input_ids"]
             given["encoder_outputs"] = BaseModelOutput(encoded.expand(len(ids), -1, -1))
         options = dict(self._options)
-        sliced = position is not None and "logits_to_keep" in options
+        wanted = [position] if isinstance(position, int) else position
+        sliced = wanted is not None and "logits_to_keep" in options
         if sliced:
-            options["logits_to_keep"] = torch.tensor([position], device=self.device)
+            options["logits_to_keep"] = torch.tensor(wanted, device=self.device)
         else:
             options.pop("logits_to_keep", None)
         n_rows, n_positions = len(ids), len(ids[0]) + len((beside or {}).get("input_ids", ()))
         with self.computing(n_rows, n_positions, gradients), active(request):
             logits: Tensor = self._model(**given, **options).logits
         refuse_empty_queries(request.left_alone)
-        return logits if position is None or sliced else logits[:, position : position + 1]
+        return logits if wanted is None or sliced else logits[:, list(wanted)]
 
     def encode(self, ids: Sequence[int]) -> Tensor:
         """Return what an encoder-decoder's encoder makes of a source, [1, n_source, d_model]."""

@@ -19,6 +19,7 @@ from models.budget import MemoryBudget
 from models.edits import Intervention, JointPlan, Plan, acted_on_mask, rows_by_layer
 from models.errors import ErrorKind, UserError
 from models.forward_pass import ForwardPass, beside, log_softmax64
+from models.gated_run import GatedRun
 from models.head_gradients import Gates
 from models.stacks import StackTable
 from models.types import ENCODER, MAIN, FloatArray, Head, TokenizedPrompt
@@ -293,6 +294,16 @@ class HeadSets:
         for layer, change in by_layer.items():
             changes[layer, : len(change)] = change.cpu().numpy()
         return changes
+
+    def gated(self, posed: Sequence[PosedPrompt]) -> GatedRun:
+        """Return what runs several prompts with gates on their heads.
+
+        Raises:
+            UserError: the model is an encoder-decoder, or an intervention is a knockout.
+        """
+        self._model.check_one_stack("A gate on every head")
+        shape = (self._model.n_layers, self._model.n_heads)
+        return GatedRun(self._forward, posed, shape)
 
     def _same_base_everywhere(self, editing: Editing) -> bool:
         """Whether one shared run serves an intervention at any single position."""

@@ -130,6 +130,23 @@ def hand_wired() -> LanguageModel:
     return load_model(str(directory), device="cpu")
 
 
+@cache
+def wired_twins() -> LanguageModel:
+    """Return it with a second induction head, L1H1, that does what L1H0 does: each is enough."""
+    twins = hand_wired_model()
+    attention = twins.transformer.h[1].attn
+    with torch.no_grad():
+        for first in range(0, 3 * D_MODEL, D_MODEL):
+            own = attention.c_attn.weight[:, first : first + D_HEAD]
+            attention.c_attn.weight[:, first + D_HEAD : first + D_MODEL] = own
+        attention.c_proj.weight[D_HEAD:] = attention.c_proj.weight[:D_HEAD]
+    directory = Path(mkdtemp(prefix="wired-twins-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    twins.save_pretrained(directory)
+    word_tokenizer().save_pretrained(directory)
+    return load_model(str(directory), device="cpu")
+
+
 def pairs(n: int = 8, seed: int = 0) -> list[PromptPair]:
     """Return prompts like "c a b f a" (answer b), corrupted in every token, and so that the token
     said before stands elsewhere: "d e h g h"."""

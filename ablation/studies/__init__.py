@@ -11,11 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ablation.studies.options import (
+    CORE_SHARE,
+    GATE_STEPS,
     INTERVENTION,
     LEAST_EFFECT,
     LEAST_OF_ORDER,
     SEED,
+    STRATEGY,
     WINDOW,
+    ZERO_OR_MEAN,
     StudyOption,
 )
 from models.errors import ErrorKind, UserError
@@ -71,6 +75,17 @@ STUDIES: Mapping[str, StudyInfo] = {
             options=(INTERVENTION, LEAST_EFFECT, SEED),
         ),
         _study(
+            "redundant-heads",
+            "Redundant heads",
+            "Can redundant heads be identified?",
+            "Heads are removed one after the other, the cheapest first, looking again after each "
+            "step; pairs and key-value groups are removed to see which heads overlap and which "
+            "stand in for each other.",
+            prompt_set="passages",
+            n_prompts=10,
+            options=(INTERVENTION, STRATEGY, SEED),
+        ),
+        _study(
             "linguistic-heads",
             "Linguistic heads",
             "Do certain heads focus on specific linguistic features?",
@@ -90,6 +105,16 @@ STUDIES: Mapping[str, StudyInfo] = {
             prompt_set="passages",
             n_prompts=6,
             options=(LEAST_OF_ORDER, SEED),
+        ),
+        _study(
+            "sparsification",
+            "Sparsification",
+            "Does structured sparsification reveal essential and inessential heads?",
+            "Gates on heads are learned on half of the prompts with a penalty on open ones; the "
+            "heads that stay are judged on the other half, beside other choices of as many.",
+            prompt_set="passages",
+            n_prompts=20,
+            options=(ZERO_OR_MEAN, GATE_STEPS, CORE_SHARE, SEED),
         ),
         _study(
             "locality",

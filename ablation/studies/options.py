@@ -91,7 +91,40 @@ LEAST_OF_ORDER = StudyOption(
     maximum=100,
 )
 SEED = StudyOption("seed", "Seed", "integer", 0, "of everything random", minimum=0, maximum=2**31)
-
+STRATEGY = StudyOption(
+    "strategy",
+    "Strategy",
+    "choice",
+    "screened",
+    "whether each step evaluates all heads that are left, or those that an estimate ranks first",
+    (("screened", "Screened"), ("exact", "Exact")),
+)
+ZERO_OR_MEAN = StudyOption(
+    "intervention",
+    "Closed gate",
+    "choice",
+    "zero",
+    "what takes the place of a head's output where its gate is closed",
+    (("zero", "Zero"), ("mean", "Mean over the set")),
+)
+GATE_STEPS = StudyOption(
+    "steps",
+    "Steps a strength",
+    "integer",
+    30,
+    "gradient steps that the gates are learned for at each strength of the penalty",
+    minimum=1,
+    maximum=1000,
+)
+CORE_SHARE = StudyOption(
+    "share",
+    "Core keeps (%)",
+    "number",
+    95.0,
+    "the part of what the heads do that the essential core has to keep on held-out prompts",
+    minimum=1,
+    maximum=100,
+)
 WINDOW = StudyOption(
     "window",
     "Near (tokens back)",
