@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ablation.evaluation import Cancelled
-from ablation.head_metrics import HEAD_METRICS, Rows, metrics_of
+from ablation.head_metrics import Rows, metrics_of
 from ablation.types import LEAST_REST, Ablation, HeadSummaries, Progress
 from models.attention_reading import AttentionBlock
-from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import FloatArray, TokenizedPrompt
 
@@ -40,7 +39,7 @@ def summarise_heads(
 
     Args:
         ablation: heads that are ablated meanwhile; None for the clean run.
-        stack: of an encoder-decoder "encoder", or the decoder's own.
+        stack: of an encoder-decoder "encoder", "cross", or the decoder's own.
         side: most cells of a thumbnail, across and down.
         sink: what thumbnails do about the first token; see `HeadSummaries.sink`.
         position, top_k: where the prediction of the same pass is read, and how many of the
@@ -49,24 +48,22 @@ def summarise_heads(
         cancel: looked at at least once a layer; once set, what was found so far is returned.
 
     Raises:
-        UserError: the prompt, the position or the intervention does not fit the model, numbers are
-            not finite, or the stack is cross attention.
+        UserError: the prompt, the position or the intervention does not fit the model, or numbers
+            are not finite.
     """
     tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
     axes = model.stacks.axes(tokenized, stack)
-    if not axes.own:
-        raise UserError(
-            ErrorKind.HEADS,
-            "An overview is of attention among the same positions, which cross attention is not; "
-            "choose another stack above the map, or look at single heads.",
-        )
-    summary = _Summary(model, stack, len(axes.queries), side, sink, progress, cancel)
+    shape = len(axes.queries), len(axes.keys)
+    summary = _Summary(model, stack, shape, side, sink, progress, cancel)
     prediction = None
     with suppress(Cancelled):
         prediction = model.read_attention(tokenized, summary, ablation, position, top_k, stack)
     return HeadSummaries(
         prompt=axes.queries,
-        metrics=tuple(metric.info for metric in HEAD_METRICS.values()),
+        n_keys=len(axes.keys),
+        metrics=tuple(
+            metric.info for metric in metrics_of(model.stacks.named(stack).name).values()
+        ),
         values=summary.means(),
         thumbnails=summary.thumbnails(),
         step=summary.step,
@@ -118,26 +115,30 @@ class _Summary:
         self,
         model: LanguageModel,
         name: str,
-        n_tokens: int,
+        shape: tuple[int, int],
         side: int,
         sink: str,
         progress: Callable[[Progress], None] | None,
         cancel: threading.Event | None,
     ) -> None:
+        """Make room for the cells.
+
+        Args:
+            shape: how many queries, and how many keys.
+        """
         stack = model.stacks.named(name)
         self.causal = stack.causal
-        self.step = math.ceil(n_tokens / side)
+        self.step = math.ceil(max(shape) / side)
         self.n_done = 0
         """Layers read."""
         self._n_heads = [model.sites[running].n_heads for running in model.stacks.layers(name)]
-        self._n_tokens = n_tokens
+        self._n_queries = shape[0]
         self._sink = sink
         self._progress = progress
         self._cancel = cancel
         grid = (stack.n_layers, stack.n_heads)
-        n_cells = math.ceil(n_tokens / self.step)
-        self._means = MetricMeans(model, n_tokens, name)
-        self._cells = torch.zeros(*grid, n_cells, n_cells)
+        self._means = MetricMeans(model, shape[0], name)
+        self._cells = torch.zeros(*grid, *(math.ceil(count / self.step) for count in shape))
 
     def take(self, block: AttentionBlock) -> None:
         if self._cancel is not None and self._cancel.is_set():
@@ -145,7 +146,7 @@ class _Summary:
         self._means.take(block)
         self._pool(block)
         last_head = block.heads.stop == self._n_heads[block.layer]
-        if last_head and block.rows.stop == self._n_tokens:
+        if last_head and block.rows.stop == self._n_queries:
             self._finish(block.layer)
 
     def means(self) -> FloatArray:

@@ -158,14 +158,18 @@ class HeadSummaries:
     sink: str = "show"
     """What thumbnails do about the first token: "show" it; "hide" leaves it out; "renormalise" also
     divides the other weights of each row by their sum. The metrics are always of all attention."""
+    n_keys: int | None = None
+    """How many keys there are; None: the positions of `prompt`."""
 
     def __post_init__(self) -> None:
-        n_cells = -(-len(self.prompt) // self.step)
+        n_queries = len(self.prompt)
+        n_keys = n_queries if self.n_keys is None else self.n_keys
+        cells = tuple(-(-count // self.step) for count in (n_queries, n_keys))
         grid = self.values.shape[1:]
         if self.values.shape != (len(self.metrics), *grid) or len(grid) != 2:
             raise ValueError(f"values must be [n_metrics, n_layers, n_heads], got {grid}")
-        if self.thumbnails.shape != (*grid, n_cells, n_cells):
-            raise ValueError(f"thumbnails have shape {self.thumbnails.shape}, not {n_cells} cells")
+        if self.thumbnails.shape != (*grid, *cells):
+            raise ValueError(f"thumbnails have shape {self.thumbnails.shape}, not {cells} cells")
 
     def values_of(self, metric: str) -> FloatArray:
         """Return one metric of all heads, float32 [n_layers, n_heads]."""

@@ -8,12 +8,12 @@
   const LAST = 255;
 
   // Bytes as an array [layer][head][row][column]; what causal attention can't reach is blank.
-  function spread({ codes, n_layers, n_heads, side, causal }) {
+  function spread({ codes, n_layers, n_heads, side, columns, causal }) {
     const text = window.atob(codes.replace(/-/g, "+").replace(/_/g, "/"));
-    const all = new Uint8Array(n_layers * n_heads * side * side);
+    const all = new Uint8Array(n_layers * n_heads * side * columns);
     let next = 0;
-    for (let row = 0; row < all.length; row += side) {
-      const length = causal ? ((row / side) % side) + 1 : side;
+    for (let row = 0; row < all.length; row += columns) {
+      const length = causal ? ((row / columns) % side) + 1 : columns;
       for (let column = 0; column < length; column++) {
         all[row + column] = text.charCodeAt(next++);
       }
@@ -35,9 +35,9 @@
 
   // The thumbnails of one message; a tile is a head, counted layer by layer.
   function of(sent) {
-    const { side, trivial, floor } = sent;
+    const { side, columns, trivial, floor } = sent;
     const codes = spread(sent);
-    const area = side * side;
+    const area = side * columns;
 
     // The first key is within reach of every query: nothing is blank there but what was not read.
     function wasRead(tile) {
@@ -46,7 +46,7 @@
 
     // The largest weight of some heads, without the trivial 1 of a causal map's first rows.
     function largest(first, count) {
-      const apart = side > trivial ? trivial * side : 0;
+      const apart = side > trivial ? trivial * columns : 0;
       let code = 0;
       for (let tile = first; tile < first + count; tile++) {
         for (let i = tile * area + apart; i < (tile + 1) * area; i++) {
@@ -56,16 +56,18 @@
       return weightOf(code, floor) || 1;
     }
 
-    // A picture of `size` pixels across and down; `table` has the colour of each code.
+    // A picture of `size` pixels across and down, whatever the cells; `table` has the colour of each
+    // code.
     function image(context, tile, size, table) {
       const made = context.createImageData(size, size);
-      const pieces = spans(size, side);
+      const down = spans(size, side);
+      const across = spans(size, columns);
       for (let y = 0; y < size; y++) {
         for (let x = 0; x < size; x++) {
           let code = 0;
-          for (let row = pieces[y][0]; row < pieces[y][1]; row++) {
-            for (let column = pieces[x][0]; column < pieces[x][1]; column++) {
-              code = Math.max(code, codes[tile * area + row * side + column]);
+          for (let row = down[y][0]; row < down[y][1]; row++) {
+            for (let column = across[x][0]; column < across[x][1]; column++) {
+              code = Math.max(code, codes[tile * area + row * columns + column]);
             }
           }
           made.data.set(table.subarray(4 * code, 4 * code + 4), 4 * (y * size + x));

@@ -40,21 +40,22 @@ def overview_message(summaries: HeadSummaries) -> Message:
     """Return the grid as small plain data: the same for light and dark, and for every colouring.
 
     Returns:
-        `stack`, `n_layers`, `n_heads`, `n_tokens`, `side` (cells of a thumbnail, across and down),
-        `step`, `causal`, `trivial` (so many rows of cells, from the first, do not count for the
-        largest weight), `note` (what is done about the first token, if anything), `codes` (URL-safe
-        base64 of a byte a cell, [layer][head][row][column], of a causal map only the cells up to
-        the diagonal), `floor` (the weight that the smallest code stands for), `metrics` (name,
-        label, unit, description, and `values` [layer][head] to four digits, None where there is
-        none) and `colours` (light and dark, from small to large).
+        `stack`, `n_layers`, `n_heads`, `n_tokens`, `side` (cells of a thumbnail, down) and
+        `columns` (across), `step`, `causal`, `trivial` (so many rows of cells, from the first, do
+        not count for the largest weight), `note` (what is done about the first token, if anything),
+        `codes` (URL-safe base64 of a byte a cell, [layer][head][row][column], of a causal map only
+        the cells up to the diagonal), `floor` (the weight that the smallest code stands for),
+        `metrics` (name, label, unit, description, and `values` [layer][head] to four digits, None
+        where there is none) and `colours` (light and dark, from small to large).
     """
-    n_layers, n_heads, side = summaries.thumbnails.shape[:3]
+    n_layers, n_heads, side, columns = summaries.thumbnails.shape
     return {
         "stack": summaries.stack,
         "n_layers": n_layers,
         "n_heads": n_heads,
         "n_tokens": len(summaries.prompt),
         "side": side,
+        "columns": columns,
         "step": summaries.step,
         "causal": summaries.causal,
         "trivial": _trivial(summaries),
@@ -78,10 +79,10 @@ def decoded_thumbnails(message: Message) -> FloatArray:
     Cells that causal attention can't reach, and heads that were not read, are NaN. The browser
     decodes in the same way.
     """
-    side = message["side"]
+    side, columns = message["side"], message["columns"]
     codes = np.frombuffer(base64.urlsafe_b64decode(message["codes"]), dtype=np.uint8)
-    whole = np.zeros((message["n_layers"], message["n_heads"], side, side), dtype=np.uint8)
-    whole[..., _sent(side, message["causal"])] = codes.reshape(*whole.shape[:2], -1)
+    whole = np.zeros((message["n_layers"], message["n_heads"], side, columns), dtype=np.uint8)
+    whole[..., _sent(side, columns, message["causal"])] = codes.reshape(*whole.shape[:2], -1)
     weights = message["floor"] ** (1 - (np.arange(LAST + 1) - FIRST) / (LAST - FIRST))
     weights[BLANK], weights[1] = np.nan, 0.0
     return weights[whole].astype(np.float32)
@@ -114,12 +115,13 @@ def _codes(weights: FloatArray) -> np.ndarray:
 
 
 def _packed(codes: np.ndarray, causal: bool) -> str:
-    sent = codes[..., _sent(codes.shape[-1], causal)]
+    rows, columns = codes.shape[-2:]
+    sent = codes[..., _sent(rows, columns, causal)]
     # Plotly's JSON writes a slash in six characters.
     return base64.urlsafe_b64encode(np.ascontiguousarray(sent).tobytes()).decode("ascii")
 
 
-def _sent(side: int, causal: bool) -> np.ndarray:
+def _sent(side: int, columns: int, causal: bool) -> np.ndarray:
     """Return which cells of a thumbnail travel, bool [row, column]."""
-    everything = np.ones((side, side), dtype=bool)
+    everything = np.ones((side, columns), dtype=bool)
     return np.tril(everything) if causal else everything

@@ -18,9 +18,7 @@ from torch import Tensor
 from ablation import (
     Ablation,
     attribute_logits,
-    compare_attention,
     explain_attention,
-    head_dossier,
     logit_lens,
     run_study,
     search_heads,
@@ -349,10 +347,21 @@ def test_summaries_of_an_ablated_run_are_those_of_the_ablated_maps() -> None:
     assert np.abs(weights - clean).max() > 100 * TOLERANCE
 
 
-def test_cross_attention_has_no_summaries() -> None:
+def test_summaries_of_cross_attention_are_those_of_its_maps() -> None:
+    """Queries are the decoder's, keys the encoder's: cells are as many of each."""
     model, prompt = posed("bart")
-    with pytest.raises(UserError, match="which cross attention is not"):
-        summarise_heads(model, prompt, stack="cross")
+    found = summarise_heads(model, prompt, stack="cross", side=100)
+    heads = [Head(layer, 1, "cross") for layer in range(found.thumbnails.shape[0])]
+    maps = model.attention(prompt, heads).values
+    np.testing.assert_allclose(found.thumbnails[:, 1], maps, atol=TOLERANCE)
+    largest = found.values_of("largest_weight")[:, 1]
+    np.testing.assert_allclose(largest, maps.max(axis=2).mean(axis=1), atol=TOLERANCE)
+    names = [info.name for info in found.metrics]
+    assert "entropy" in names
+    assert "previous_weight" not in names  # no key is the one before a query
+    # Pooled, a cell is the largest of its weights.
+    pooled = summarise_heads(model, prompt, stack="cross", side=2)
+    assert pooled.thumbnails[0, 1].max() == pytest.approx(maps[0].max(), abs=TOLERANCE)
 
 
 ASKED: dict[str, Callable[[LanguageModel, TokenizedPrompt], object]] = {
@@ -361,11 +370,7 @@ ASKED: dict[str, Callable[[LanguageModel, TokenizedPrompt], object]] = {
     "query and key": lambda model, prompt: explain_attention(model, prompt, Head(0, 0), 1, 0),
     "moved": lambda model, prompt: moved_attention(model, prompt, [Head(0, 0)]),
     "rollout": attention_rollout,
-    "dossier": lambda model, prompt: head_dossier(model),
-    "corpus": lambda model, prompt: run_study("heads", model),
-    "change": lambda model, prompt: compare_attention(
-        model, prompt, ablation=Ablation((Head(0, 0),), Zero())
-    ),
+    "critical heads": lambda model, prompt: run_study("critical-heads", model, [prompt.text]),
 }
 
 

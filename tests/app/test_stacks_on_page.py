@@ -371,7 +371,10 @@ def test_what_is_not_for_encoder_decoders_is_said_in_its_place(
 ) -> None:
     opened = open_view(replace(VIEW, heads=(CROSS,), stack="cross"))
     opened.locator(f"#{ids.PICTURE}").get_by_text("Overview", exact=True).click()
-    expect(opened.locator(f"#{ids.OVERVIEW_NOTE}")).to_contain_text("which cross attention is not")
+    # Cross attention's thumbnails are of the decoder's queries and the encoder's keys.
+    expect(opened.locator(f"#{ids.OVERVIEW_NOTE}")).to_contain_text("heads")
+    opened.locator("canvas.overview-grid").hover(position={"x": 60, "y": 40})
+    expect(opened.locator(".overview-card")).to_contain_text("cross:")
     opened.click(f"#{ids.STACK}")
     opened.get_by_role("option", name="encoder").click()
     expect(opened.locator(f"#{ids.OVERVIEW_NOTE}")).to_contain_text("4 heads")
