@@ -18,7 +18,7 @@ TIMEOUT = 60_000  # ms
 HEADS = (Head(1, 2), Head(2, 1))
 LONG = " ".join(f"The cat number {i} sat on the mat." for i in range(30))
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

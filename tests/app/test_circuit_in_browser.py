@@ -124,6 +124,7 @@ def test_a_circuit_is_discovered_drawn_and_used(tab: Page) -> None:
     expect(tab.locator("#heads-count")).to_have_text("2 of 12")
 
 
+@pytest.mark.thorough
 def test_heads_are_patched_and_chosen_by_their_rows(tab: Page) -> None:
     tab.click("#circuit-method")
     tab.locator("[role=option]", has_text="Denoising").click()
@@ -145,6 +146,7 @@ def test_heads_are_patched_and_chosen_by_their_rows(tab: Page) -> None:
     expect(tab.locator("#patching-place")).to_be_hidden()
 
 
+@pytest.mark.thorough
 def test_the_threshold_hides_weak_edges_without_the_server(tab: Page) -> None:
     discover(tab)
     strengths = tab.locator(".circuit-edge").evaluate_all(

@@ -22,7 +22,7 @@ from models.types import Head
 HEADS = (Head(0, 0), Head(1, 2), Head(2, 1))
 ROW, PAD = 16, 6  # px: see assets/lines.js
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ ACCENTED = """() => [...document.querySelectorAll('.map-card .js-plotly-plot')].
 """Of each map, the rows with a frame of the selected token."""
 LONG = " ".join(f"The cat number {i} sat on the mat." for i in range(30))
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")
