@@ -173,7 +173,7 @@ def test_clean_is_compared_with_ablated(tab: Page) -> None:
 
 def test_two_prompts_are_compared_if_they_have_as_many_tokens(tab: Page) -> None:
     tab.get_by_text("Compare", exact=True).first.click()
-    tab.get_by_text("Another prompt").click()
+    tab.get_by_text("Another prompt", exact=True).click()
     tab.get_by_role("textbox", name="The other prompt").fill("Too short")
     tab.get_by_role("button", name="Compare", exact=True).click()
     expect(tab.locator("#compare-problem")).to_contain_text("compare two of as many tokens")
