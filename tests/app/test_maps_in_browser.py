@@ -18,7 +18,7 @@ from viz.coding import RELATIVE_ERROR
 TIMEOUT = 60_000  # ms
 HEAD = Head(1, 2)
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")
