@@ -14,6 +14,7 @@ from ablation.circuit.patching import HeadPatching, patch_heads
 from ablation.circuit.types import PromptPair
 from app import ids
 from app.panels import head_patching
+from app.panels.circuit_asked import FORM as FORM_FIELDS
 from app.panels.circuit_question import planned
 from app.services import Services
 from app.view import View
@@ -39,12 +40,11 @@ def view(services: Services) -> View:
 
 
 def run(app: Dash, view: View, direction: str, **form: Any) -> tuple[Any, ...]:
-    names = ("pairs", "corrupt", "answer", "distractor", "task", "n_pairs", "held_out", "file",
-             "method", "metric", "baseline", "faithfulness", "steps", "by_position")  # fmt: skip
+    names = [field.name for field in FORM_FIELDS]
     given = {**dict(zip(names, FORM, strict=True)), "method": direction, **form}
     with in_callback():
         kept: tuple[Any, ...] = callback(app, f"{ids.PATCHING}.data")(
-            {"at": 1}, view.to_json(), "tab", False, None, *given.values()
+            {"at": 1}, view.to_json(), "tab", *given.values()
         )
     return kept
 
@@ -107,10 +107,10 @@ def test_a_result_of_another_model_is_not_shown(dash_page: Dash, view: View) -> 
 
 
 def test_the_plan_is_of_heads(services: Services, view: View, llama: LanguageModel) -> None:
-    told = planned(services, llama, view, "prompt", 20, 5, None, "noising", 5)
-    assert told == "Plan: each of 12 heads by itself, and 2 chosen heads at each position."
-    told = planned(services, llama, view, "task", 20, 5, None, "noising", 5)
-    assert told == "Plan: each of 12 heads by itself, on 20 pairs."
+    told = planned(services, llama, view, "prompt", 20, 5, None, 0, "noising", 5)
+    assert told.startswith("Plan: each of 12 heads by itself, and 2 chosen heads at each position;")
+    told = planned(services, llama, view, "task", 20, 5, None, 0, "noising", 5)
+    assert told.startswith("Plan: each of 12 heads by itself, on 20 pairs;")
 
 
 def test_all_is_said_before_anything_is_run() -> None:

@@ -263,9 +263,17 @@ def test_a_decoder_text_needs_an_encoder_decoder() -> None:
         tiny_model("llama").tokenize(PROMPT, decoder="The")
 
 
-def test_token_ids_alone_are_no_prompt() -> None:
-    with pytest.raises(UserError, match="needs a source"):
-        tiny_model("bart").prompt_of_ids([5, 6])
+def test_token_ids_are_the_source_of_an_encoder_decoder() -> None:
+    model = tiny_model("bart")
+    prompt = model.prompt_of_ids([5, 6], [7])
+    assert prompt.source is not None
+    assert prompt.source.ids == (5, 6)
+    assert prompt.ids == (*model.tokenize(PROMPT).ids[:1], 7)
+
+
+def test_token_ids_for_a_decoder_need_a_decoder() -> None:
+    with pytest.raises(UserError, match="no encoder-decoder"):
+        tiny_model("llama").prompt_of_ids([5], [6])
 
 
 def test_a_decoder_text_that_is_too_long_is_refused_by_name() -> None:
