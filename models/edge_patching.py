@@ -137,7 +137,7 @@ class EdgePatching:
         """
         with self._computing(*reference.outputs.shape[1:3]), torch.no_grad():
             stream = PatchedRun(self._layerwise, prompts, reference, kept).final()
-        return self.read(stream, [read - reference.first for read in prompts.reads])
+        return self.read(stream, prompts, reference.first)
 
     def outputs(self, prompts: Prompts, reference: Reference, kept: np.ndarray) -> Tensor:
         """Return what every source puts out in that run, float32 [n_sources, row, position,
@@ -174,18 +174,20 @@ class EdgePatching:
             device = reference.final.device
             gates = torch.as_tensor(kept, dtype=torch.float32, device=device).requires_grad_()
             final = PatchedRun(self._layerwise, prompts, reference, kept, gates).final()
-            reads = torch.tensor(prompts.reads) - reference.first
-            at = torch.arange(len(reads), device=device), reads
-            total = score(self._ending.differentiable_logits(final[at]))
+            read = _at_reads(final, prompts, reference.first)
+            total = score(self._ending.differentiable_logits(read))
             if not total.requires_grad:  # nothing kept leads to the logits
                 return np.zeros(kept.shape)
             found = torch.autograd.grad(total, gates)[0]
         return np.where(kept, found.double().cpu().numpy(), 0.0)
 
-    def read(self, final: Tensor, reads: Sequence[int]) -> Tensor:
-        """Return the logits [row, n_vocab] that streams [row, position, d_model] end in."""
-        at = torch.arange(len(reads), device=final.device), torch.tensor(reads)
-        return self._ending.logits(final[at]).float()
+    def read(self, stream: Tensor, prompts: Prompts, first: int = 0) -> Tensor:
+        """Return the logits float32 [row, n_vocab] where predictions are read.
+
+        Args:
+            stream: [row, position, d_model] behind the last layer, from the `first` position on.
+        """
+        return self._ending.logits(_at_reads(stream, prompts, first)).float()
 
     def scores(
         self,
@@ -260,9 +262,8 @@ class EdgePatching:
         start = hidden[:, first_position:].detach().float().requires_grad_()
         steps = list(self._layerwise.steps(start, prompts.calls, reference.before))
         final = steps[-1].output
-        reads = torch.tensor(prompts.reads) - first_position
-        at = torch.arange(len(reads), device=final.device), reads
-        total = score(self._ending.differentiable_logits(final[at]))
+        read = _at_reads(final, prompts, first_position)
+        total = score(self._ending.differentiable_logits(read))
         wanted = [t for step in steps for t in (*_qkv(step.inputs), step.reads)]
         gradients = torch.autograd.grad(total, [*wanted, final])
         for layer, step in enumerate(steps):
@@ -298,6 +299,13 @@ class EdgePatching:
         )
         found: Tensor = torch.autograd.grad(through, rows)[0]  # type: ignore[arg-type]
         return found
+
+
+def _at_reads(stream: Tensor, prompts: Prompts, first: int) -> Tensor:
+    """Return where predictions are read, [row, d_model], of a stream from the `first` position
+    on."""
+    reads = torch.tensor(prompts.reads, device=stream.device) - first
+    return stream[torch.arange(len(reads), device=stream.device), reads]
 
 
 def _qkv(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:

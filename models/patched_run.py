@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from models.attention_tap import Inputs
 from models.blocks import BlockCall
@@ -96,7 +97,6 @@ class PatchedRun:
         self._reference = reference
         self._kept = kept
         device = reference.final.device
-        self._gates_differ = gates is not None
         plain = torch.as_tensor(kept, dtype=torch.float32, device=device)
         self._gates = plain if gates is None else gates
         self._outputs = reference.patched_outputs
@@ -128,14 +128,24 @@ class PatchedRun:
         sources = [source for source in used if source in self.beside]
         found = base.expand(len(targets), *base.shape)
         if sources:
-            # One product for all: what sources put out is read once, and copied if they are few.
-            if self._all is not None and 2 * len(sources) > n:
-                sources, put_out = list(range(n)), self._all[:n]
-            else:
-                put_out = torch.stack([self.beside[source] for source in sources])
-            mixed = self._gates[targets][:, sources] @ put_out.flatten(1)
-            found = found + mixed.unflatten(1, base.shape)
+            found = found + self._product(targets, sources, n).unflatten(1, base.shape)
         return found if self._drift is None else found + self._drift
+
+    def _product(self, targets: Sequence[int], sources: list[int], n: int) -> Tensor:
+        """Return what gates let through, [n_targets, row * position * d_model]: one product, so
+        that what sources put out is read once, and copied if they are few."""
+        if self._all is not None:
+            if 2 * len(sources) > n:
+                return self._gates[targets][:, :n] @ self._all[:n].flatten(1)
+            return _gated(self._gates[targets][:, sources], *(self.beside[s] for s in sources))
+        # With gradients every copy would be kept until the end: they are made once more instead.
+        return checkpoint(
+            _gated,
+            self._gates[targets][:, sources],
+            *(self.beside[source] for source in sources),
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
 
     def _attend(self, layer: int) -> None:
         shape, reference = self._graph.layers[layer], self._reference.layers[layer]
@@ -158,11 +168,10 @@ class PatchedRun:
         masks = self._kept[first : first + shape.n_inputs]
         if self._drift is None and not masks.any():
             return reference.inputs
-        # Inputs with the same edges read the same stream, which is made once; but each edge has a
-        # gate of its own where gates are given.
-        distinct, which = np.arange(len(masks)), np.arange(len(masks))
-        if not self._gates_differ:
-            _, distinct, which = np.unique(masks, axis=0, return_index=True, return_inverse=True)
+        # Inputs with the same edges read the same stream, which is made once; but where gates are
+        # given each edge has one of its own, so that only inputs without edges are the same.
+        streams = masks if self._all is not None else np.diag(masks.any(axis=1))
+        _, distinct, which = np.unique(streams, axis=0, return_index=True, return_inverse=True)
         mixed = self._mixtures(reference.stream, (first + distinct).tolist())
         made = self._layerwise.attention_inputs(
             layer, mixed.flatten(0, 1), self._calls, self._reference.first
@@ -190,6 +199,10 @@ class PatchedRun:
             self._all[source] = beside
             beside = self._all[source]
         self.beside[source] = beside
+
+
+def _gated(gates: Tensor, *put_out: Tensor) -> Tensor:
+    return gates @ torch.stack(put_out).flatten(1)
 
 
 def gathered(

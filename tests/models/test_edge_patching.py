@@ -142,7 +142,7 @@ def test_gates_of_a_circuit_tell_what_a_little_less_of_an_edge_loses(family: str
         gates[target, source] = by
         run = PatchedRun(edges._layerwise, clean, reference, kept, gates)
         with torch.no_grad():
-            return float(score(edges.read(run.final(), clean.reads)))
+            return float(score(edges.read(run.final(), clean, reference.first)))
 
     step = 0.02
     for target, source in np.argwhere(kept)[::9]:
@@ -165,7 +165,7 @@ def test_scores_are_the_slope_of_exact_patching(family: str) -> None:
         gates[target, source] = by
         run = PatchedRun(edges._layerwise, clean, reference, every, gates)
         with torch.no_grad():
-            return float(score(edges.read(run.final(), clean.reads)))
+            return float(score(edges.read(run.final(), clean, reference.first)))
 
     def slope(target: int, source: int, step: float) -> float:
         ends = (opened(target, source, 1 + step), opened(target, source, 1 - step))
