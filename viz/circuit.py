@@ -1,6 +1,6 @@
 """The picture of a circuit, as SVG: one drawing for the page and for files.
 
-Parts and edges carry what the page's script needs of them as `data-` attributes: strength (to
+Parts and edges carry what the page's script needs of them as `data-` attributes: rank (to
 hide weak ones), what a hover tells, and what a click chooses; see assets/circuit.js.
 """
 
@@ -130,7 +130,7 @@ def _look(circuit: Circuit, look: Look, dark: bool) -> str:
         f"attention {number(look.weight)}",
     ]
     return (
-        f'<g class="circuit-look" data-strength="{look.strength:.6f}" '
+        f'<g class="circuit-look" '
         f'data-source="{look.source}" data-target="{look.target}" data-told={_attribute(told)}>'
         f'<path class="hit" d="{path}" fill="none" stroke="transparent" stroke-width="{_HIT}"/>'
         f'<path d="{path}" fill="none" stroke="{palette(dark).muted}" '
@@ -164,7 +164,7 @@ def _line(circuit: Circuit, line: Line, layout: Layout, dark: bool) -> str:
     if line.position is not None:
         told[0] += f" at {_token(circuit, line.position)}"
     return (
-        f'<g class="circuit-edge" data-rank="{line.rank}" data-strength="{line.strength:.6f}" '
+        f'<g class="circuit-edge" data-rank="{line.rank}" '
         f'data-source="{line.source}" data-target="{line.target}" '
         f'data-edge="{line.index[0]}-{line.index[1]}" data-told={_attribute(told)}>'
         f'<path class="hit" d="{path}" fill="none" stroke="transparent" '
@@ -200,7 +200,7 @@ def _part(circuit: Circuit, part: Part, layout: Layout, dark: bool) -> str:
     )
     return (
         f'<g class="circuit-part {kind}" data-name="{part.name}" '
-        f'data-strength="{part.strength:.6f}" data-told={_attribute(told)}{chosen}>'
+        f"data-told={_attribute(told)}{chosen}>"
         f'<rect x="{part.x - part.width / 2:.1f}" y="{part.y - part.height / 2:.1f}" '
         f'width="{part.width:.1f}" height="{part.height:.1f}" rx="{min(4, part.height / 2):.1f}" '
         f'fill="{fill}" stroke="{line}" stroke-width="{line_width}"/>'

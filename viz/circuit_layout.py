@@ -5,7 +5,6 @@ MLP at the right of its layer, a little higher where it reads what the heads wro
 that several heads share are bars under those heads. Only what the circuit uses is there.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,8 +47,6 @@ class Part:
     height: float
     heads: tuple[Head, ...]
     """What a click on it chooses: the head; all heads that share a key-value head."""
-    strength: float
-    """That of its strongest edge."""
     position: int | None = None
     """Of its token, where parts stand by token."""
     is_bar: bool = False
@@ -106,8 +103,6 @@ class Look:
     """The name of the part where it reads."""
     target: str
     """The name of the part where it writes."""
-    strength: float
-    """The smaller of those of both parts."""
     start: Point
     bend: Point
     end: Point
@@ -156,7 +151,8 @@ def lay_out(circuit: Circuit, width: float = 900, height: float = 600) -> Layout
     largest, total = float(sizes.max(initial=0.0)), float(sizes.sum())
     strengths = [float(sizes[index]) / (largest or 1.0) for index in chosen]
     grid = _Grid.of(circuit, edges, width, height)
-    parts = _parts(edges, strengths, grid)
+    used = {part for edge in edges for part in (edge.source, edge.target.component)}
+    parts = {part: _part(part, grid) for part in sorted(used)}
     lines = []
     for rank, (index, edge) in enumerate(zip(chosen, edges, strict=True), start=1):
         start, bends, end = _path(
@@ -275,15 +271,7 @@ def _columns(graph: EdgeGraph, used: Iterable[Component]) -> tuple[int, ...]:
     return tuple(sorted(indices))
 
 
-def _parts(edges: Sequence[Edge], strengths: Sequence[float], grid: _Grid) -> dict[Component, Part]:
-    strongest: dict[Component, float] = defaultdict(float)
-    for edge, strength in zip(edges, strengths, strict=True):
-        for part in (edge.source, edge.target.component):
-            strongest[part] = max(strongest[part], strength)
-    return {part: _part(part, strongest[part], grid) for part in sorted(strongest)}
-
-
-def _part(part: Component, strength: float, grid: _Grid) -> Part:
+def _part(part: Component, grid: _Grid) -> Part:
     width, height, x = grid.part_width, grid.part_height, grid.x(part.head)
     sharing = grid.graph.heads_of(Target(part, "k"))
     heads = tuple(Head(head.layer, head.head) for head in sharing)
@@ -295,7 +283,7 @@ def _part(part: Component, strength: float, grid: _Grid) -> Part:
         x, width = (places[0] + places[-1]) / 2, places[-1] - places[0] + width
         height = grid.bar_height
     is_bar = part.kind == "kv"
-    return Part(part, x, grid.y(part), width, height, heads, strength, is_bar=is_bar)
+    return Part(part, x, grid.y(part), width, height, heads, is_bar=is_bar)
 
 
 def _path(

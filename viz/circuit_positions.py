@@ -67,9 +67,9 @@ def lay_out_by_token(
         for (t, s), position in ((by_position.edges[i].tolist(), p) for i, p in chosen)
     ]
     strengths = [float(sizes[place]) / (largest or 1.0) for place in chosen]
-    places = _places(edges, strengths)
+    places = sorted({place(edge, at) for edge, _, at in edges for place in (_from, _into)})
     grid = _Grid.of(graph, places, len(by_position.tokens), width, height)
-    parts = {place: grid.part(place, strength) for place, strength in places.items()}
+    parts = {place: grid.part(place) for place in places}
     lines = tuple(
         Line(
             edge,
@@ -122,17 +122,6 @@ def _into(edge: Edge, position: int) -> _Place:
     return edge.target.component, position, edge.target.input in ("k", "v")
 
 
-def _places(
-    edges: Sequence[tuple[Edge, tuple[int, int], int]], strengths: Sequence[float]
-) -> dict[_Place, float]:
-    """Return every part that is drawn, in order, with the strength of its strongest edge."""
-    strongest: dict[_Place, float] = defaultdict(float)
-    for (edge, _, position), strength in zip(edges, strengths, strict=True):
-        for place in (_from(edge, position), _into(edge, position)):
-            strongest[place] = max(strongest[place], strength)
-    return {place: strongest[place] for place in sorted(strongest)}
-
-
 @dataclass(frozen=True, slots=True)
 class _Grid:
     """The rows, and the columns with the slots in which parts stand side by side."""
@@ -153,7 +142,7 @@ class _Grid:
 
     @staticmethod
     def of(
-        graph: EdgeGraph, places: Mapping[_Place, float], n: int, width: float, height: float
+        graph: EdgeGraph, places: Sequence[_Place], n: int, width: float, height: float
     ) -> "_Grid":
         layers = tuple(sorted({part.layer for part, _, _ in places if part.layer >= 0}))
         kinds = {part.kind for part, _, _ in places}
@@ -200,7 +189,7 @@ class _Grid:
         middle = self.height - MARGIN - LEGEND - TOKEN_ROOM - (row + 0.5) * self.pitch
         return middle + 0.5 * self.part_height + 0.6 * NAMED_BAR + 1 if is_bar else middle
 
-    def part(self, place: _Place, strength: float) -> Part:
+    def part(self, place: _Place) -> Part:
         component, position, is_bar = place
         middle, column = self.column(position)
         width = min(0.86 * self.slot, WIDEST_PART)
@@ -215,7 +204,7 @@ class _Grid:
         heads = tuple(Head(head.layer, head.head) for head in sharing)
         height = NAMED_BAR if is_bar else self.part_height
         y = self.y(component, is_bar)
-        return Part(component, x, y, width, height, heads, strength, position, is_bar)
+        return Part(component, x, y, width, height, heads, position, is_bar)
 
     def named_rows(self) -> tuple[tuple[str, float], ...]:
         return tuple((f"L{layer}", self.y(Component("mlp", layer))) for layer in self.layers)
@@ -226,7 +215,7 @@ def _row(part: Component) -> tuple[str, int]:
     return (part.kind if part.layer < 0 else "", part.layer)
 
 
-def _slots(places: Mapping[_Place, float]) -> tuple[dict[_Place, int], dict[int, float]]:
+def _slots(places: Sequence[_Place]) -> tuple[dict[_Place, int], dict[int, float]]:
     """Return which place of its row and column each part has, and how many the columns need."""
     slots: dict[_Place, int] = {}
     counts: dict[tuple[tuple[str, int], int, bool], int] = defaultdict(int)
@@ -292,7 +281,6 @@ def _look(
         weight,
         part_name(bar.component, key, is_bar=True),
         part_name(writer.component, query),
-        min(bar.strength, writer.strength),
         start,
         bend,
         end,

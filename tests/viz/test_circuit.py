@@ -228,17 +228,17 @@ def test_a_score_that_was_not_measured_is_drawn_grey_and_said() -> None:
 
 
 def test_the_strongest_edge_is_drawn_last() -> None:
-    strengths = [
-        float(element.get("data-strength", "nan"))
+    ranks = [
+        int(element.get("data-rank", "0"))
         for element in elements(circuit_svg(by_chance(graph(6, 6, 6), 80)), "circuit-edge")
     ]
-    assert strengths == sorted(strengths)
-    assert strengths[-1] == 1
+    assert ranks == list(range(len(ranks), 0, -1))
 
 
-def test_a_part_is_as_strong_as_its_strongest_edge() -> None:
-    strengths = {part.name: part.strength for part in lay_out(induction()).parts}
-    assert strengths == {"embed": 0.25, "L0H1": 1, "L1H2": 1, "MLP1": 0.5, "logits": 0.25}
+def test_every_part_of_an_edge_is_drawn() -> None:
+    parts = [part.name for part in lay_out(induction()).parts]
+    assert set(parts) == {"embed", "L0H1", "L1H2", "MLP1", "logits"}
+    assert len(parts) == 5
 
 
 def test_heads_can_be_chosen_and_other_parts_not() -> None:
