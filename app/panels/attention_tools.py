@@ -11,6 +11,7 @@ from dash import html
 
 from app import ids
 from app.panels import overview
+from app.panels.export_menu import menu_of
 from app.panels.pieces import segmented, switch
 from app.view import DIRECTIONS, EXTRAS, MAX_SIZE, MIN_SIZE, PICTURES, VALUES, View
 from viz.sink import SINKS
@@ -97,7 +98,7 @@ def toolbar() -> html.Div:
             html.Div(overview.legend(), className="tool", **shown_for("overview")),
             html.Div(className="grow"),
             html.Div(_display()),
-            _export_menu(),
+            menu_of(EXPORTS),
         ],
         className="toolbar",
     )
@@ -186,19 +187,6 @@ def _setting(label: str, control: Any, *pictures: str) -> html.Div:
     """Return a line of `_display` that is there for some pictures."""
     name = html.Span(label, className="field-label")
     return html.Div([name, control], className="tool", **shown_for(*pictures))
-
-
-def _export_menu() -> dmc.Menu:
-    return dmc.Menu(
-        [
-            dmc.MenuTarget(dmc.Button("Export", size="compact-xs", variant="default")),
-            dmc.MenuDropdown(
-                [dmc.MenuItem(label, id=item, fz="xs", py=4, n_clicks=0) for item, label in EXPORTS]
-            ),
-        ],
-        position="bottom-end",
-        shadow="md",
-    )
 
 
 def _options(words: Mapping[str, str]) -> list[dict[str, str]]:

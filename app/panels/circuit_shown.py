@@ -5,6 +5,7 @@ from dash import html
 
 from app import ids
 from app.panels.circuit_tables import edge_columns, repair_columns, role_columns, table
+from app.panels.export_menu import menu_of
 from app.panels.pieces import graph, segmented
 from viz.circuit_curve import HEIGHT as CURVE_HEIGHT
 
@@ -111,22 +112,7 @@ def _picture_tools() -> html.Div:
             ),
             html.Span(id=ids.CIRCUIT_SHOWN, className="reading"),
             html.Span(HINT, className="muted grow clipped", title=HINT),
-            _export_menu(),
+            menu_of(EXPORTS, id=ids.CIRCUIT_EXPORT),
         ],
         className="toolbar circuit-tools",
-    )
-
-
-def _export_menu() -> dmc.Menu:
-    return dmc.Menu(
-        [
-            dmc.MenuTarget(
-                dmc.Button("Export", id=ids.CIRCUIT_EXPORT, size="compact-xs", variant="default")
-            ),
-            dmc.MenuDropdown(
-                [dmc.MenuItem(label, id=item, fz="xs", py=4, n_clicks=0) for item, label in EXPORTS]
-            ),
-        ],
-        position="bottom-end",
-        shadow="md",
     )

@@ -1,4 +1,7 @@
-"""The menu with which a tab's figures and its table are written to files."""
+"""The menus with which figures and tables are written to files."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import dash_mantine_components as dmc
 from dash import ALL, Dash, Input, State
@@ -15,20 +18,28 @@ KINDS = (
 """Kind of file -> what the menu calls it."""
 
 
+def menu_of(items: Sequence[tuple[Any, str]], **button: Any) -> dmc.Menu:
+    """Return a menu of files.
+
+    Args:
+        items: id and label of each.
+        button: properties of what opens it, its id, say.
+    """
+    shown = [dmc.MenuItem(label, id=item, fz="xs", py=4, n_clicks=0) for item, label in items]
+    opener = dmc.Button("Export", size="compact-xs", variant="default", **button)
+    return dmc.Menu(
+        [dmc.MenuTarget(opener), dmc.MenuDropdown(shown)], position="bottom-end", shadow="md"
+    )
+
+
 def export_menu(of: str) -> dmc.Menu:
-    """Return the menu.
+    """Return the menu of a tab whose figures the browser has and whose table the program keeps.
 
     Args:
         of: what is exported: a key of `app.tables.TABLES`.
     """
-    items = [
-        dmc.MenuItem(label, id=ids.export_item(of, kind), fz="xs", py=4, n_clicks=0)
-        for kind, label in KINDS
-    ]
-    opener = dmc.Button("Export", size="compact-xs", variant="default", className="export")
-    return dmc.Menu(
-        [dmc.MenuTarget(opener), dmc.MenuDropdown(items)], position="bottom-end", shadow="md"
-    )
+    items = [(ids.export_item(of, kind), label) for kind, label in KINDS]
+    return menu_of(items, className="export")
 
 
 def register(app: Dash) -> None:

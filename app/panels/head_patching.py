@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, html, no_update
 
 from ablation.circuit.methods import DIRECTIONS, METRICS
@@ -12,6 +11,7 @@ from app import ids, words
 from app.jobs import Job
 from app.panels.circuit_asked import Asked, asked_about, pairs_of
 from app.panels.circuit_tables import figures, table
+from app.panels.export_menu import menu_of
 from app.panels.head_maps import HEIGHT, large_map
 from app.panels.pieces import browser, choose_on_click, empty, graph
 from app.services import Services
@@ -36,6 +36,8 @@ def layout() -> html.Div:
         {"field": "head", "headerName": "Head", "width": 86},
         figures("value", "Share of the effect", "+.3~g"),
     ]
+    files = ((ids.PATCHING_CSV, "CSV"), (ids.PATCHING_JSON, "JSON"))
+    export = menu_of(files, id=ids.PATCHING_EXPORT)
     grid = table("", ids.PATCHING_TABLE, columns, "params.data.id", HEIGHT)
     heads_map = graph(
         ids.PATCHING_MAP, "Layers by heads map of head patching; a click chooses a head", HEIGHT
@@ -51,7 +53,7 @@ def layout() -> html.Div:
             html.Div(
                 [
                     html.Div(
-                        [html.P(id=ids.PATCHING_CAPTION, className="caption"), _export_menu()],
+                        [html.P(id=ids.PATCHING_CAPTION, className="caption"), export],
                         className="unwrapped toolbar",
                     ),
                     html.Div([heads_map, grid], className="sweep-columns"),
@@ -72,21 +74,6 @@ def layout() -> html.Div:
         ],
         id=ids.PATCHING_PLACE,
         hidden=True,
-    )
-
-
-def _export_menu() -> dmc.Menu:
-    button = dmc.Button("Export", id=ids.PATCHING_EXPORT, size="compact-xs", variant="default")
-    items = ((ids.PATCHING_CSV, "CSV"), (ids.PATCHING_JSON, "JSON"))
-    return dmc.Menu(
-        [
-            dmc.MenuTarget(button),
-            dmc.MenuDropdown(
-                [dmc.MenuItem(label, id=item, fz="xs", py=4, n_clicks=0) for item, label in items]
-            ),
-        ],
-        position="bottom-end",
-        shadow="md",
     )
 
 
