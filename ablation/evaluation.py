@@ -19,14 +19,19 @@ class Cancelled(Exception):  # noqa: N818 - not an error: somebody pressed Cance
     """The work was cancelled between two batches."""
 
 
+def stop_if(cancel: threading.Event | None) -> None:
+    """Raise `Cancelled` once the event is set."""
+    if cancel is not None and cancel.is_set():
+        raise Cancelled
+
+
 Item = TypeVar("Item")
 
 
 def until_cancelled(work: Iterator[Item], cancel: threading.Event | None) -> Iterator[Item]:
     """Yield what the work yields; raise `Cancelled` before its next piece once the event is set."""
     while True:
-        if cancel is not None and cancel.is_set():
-            raise Cancelled
+        stop_if(cancel)
         try:
             piece = next(work)
         except StopIteration:
@@ -74,8 +79,7 @@ class Question:
         Returns:
             float32 [n_layers, n_heads], with the layers of all stacks in the order they run.
         """
-        if self.cancel is not None and self.cancel.is_set():
-            raise Cancelled
+        stop_if(self.cancel)
         return self.model.head_sets.estimate(self.posed, heads, score)
 
     def clean_log_probs(self, like: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablation.evaluation import Cancelled
+from ablation.evaluation import stop_if
 from models.attention_reading import MapWriter
 from models.attention_tap import Call, Inputs, TapRequest, masks_the_future, read_inputs
 from models.forward_pass import float64_device
@@ -72,14 +72,14 @@ def _compare_layers(
     kept: dict[int, Inputs] = {}
 
     def keep(layer: int, call: Call) -> None:
-        _look(cancel)
+        stop_if(cancel)
         if layer in layers:
             assert call.inputs is not None  # it dispatches
             kept[layer] = _without_values(call.inputs)
             passing(layers[layer])
 
     def compare(layer: int, call: Call) -> None:
-        _look(cancel)
+        stop_if(cancel)
         if layer in layers:
             assert call.inputs is not None
             found(layers[layer], head_changes(kept.pop(layer), call.inputs, layer, cancel))
@@ -122,7 +122,7 @@ def head_changes(
     n_rows = max(1, BLOCK_WEIGHTS // (together * n_keys))
     sums = np.zeros(n_heads)
     for first in range(0, n_heads, together):
-        _look(cancel)
+        stop_if(cancel)
         heads = range(first, min(first + together, n_heads))
         for start in range(0, n, n_rows):
             queries = range(start, min(start + n_rows, n))
@@ -176,8 +176,3 @@ def _divergences(p: Tensor, q: Tensor) -> Tensor:
 def _information(p: Tensor) -> Tensor:
     """Return the sum of p log p over the last axis."""
     return torch.linalg.vecdot(p, p.clamp_min(SMALLEST).log_())
-
-
-def _look(cancel: threading.Event | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise Cancelled

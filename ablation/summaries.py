@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablation.evaluation import Cancelled
+from ablation.evaluation import Cancelled, stop_if
 from ablation.head_metrics import Rows, metrics_of
 from ablation.types import LEAST_REST, Ablation, HeadSummaries, Progress
 from models.attention_reading import AttentionBlock
@@ -141,8 +141,7 @@ class _Summary:
         self._cells = torch.zeros(*grid, *(math.ceil(count / self.step) for count in shape))
 
     def take(self, block: AttentionBlock) -> None:
-        if self._cancel is not None and self._cancel.is_set():
-            raise Cancelled
+        stop_if(self._cancel)
         self._means.take(block)
         self._pool(block)
         last_head = block.heads.stop == self._n_heads[block.layer]

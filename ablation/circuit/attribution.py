@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from ablation.circuit.question import Batch, CircuitQuestion
+from ablation.evaluation import stop_if
 from models.errors import ErrorKind, UserError
 
 Report = Callable[[int, int, str], None]
@@ -61,7 +62,7 @@ def score_edges(
             done += 1
             if report is not None:
                 report(done, n_all, f"Gradients: {done} of {n_all} passes")
-            question.stop_if_cancelled()
+            stop_if(question.cancel)
     return total / question.n_pairs
 
 

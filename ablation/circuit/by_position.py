@@ -12,6 +12,7 @@ import numpy as np
 from ablation.circuit.attribution import gradient_points, scorer
 from ablation.circuit.question import CircuitQuestion
 from ablation.circuit.types import EdgesByPosition, PromptPair
+from ablation.evaluation import stop_if
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import FloatArray, Head
@@ -63,7 +64,7 @@ def edges_by_position(
             total += question.patching.scores_by_position(
                 batch.clean, batch.reference, hidden, scorer(question, batch), kept
             ) / len(points)
-            question.stop_if_cancelled()
+            stop_if(question.cancel)
     first = question.batches[0].pairs[0].clean
     return EdgesByPosition(
         tuple(first.labels),

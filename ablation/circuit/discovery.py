@@ -117,9 +117,12 @@ class _Work:
     done: int = 0
     circuit: Circuit = field(init=False)
     order: np.ndarray = field(init=False)
+    by_chance: list[np.ndarray] = field(init=False)
+    """Random orders of the edges."""
 
     def __post_init__(self) -> None:
         question, graph = self.question, self.question.graph
+        self.by_chance = [random_order(graph, seed) for seed in range(RANDOM_ORDERS)]
         nothing = np.zeros_like(graph.possible)
         clean, corrupt = question.value(graph.possible), question.value(nothing)
         first = question.batches[0].pairs[0]
@@ -208,13 +211,12 @@ def _score(work: _Work) -> None:
 def _trace_curve(work: _Work) -> None:
     """Measure faithfulness at shares of all edges, for the method's order and for random ones."""
     graph = work.question.graph
-    orders = [random_order(graph, seed) for seed in range(RANDOM_ORDERS)]
     points: list[CurvePoint] = []
     for count in counts_between(len(work.order), SHARES):
         found = work.measure(work.first(count))
         if work.method != "acdc":
             work.offer(work.first(count), found)
-        by_chance = [work.measure(first_edges(graph, order, count)) for order in orders]
+        by_chance = [work.measure(first_edges(graph, order, count)) for order in work.by_chance]
         points.append(CurvePoint(count, found, float(np.mean(by_chance))))
         work.circuit = replace(work.circuit, curve=tuple(points))
         work.report(f"Faithfulness of {count:,} edges: {found:.2f}", 1 + RANDOM_ORDERS)
@@ -260,10 +262,7 @@ def _prove(work: _Work) -> None:
     least = least_drop(graph, work.measure, work.estimate, circuit.kept)
     work.circuit = replace(work.circuit, least_drop=least)
     work.report("Each of the weakest edges taken away")
-    by_chance = [
-        work.measure(first_edges(graph, random_order(graph, seed), circuit.n_edges))
-        for seed in range(RANDOM_ORDERS)
-    ]
+    by_chance = [work.measure(first_edges(graph, o, circuit.n_edges)) for o in work.by_chance]
     mean = float(np.mean(by_chance))
     work.circuit = replace(work.circuit, random=mean, n_random=RANDOM_ORDERS)
     work.report("As many random edges", RANDOM_ORDERS)

@@ -36,7 +36,7 @@ METHODS: dict[str, Choice] = {
     "acdc": Choice(
         "ACDC",
         "Automated circuit discovery (Conmy et al., arXiv 2304.14997): from the logits down, each "
-        "edge is taken away for good if that changes the metric by less than a threshold. An exact "
+        "edge is taken away for good if that lowers the metric by less than a threshold. An exact "
         "run for each edge: of a large model only the edges that EAP-IG ranks highest are tried.",
         takes_steps=True,
         takes_faithfulness=False,

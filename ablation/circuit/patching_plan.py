@@ -1,8 +1,9 @@
 """What head patching will take, before it starts."""
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ablation.timing import pass_seconds
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -35,12 +36,6 @@ def plan_patching(
         UserError: the prompt cannot be used.
     """
     tokens = model.tokenize(prompt, bos)
-    position = model.resolve_position(tokens)
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        model.predict(tokens, position=position, top_k=1)
-        seconds.append(time.perf_counter() - started)
     n_heads, n_places = n_pairs * len(model.all_heads()), n_chosen * len(tokens)
     cost = HEAD_COST * n_heads + PLACE_COST * n_places
-    return PatchingPlan(n_heads + n_places, min(seconds) * cost)
+    return PatchingPlan(n_heads + n_places, pass_seconds(model, tokens) * cost)

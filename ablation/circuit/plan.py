@@ -1,6 +1,5 @@
 """What a discovery will take, before it starts."""
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,10 +7,10 @@ from ablation.circuit.acdc import MOST_EDGES
 from ablation.circuit.attribution import n_passes
 from ablation.circuit.memory import bytes_needed
 from ablation.circuit.proof import ALL_TRIED_UP_TO, SHARES
+from ablation.timing import pass_seconds
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
-    from models.types import TokenizedPrompt
 
 RANDOM_ORDERS = 2
 """Random sets of edges that the curve is held against."""
@@ -68,7 +67,7 @@ def plan_discovery(
     passes = n_passes(method, steps)
     always, maybe = exact_runs(method)
     tokens = model.tokenize(prompt, bos)
-    forward = min(_seconds(model, tokens) for _ in range(2))
+    forward = pass_seconds(model, tokens)
     cost = POSE_COST + PASS_COST * passes + RUN_COST * (always + RUNS_TAKEN * maybe)
     n_bytes = bytes_needed(model, [len(tokens)] * n_pairs)
     return Plan(n_pairs, passes, always + maybe, n_pairs * forward * cost, n_bytes)
@@ -78,10 +77,3 @@ def exact_runs(method: str) -> tuple[int, int]:
     """Return how many exact runs a discovery always takes, and how many more at most."""
     tried = MOST_EDGES if method == "acdc" else MOST_BISECTIONS + MOST_DROPS
     return len(SHARES) * (1 + RANDOM_ORDERS) + RANDOM_ORDERS + 1, tried + ALL_TRIED_UP_TO
-
-
-def _seconds(model: "LanguageModel", tokens: "TokenizedPrompt") -> float:
-    """Return how long one forward pass takes."""
-    started = time.perf_counter()
-    model.predict(tokens, position=model.resolve_position(tokens), top_k=1)
-    return time.perf_counter() - started

@@ -15,7 +15,7 @@ from torch import Tensor
 from ablation.circuit.memory import batch_size, refuse_beyond_memory
 from ablation.circuit.pairs import PosedPair, check_pairs
 from ablation.circuit.types import PromptPair
-from ablation.evaluation import Cancelled
+from ablation.evaluation import stop_if
 from ablation.metrics import kl_divergence
 from models.edge_graph import EdgeGraph
 from models.edge_patching import EdgePatching
@@ -103,13 +103,8 @@ class CircuitQuestion:
     def not_cancelled(self) -> Iterator[Batch]:
         """Yield the batches; raise `Cancelled` between them once the work is cancelled."""
         for batch in self.batches:
-            self.stop_if_cancelled()
+            stop_if(self.cancel)
             yield batch
-
-    def stop_if_cancelled(self) -> None:
-        """Raise `Cancelled` once the work is cancelled."""
-        if self.cancel is not None and self.cancel.is_set():
-            raise Cancelled
 
 
 def pose(
@@ -211,7 +206,7 @@ def _batch(model: LanguageModel, run: _Run, mean: Parts | None, resamples: bool)
         parts = Parts(torch.zeros_like(clean.parts.outputs), clean.parts.biases, clean.parts.final)
     first = min(map(_first_difference, run.pairs))
     reference = edges.reference(clean, parts, is_run=resamples, first=first)
-    log_probs = log_softmax64(edges.read(clean.parts.final, clean.reads))
+    log_probs = log_softmax64(edges.read(clean.parts.final, clean))
     return Batch(run.pairs, clean, reference, log_probs)
 
 
@@ -229,11 +224,12 @@ def _mean(parts: Sequence[Parts]) -> Parts:
     """
 
     def over(of: Callable[[Parts], Tensor]) -> Tensor:
-        whole = [of(one) for one in parts]
-        first = torch.cat([one[..., 0, :] for one in whole], dim=-2).mean(dim=-2)
-        later = [one[..., 1:, :].flatten(-3, -2) for one in whole]
-        rest = torch.cat(later, dim=-2).mean(dim=-2)
-        return torch.stack([first, rest], dim=-2)[..., None, :, :]
+        whole = [of(one) for one in parts]  # [..., row, position, d_model] each
+        n_rows = sum(one.shape[-3] for one in whole)
+        n_later = sum(one.shape[-3] * (one.shape[-2] - 1) for one in whole)
+        first = torch.stack([one[..., 0, :].sum(dim=-2) for one in whole]).sum(dim=0)
+        later = torch.stack([one[..., 1:, :].sum(dim=(-3, -2)) for one in whole]).sum(dim=0)
+        return torch.stack([first / n_rows, later / n_later], dim=-2)[..., None, :, :]
 
     return Parts(
         over(lambda one: one.outputs), over(lambda one: one.biases), over(lambda one: one.final)
