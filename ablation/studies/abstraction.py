@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ablation.evaluation import Cancelled
+from ablation.evaluation import stop_if
 from ablation.studies.paraphrases import Triple, load_triples, word_overlap
 from ablation.studies.statistics import CONFIDENCE, Interval
 from models.language_model import LanguageModel
@@ -85,8 +85,7 @@ def separate(
     triples = load_triples() if triples is None else triples
     states = []
     for index, triple in enumerate(triples):
-        if cancel is not None and cancel.is_set():
-            raise Cancelled
+        stop_if(cancel)
         states.append(np.stack([_states(model, text) for text in triple.sentences]))
         report(f"Sentences: {3 * (index + 1)} of {3 * len(triples)}")
     after = [*triples[1:], triples[0]]

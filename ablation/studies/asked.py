@@ -1,7 +1,6 @@
 """A set of prompts, posed to a model: what removing heads does to each of its predictions."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,9 @@ import numpy as np
 from ablation.evaluation import Question, pose
 from ablation.interventions import Intervention, Mean, Permute, Resample, Zero
 from ablation.metrics import kl_divergence
+from ablation.studies.columns import KL, RANK, RIGHT, SAME
 from ablation.studies.prompts import PromptSet, StudyPrompt
+from ablation.timing import pass_seconds
 from ablation.types import Progress
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
@@ -18,10 +19,6 @@ from models.types import FloatArray, Head
 
 MEAN_OVER = 8
 """So many prompts of the set give the mean: each is run anew for every prompt."""
-
-KL, RIGHT = 0, 1
-"""Columns of effects: KL from the clean prediction, and the change of the right token's
-log-probability, both in nats."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,16 +31,20 @@ class AskedPrompt:
     """The right next token; where none is known, the one that the clean run finds likeliest."""
 
     def effects(self, head_sets: Sequence[Sequence[Head]]) -> FloatArray:
-        """Ablate each set of heads; return float64 [n_sets, 2], `KL` and `RIGHT`.
+        """Ablate each set of heads; return float64 [n_sets, 4], the columns of
+        `ablation.studies.columns`.
 
         Raises:
             Cancelled: the work was cancelled.
         """
-        found = np.full((len(head_sets), 2), np.nan)
+        found = np.full((len(head_sets), 4), np.nan)
         for indices, log_probs in self.question.evaluate(head_sets):
             clean = self.question.clean_log_probs(log_probs)
+            own = log_probs[:, self.answer]
             found[indices, KL] = kl_divergence(clean, log_probs).cpu()
-            found[indices, RIGHT] = (log_probs[:, self.answer] - clean[self.answer]).cpu()
+            found[indices, RIGHT] = (own - clean[self.answer]).cpu()
+            found[indices, RANK] = 1 + (log_probs > own[:, None]).sum(dim=1).cpu()
+            found[indices, SAME] = (log_probs.argmax(dim=1) == clean.argmax()).cpu()
         return found
 
 
@@ -123,14 +124,7 @@ def seconds_of_pass(model: LanguageModel, prompts: PromptSet) -> float:
     """Return how long one forward pass of a prompt of the set takes, measured just now."""
     lengths = [len(model.tokenize(text)) for text in prompts.texts]
     middle = int(np.argsort(lengths)[len(lengths) // 2])
-    tokens = model.tokenize(prompts.texts[middle])
-
-    def once() -> float:
-        started = time.perf_counter()
-        model.predict(tokens, top_k=1)
-        return time.perf_counter() - started
-
-    return min(once() for _ in range(2))
+    return pass_seconds(model, model.tokenize(prompts.texts[middle]))
 
 
 @dataclass(slots=True, eq=False)

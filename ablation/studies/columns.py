@@ -8,8 +8,3 @@ token's log-probability (nats), the right token's rank (1: the likeliest), and w
 token is the clean run's (1 or 0)."""
 
 HeadSet = tuple[Head, ...]
-
-
-def on_prompts(n: int, what: str = "prompts") -> str:
-    """Return "1 prompt" or "6 prompts"; `what` is the plural."""
-    return f"{n} {what}" if n != 1 else f"1 {what.removesuffix('s')}"

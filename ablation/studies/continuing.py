@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ablation.evaluation import Cancelled
+from ablation.evaluation import stop_if
 from ablation.interventions import Intervention, Mean, Permute, Zero
 from ablation.studies.permutation_types import Continuation
 from ablation.types import Ablation
@@ -78,8 +78,7 @@ def _sample(
 ) -> TokenizedPrompt:
     prompt = start
     for drawn in noise:
-        if cancel is not None and cancel.is_set():
-            raise Cancelled
+        stop_if(cancel)
         if len(prompt) >= model.max_positions:
             break
         log_probs = model.predict(prompt, ablation=ablation, top_k=1).log_probs

@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 
 from ablation.evaluation import Cancelled
-from ablation.studies.asked import KL, RIGHT, AskedPrompt, Report, ask, seconds_of_pass
+from ablation.studies.asked import AskedPrompt, Report, ask, seconds_of_pass
+from ablation.studies.columns import KL, RIGHT
 from ablation.studies.options import INTERVENTION
+from ablation.studies.phrases import NO_ANSWER_CAVEAT, on_set
 from ablation.studies.prompts import PromptSet
 from ablation.studies.statistics import Interval, halves, mean_interval, rank_agreement
 from ablation.studies.types import StudyPlan, StudyResult, plain
@@ -47,13 +49,13 @@ class CriticalHeads:
     heads: tuple[Head, ...]
     intervention: str
     effects: FloatArray
-    """float64 [n_prompts, n_heads_in_all, 2], by prompt."""
+    """float64 [n_prompts, n_heads_in_all, 4] (`columns`), by prompt."""
     order: tuple[int, ...]
     """Indices of heads, the largest mean KL first."""
     sizes: tuple[int, ...]
     """How many of the leading heads were ablated together."""
     joint: FloatArray
-    """float64 [n_prompts, n_sizes, 2]; the last size is all heads."""
+    """float64 [n_prompts, n_sizes, 4]; the last size is all heads."""
     random: FloatArray
     """float64 [n_prompts, N_RANDOM], KL without as many random heads of the leaders' layers."""
     others: dict[str, FloatArray]
@@ -64,7 +66,7 @@ class CriticalHeads:
 
     @property
     def interval(self) -> Interval:
-        """Of the effects, [n_heads_in_all, 2]."""
+        """Of the effects, [n_heads_in_all, 4]."""
         return mean_interval(self.effects)
 
     @property
@@ -161,14 +163,14 @@ def run(
         stopped, found = "cancelled", None
         if singles:
             found = _details(model, intervention, prompts, np.stack(singles[: len(asked)]))
-    return StudyResult(
-        name="critical-heads",
-        answer=_answer(found, prompts, least) if found is not None else (),
-        table=_table(found, least) if found is not None else pd.DataFrame(),
+    return StudyResult.of(
+        "critical-heads",
+        found,
+        lambda found: _answer(found, prompts, least),
+        lambda found: _table(found, least),
         caveats=_caveats(prompts, len(asked), intervention),
         n_prompts=len(asked),
-        seconds=time.monotonic() - started,
-        details=found,
+        started=started,
         stopped=stopped,
     )
 
@@ -204,7 +206,7 @@ def _details(
         effects,
         tuple(order.tolist()),
         sizes,
-        np.zeros((n, 0, 2)) if joint is None else joint,
+        np.zeros((n, 0, 4)) if joint is None else joint,
         np.zeros((n, 0)) if random is None else random,
         others or {},
         _agreement(effects, [p.template for p in prompts.prompts[:n]]),
@@ -304,7 +306,7 @@ def _answer(found: CriticalHeads, prompts: PromptSet, least: float) -> tuple[str
     interval, n = found.interval, len(found.effects)
     critical = [i for i in found.order if interval.low[i, KL] >= least]
     total = len(found.heads)
-    on = "1 prompt" if n == 1 else f"{n} prompts ({prompts.name})"
+    on = on_set(n, "prompts", prompts.name)
     leading = ", ".join(
         f"{found.heads[i]} {interval.of((i, KL))}" for i in (critical or found.order)[:3]
     )
@@ -381,8 +383,5 @@ def _caveats(prompts: PromptSet, n_done: int, intervention: str) -> tuple[str, .
     if n_done < len(prompts):
         caveats.append(f"Cancelled: {n_done} of {len(prompts)} prompts were done.")
     if not all(prompt.answer for prompt in prompts.prompts):
-        caveats.append(
-            "Where no right token is known, the one that the clean run finds likeliest stands for "
-            "it."
-        )
+        caveats.append(NO_ANSWER_CAVEAT)
     return tuple(caveats)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablation.evaluation import Cancelled
+from ablation.evaluation import stop_if
 from ablation.studies.asked import AskedPrompt
 from ablation.studies.columns import KL, HeadSet
 from ablation.studies.redundant_found import EliminationStep
@@ -91,7 +91,7 @@ def _by_estimate(
     def ranked(removed: HeadSet, left: list[Head]) -> list[Head]:
         if not removed:  # where KL is flat
             return sorted(left, key=lambda head: alone[head])
-        refuse_cancelled(asked)
+        stop_if(asked[0].question.cancel)
         gates = torch.ones(len(asked), *run.shape)
         for head in removed:
             gates[:, head.layer, head.head] = 0
@@ -100,13 +100,6 @@ def _by_estimate(
         return sorted(left, key=lambda head: cost[head])
 
     return ranked
-
-
-def refuse_cancelled(asked: Sequence[AskedPrompt]) -> None:
-    """Raise `Cancelled` if the work on these prompts was."""
-    cancel = asked[0].question.cancel
-    if cancel is not None and cancel.is_set():
-        raise Cancelled
 
 
 def kl_gradient(

@@ -16,8 +16,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from ablation.evaluation import stop_if
 from ablation.studies.asked import AskedPrompt
-from ablation.studies.elimination import kl_gradient, refuse_cancelled
+from ablation.studies.elimination import kl_gradient
 from models.gated_run import GatedRun
 from models.types import FloatArray
 
@@ -64,7 +65,7 @@ def learn_gates(
     waiting: list[int] = []
     for index, strength in enumerate(strengths):
         for _ in range(steps):
-            refuse_cancelled(asked)
+            stop_if(asked[0].question.cancel)
             if not waiting:
                 waiting = torch.randperm(len(asked), generator=generator).tolist()
             chosen, waiting = waiting[:BATCH], waiting[BATCH:]

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablation.corpus import SOURCE
 from ablation.studies.asked import Report, seconds_of_pass
+from ablation.studies.phrases import counted
 from ablation.studies.prompts import PromptSet
-from ablation.studies.relations import PER_TEMPLATE, SOURCE, make_sentences
+from ablation.studies.relations import PER_TEMPLATE, make_sentences
 from ablation.studies.relations.agreement import (
     check_minimal_pairs,
     measure,
@@ -106,14 +108,14 @@ def run(
         cancelled = effect is None or effect.n_prompts < len(prompts)
     n_pairs = 0 if found.agreement is None else found.agreement.n_prompts
     read = marks.n_sentences > 0
-    return StudyResult(
-        name="linguistic-heads",
-        answer=_answer(found) if read else (),
-        table=_table(found) if read else pd.DataFrame(),
+    return StudyResult.of(
+        "linguistic-heads",
+        found if read else None,
+        _answer,
+        _table,
         caveats=_caveats(found, prompts, len(sentences), intervention, cancelled),
         n_prompts=marks.n_sentences + n_pairs,
-        seconds=time.monotonic() - started,
-        details=found if read else None,
+        started=started,
         stopped="cancelled" if cancelled else "complete",
     )
 
@@ -213,7 +215,7 @@ def _answer(found: LinguisticHeads) -> tuple[str, ...]:
 def _won(verdict: Verdict) -> str:
     best = verdict.winners[0]
     others = len(verdict.winners) - 1
-    more = "" if not others else f", and {others} more head{'s' if others > 1 else ''}"
+    more = "" if not others else f", and {counted(others, 'more heads')}"
     return f"{verdict.relation} {_share(best, verdict)}{more}"
 
 
@@ -232,7 +234,7 @@ def _causally(found: LinguisticHeads) -> list[str]:
         return []
     n = effect.n_prompts
     said = [
-        f"On {n} minimal pair{'s' if n > 1 else ''} of agreement the right verb leads by "
+        f"On {counted(n, 'minimal pairs')} of agreement the right verb leads by "
         f"{effect.clean.mean():.2f} nats on average ({100 * (effect.clean > 0).mean():.0f} % "
         "right)."
     ]

@@ -28,7 +28,8 @@ from ablation.studies.abstraction import (
     readable_from,
     separate,
 )
-from ablation.studies.asked import KL, Report, ask, seconds_of_pass
+from ablation.studies.asked import Report, ask, seconds_of_pass
+from ablation.studies.columns import KL
 from ablation.studies.locality_answer import answer, caveats
 from ablation.studies.locality_types import Locality, MeasuredPrompt, thirds
 from ablation.studies.prompts import PromptSet, StudyPrompt
@@ -106,14 +107,14 @@ def run(
     except Cancelled:
         stopped = "cancelled"
     found = Locality(window, tuple(measured), separation) if measured else None
-    return StudyResult(
-        name="locality",
-        answer=answer(found, prompts.name) if found is not None else (),
-        table=_table(found) if found is not None else pd.DataFrame(),
+    return StudyResult.of(
+        "locality",
+        found,
+        lambda found: answer(found, prompts.name),
+        _table,
         caveats=caveats(prompts, len(measured), n_short, problems, stopped, window),
         n_prompts=len(measured),
-        seconds=time.monotonic() - started,
-        details=found,
+        started=started,
         stopped=stopped,
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 from ablation.studies.abstraction import LAST, LOOKALIKE, MEAN, UNRELATED, Separation
 from ablation.studies.locality_types import EARLY, LATE, Locality, thirds
 from ablation.studies.paraphrases import SOURCE as SENTENCES
+from ablation.studies.phrases import LENS_CAVEAT, behind_layer, counted, layers_words, on_set
 from ablation.studies.prompts import PromptSet
 from ablation.studies.statistics import Interval, mean_interval
 from ablation.studies.windows import DISTANCE, FIRST, FIRST_QUERY, WIDTHS
@@ -17,15 +18,14 @@ TOLD = 2
 
 
 def answer(found: Locality, set_name: str) -> tuple[str, ...]:
-    n = len(found.prompts)
-    on = "1 prompt" if n == 1 else f"{n} prompts ({set_name})"
+    on = on_set(len(found.prompts), "prompts", set_name)
     return (*_looks(found, on), *_matters(found), *_readable(found), *_separates(found.separation))
 
 
 def _looks(found: Locality, on: str) -> list[str]:
     """Tell how far heads look."""
     parts = thirds(found.n_layers)
-    early, late = (_layers_words(parts[i]) for i in (EARLY, LATE))
+    early, late = (layers_words(parts[i]) for i in (EARLY, LATE))
     values, width = found.of_layers(), WIDTHS[TOLD]
     shares = mean_interval(100 * found.of_thirds(values[..., TOLD]))
     weighed = mean_interval(100 * found.of_thirds(found.by_weight[..., TOLD]))
@@ -61,7 +61,7 @@ def _verdict(gap: Interval) -> str:
 def _matters(found: Locality) -> list[str]:
     """Tell what it costs to confine layers."""
     parts = thirds(found.n_layers)
-    early, late = (_layers_words(parts[i]) for i in (EARLY, LATE))
+    early, late = (layers_words(parts[i]) for i in (EARLY, LATE))
     near = mean_interval(found.near_only_parts(found.window))
     far = mean_interval(found.far_only_thirds)
     whole = found.up_to.mean
@@ -141,7 +141,7 @@ def _auc_words(curves: dict[int, Interval]) -> str:
     names = {MEAN: "the mean state", LAST: "the last token's"}
     return "; ".join(
         f"{names[state]} with {_two(curve, 0)} before layer 0, {_two(curve, best)} at best "
-        f"({_behind(best)}), {_two(curve, -1)} at the end"
+        f"({behind_layer(best)}), {_two(curve, -1)} at the end"
         for state, curve in curves.items()
         for best in [int(curve.mean.argmax())]
     )
@@ -149,10 +149,6 @@ def _auc_words(curves: dict[int, Interval]) -> str:
 
 def _two(curve: Interval, at: int) -> str:
     return f"{curve.mean[at]:.2f} ({curve.low[at]:.2f} to {curve.high[at]:.2f})"
-
-
-def _behind(n_layers: int) -> str:
-    return "before layer 0" if n_layers == 0 else f"behind layer {n_layers - 1}"
 
 
 def _gap(by_third: FloatArray) -> Interval:
@@ -163,10 +159,6 @@ def _signed(gap: Interval) -> str:
     if np.isnan(gap.low):
         return f"{gap.mean:+.3g}"
     return f"{gap.mean:+.3g} ({gap.low:+.3g} to {gap.high:+.3g})"
-
-
-def _layers_words(part: range) -> str:
-    return f"layer {part[0]}" if len(part) == 1 else f"layers {part[0]} to {part[-1]}"
 
 
 def caveats(
@@ -184,13 +176,11 @@ def caveats(
         f"probability goes to what is left. Within {window} tokens there are fewer keys than "
         "beyond, so that near and far take away different amounts. Effects are of the prediction "
         "at the last token alone.",
-        "The logit lens reads early layers by the last layer's code: a prediction may be there "
-        "before it is readable (Belrose et al. 2023).",
+        LENS_CAVEAT,
         f"Sentences: {SENTENCES}; states are compared by cosine, their mean taken off.",
     ]
     if n_short:
-        word = "prompt" if n_short == 1 else "prompts"
-        said.append(f"Left out: {n_short} {word} of at most {FIRST_QUERY} tokens.")
+        said.append(f"Left out: {counted(n_short, 'prompts')} of at most {FIRST_QUERY} tokens.")
     if stopped == "cancelled":
         said.append(f"Cancelled: {n_done} prompts were done; what is missing was not measured.")
     return (*said, *problems)

@@ -14,21 +14,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ablation.evaluation import Cancelled, until_cancelled
 from ablation.metrics import kl_divergence
-from ablation.studies.asked import KL as KL_OF_HEAD
 from ablation.studies.asked import AskedPrompt, Report, ask, seconds_of_pass
+from ablation.studies.columns import KL, RIGHT
 from ablation.studies.continuing import continue_text, interventions, n_continuations
 from ablation.studies.permutation_types import (
     INTERVENTIONS,
-    KL,
     LOSS,
     N_DRAWS,
     N_NEW,
     PERMUTE,
-    RIGHT,
     Continuation,
     Permutation,
 )
@@ -111,14 +108,14 @@ def run(
     except Cancelled:
         stopped = "cancelled"
         found = found or (_details(model, rows) if rows else None)
-    return StudyResult(
-        name="permutation",
-        answer=answer(found, prompts, least) if found is not None else (),
-        table=table(found) if found is not None else pd.DataFrame(),
+    return StudyResult.of(
+        "permutation",
+        found,
+        lambda found: answer(found, prompts, least),
+        table,
         caveats=caveats(prompts, len(rows), found),
         n_prompts=len(rows),
-        seconds=time.monotonic() - started,
-        details=found,
+        started=started,
         stopped=stopped,
     )
 
@@ -180,7 +177,7 @@ def _of_passage(
     for i, (name, intervention) in enumerate(interventions(seed + index).items()):
         asked = ask(model, prompts, index, intervention, seed, cancel)
         if i == PERMUTE:
-            singles = asked.effects([(head,) for head in model.all_heads()])[:, KL_OF_HEAD]
+            singles = asked.effects([(head,) for head in model.all_heads()])[:, KL]
             report(f"Each head shuffled: {where}")
         loss, effects[i] = _everywhere(asked, sets, cancel)
         report(f"Layers and random heads by {name}: {where}")
@@ -245,7 +242,7 @@ def _compare(
         for i, (name, intervention) in enumerate(interventions(seed + index).items()):
             if i != PERMUTE:
                 asked = ask(model, prompts, index, intervention, seed, cancel)
-                compared[index, i] = asked.effects(sets)[:, KL_OF_HEAD]
+                compared[index, i] = asked.effects(sets)[:, KL]
                 report(f"Leading heads by {name}: passage {index + 1} of {len(prompts)}")
     return compared
 

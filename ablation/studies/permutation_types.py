@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ablation.studies.columns import KL
 from ablation.studies.statistics import Interval, mean_interval
 from ablation.studies.types import plain
 from models.types import FloatArray, Head
@@ -13,9 +14,9 @@ INTERVENTIONS = ("permute", "zero", "mean")
 """What is done to each set of heads: z shuffled over positions, 0, or its mean over them."""
 PERMUTE, ZERO, MEAN = range(3)
 
-KL, RIGHT, LOSS = range(3)
-"""Columns of effects, in nats: KL from the clean prediction and the change of the right token's
-log-probability at the end of the passage; the change of the mean loss over all its tokens."""
+LOSS = 2
+"""Column of effects beside `KL` and `RIGHT`, which are read at the end of the passage: the change
+of the mean loss over all its tokens, in nats."""
 
 N_DRAWS = 3
 """Of random sets."""

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablation.studies.columns import KL, RIGHT
 from ablation.studies.permutation_types import (
     INTERVENTIONS,
-    KL,
     LOSS,
     MEAN,
     N_DRAWS,
     N_NEW,
     PERMUTE,
-    RIGHT,
     ZERO,
     Continuation,
     Permutation,
 )
+from ablation.studies.phrases import NO_ANSWER_CAVEAT, counted, on_set
 from ablation.studies.prompts import PromptSet
 from ablation.studies.statistics import Interval, mean_interval, rank_agreement
 
@@ -69,7 +69,7 @@ def table(found: Permutation) -> pd.DataFrame:
 
 def answer(found: Permutation, prompts: PromptSet, least: float) -> tuple[str, ...]:
     n = len(found.clean_loss)
-    on = "1 passage" if n == 1 else f"{n} passages ({prompts.name})"
+    on = on_set(n, "passages", prompts.name)
     kl = found.of_layers.mean[..., KL]  # [n_interventions, n_layers]
     usual, worst = np.median(kl, axis=1), int(kl[PERMUTE].argmax())
     most = kl[:, worst]
@@ -94,10 +94,10 @@ def _of_order(found: Permutation, least: float) -> list[str]:
     leading = ", ".join(f"layer {layer} {interval.of((PERMUTE, layer, KL))}" for layer in first)
     if len(found.clean_loss) == 1:
         return [f"On one passage no interval can be given; the largest KL (nats): {leading}."]
-    counted = int((interval.low[PERMUTE, :, KL] >= least).sum())
+    n_counted = int((interval.low[PERMUTE, :, KL] >= least).sum())
     thirds = ", ".join(f"{part.mean():.3g}" for part in np.array_split(kl, min(3, len(kl))))
     said = [
-        f"Order matters in {counted} of {found.n_layers} layers: shuffled, each moves the "
+        f"Order matters in {n_counted} of {found.n_layers} layers: shuffled, each moves the "
         f"prediction after the passage by at least {least:g} nats with 95 % confidence. The "
         f"largest are {leading}; the layers in {min(3, len(kl))} equal parts, from the bottom: "
         f"{thirds} nats on average."
@@ -167,7 +167,7 @@ def _of_texts(found: Permutation) -> list[str]:
         by = " / ".join(f"{_surprise(texts, words, name):.2f}" for name in INTERVENTIONS)
         parts.append(f"with {words} {by}")
     return [
-        f"Of {n} passage{'s' if n > 1 else ''} continued by {N_NEW} tokens, the clean model finds "
+        f"Of {counted(n, 'passages')} continued by {N_NEW} tokens, the clean model finds "
         f"so surprising (nats a token; shuffled / set to 0 / to the mean): {'; '.join(parts)}."
     ]
 
@@ -186,10 +186,7 @@ def caveats(prompts: PromptSet, n_done: int, found: Permutation | None) -> tuple
         f"Random sets are {N_DRAWS} draws; the mean is over the passage's own positions.",
     ]
     if not all(prompt.answer for prompt in prompts.prompts):
-        said.append(
-            "Where no right token is known, the one that the clean run finds likeliest stands for "
-            "it."
-        )
+        said.append(NO_ANSWER_CAVEAT)
     if n_done < len(prompts):
         said.append(f"Cancelled: {n_done} of {len(prompts)} passages were done.")
     elif found is not None and not found.continuations:

@@ -20,9 +20,10 @@ import torch
 
 from ablation.attribution import attribute_logits
 from ablation.attribution_types import LogitAttribution
-from ablation.evaluation import Cancelled
+from ablation.evaluation import Cancelled, stop_if
 from ablation.interventions import Knockout
-from ablation.studies.asked import RIGHT, Report, ask, seconds_of_pass
+from ablation.studies.asked import Report, ask, seconds_of_pass
+from ablation.studies.columns import RIGHT
 from ablation.studies.progression_answer import answer, caveats
 from ablation.studies.progression_types import (
     Flow,
@@ -99,14 +100,14 @@ def run(
     report = Report(3 + len(tokens), progress)
     found, problems, stopped = None, list[str](), "complete"
     try:
-        _stop_if(cancel)
+        stop_if(cancel)
         stream = model.residual.read(tokens)
         found = _lens(model, chosen, stream)
         report("Logit lens")
-        _stop_if(cancel)
+        stop_if(cancel)
         found = replace(found, written=_written(model, chosen, stream, cancel))
         report("Direct attribution")
-        _stop_if(cancel)
+        stop_if(cancel)
         try:
             found = replace(found, flow=_flow(model, tokens, stream, found))
         except UserError as error:
@@ -116,14 +117,14 @@ def run(
             found = replace(found, cuts=cuts)
     except Cancelled:
         stopped = "cancelled"
-    return StudyResult(
-        name="progression",
-        answer=answer(found) if found is not None else (),
-        table=_table(found) if found is not None else pd.DataFrame(),
+    return StudyResult.of(
+        "progression",
+        found,
+        answer,
+        _table,
         caveats=caveats(prompts, index, problems, stopped),
         n_prompts=0 if found is None else 1,
-        seconds=time.monotonic() - started,
-        details=found,
+        started=started,
         stopped=stopped,
     )
 
@@ -137,11 +138,6 @@ def _first_right(model: LanguageModel, prompts: PromptSet) -> int:
         if likeliest == model.resolve_token(prompt.answer):
             return index
     return 0
-
-
-def _stop_if(cancel: threading.Event | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise Cancelled
 
 
 def _lens(model: LanguageModel, prompts: PromptSet, stream: ResidualStream) -> Progression:
@@ -277,7 +273,7 @@ def _cut_off(
     sets = [[head for head in model.all_heads() if head.layer in band] for band in found.bands]
     cuts = np.full((len(sets), len(found.labels)), np.nan)
     for key in range(found.position + 1):
-        _stop_if(cancel)
+        stop_if(cancel)
         knockout = Knockout((found.position,), (key,))
         cuts[:, key] = ask(model, prompts, 0, knockout, cancel=cancel).effects(sets)[:, RIGHT]
         report(f"Cut off: token {key + 1} of {found.position + 1}")

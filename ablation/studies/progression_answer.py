@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ablation.studies.phrases import LENS_CAVEAT, behind_layer, layers_words
 from ablation.studies.progression_types import (
     Flow,
     LensReading,
     Progression,
     Written,
-    band_words,
 )
 from ablation.studies.prompts import PromptSet
 from ablation.studies.statistics import rank_agreement
@@ -49,9 +49,9 @@ def _appears(found: Progression) -> str:
     )
     if for_good is None:
         return f"{start}; the model's own answer is {_top(lens, n, at)}."
-    appears = f"it is the likeliest for good {_behind(for_good)} of 0 to {n - 1}"
+    appears = f"it is the likeliest for good {behind_layer(for_good)} of 0 to {n - 1}"
     if len(top_ten):
-        appears += f", and among the first ten {_behind(int(top_ten[0]))} for the first time"
+        appears += f", and among the first ten {behind_layer(int(top_ten[0]))} for the first time"
     half = n // 2
     return f"{start}; {appears}; half way up the lens says {_top(lens, half, at)}."
 
@@ -67,7 +67,7 @@ def _elsewhere(found: Progression) -> list[str]:
         return []
     return [
         f'It is the likeliest token first elsewhere: at "{found.labels[at]}" ({at}), '
-        f"{_behind(layers)}."
+        f"{behind_layer(layers)}."
     ]
 
 
@@ -85,7 +85,7 @@ def _writes(found: Progression, written: Written) -> str:
     return (
         f"Directly, heads add {heads:+.2f} to the answer's logit{less}, MLPs {mlps:+.2f}, the rest "
         f"{written.rest:+.2f}; of the heads' share {by_band[most]:+.2f} comes from "
-        f"{band_words(found.bands[most])}. Leading heads: {leading}. All {len(written.leading)} "
+        f"{layers_words(found.bands[most])}. Leading heads: {leading}. All {len(written.leading)} "
         f"leading ones ablated by zero change the answer's log-probability by "
         f"{written.together:+.2f} nats."
     )
@@ -132,7 +132,7 @@ def _cuts(found: Progression, cuts: FloatArray) -> str:
         others = cuts
     order = known[np.argsort(others.ravel()[known], kind="stable")][:TOLD]
     told = ", ".join(
-        f'"{found.labels[key]}" ({key}) in {band_words(found.bands[band])} {cuts[band, key]:+.2f}'
+        f'"{found.labels[key]}" ({key}) in {layers_words(found.bands[band])} {cuts[band, key]:+.2f}'
         for band, key in (divmod(int(i), cuts.shape[1]) for i in order)
     )
     n_tokens = int((~np.isnan(others)).any(axis=0).sum())
@@ -147,17 +147,12 @@ def _top(lens: LensReading, layers: int, at: int) -> str:
     return f'"{lens.tops[layers][at]}" ({lens.probs[layers, at]:.2f})'
 
 
-def _behind(n_layers: int) -> str:
-    return "before layer 0" if n_layers == 0 else f"behind layer {n_layers - 1}"
-
-
 def caveats(
     prompts: PromptSet, index: int, problems: Sequence[str], stopped: str
 ) -> tuple[str, ...]:
     said = [
         "One prompt: nothing here is known to hold on another.",
-        "The logit lens reads early layers by the last layer's code: a prediction may be there "
-        "before it is readable (Belrose et al. 2023).",
+        LENS_CAVEAT,
         "Direct attribution leaves out what a part does by way of later ones; rollout and norms "
         "say how much is moved, not whether it matters, and over many causal layers both pile up "
         "at the first tokens, from which something moves on at each layer and nothing back.",

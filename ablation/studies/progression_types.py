@@ -18,10 +18,6 @@ def bands_of(n_layers: int) -> tuple[range, ...]:
     return tuple(range(int(part[0]), int(part[-1]) + 1) for part in parts)
 
 
-def band_words(band: range) -> str:
-    return f"layer {band[0]}" if len(band) == 1 else f"layers {band[0]} to {band[-1]}"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LensReading:
     """What the logit lens reads off after each layer; axis 0 is n_layers + 1, the embedding first.

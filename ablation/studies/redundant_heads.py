@@ -20,7 +20,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ablation.evaluation import Cancelled
 from ablation.studies import redundant_words as words
@@ -104,14 +103,14 @@ def run(
     except Cancelled:
         stopped = "cancelled"
     found = work.found()
-    return StudyResult(
-        name="redundant-heads",
-        answer=words.answer(found, prompts) if found is not None else (),
-        table=words.table(found) if found is not None else pd.DataFrame(),
+    return StudyResult.of(
+        "redundant-heads",
+        found,
+        lambda found: words.answer(found, prompts),
+        words.table,
         caveats=words.caveats(prompts, found, intervention, strategy),
         n_prompts=len(prompts) if found is not None else 0,
-        seconds=time.monotonic() - started,
-        details=found,
+        started=started,
         stopped=stopped,
     )
 
@@ -152,7 +151,7 @@ class _Work:
         singles = []
         for number, one in enumerate(asked, start=1):
             sets = [(), *((head,) for head in self.heads)]
-            singles.append(removal_effects([one], sets)[0])
+            singles.append(one.effects(sets))
             report(f"Each head alone: prompt {number} of {len(asked)}")
         effects = np.stack(singles)
         self.clean, self.singles = effects[:, 0], effects[:, 1:]
@@ -186,7 +185,7 @@ class _Work:
         sets += [tuple(other[:size]) for other in orders for size in at]
         found = []
         for number, index in enumerate(held, start=1):
-            found.append(removal_effects([self._ask(index)], sets)[0])
+            found.append(self._ask(index).effects(sets))
             report(f"The same heads removed on held-out prompt {number} of {len(held)}")
         effects = np.stack(found)
         self.clean_held, effects = effects[:, 0], effects[:, 1:]

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablation.studies.columns import KL, on_prompts
+from ablation.studies.columns import KL
+from ablation.studies.phrases import counted
 from ablation.studies.prompts import PromptSet
 from ablation.studies.redundant_found import THRESHOLDS, Joint, Reach, RedundantHeads
 
@@ -26,9 +27,9 @@ def _counts(found: RedundantHeads, prompts: PromptSet) -> list[str]:
     total = len(found.heads)
     told = "; ".join(_reach(reach, total) for reach in found.reaches)
     if held is None:
-        where = f"the {on_prompts(n_fitted)} that they were chosen on"
+        where = f"the {counted(n_fitted, 'prompts')} that they were chosen on"
     else:
-        where = f"{on_prompts(len(held), 'held-out prompts')} ({prompts.name})"
+        where = f"{counted(len(held), 'held-out prompts')} ({prompts.name})"
     said = [
         f"Of {total} heads, removed from the least costly on, so many go before the mean KL "
         f"reaches a threshold on {where}: {told}. With all heads the right token has rank "
@@ -38,8 +39,8 @@ def _counts(found: RedundantHeads, prompts: PromptSet) -> list[str]:
         own = " and ".join(f"{reach.n_heads}" for reach in found.reaches_fitted[1:])
         levels = " and ".join(f"{threshold:g}" for threshold in THRESHOLDS[1:])
         said.append(
-            f"On the {on_prompts(n_fitted)} that they were chosen on, {own} go before {levels} "
-            "nats: the difference is redundant for these prompts only."
+            f"On the {counted(n_fitted, 'prompts')} that they were chosen on, {own} go before "
+            f"{levels} nats: the difference is redundant for these prompts only."
         )
     return said
 
@@ -71,16 +72,13 @@ def _against(found: RedundantHeads) -> list[str]:
         own = found.held_out[:, step, KL].mean()
         single, chance = (found.compared[way][:, at].mean() for way in ("single", "random"))
         told[sizes[-1]] = (
-            f"with {_heads(sizes[-1])} removed, {own:.3g} nats by elimination, {single:.3g} by "
-            f"removing the heads of least effect alone, and {chance:.3g} by removing random ones"
+            f"with {counted(sizes[-1], 'heads')} removed, {own:.3g} nats by elimination, "
+            f"{single:.3g} by removing the heads of least effect alone, and {chance:.3g} by "
+            "removing random ones"
         )
     if not told:
         return []
     return [f"Against other orders on the same prompts: {'; '.join(told.values())}."]
-
-
-def _heads(n: int) -> str:
-    return "1 head" if n == 1 else f"{n} heads"
 
 
 def _sure(joint: Joint) -> int:
@@ -113,7 +111,7 @@ def _pairs(found: RedundantHeads) -> list[str]:
         f"Of {len(pairs)} pairs of the heads with the largest effect alone, {len(overlap)} cost "
         f"less together than the sum of both (their effects overlap) and {len(backup)} more "
         f"(they stand in for each other or push the same way), with 95 % confidence on "
-        f"{on_prompts(len(found.singles))}"
+        f"{counted(len(found.singles), 'prompts')}"
     )
     if overlap:
         said += f"; most overlap: {_named(overlap)}"

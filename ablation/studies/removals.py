@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
-from ablation.metrics import kl_divergence
 from ablation.studies.asked import AskedPrompt
-from ablation.studies.columns import KL, RANK, RIGHT, SAME, HeadSet
+from ablation.studies.columns import HeadSet
 from ablation.studies.prompts import PromptSet
 from ablation.studies.statistics import halves
 from models.language_model import LanguageModel
@@ -15,26 +13,12 @@ from models.types import FloatArray, Head
 
 
 def removal_effects(asked: Sequence[AskedPrompt], sets: Sequence[Sequence[Head]]) -> FloatArray:
-    """Remove each set of heads on each prompt; return float64 [n_prompts, n_sets, 4].
+    """Remove each set of heads on each prompt; return float64 [n_prompts, n_sets, 4] (`columns`).
 
     Raises:
         Cancelled: the work was cancelled.
     """
-    found = np.full((len(asked), len(sets), 4), np.nan)
-    for row, one in enumerate(asked):
-        for indices, log_probs in one.question.evaluate(sets):
-            clean = one.question.clean_log_probs(log_probs)
-            own = log_probs[:, one.answer]
-            found[row, indices, KL] = kl_divergence(clean, log_probs).cpu()
-            found[row, indices, RIGHT] = (own - clean[one.answer]).cpu()
-            found[row, indices, RANK] = _ranks(log_probs, own)
-            found[row, indices, SAME] = (log_probs.argmax(dim=1) == clean.argmax()).cpu()
-    return found
-
-
-def _ranks(log_probs: Tensor, own: Tensor) -> FloatArray:
-    ranks: FloatArray = (1 + (log_probs > own[:, None]).sum(dim=1)).cpu().numpy()
-    return ranks
+    return np.stack([one.effects(sets) for one in asked])
 
 
 def parted(prompts: PromptSet, n: int | None = None) -> tuple[list[int], list[int]]:

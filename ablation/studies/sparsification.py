@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ablation.evaluation import Cancelled
 from ablation.interventions import Sparsify
@@ -26,7 +25,7 @@ from ablation.studies.asked import AskedPrompt, Report, ask, seconds_of_pass
 from ablation.studies.columns import KL, HeadSet
 from ablation.studies.gates import BATCH, is_open, learn_gates
 from ablation.studies.prompts import PromptSet
-from ablation.studies.removals import kv_groups, parted, removal_effects
+from ablation.studies.removals import kv_groups, parted
 from ablation.studies.sparsification_found import FRACTIONS, STRENGTHS, SparseHeads
 from ablation.studies.types import StudyPlan, StudyResult
 from ablation.types import Progress
@@ -107,14 +106,14 @@ def run(
     except Cancelled:
         stopped = "cancelled"
     found = work.found()
-    return StudyResult(
-        name="sparsification",
-        answer=words.answer(found, prompts) if found is not None else (),
-        table=words.table(found) if found is not None else pd.DataFrame(),
+    return StudyResult.of(
+        "sparsification",
+        found,
+        lambda found: words.answer(found, prompts),
+        words.table,
         caveats=words.caveats(prompts, found, intervention, steps),
         n_prompts=len(prompts) if found is not None else 0,
-        seconds=time.monotonic() - started,
-        details=found,
+        started=started,
         stopped=stopped,
     )
 
@@ -155,8 +154,7 @@ class _Work:
         asked = [self._ask(index) for index in fitted]
         singles = []
         for number, one in enumerate(asked[:n_ranked], start=1):
-            alone = removal_effects([one], [(head,) for head in self.heads])
-            singles.append(alone[0, :, KL])
+            singles.append(one.effects([(head,) for head in self.heads])[:, KL])
             report(f"Each head alone: prompt {number} of {n_ranked}", 10)
         self.ranking = np.mean(singles, axis=0)
         self._learn(asked, self.ranking, report)
@@ -199,7 +197,7 @@ class _Work:
             sets += [self._without(values, size) for size in sizes]
         found = []
         for number, index in enumerate(held, start=1):
-            found.append(removal_effects([self._ask(index)], [self.heads, *sets])[0])
+            found.append(self._ask(index).effects([self.heads, *sets]))
             report(f"Heads removed on held-out prompt {number} of {len(held)}", 5)
         effects = np.stack(found)
         parts = effects[:, 1:].reshape(len(held), 2 + N_RANDOM, len(sizes), -1)
@@ -229,7 +227,7 @@ class _Work:
             for fraction in FRACTIONS:
                 sparsify = Sparsify(fraction=fraction)
                 one = ask(model, self.prompts, index, sparsify, self.seed, self.cancel)
-                own.append(removal_effects([one], [self.heads])[0, 0])
+                own.append(one.effects([self.heads])[0])
             effects.append(own)
             entries.append(self._entries(index))
             report(f"Small entries of z removed: prompt {number} of {len(held)}", 2)

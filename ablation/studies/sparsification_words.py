@@ -5,7 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from ablation.studies.columns import KL, RIGHT, SAME, on_prompts
+from ablation.studies.columns import KL, RIGHT, SAME
+from ablation.studies.phrases import counted, layers_words
 from ablation.studies.prompts import PromptSet
 from ablation.studies.sparsification_found import FRACTIONS, Core, SparseHeads
 from ablation.studies.statistics import rank_agreement
@@ -45,13 +46,14 @@ def _core(found: SparseHeads, core: Core, prompts: PromptSet) -> list[str]:
     tried = [(size, i) for i, size in enumerate(found.sizes) if size in found.open_counts]
     shares = found.shares(found.kept["learned"])
     told = "; ".join(
-        f"{_heads(count)} at {_strengths(found, count)} nats a head keep {100 * shares[i]:.0f} %"
+        f"{counted(count, 'heads')} at {_strengths(found, count)} nats a head keep "
+        f"{100 * shares[i]:.0f} %"
         for count, i in reversed(tried)
     )
     asked = f"{found.share:g} % of what the heads do to the predictions"
-    where = f"{on_prompts(n, 'held-out prompts')} ({prompts.name})"
+    where = f"{counted(n, 'held-out prompts')} ({prompts.name})"
     if size == total:
-        largest = _heads(max(found.sizes, default=0))
+        largest = counted(max(found.sizes, default=0), "heads")
         said = [
             f"No smaller core: with {largest} of {total}, less than {asked} is kept on {where}."
         ]
@@ -64,10 +66,6 @@ def _core(found: SparseHeads, core: Core, prompts: PromptSet) -> list[str]:
     if told:
         said.append(f"Gates learned at several strengths of the penalty: {told}.")
     return said
-
-
-def _heads(n: int) -> str:
-    return "1 head" if n == 1 else f"{n} heads"
 
 
 def _strengths(found: SparseHeads, count: int) -> str:
@@ -93,10 +91,10 @@ def _against(found: SparseHeads, core: Core) -> list[str]:
         f"With {size} heads the KL is {own[KL]:.3g} nats by learned gates, "
         f"{means['single'][KL]:.3g} with the heads of the largest effect alone and "
         f"{means['random'][KL]:.3g} with random ones; for {found.share:g} % these need {needed} "
-        f"and {by_chance}. With {_heads(fewest)} it is {few['learned']:.3g}, {few['single']:.3g} "
-        f"and {few['random']:.3g} nats. With the core the likeliest token stays in "
-        f"{100 * own[SAME]:.0f} % of the prompts and the right token's log-probability "
-        f"changes by {own[RIGHT]:.3g} nats."
+        f"and {by_chance}. With {counted(fewest, 'heads')} it is {few['learned']:.3g}, "
+        f"{few['single']:.3g} and {few['random']:.3g} nats. "
+        f"With the core the likeliest token stays in {100 * own[SAME]:.0f} % of the prompts and "
+        f"the right token's log-probability changes by {own[RIGHT]:.3g} nats."
     ]
 
 
@@ -106,7 +104,7 @@ def _where(found: SparseHeads, core: Core) -> list[str]:
     thirds = np.array_split(np.arange(found.n_layers), min(3, found.n_layers))
     told = ", ".join(
         f"{int(counts[part].sum())} of {_heads_in(found, part)} in "
-        + (f"layer {part[0]}" if len(part) == 1 else f"layers {part[0]} to {part[-1]}")
+        + layers_words(range(part[0], part[-1] + 1))
         for part in thirds
     )
     empty = int((counts == 0).sum())
@@ -145,7 +143,7 @@ def _activations(found: SparseHeads) -> list[str]:
         f"{100 * fraction:g} % of the entries keep {100 * share:.0f} %"
         for fraction, share in zip(FRACTIONS, shares, strict=True)
     )
-    where = on_prompts(len(found.sparse), "held-out prompts")
+    where = counted(len(found.sparse), "held-out prompts")
     said = f"With only the largest entries of each head's z, on {where}: {told} of what heads do"
     middle = np.nanmedian(found.entries) if np.isfinite(found.entries).any() else np.nan
     if not np.isnan(middle):

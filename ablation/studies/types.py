@@ -1,11 +1,15 @@
 """What a study gives: plain data, no torch."""
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,37 @@ class StudyResult:
     """What only this study has; it can be written out by its `to_json`."""
     stopped: str = "complete"
     """"complete"; "cancelled" when not everything was measured."""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        found: Found | None,
+        answer: Callable[[Found], tuple[str, ...]],
+        table: Callable[[Found], pd.DataFrame],
+        *,
+        caveats: tuple[str, ...],
+        n_prompts: int,
+        started: float,
+        stopped: str,
+    ) -> "StudyResult":
+        """Put a result together.
+
+        Args:
+            found: the details; None if nothing was measured: the answer and the table are empty.
+            answer, table: say what was found.
+            started: by `time.monotonic`.
+        """
+        return cls(
+            name=name,
+            answer=() if found is None else answer(found),
+            table=pd.DataFrame() if found is None else table(found),
+            caveats=caveats,
+            n_prompts=n_prompts,
+            seconds=time.monotonic() - started,
+            details=found,
+            stopped=stopped,
+        )
 
     def to_json(self) -> dict[str, Any]:
         details = {} if self.details is None else self.details.to_json()

@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from ablation.studies.asked import KL, RIGHT
+from ablation.studies.columns import KL, RIGHT
 from ablation.studies.critical_heads import LEADERS, SHARE, CriticalHeads
 from ablation.studies.types import StudyResult
-from ablation.types import HeadValues, MetricInfo
+from ablation.types import MetricInfo
 from models.types import FloatArray
-from viz.heads import head_map_figure
-from viz.studies.figure import StudyFigure, bars, framed, level, line
+from viz.studies.figure import StudyFigure, bars, framed, head_map, level, line
 
 SHOWN = 15
 _KL = MetricInfo(
@@ -47,13 +46,8 @@ def figures(result: StudyResult, dark: bool) -> tuple[StudyFigure, ...]:
 def _map(
     found: CriticalHeads, metric: MetricInfo, column: int, name: str, title: str, dark: bool
 ) -> StudyFigure:
-    values = np.full((found.n_layers, found.n_heads), np.nan, dtype=np.float32)
-    for head, value in zip(found.heads, found.effects[..., column].mean(axis=0), strict=True):
-        values[head.layer, head.head] = value
-    figure = head_map_figure(
-        found.n_layers, found.n_heads, HeadValues(metric, values), dark=dark, width=330, height=420
-    )
-    return StudyFigure(name, title, f"{metric.label}: {metric.description}", figure, wide=False)
+    values = dict(zip(found.heads, found.effects[..., column].mean(axis=0), strict=True))
+    return head_map((found.n_layers, found.n_heads), metric, values, name, title, dark=dark)
 
 
 def _leaders(found: CriticalHeads, dark: bool) -> StudyFigure:

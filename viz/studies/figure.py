@@ -1,17 +1,20 @@
 """What the figures of studies share: a title, axes with names and units, lines, bars, intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from models.types import FloatArray
+from ablation.types import HeadValues, MetricInfo
+from models.types import FloatArray, Head
+from viz.heads import head_map_figure
 from viz.labels import literal
 from viz.theme import MONO, base_layout, palette, plain_axis
 
 HEIGHT = 300  # px
+MAP_WIDTH, MAP_HEIGHT = 330, 420  # px
 HUES = ("primary", "accent", "neutral")
 """Colours of the palette that tell the traces of one figure apart, in their order."""
 
@@ -78,19 +81,59 @@ def hue(index: int, dark: bool) -> str:
     return colour
 
 
+def head_map(
+    grid: tuple[int, int],
+    metric: MetricInfo,
+    values: Mapping[Head, float],
+    name: str,
+    title: str,
+    *,
+    dark: bool,
+    marked: Sequence[Head] = (),
+) -> StudyFigure:
+    """Draw a number of each head as a map, layers up and heads across.
+
+    Args:
+        grid: (n_layers, n_heads).
+        metric: what the number is.
+        values: heads without one stay without colour.
+        marked: heads that are outlined.
+    """
+    cells = np.full(grid, np.nan, dtype=np.float32)
+    for head, value in values.items():
+        cells[head.layer, head.head] = value
+    figure = head_map_figure(
+        *grid, HeadValues(metric, cells), marked, dark=dark, width=MAP_WIDTH, height=MAP_HEIGHT
+    )
+    return StudyFigure(name, title, f"{metric.label}: {metric.description}", figure, wide=False)
+
+
+def faint(colour: str, opacity: float) -> str:
+    """Return a colour of the palette, "#rrggbb", as one that lets through what is behind it."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
 Numbers = Sequence[float] | FloatArray
 
 
 def line(
-    x: Sequence[Any], y: Numbers, name: str, index: int, *, dark: bool, dash: str = "solid"
+    x: Sequence[Any],
+    y: Numbers,
+    name: str,
+    index: int = 0,
+    *,
+    dark: bool,
+    dash: str = "solid",
+    colour: str | None = None,
 ) -> go.Scatter:
-    """Return a line of a figure."""
+    """Return a line of a figure, in the colour of its number unless one is given."""
     return go.Scatter(
         x=list(x),
         y=[float(value) for value in y],
         name=name,
         mode="lines+markers",
-        line={"color": hue(index, dark), "width": 1.8, "dash": dash},
+        line={"color": colour or hue(index, dark), "width": 1.8, "dash": dash},
         marker={"size": 4},
         hovertemplate=f"{name}<br>%{{x}}: <b>%{{y:.3g}}</b><extra></extra>",
     )

@@ -4,9 +4,8 @@ import numpy as np
 
 from ablation.studies.relations.types import EVERY, AgreementEffect, LinguisticHeads, Verdict
 from ablation.studies.types import StudyResult
-from ablation.types import HeadValues, MetricInfo
-from viz.heads import head_map_figure
-from viz.studies.figure import StudyFigure, bars, framed
+from ablation.types import MetricInfo
+from viz.studies.figure import StudyFigure, bars, framed, head_map
 
 _EXCESS = MetricInfo(
     "excess",
@@ -15,7 +14,7 @@ _EXCESS = MetricInfo(
     diverging=False,
     needs_target=False,
     description="held-out share of related words less that of the best fixed key, for the "
-    "relation where it is largest; 0 where it is never larger.",
+    "relation where it is largest; 0 where it is never larger. Outlined: the heads that count.",
 )
 
 
@@ -64,23 +63,10 @@ def _map(found: LinguisticHeads, judged: list[Verdict], dark: bool) -> StudyFigu
         hits = marks.hits[marks.of(verdict.relation, held_out=True)].mean(axis=0)
         excess = hits[columns] - verdict.hindsight_held_out
         values[columns] = np.fmax(values[columns], np.maximum(excess, 0))
-    grid = values.reshape(found.n_layers, found.n_heads)
-    figure = head_map_figure(
-        found.n_layers,
-        found.n_heads,
-        HeadValues(_EXCESS, grid),
-        found.winners,
-        dark=dark,
-        width=330,
-        height=420,
-    )
-    return StudyFigure(
-        "map",
-        "Where such heads are",
-        f"{_EXCESS.label}: {_EXCESS.description} Outlined: the heads that count.",
-        figure,
-        wide=False,
-    )
+    by_head = {head: float(values[column]) for column, head in found.heads.items()}
+    grid = (found.n_layers, found.n_heads)
+    title = "Where such heads are"
+    return head_map(grid, _EXCESS, by_head, "map", title, dark=dark, marked=found.winners)
 
 
 def _by_distance(found: LinguisticHeads, judged: list[Verdict], dark: bool) -> StudyFigure:

@@ -10,10 +10,9 @@ from ablation.studies.locality_types import Locality
 from ablation.studies.statistics import Interval
 from ablation.studies.types import StudyResult
 from ablation.studies.windows import DISTANCE, WIDTHS
-from ablation.types import HeadValues, MetricInfo
-from models.types import FloatArray
-from viz.heads import head_map_figure
-from viz.studies.figure import StudyFigure, framed, level, line
+from ablation.types import MetricInfo
+from models.types import FloatArray, Head
+from viz.studies.figure import StudyFigure, faint, framed, head_map, level, line
 from viz.theme import head_colour
 
 _DISTANCE = MetricInfo(
@@ -58,14 +57,10 @@ def _shares(found: Locality, dark: bool) -> StudyFigure:
 
 
 def _distance(found: Locality, dark: bool) -> StudyFigure:
-    values = np.stack([prompt.heads[..., DISTANCE] for prompt in found.prompts])
-    mean = values.mean(axis=0).astype(np.float32)
-    n_layers, n_heads = mean.shape
-    figure = head_map_figure(
-        n_layers, n_heads, HeadValues(_DISTANCE, mean), dark=dark, width=330, height=420
-    )
-    about = f"{_DISTANCE.label}: {_DISTANCE.description}"
-    return StudyFigure("distance", "How far each head looks", about, figure, wide=False)
+    mean = np.mean([prompt.heads[..., DISTANCE] for prompt in found.prompts], axis=0)
+    values = {Head(*at): float(value) for at, value in np.ndenumerate(mean)}
+    name, title = "distance", "How far each head looks"
+    return head_map(mean.shape, _DISTANCE, values, name, title, dark=dark)
 
 
 def _confined(found: Locality, dark: bool) -> StudyFigure:
@@ -95,9 +90,7 @@ def _widths(found: Locality, dark: bool) -> StudyFigure:
     means = np.stack([found.near_only_parts(width).mean(axis=0) for width in found.widths])
     traces = []
     for part, name in enumerate(PARTS):
-        trace = line(x, means[:, part], name, 0, dark=dark)
-        trace.line.color = head_colour(part, dark)
-        traces.append(trace)
+        traces.append(line(x, means[:, part], name, dark=dark, colour=head_colour(part, dark)))
     return StudyFigure(
         "widths",
         "How wide a window must be",
@@ -122,9 +115,8 @@ def _abstract(found: Locality, dark: bool) -> StudyFigure:
                 curve = found.separation.auc(state, against).mean
                 words = f"AUC against {kind}, {name}"
                 dash = "solid" if state == MEAN else "dash"
-                trace = line(x, curve, words, 0, dark=dark, dash=dash)
-                trace.line.color = head_colour(i + 1, dark)
-                traces.append(trace)
+                colour = head_colour(i + 1, dark)
+                traces.append(line(x, curve, words, dark=dark, dash=dash, colour=colour))
     return StudyFigure(
         "abstract",
         "How abstract states are",
@@ -144,15 +136,14 @@ def _banded(
 ) -> list[go.Scatter]:
     """Return a line and its interval as a band behind it."""
     colour = head_colour(index, dark)
-    drawn = line(x, values.mean, name, 0, dark=dark)
-    drawn.line.color = colour
+    drawn = line(x, values.mean, name, dark=dark, colour=colour)
     if np.isnan(values.low).all():
         return [drawn]
     band = go.Scatter(
         x=[*x, *reversed(x)],
         y=[*values.low.tolist(), *values.high[::-1].tolist()],
         fill="toself",
-        fillcolor=_faint(colour),
+        fillcolor=faint(colour, 0.15),
         line={"width": 0},
         mode="lines",
         hoverinfo="skip",
@@ -165,12 +156,7 @@ def _marks(
     x: Sequence[object], y: FloatArray | Sequence[float], name: str, index: int, dark: bool
 ) -> go.Scatter:
     """Return a dotted line, without a legend entry where it has no name."""
-    drawn = line(x, y, name, 0, dark=dark, dash="dot")
-    drawn.mode, drawn.line.color, drawn.line.width = "lines", head_colour(index, dark), 1.2
+    drawn = line(x, y, name, dark=dark, dash="dot", colour=head_colour(index, dark))
+    drawn.mode, drawn.line.width = "lines", 1.2
     drawn.showlegend = bool(name)
     return drawn
-
-
-def _faint(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.15)"

@@ -2,16 +2,15 @@
 
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 
-from ablation.studies.permutation_types import INTERVENTIONS, KL, PERMUTE, Permutation
+from ablation.studies.columns import KL
+from ablation.studies.permutation_types import INTERVENTIONS, PERMUTE, Permutation
 from ablation.studies.types import StudyResult
-from ablation.types import HeadValues, MetricInfo
+from ablation.types import MetricInfo
 from models.types import FloatArray
-from viz.heads import head_map_figure
 from viz.labels import literal
-from viz.studies.figure import StudyFigure, bars, framed, line
+from viz.studies.figure import StudyFigure, bars, framed, head_map, line
 from viz.theme import MONO, base_layout, palette
 
 NAMES = {"permute": "shuffled", "zero": "set to 0", "mean": "set to the mean"}
@@ -85,15 +84,9 @@ def _random(found: Permutation, dark: bool) -> StudyFigure:
 
 
 def _map(found: Permutation, dark: bool) -> StudyFigure:
-    values = np.full((found.n_layers, found.n_heads), np.nan, dtype=np.float32)
-    for head, value in zip(found.heads, found.singles.mean(axis=0), strict=True):
-        values[head.layer, head.head] = value
-    figure = head_map_figure(
-        found.n_layers, found.n_heads, HeadValues(_KL, values), dark=dark, width=330, height=420
-    )
-    return StudyFigure(
-        "heads", "Each head alone", f"{_KL.label}: {_KL.description}", figure, wide=False
-    )
+    values = dict(zip(found.heads, found.singles.mean(axis=0), strict=True))
+    grid = (found.n_layers, found.n_heads)
+    return head_map(grid, _KL, values, "heads", "Each head alone", dark=dark)
 
 
 def _continuations(found: Permutation, dark: bool) -> StudyFigure:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from ablation.studies.progression_types import Flow, Progression, Written, band_words
+from ablation.studies.phrases import layers_words
+from ablation.studies.progression_types import Flow, Progression, Written
 from ablation.studies.types import StudyResult
 from models.types import FloatArray
 from viz.labels import clipped, literal
-from viz.studies.figure import StudyFigure, framed, hue, line
+from viz.studies.figure import StudyFigure, faint, framed, hue, line
 from viz.theme import (
     MONO,
     ColourScale,
@@ -71,9 +72,8 @@ def _followed(found: Progression, dark: bool) -> StudyFigure:
     x = ["embed", *map(str, range(found.n_layers))]
     traces = []
     for i, label in enumerate(found.lens.followed):
-        trace = line(x, found.lens.log_probs[:, i], literal(label), 0, dark=dark)
-        trace.line.color = head_colour(i, dark)
-        traces.append(trace)
+        values, colour = found.lens.log_probs[:, i], head_colour(i, dark)
+        traces.append(line(x, values, literal(label), dark=dark, colour=colour))
     return StudyFigure(
         "followed",
         "The leading tokens from layer to layer",
@@ -120,7 +120,7 @@ def _sankey(found: Progression, flow: Flow, dark: bool) -> StudyFigure:
     index = {node: i for i, node in enumerate(nodes)}
     colours = {n: head_colour(i, dark) for i, n in enumerate(sorted({n for _, n in nodes}))}
     n_bands = len(flow.links)
-    words = ["input", *(f"behind {band_words(band)}" for band in found.bands)]
+    words = ["input", *(f"behind {layers_words(band)}" for band in found.bands)]
     figure = go.Figure(
         go.Sankey(
             arrangement="snap",
@@ -139,7 +139,7 @@ def _sankey(found: Progression, flow: Flow, dark: bool) -> StudyFigure:
                 "source": [index[(band, source)] for _, band, source, _ in links],
                 "target": [index[(band + 1, target)] for _, band, _, target in links],
                 "value": [share for share, *_ in links],
-                "color": [_faint(colours[source]) for _, _, source, _ in links],
+                "color": [faint(colours[source], 0.35) for _, _, source, _ in links],
                 "hovertemplate": "%{source.label} to %{target.label}: %{value:.3f}<extra></extra>",
             },
         )
@@ -252,8 +252,3 @@ def _grid(
         },
         margin={"l": 54, "r": 14, "t": 10, "b": BOTTOM, "pad": 0},
     )  # fmt: skip
-
-
-def _faint(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.35)"

@@ -8,10 +8,9 @@ import plotly.graph_objects as go
 from ablation.studies.columns import KL, RANK
 from ablation.studies.redundant_found import THRESHOLDS, Joint, RedundantHeads
 from ablation.studies.types import StudyResult
-from ablation.types import HeadValues, MetricInfo
+from ablation.types import MetricInfo
 from models.types import FloatArray
-from viz.heads import head_map_figure
-from viz.studies.figure import StudyFigure, bars, framed, line
+from viz.studies.figure import StudyFigure, bars, framed, head_map, line
 from viz.theme import diverging_scale, palette
 
 SHOWN = 16
@@ -99,16 +98,13 @@ def _right(found: RedundantHeads, dark: bool) -> StudyFigure:
 
 
 def _order(found: RedundantHeads, dark: bool) -> StudyFigure:
-    values = np.full((found.n_layers, found.n_heads), np.nan, dtype=np.float32)
-    for step, size in zip(found.steps, found.sizes, strict=True):
-        for head in step.removed:
-            values[head.layer, head.head] = 100 * size / len(found.heads)
-    figure = head_map_figure(
-        found.n_layers, found.n_heads, HeadValues(_ORDER, values), dark=dark, width=330, height=420
-    )
-    return StudyFigure(
-        "order", "When each head goes", f"{_ORDER.label}: {_ORDER.description}", figure, wide=False
-    )
+    values = {
+        head: 100 * size / len(found.heads)
+        for step, size in zip(found.steps, found.sizes, strict=True)
+        for head in step.removed
+    }
+    grid = (found.n_layers, found.n_heads)
+    return head_map(grid, _ORDER, values, "order", "When each head goes", dark=dark)
 
 
 def _pairs(found: RedundantHeads, dark: bool) -> StudyFigure:

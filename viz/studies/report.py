@@ -5,6 +5,7 @@ from html import escape
 import plotly.io
 
 from ablation.studies import study_named
+from ablation.studies.phrases import counted
 from ablation.studies.types import StudyResult
 from viz.studies import study_figures
 
@@ -32,6 +33,7 @@ def study_html(result: StudyResult, model: str) -> str:
     return (
         f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{escape(info.label)}"
         f"</title><style>{STYLE}</style></head><body><h1>{escape(info.question)}</h1>"
-        f"<p>{escape(model)}, {result.n_prompts} prompts, {result.seconds:.0f} s</p>{answer}"
+        f"<p>{escape(model)}, {counted(result.n_prompts, 'prompts')}, {result.seconds:.0f} s</p>"
+        f"{answer}"
         f"<ul class='caveats'>{caveats}</ul>{''.join(parts)}<h2>Table</h2>{table}</body></html>\n"
     )

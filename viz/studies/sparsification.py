@@ -5,9 +5,8 @@ import numpy as np
 from ablation.studies.columns import KL
 from ablation.studies.sparsification_found import FRACTIONS, Core, SparseHeads
 from ablation.studies.types import StudyResult
-from ablation.types import HeadValues, MetricInfo
-from viz.heads import head_map_figure
-from viz.studies.figure import StudyFigure, bars, framed, level, line
+from ablation.types import MetricInfo
+from viz.studies.figure import StudyFigure, bars, framed, head_map, level, line
 
 _OPEN = MetricInfo(
     "open",
@@ -64,21 +63,9 @@ def _kept(found: SparseHeads, core: Core, dark: bool) -> StudyFigure:
 
 
 def _map(found: SparseHeads, core: Core | None, dark: bool) -> StudyFigure:
-    values = np.full((found.n_layers, found.n_heads), np.nan, dtype=np.float32)
-    for head, count in zip(found.heads, (found.learned > 0).sum(axis=0), strict=True):
-        values[head.layer, head.head] = count
-    figure = head_map_figure(
-        found.n_layers,
-        found.n_heads,
-        HeadValues(_OPEN, values),
-        () if core is None else core.heads,
-        dark=dark,
-        width=330,
-        height=420,
-    )
-    return StudyFigure(
-        "map", "Which heads stay", f"{_OPEN.label}: {_OPEN.description}", figure, wide=False
-    )
+    values = dict(zip(found.heads, (found.learned > 0).sum(axis=0), strict=True))
+    grid, marked = (found.n_layers, found.n_heads), () if core is None else core.heads
+    return head_map(grid, _OPEN, values, "map", "Which heads stay", dark=dark, marked=marked)
 
 
 def _layers(found: SparseHeads, core: Core, dark: bool) -> StudyFigure:

@@ -14,7 +14,6 @@ from string import Formatter
 from ablation.studies.relations import templates as texts
 from models.types import TokenizedPrompt
 
-SOURCE = "written for this program, under its licence"
 PER_TEMPLATE = 10
 """Sentences of each template."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ablation.studies.phrases import counted
 from ablation.studies.relations import PlacedMark, Sentence, place_marks
 from ablation.studies.relations.types import ReadMarks
 from models.attention_reading import AttentionBlock
@@ -20,7 +21,7 @@ def rule_name(index: int) -> str:
     where = index % FARTHEST + 1
     if index >= FARTHEST:
         return f"position {where}"
-    return f"{where} token{'s' if where > 1 else ''} back"
+    return f"{counted(where, 'tokens')} back"
 
 
 def read_marks(

@@ -10,7 +10,7 @@ from tiny import tiny_model
 
 from ablation import Zero, sweep_heads
 from ablation.studies import plan_study, run_study
-from ablation.studies.asked import KL, RIGHT
+from ablation.studies.columns import KL, RIGHT
 from ablation.studies.critical_heads import random_sets
 from ablation.studies.prompts import PromptSet, StudyPrompt
 from ablation.studies.types import StudyResult

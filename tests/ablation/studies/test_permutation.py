@@ -16,8 +16,9 @@ from tiny import PROMPT, tiny_model
 
 from ablation import Ablation, Mean, Permute, Progress, Zero, run_study
 from ablation.studies import plan_study
+from ablation.studies.columns import KL
 from ablation.studies.continuing import continue_text
-from ablation.studies.permutation_types import KL, LOSS, MEAN, PERMUTE, ZERO
+from ablation.studies.permutation_types import LOSS, MEAN, PERMUTE, ZERO
 from ablation.studies.prompts import PromptSet, StudyPrompt
 from models.errors import UserError
 from models.language_model import LanguageModel
