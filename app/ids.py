@@ -302,7 +302,7 @@ PATCHING_NOTE = "patching-note"
 PATCHING_POSITIONS = "patching-positions"
 PATCHING_FRAME = "patching-frame"
 
-# Heads: their roles
+# Studies
 STUDIES = "studies"
 STUDIES_NAME = "studies-name"
 STUDIES_QUESTION = "studies-question"
@@ -328,6 +328,8 @@ STUDIES_ANSWER = "studies-answer"
 STUDIES_FIGURES = "studies-figures"
 STUDIES_TABLE = "studies-table"
 STUDIES_CAVEATS = "studies-caveats"
+
+# Heads: their roles
 HEADS_TAB = "heads-tab"
 ROLES_PLACE = "roles-place"
 DOSSIER = "dossier"

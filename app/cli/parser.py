@@ -196,7 +196,7 @@ def _add_heads(commands: Any) -> None:
     parser.add_argument(
         "--smallest", action="store_true", help="list those with the smallest values"
     )
-    add_stack(parser, "whose heads are summarised (not cross)")
+    add_stack(parser, "whose heads are summarised")
     add_ablation(parser)
     add_top(parser, "how many heads to list")
     add_json(parser)

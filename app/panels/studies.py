@@ -3,7 +3,7 @@
 Everything that can be chosen comes from the table of studies (`ablation.studies.STUDIES`).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
@@ -17,13 +17,10 @@ from app.panels.circuit_tables import figures, table
 from app.panels.export_menu import export_menu
 from app.panels.pieces import GRAPH_CONFIG, empty
 from app.panels.progress import Bar, cancels, progress_place, watch_page
-from app.panels.studies_form import ASKED, options_of, prompt_fields, prompts_of
+from app.panels.studies_form import ASKED, asked_words, options_of, prompt_fields, prompts_of
 from app.services import Services
 from app.view import View
 from models.errors import ErrorKind, UserError
-
-if TYPE_CHECKING:
-    pass
 
 TABLE_HEIGHT = 330  # px
 EMPTY = (
@@ -96,10 +93,17 @@ def _result() -> html.Div:
     )
 
 
-def headline(result: StudyResult) -> str:
-    """Say what ran, on what, and how long."""
+def headline(result: StudyResult, asked: str) -> str:
+    """Say what ran, on what, and how long.
+
+    Args:
+        asked: the prompts and options in words (`studies_form.asked_words`).
+    """
     info = study_named(result.name)
-    done = f"{info.label}, {words.count(result.n_prompts, 'prompt')}, {duration(result.seconds)}"
+    done = (
+        f"{info.label}, {words.count(result.n_prompts, 'prompt')} ({asked}), "
+        f"{duration(result.seconds)}"
+    )
     return f"Cancelled: {done}; what was measured until then" if _stopped(result) else done
 
 
@@ -171,7 +175,7 @@ def register(app: Dash, services: Services) -> None:
         if ctx.triggered_id == ids.DARK:
             return (*(no_update,) * 3, shown, *(no_update,) * 4)
         return (
-            headline(result),
+            headline(result, kept["asked"]),
             [html.P(sentence) for sentence in result.answer],
             [html.Li(caveat) for caveat in result.caveats],
             shown,
@@ -213,6 +217,7 @@ def _register_run(app: Dash, services: Services) -> None:
                 raise
             return no_update, str(error)
         key = services.results.keep(result, 2**20 + int(result.table.memory_usage().sum()))
-        return {"key": key, "model": view.model}, ""
+        asked = asked_words(name, prompts.name, options)
+        return {"key": key, "model": view.model, "asked": asked}, ""
 
     cancels(app, services, ids.STUDIES_CANCEL, ids.STUDIES_STATUS)

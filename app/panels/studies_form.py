@@ -153,6 +153,13 @@ def options_of(name: str, values: list[Any], at: list[dict[str, Any]]) -> dict[s
     return given
 
 
+def asked_words(name: str, prompts: str, options: dict[str, Any]) -> str:
+    """Return what a study was asked, in words: "passages; intervention: zero; seed: 0"."""
+    labels = {option.name: option.label for option in study_named(name).options}
+    told = (f"{labels[option].lower()}: {value}" for option, value in options.items())
+    return "; ".join((prompts, *told))
+
+
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks that fill the form and tell the plan."""
 
