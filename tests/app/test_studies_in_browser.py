@@ -35,7 +35,7 @@ def test_a_study_is_planned_run_and_saved(quiet: Page, address: str, tmp_path: P
     expect(quiet.locator("#studies-problem")).to_be_empty()
     quiet.click("#studies-run")
     expect(quiet.locator("#studies-headline")).to_contain_text(
-        "Critical heads, 2 prompts (passages; intervention: zero; "
+        "Critical heads, 2 prompts (own.txt; intervention: zero; "
     )
     expect(quiet.locator("#studies-answer p").first).to_contain_text("of 12 heads")
     expect(quiet.locator("#studies-figures .js-plotly-plot")).to_have_count(5)
