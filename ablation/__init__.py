@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ablation.circuit.patching import patch_heads
     from ablation.circuit.tasks import TASKS, make_pairs
     from ablation.circuit.types import Circuit, PromptPair
+    from ablation.composition import Composition, composition_scores
     from ablation.corpus import load_corpus
     from ablation.dossier import Dossier, head_dossier
     from ablation.grid import sweep_positions
@@ -62,6 +63,7 @@ _HOMES = {
     "ablation.circuit.pairs": ("check_pair", "check_pairs"),
     "ablation.circuit.tasks": ("TASKS", "make_pairs"),
     "ablation.circuit.types": ("Circuit", "PromptPair"),
+    "ablation.composition": ("Composition", "composition_scores"),
     "ablation.corpus": ("load_corpus",),
     "ablation.dossier": ("Dossier", "head_dossier"),
     "ablation.grid": ("sweep_positions",),
@@ -110,6 +112,7 @@ __all__ = [
     "Ablation",
     "Circuit",
     "Comparison",
+    "Composition",
     "Dossier",
     "Head",
     "HeadScores",
@@ -132,6 +135,7 @@ __all__ = [
     "check_pairs",
     "compare",
     "compare_attention",
+    "composition_scores",
     "discover_circuit",
     "explain_attention",
     "format_heads",

@@ -35,7 +35,7 @@ TOKEN, POSITION = 0, N_TOKENS
 BEFORE = N_TOKENS + N_POSITIONS
 ANSWER = BEFORE + N_TOKENS
 BALLAST = ANSWER + N_TOKENS
-D_MODEL = BALLAST + 2  # 44: two heads of 22
+D_MODEL = 48  # 44 are used; two heads of 24, or four of 12
 D_HEAD = D_MODEL // 2
 
 SHARPNESS = 6.0
@@ -56,12 +56,20 @@ TRUE_EDGES = {
 
 
 def hand_wired_model() -> GPT2LMHeadModel:
+    model = _unwired(n_heads=2)
+    with torch.no_grad():
+        _wire_circuit(model, head=0, tokens=slice(0, N_TOKENS))
+    return model
+
+
+def _unwired(n_heads: int) -> GPT2LMHeadModel:
+    """Return the model with its embeddings and its unembedding, and heads that do nothing."""
     config = GPT2Config(
         vocab_size=N_TOKENS,
         n_positions=N_POSITIONS,
         n_embd=D_MODEL,
         n_layer=2,
-        n_head=2,
+        n_head=n_heads,
         n_inner=4,
         tie_word_embeddings=False,
         bos_token_id=None,
@@ -73,8 +81,6 @@ def hand_wired_model() -> GPT2LMHeadModel:
             is_gain = "ln_" in name and name.endswith("weight")
             parameter.fill_(1.0 if is_gain else 0.0)
         _embed(model)
-        _wire(model, 0, query=_next_position(), key=_span(POSITION, N_POSITIONS), writes=BEFORE)
-        _wire(model, 1, query=_span(TOKEN, N_TOKENS), key=_span(BEFORE, N_TOKENS), writes=ANSWER)
         model.lm_head.weight[:, ANSWER : ANSWER + N_TOKENS] = 8 / ENTRY * torch.eye(N_TOKENS)
     return model
 
@@ -82,32 +88,38 @@ def hand_wired_model() -> GPT2LMHeadModel:
 def _embed(model: GPT2LMHeadModel) -> None:
     model.transformer.wte.weight[:, TOKEN : TOKEN + N_TOKENS] = torch.eye(N_TOKENS)
     model.transformer.wpe.weight[:, POSITION : POSITION + N_POSITIONS] = torch.eye(N_POSITIONS)
-    model.transformer.wpe.weight[:, BALLAST:] = WEIGHT * torch.tensor([1.0, -1.0])
+    model.transformer.wpe.weight[:, BALLAST : BALLAST + 2] = WEIGHT * torch.tensor([1.0, -1.0])
 
 
-def _span(first: int, count: int) -> torch.Tensor:
+def _wire_circuit(model: GPT2LMHeadModel, head: int, tokens: slice) -> None:
+    """Let this head of both layers continue what was said before, for some tokens alone."""
+    positions = slice(0, N_POSITIONS)
+    ways = (
+        (0, (POSITION, positions), (POSITION, positions), BEFORE),
+        (1, (TOKEN, tokens), (BEFORE, tokens), ANSWER),
+    )
+    for layer, (query, of_query), (key, of_key), writes in ways:
+        attention = model.transformer.h[layer].attn
+        d_head = D_MODEL // model.config.n_head
+        asks, answers = _span(query, of_query, d_head), _span(key, of_key, d_head)
+        if layer == 0:  # moved down by one: position 3 asks for position 2
+            asks = torch.roll(asks, -1, dims=1)
+        # Scores are divided by the root of d_head.
+        strength = (SHARPNESS * d_head**0.5) ** 0.5 / ENTRY
+        value = _span(TOKEN, tokens, d_head)
+        for part, matrix in enumerate((strength * asks, strength * answers, value / ENTRY)):
+            first = part * D_MODEL + head * d_head
+            attention.c_attn.weight[:, first : first + d_head] = matrix
+        rows = attention.c_proj.weight[head * d_head : (head + 1) * d_head]
+        rows[:N_TOKENS, writes : writes + N_TOKENS] = torch.eye(N_TOKENS)
+
+
+def _span(first: int, kept: slice, d_head: int) -> torch.Tensor:
     """Return [d_model, d_head] that copies a part of the stream to the head's first dimensions."""
-    matrix = torch.zeros(D_MODEL, D_HEAD)
-    matrix[first : first + count, :count] = torch.eye(count)
+    matrix = torch.zeros(D_MODEL, d_head)
+    for i in range(kept.start, kept.stop):
+        matrix[first + i, i] = 1
     return matrix
-
-
-def _next_position() -> torch.Tensor:
-    """Return the same of positions, moved down by one: position 3 asks for position 2."""
-    return torch.roll(_span(POSITION, N_POSITIONS), -1, dims=1)
-
-
-def _wire(
-    model: GPT2LMHeadModel, layer: int, query: torch.Tensor, key: torch.Tensor, writes: int
-) -> None:
-    """Let head 0 of a layer look by `query` and `key`, and write the token it finds."""
-    attention = model.transformer.h[layer].attn
-    strength = (SHARPNESS * D_HEAD**0.5) ** 0.5 / ENTRY  # scores are divided by the root of d_head
-    attention.c_attn.weight[:, :D_HEAD] = strength * query
-    attention.c_attn.weight[:, D_MODEL : D_MODEL + D_HEAD] = strength * key
-    value = _span(TOKEN, N_TOKENS) / ENTRY
-    attention.c_attn.weight[:, 2 * D_MODEL : 2 * D_MODEL + D_HEAD] = value
-    attention.c_proj.weight[:N_TOKENS, writes : writes + N_TOKENS] = torch.eye(N_TOKENS)
 
 
 WORDS = tuple("abcdefghij")
@@ -123,9 +135,14 @@ def word_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
 @cache
 def hand_wired() -> LanguageModel:
     """Return it loaded as the program loads any model; shared and read-only."""
+    return loaded(hand_wired_model())
+
+
+def loaded(model: GPT2LMHeadModel) -> LanguageModel:
+    """Return it as the program loads any model."""
     directory = Path(mkdtemp(prefix="hand-wired-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    hand_wired_model().save_pretrained(directory)
+    model.save_pretrained(directory)
     word_tokenizer().save_pretrained(directory)
     return load_model(str(directory), device="cpu")
 
@@ -140,11 +157,31 @@ def wired_twins() -> LanguageModel:
             own = attention.c_attn.weight[:, first : first + D_HEAD]
             attention.c_attn.weight[:, first + D_HEAD : first + D_MODEL] = own
         attention.c_proj.weight[D_HEAD:] = attention.c_proj.weight[:D_HEAD]
-    directory = Path(mkdtemp(prefix="wired-twins-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    twins.save_pretrained(directory)
-    word_tokenizer().save_pretrained(directory)
-    return load_model(str(directory), device="cpu")
+    return loaded(twins)
+
+
+HALVES = (slice(0, 5), slice(5, N_TOKENS))
+
+
+@cache
+def wired_circuits() -> LanguageModel:
+    """Return one with four heads a layer and two circuits: heads 0 continue what was said of the
+    first five tokens, heads 1 of the others; heads 2 and 3 do nothing."""
+    model = _unwired(n_heads=4)
+    with torch.no_grad():
+        for head, tokens in enumerate(HALVES):
+            _wire_circuit(model, head, tokens)
+    return loaded(model)
+
+
+def prompts_of_circuits(n: int = 12) -> list[str]:
+    """Return prompts like "c a b d a", each of the tokens of one circuit, in turn."""
+    chance = random.Random(0)
+    made = []
+    for i in range(n):
+        said = chance.sample(WORDS[HALVES[i % 2]], 4)
+        made.append(" ".join([*said, said[1]]))
+    return made
 
 
 def pairs(n: int = 8, seed: int = 0) -> list[PromptPair]:

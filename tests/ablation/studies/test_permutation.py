@@ -1,16 +1,12 @@
 """The study of order: on a model in which it is known of which heads the order matters."""
 
-import atexit
-import shutil
 import threading
 from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pytest
 import torch
-from handwired import ANSWER, D_HEAD, D_MODEL, hand_wired_model, pairs, word_tokenizer
+from handwired import ANSWER, D_HEAD, D_MODEL, hand_wired_model, loaded, pairs
 from reference import reference
 from tiny import PROMPT, tiny_model
 
@@ -22,7 +18,6 @@ from ablation.studies.permutation_types import LOSS, MEAN, PERMUTE, ZERO
 from ablation.studies.prompts import PromptSet, StudyPrompt
 from models.errors import UserError
 from models.language_model import LanguageModel
-from models.registry import load_model
 from models.types import Head
 from viz.studies import study_figures
 
@@ -38,11 +33,7 @@ def wired() -> LanguageModel:
     with torch.no_grad():
         attention.c_attn.bias[2 * D_MODEL + D_HEAD] = 1.0
         attention.c_proj.weight[D_HEAD, ANSWER + 3] = 0.5
-    directory = Path(mkdtemp(prefix="order-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    model.save_pretrained(directory)
-    word_tokenizer().save_pretrained(directory)
-    return load_model(str(directory), device="cpu")
+    return loaded(model)
 
 
 def passages(n: int = 6) -> PromptSet:
