@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ablation.studies.options import (
+    CLUSTERED_BY,
     CORE_SHARE,
     GATE_STEPS,
     INTERVENTION,
@@ -115,6 +116,17 @@ STUDIES: Mapping[str, StudyInfo] = {
             prompt_set="passages",
             n_prompts=20,
             options=(ZERO_OR_MEAN, GATE_STEPS, CORE_SHARE, SEED),
+        ),
+        _study(
+            "head-clusters",
+            "Head clusters",
+            "Are there clusters of heads that work together?",
+            "Heads are clustered by what they do to predictions, what they write and how they feed "
+            "each other; clusters are then removed whole on other prompts, beside random heads of "
+            "the same layers.",
+            prompt_set="passages",
+            n_prompts=16,
+            options=(INTERVENTION, CLUSTERED_BY, SEED),
         ),
         _study(
             "locality",

@@ -134,3 +134,16 @@ WINDOW = StudyOption(
     minimum=1,
     maximum=256,
 )
+CLUSTERED_BY = StudyOption(
+    "by",
+    "Alike by",
+    "choice",
+    "all",
+    "what makes two heads alike: all three measures together, or one of them",
+    (
+        ("all", "All three together"),
+        ("effects", "Effects on predictions"),
+        ("outputs", "What they write"),
+        ("composition", "Composition"),
+    ),
+)
