@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ablation.evaluation import stop_if
 from models.errors import ErrorKind, UserError
+from models.forward_pass import float64_device
 from models.language_model import LanguageModel
 from models.residual_stream import LayerTerms, ResidualStream
 from models.types import FloatArray
@@ -88,11 +89,9 @@ def composition_scores(
         rows = slice(firsts[layer], firsts[layer + 1])
         for below, writes in enumerate(earlier):
             scores[:, rows, firsts[below] : firsts[below + 1]] = _norms(maps.reads, writes)
-        own = torch.linalg.matrix_norm(maps.reads)  # [3, n_heads]
-        scores[:, rows] /= own.cpu()[:, :, None]
+        scores[:, rows] /= _sizes(maps.reads).cpu()[..., None]
         # Norms of the earlier heads are divided out here, once for all later ones.
-        size = torch.linalg.matrix_norm(maps.writes)[:, None, None]
-        earlier.append(maps.writes / size.clamp_min(torch.finfo(size.dtype).tiny))
+        earlier.append(maps.writes / _sizes(maps.writes)[:, None, None])
         if progress is not None:
             progress(layer)
     return Composition(scores.numpy(), stream.embedding.shape[-1] ** -0.5)
@@ -104,6 +103,12 @@ def _first_heads(stream: ResidualStream) -> list[int]:
     for terms in stream.layers:
         firsts.append(firsts[-1] + terms.n_heads)
     return firsts
+
+
+def _sizes(matrices: Tensor) -> Tensor:
+    """Return Frobenius norms [...] of [..., rows, columns], not quite 0: what does nothing scores
+    0, not NaN."""
+    return torch.linalg.matrix_norm(matrices).clamp_min(torch.finfo(matrices.dtype).tiny)
 
 
 def _norms(reads: Tensor, writes: Tensor) -> Tensor:
@@ -150,7 +155,7 @@ def _ways_out(terms: LayerTerms, d_head: int) -> Tensor:
 
 def _root(rows: Tensor) -> Tensor:
     """Return the symmetric root of A A^T for A [n_heads, d, d_model], [n_heads, d, d]."""
-    gram = (rows @ rows.transpose(1, 2)).double()
+    gram = (rows @ rows.transpose(1, 2)).to(float64_device(rows.device)).double()
     values, vectors = torch.linalg.eigh(gram)
     root = (vectors * values.clamp_min(0).sqrt()[:, None]) @ vectors.transpose(1, 2)
-    return root.float()
+    return root.float().to(rows.device)

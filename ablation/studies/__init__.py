@@ -72,7 +72,7 @@ STUDIES: Mapping[str, StudyInfo] = {
             "Each head is ablated alone on every prompt; then the leading ones together, beside "
             "random heads of the same layers.",
             prompt_set="passages",
-            n_prompts=16,
+            n_prompts=12,
             options=(INTERVENTION, LEAST_EFFECT, SEED),
         ),
         _study(

@@ -1,27 +1,26 @@
 """What the study of head clusters measures."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ablation.studies.columns import HeadSet
-from ablation.studies.partition import Stability
+from ablation.studies.partition import Separation, Stability
 from ablation.studies.statistics import Interval, mean_interval
 from ablation.studies.types import plain
 from models.types import FloatArray, Head
 
-TESTED = 10
-"""Clusters of several heads that are removed together (not the rest), those with the largest
-effects first."""
+TESTED = 6
+"""Clusters of several heads that are removed together, those with the largest effects first."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Joint:
-    """A cluster's heads removed together on the prompts held out, and random heads of its layers
-    (`random_like`).
+    """A cluster's heads removed together on the prompts held out, and random heads of its layers.
 
-    All are changes of the right token's log-probability, in nats.
+    All are changes of the right token's logit (`likeness.changes`), or sums of them.
     """
 
     cluster: int
@@ -34,6 +33,8 @@ class Joint:
     """float64 [n_held, n_random]."""
     random_sum: FloatArray
     """float64 [n_held, n_random], the sum of each of the random heads alone."""
+    random_size: FloatArray
+    """float64 [n_held, n_random], the sum of the absolute values of each of them alone."""
 
     @property
     def beyond(self) -> FloatArray:
@@ -41,32 +42,51 @@ class Joint:
         difference: FloatArray = self.together - self.alone.sum(axis=1)
         return difference
 
-    @property
-    def random_beyond(self) -> FloatArray:
-        """float64 [n_held, n_random]."""
-        return self.random_together - self.random_sum
+    @cached_property
+    def beyond_interval(self) -> Interval:
+        return mean_interval(self.beyond)
 
     @property
-    def more(self) -> Interval:
-        """By how much the cluster interacts more than random heads: the mean of |beyond| less that
-        of the random sets'."""
-        return mean_interval(np.abs(self.beyond) - np.abs(self.random_beyond).mean(axis=1))
+    def departure(self) -> float:
+        """How far it is from the sum of its heads, as a part of what these do: |beyond| over the
+        absolute values of their effects alone, each summed over prompts."""
+        return _part(np.abs(self.beyond).sum(), np.abs(self.alone).sum())
 
     @property
-    def interacts(self) -> bool:
-        """Whether it interacts more than random heads of its layers, with 95 % confidence."""
-        return bool(self.more.low > 0)
+    def random_departures(self) -> FloatArray:
+        """float64 [n_random], the same of the random sets."""
+        beyond = np.abs(self.random_together - self.random_sum).sum(axis=0)
+        sizes = self.random_size.sum(axis=0)
+        return np.array([_part(*pair) for pair in zip(beyond, sizes, strict=True)])
+
+    @property
+    def reached(self) -> int:
+        """How many random sets depart from their sum as far."""
+        return int((self.random_departures >= self.departure).sum())
 
     def to_json(self) -> dict[str, Any]:
         return {
             "cluster": self.cluster,
+            "heads": [head.to_json() for head in self.heads],
             "together": self.together.mean(),
             "sum_alone": self.alone.sum(axis=1).mean(),
-            "beyond": self.beyond.mean(),
-            "random_together": self.random_together.mean(),
-            "random_sum_alone": self.random_sum.mean(),
-            "interacts": self.interacts,
+            "beyond": self.beyond_interval.mean,
+            "beyond_low": self.beyond_interval.low,
+            "beyond_high": self.beyond_interval.high,
+            "departure": self.departure,
+            "random_departures": self.random_departures,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The strongest composition of one kind."""
+
+    kind: str
+    """Of `composition.KINDS`: what of the later head is fed."""
+    earlier: Head
+    later: Head
+    score: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,27 +97,37 @@ class HeadClusters:
     n_heads: int
     by: str
     """What heads are clustered by: "all" or one of `likeness.MEASURES`."""
+    intervention: str
     heads: HeadSet
     """Those that were clustered, in the order of the model."""
     silent: HeadSet
     """Those that do nothing measurable to predictions."""
     effects: FloatArray
-    """float64 [n_fitted, n_heads], change of the right token's log-probability without each."""
+    """float64 [n_fitted, n_heads], change of the right token's logit without each."""
     likeness: dict[str, FloatArray]
     """Measure -> float64 [n_heads, n_heads]."""
     ranks: FloatArray
-    """float64 [n_heads, n_heads], what was clustered: mean ranks in [0, 1]."""
+    """float64 [n_heads, n_heads], what was clustered: ranks in [0, 1]."""
     linked: FloatArray
     """The tree, in SciPy's form [n_heads - 1, 4]."""
     labels: FloatArray
     """int [n_heads], each head's cluster, counted from 1: those with the largest effects first."""
     agreements: dict[tuple[str, str], float]
     """Two measures -> rank correlation over pairs of heads."""
+    links: tuple[Link, ...]
+    """The strongest composition of each kind; none where it is not known."""
+    chance: float
+    """What independent directions score."""
     stable: dict[str, Stability]
     """Of what was clustered by, and of each measure alone."""
-    again: float | None
-    """Adjusted Rand index of the clusters with those of the prompts held out; None if not done."""
-    joints: tuple[Joint, ...]
+    separation: Separation | None
+    again: float | None = None
+    """Adjusted Rand index with the clusters of the prompts held out; None if it was not measured,
+    or nothing that differs between prompts was clustered by."""
+    joints: tuple[Joint, ...] = ()
+    others: tuple[tuple[str, FloatArray], ...] = ()
+    """Other interventions, and float64 [n_held, n_joints], change of the right token's logit
+    without each cluster."""
 
     @property
     def n_clusters(self) -> int:
@@ -118,17 +148,10 @@ class HeadClusters:
         return tuple(self.members(i + 1) for i in range(self.n_clusters))
 
     @property
-    def rest(self) -> int | None:
-        """The cluster that holds more than half of all heads: what is left when the others are
-        told apart; None if there is none."""
-        number = int(np.bincount(self.labels).argmax())
-        return number if len(self.members(number)) > len(self.heads) / 2 else None
-
-    @property
     def several(self) -> dict[int, HeadSet]:
-        """The clusters of several heads, but for the rest."""
+        """The clusters of several heads, by number."""
         told = enumerate(self.clusters, start=1)
-        return {i: heads for i, heads in told if len(heads) > 1 and i != self.rest}
+        return {number: heads for number, heads in told if len(heads) > 1}
 
     @property
     def untested(self) -> int:
@@ -136,23 +159,32 @@ class HeadClusters:
         return min(TESTED, len(self.several)) - len(self.joints)
 
     def to_json(self) -> dict[str, Any]:
-        stable = {
-            way: {
-                "counts": one.counts,
-                "agreement": one.agreement.mean(axis=0),
-                "by_chance": one.by_chance,
-            }
-            for way, one in self.stable.items()
-        }
+        apart = self.separation
         return plain({
             "by": self.by,
+            "intervention": self.intervention,
             "clusters": [[head.to_json() for head in heads] for heads in self.clusters],
             "silent": [head.to_json() for head in self.silent],
             "tree": self.linked,
             "agreements": {f"{a}/{b}": value for (a, b), value in self.agreements.items()},
-            "stability": stable,
+            "composition": [
+                {"kind": link.kind, "earlier": link.earlier.to_json(),
+                 "later": link.later.to_json(), "score": link.score}
+                for link in self.links
+            ],
+            "stability": {
+                way: {
+                    "counts": one.counts,
+                    "agreement": one.agreement.mean(axis=0),
+                    "by_chance": one.by_chance,
+                }
+                for way, one in self.stable.items()
+            },
+            "silhouette": None if apart is None else apart.silhouette,
+            "silhouette_of_clouds": [] if apart is None else apart.clouds,
             "again": self.again,
             "joint": [joint.to_json() for joint in self.joints],
+            "other_interventions": {name: values.mean(axis=0) for name, values in self.others},
         })  # fmt: skip
 
 
@@ -169,14 +201,5 @@ def numbered_by_effect(labels: FloatArray, effects: FloatArray) -> FloatArray:
     return np.array([place[name] for name in labels])
 
 
-def random_like(heads: HeadSet, pool: HeadSet, rng: np.random.Generator) -> HeadSet:
-    """Return as many random heads of the same layers: others than these in layers that have as
-    many, and any elsewhere."""
-    found: list[Head] = []
-    for layer in sorted({head.layer for head in heads}):
-        n = sum(head.layer == layer for head in heads)
-        of_layer = [head for head in pool if head.layer == layer]
-        others = [head for head in of_layer if head not in heads]
-        choice = others if len(others) >= n else of_layer
-        found += [choice[i] for i in rng.permutation(len(choice))[:n]]
-    return tuple(sorted(found))
+def _part(amount: float, of: float) -> float:
+    return float(amount / of) if of > 0 else 0.0

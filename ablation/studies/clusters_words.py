@@ -8,10 +8,9 @@ import pandas as pd
 
 from ablation.studies.clusters_found import HeadClusters, Joint
 from ablation.studies.columns import HeadSet
-from ablation.studies.options import CLUSTERED_BY
-from ablation.studies.phrases import counted, layers_words
+from ablation.studies.phrases import NO_ANSWER_CAVEAT, counted, on_set
 from ablation.studies.prompts import PromptSet
-from ablation.studies.statistics import mean_interval
+from ablation.studies.statistics import mean_interval, rank_agreement
 
 BY: Mapping[str, str] = {
     "all": "all measures together",
@@ -22,41 +21,63 @@ BY: Mapping[str, str] = {
 """What heads are clustered by, in words: a value of the option "by" -> how sentences say it."""
 NAMED_CLUSTERS, NAMED_HEADS = 3, 6
 
-assert set(BY) == {value for value, _ in CLUSTERED_BY.choices}
+
+def answer(found: HeadClusters, prompts: PromptSet, n_done: int) -> tuple[str, ...]:
+    """Return the answer in sentences.
+
+    Args:
+        n_done: how many prompts were run.
+    """
+    n_held = n_done - len(found.effects)
+    return (
+        *_counts(found, prompts, n_held),
+        *_apart(found),
+        *_largest(found),
+        *_removed(found),
+        *_in_other_ways(found),
+        *_measures(found),
+        *_composition(found),
+    )
 
 
-def answer(found: HeadClusters, prompts: PromptSet) -> tuple[str, ...]:
-    """Return the answer in sentences."""
-    return (*_counts(found, prompts), *_largest(found), *_measures(found), *_removed(found))
-
-
-def _counts(found: HeadClusters, prompts: PromptSet) -> list[str]:
-    """Tell into how many clusters heads fall, and whether these are found again."""
-    n, total = len(found.effects), len(found.heads) + len(found.silent)
+def _counts(found: HeadClusters, prompts: PromptSet, n_held: int) -> list[str]:
+    """Tell into how many clusters heads part, and whether these are found again."""
+    total = len(found.heads) + len(found.silent)
     stable = found.chosen
     low, high = stable.ends
-    figures = (
-        f"adjusted Rand index {stable.mean:.2f} on average, {low:.2f} to {high:.2f}; with heads "
-        f"shuffled at most {stable.by_chance:.2f}"
-    )
-    on = f"{counted(n, 'prompts')} ({prompts.name})"
-    moving = f"{len(found.heads)} of {total} heads that change predictions on {on}"
-    if not stable.holds:
-        return [
-            f"By {BY[found.by]}, the {moving} have no clusters that two halves of the prompts "
-            f"share: at the best number, {found.n_clusters}, halves agree no more than by chance "
-            f"({figures})."
-        ]
+    on = on_set(len(found.effects), "prompts", prompts.name)
+    n_draws = len(stable.agreement)
     said = [
-        f"By {BY[found.by]}, the {moving} fall into {counted(found.n_clusters, 'clusters')}, the "
-        f"number at which clusterings of two halves of these prompts agree best ({figures})."
+        f"By {BY[found.by]}, {len(found.heads)} of {total} heads that change predictions on {on} "
+        f"part into {counted(found.n_clusters, 'clusters')}, the number at which clusterings of "
+        f"two halves of these prompts agree best: adjusted Rand index {stable.mean:.2f} on average "
+        f"of {n_draws} halvings ({low:.2f} to {high:.2f}), with heads shuffled at most "
+        f"{stable.by_chance:.2f}."
     ]
     if found.again is not None:
+        shared = " that share no template with these" if len(prompts.templates) > 1 else ""
         said.append(
-            f"On prompts held out, as many clusters agree with them to {found.again:.2f} (1 would "
-            "be the same clusters, 0 as much as chance)."
+            f"Clustered anew on {counted(n_held, 'prompts')}{shared}, heads part likewise to "
+            f"{found.again:.2f} (1: the same, 0: as much as chance)."
         )
     return said
+
+
+def _apart(found: HeadClusters) -> list[str]:
+    """Tell whether the clusters are set apart, or a single cloud was parted."""
+    apart = found.separation
+    if apart is None:
+        return []
+    figures = (
+        f"mean silhouette {apart.silhouette:.3f}; single clouds of the same spectrum, cut into as "
+        f"many, {apart.clouds.min():.3f} to {apart.clouds.max():.3f}"
+    )
+    if apart.holds:
+        return [f"The clusters are farther apart than parts of one cloud would be ({figures})."]
+    return [
+        f"The clusters are no farther apart than parts of one cloud would be ({figures}): heads "
+        "differ by degrees."
+    ]
 
 
 def _names(heads: HeadSet) -> str:
@@ -66,54 +87,27 @@ def _names(heads: HeadSet) -> str:
 
 def _largest(found: HeadClusters) -> list[str]:
     """Tell how large the clusters are, and which heads are in those with the largest effects."""
-    said = []
-    if found.rest is not None:
-        at = np.flatnonzero(found.labels == found.rest)
-        within = found.ranks[np.ix_(at, at)][~np.eye(len(at), dtype=bool)].mean()
-        said.append(
-            f"One of them, of {len(at)} heads, is rather the rest: its heads are alike by a mean "
-            f"rank of {within:.2f}, where any two have 0.5."
-        )
-    clusters = found.several.values()
+    clusters = list(found.several.values())
+    alone = found.n_clusters - len(clusters)
     if not clusters:
-        return [*said, "No other has more than one head."]
-    told = []
-    for heads in list(clusters)[:NAMED_CLUSTERS]:
-        layers = sorted(head.layer for head in heads)
-        where = layers_words(range(layers[0], layers[-1] + 1))
-        told.append(f"{_names(heads)} ({counted(len(heads), 'heads')}, {where})")
-    sizes = sorted(len(heads) for heads in clusters)
-    size = (
-        counted(sizes[0], "heads") if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]} heads"
-    )
-    said.append(
-        f"{counted(len(sizes), 'clusters')} {'has' if len(sizes) == 1 else 'have'} {size}; with "
-        f"the largest effects: {'; '.join(told)}."
-    )
-    return said
+        return ["No cluster has more than one head."]
+    sizes = sorted((len(heads) for heads in clusters), reverse=True)
+    told = "; ".join(_told(heads) for heads in clusters[:NAMED_CLUSTERS])
+    lonely = f", {counted(alone, 'heads')} {'is' if alone == 1 else 'are'} alone" if alone else ""
+    return [
+        f"Their sizes: {', '.join(str(size) for size in sizes)}{lonely}. Those with the largest "
+        f"effects: {told}."
+    ]
 
 
-def _measures(found: HeadClusters) -> list[str]:
-    """Tell how far the measures agree about which heads belong together."""
-    if not found.agreements:
-        return []
-    told = ", ".join(
-        f"{value:.2f} between {BY[a]} and {BY[b]}" for (a, b), value in found.agreements.items()
+def _told(heads: HeadSet) -> str:
+    layers = [head.layer for head in heads]
+    where = (
+        f"layer {layers[0]}"
+        if min(layers) == max(layers)
+        else f"between layers {min(layers)} and {max(layers)}"
     )
-    said = (
-        f"Do the measures agree which heads belong together? Rank correlation over pairs: {told}."
-    )
-    alone = [way for way in found.stable if way not in (found.by, "all")]
-    if alone:
-        clusters = ", ".join(f"by {BY[way]} {_best(found, way)}" for way in alone)
-        said += f" Alone they part heads otherwise: {clusters}."
-    return [said]
-
-
-def _best(found: HeadClusters, way: str) -> str:
-    stable = found.stable[way]
-    count = counted(stable.counts[stable.best], "clusters")
-    return f"into {count} (halves agree to {stable.mean:.2f})"
+    return f"{_names(heads)} ({where})"
 
 
 def _removed(found: HeadClusters) -> list[str]:
@@ -121,38 +115,92 @@ def _removed(found: HeadClusters) -> list[str]:
     joints = found.joints
     if not joints:
         return []
+    n_random = len(joints[0].random_departures)
+    far = [joint for joint in joints if joint.reached == 0]
     n = len(joints[0].together)
-    sure = [joint for joint in joints if joint.interacts]
-    said = (
-        f"Removed whole on {counted(n, 'held-out prompts')}, {len(sure)} of "
-        f"{counted(len(joints), 'clusters')} "
-        f"{'is' if len(sure) == 1 else 'are'} farther from the sum of their heads alone than "
-        "random heads of the same layers are, with 95 % confidence"
-    )
-    strongest = max(joints, key=lambda joint: float(joint.more.mean))
-    return [f"{said}; farthest: {_joint((sure and max(sure, key=_size)) or strongest)}."]
+    low = sum(bool(joint.beyond_interval.high < 0) for joint in joints)
+    high = sum(bool(joint.beyond_interval.low > 0) for joint in joints)
+    said = [
+        f"Removed whole on {counted(n, 'held-out prompts')}, {len(far)} of "
+        f"{counted(len(joints), 'clusters')} depart farther from the sum of their heads alone than "
+        f"each of {n_random} random sets of as many heads of the same layers "
+        f"({len(joints) / (n_random + 1):.1f} would by chance). {_farthest(far or list(joints))}"
+    ]
+    if n > 1:
+        said.append(
+            f"With 95 % confidence {low} of them lower the right token's logit more than the sum "
+            f"of their heads does (these stand in for each other or add to each other's effect), "
+            f"and {high} less (these overlap, or are one path)."
+        )
+    return said
 
 
-def _size(joint: Joint) -> float:
-    return float(joint.more.mean)
-
-
-def _joint(joint: Joint) -> str:
+def _farthest(joints: list[Joint]) -> str:
+    """Tell of the cluster that departs most."""
+    joint = max(joints, key=lambda one: one.departure)
     together = mean_interval(joint.together).of(())
+    chance = joint.random_departures
     return (
-        f"the right token's log-probability without {_names(joint.heads)} changes by {together} "
-        f"nats, where the sum of each alone is {joint.alone.sum(axis=1).mean():.3g}; for random "
-        f"heads {joint.random_together.mean():.3g} and {joint.random_sum.mean():.3g}"
+        f"Farthest is {_names(joint.heads)}: without it that logit changes by {together}, the sum "
+        f"alone is {joint.alone.sum(axis=1).mean():.3g}; it departs by "
+        f"{100 * joint.departure:.0f} % of what its heads do alone, random sets by "
+        f"{100 * chance.mean():.0f} % on average and {100 * chance.max():.0f} % at most."
     )
+
+
+def _in_other_ways(found: HeadClusters) -> list[str]:
+    """Tell what the same clusters do when they are removed otherwise."""
+    if not found.others:
+        return []
+    own = np.array([joint.together.mean() for joint in found.joints])
+    told = []
+    for name, values in found.others:
+        mean = values.mean(axis=0)
+        alike = "" if len(mean) < 3 else f" (ranks correlate by {rank_agreement(own, mean):.2f})"
+        told.append(f"by {mean.mean():.3g} with {name}{alike}")
+    return [
+        f"Removed by other interventions the same clusters change it, on average over clusters, "
+        f"{'; '.join(told)}, instead of by {own.mean():.3g} with {found.intervention}."
+    ]
+
+
+def _measures(found: HeadClusters) -> list[str]:
+    """Tell how far the measures agree about which heads belong together."""
+    said = []
+    known = {pair: value for pair, value in found.agreements.items() if not np.isnan(value)}
+    if known:
+        told = ", ".join(f"{BY[a]} and {BY[b]} {value:.2f}" for (a, b), value in known.items())
+        said.append(f"Over pairs of heads the measures correlate so far (Spearman): {told}.")
+    alone = [way for way in found.stable if way not in (found.by, "all")]
+    if alone:
+        told = ", ".join(f"by {BY[way]} {_best(found, way)}" for way in alone)
+        said.append(f"Clustered by one measure alone, halves agree best {told}.")
+    return said
+
+
+def _best(found: HeadClusters, way: str) -> str:
+    stable = found.stable[way]
+    return f"on {counted(stable.count, 'clusters')} ({stable.mean:.2f})"
+
+
+def _composition(found: HeadClusters) -> list[str]:
+    """Tell which heads feed which most."""
+    if not found.links:
+        return []
+    told = ", ".join(
+        f"{link.earlier} into the {link.kind} of {link.later} ({link.score:.2f})"
+        for link in found.links
+    )
+    return [f"The strongest composition: {told}; independent directions score {found.chance:.3f}."]
 
 
 def table(found: HeadClusters) -> pd.DataFrame:
     """Return one row a head, cluster by cluster; heads in none last.
 
-    `right` is the mean change of the right token's log-probability without the head (nats),
-    `likeness` its mean rank of likeness with the other heads of its cluster.
+    `right` is the mean change of the right token's logit without the head, `likeness` its mean rank
+    of likeness with the other heads of its cluster.
     """
-    mean = found.effects.mean(axis=0)
+    interval = mean_interval(found.effects)
     place = {head: i for i, head in enumerate(found.heads)}
     rows: list[dict[str, Any]] = []
     for number, heads in enumerate(found.clusters, start=1):
@@ -164,7 +212,9 @@ def table(found: HeadClusters) -> pd.DataFrame:
                 "head": str(head),
                 "layer": head.layer,
                 "index": head.head,
-                "right": mean[own],
+                "right": interval.mean[own],
+                "right_low": interval.low[own],
+                "right_high": interval.high[own],
                 "likeness": found.ranks[own, others].mean() if others else np.nan,
             })  # fmt: skip
     for head in found.silent:
@@ -177,23 +227,31 @@ def caveats(
     found: HeadClusters | None,
     intervention: str,
     missing: Mapping[str, str],
+    stopped: str,
 ) -> tuple[str, ...]:
     """Return what the answer must not be taken for."""
     said = [
-        f"Ablated by {intervention}, at every position; prompts from: {prompts.source}.",
+        f"Ablated by {intervention}, at every position; prompts from: {prompts.source}. Logits are "
+        "taken less their mean over the vocabulary.",
         "Composition is read off the weights and is the same on all prompts, which makes clusters "
         "that rest on it agree between halves; rotary embeddings are left out of it (both tokens "
         "at one position), and so are norms' scales.",
-        "Any tree can be cut into clusters: what speaks for them is that other prompts give the "
-        "same ones, and that their heads interact when removed together.",
-        "A cluster that costs less than the sum of its heads overlaps or is one path; one that "
-        "costs more has heads that stand in for each other. The difference shows that they "
-        "interact, not how.",
+        "By effects and outputs, heads that work against each other are the least alike: a head "
+        "and one that undoes it are in different clusters.",
     ]
-    for measure, why in missing.items():
-        said.append(f"Without {BY[measure]}: {why}")
-    if found is not None and found.again is None:
-        said.append("Cancelled before the held-out prompts: the clusters were not tested.")
-    elif found is not None and found.untested:
-        said.append("Cancelled before all clusters were removed.")
+    said += [f"Without {BY[measure]}: {why}" for measure, why in missing.items()]
+    if not all(prompt.answer for prompt in prompts.prompts):
+        said.append(NO_ANSWER_CAVEAT)
+    if stopped != "complete":
+        said.append(_cancelled(found))
     return tuple(said)
+
+
+def _cancelled(found: HeadClusters | None) -> str:
+    if found is None:
+        return "Cancelled before two prompts were done."
+    if not found.joints:
+        return f"Cancelled after {len(found.effects)} prompts: the clusters were not tested."
+    if found.untested:
+        return "Cancelled before all clusters were removed."
+    return "Cancelled before the clusters were removed by other interventions."

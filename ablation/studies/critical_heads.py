@@ -19,9 +19,10 @@ import pandas as pd
 from ablation.evaluation import Cancelled
 from ablation.studies.asked import AskedPrompt, Report, ask, seconds_of_pass
 from ablation.studies.columns import KL, RIGHT
-from ablation.studies.options import INTERVENTION
 from ablation.studies.phrases import NO_ANSWER_CAVEAT, on_set
 from ablation.studies.prompts import PromptSet
+from ablation.studies.removals import random_sets
+from ablation.studies.side_by_side import in_other_ways, others_than
 from ablation.studies.statistics import Interval, halves, mean_interval, rank_agreement
 from ablation.studies.types import StudyPlan, StudyResult, plain
 from ablation.types import Progress
@@ -34,8 +35,9 @@ COMPARED = 20
 """Leading heads that the other interventions are tried on."""
 N_RANDOM = 20
 """Random sets of as many heads in the same layers."""
-LONGEST_LIST = 60
-"""Leading heads that are added one by one; beyond, by a tenth more each time."""
+LONGEST_LIST = 30
+"""Leading heads that are added one by one; beyond, by `GROWTH` more each time."""
+GROWTH = 1.2
 SHARE = 0.8
 """Of the effect of removing all heads: what the shortest list has to make."""
 
@@ -103,7 +105,7 @@ def plan(
 ) -> StudyPlan:
     """Say what the study takes; see `run`."""
     n_heads = len(model.all_heads())
-    compared = len(_others_than(intervention)) * min(COMPARED, n_heads)
+    compared = len(others_than(intervention, len(prompts))) * min(COMPARED, n_heads)
     n_rows = n_heads + len(_sizes(n_heads)) + N_RANDOM + compared
     passes = n_rows * len(prompts)
     # A row that branches off the clean run costs less than a pass: half on average.
@@ -145,7 +147,7 @@ def run(
     started = time.monotonic()
     model.check_one_stack("The study of critical heads")
     heads = model.all_heads()
-    others = _others_than(intervention)
+    others = others_than(intervention, len(prompts))
     report = Report(len(prompts) * (2 + len(others)), progress)
     asked: list[AskedPrompt] = []
     singles: list[FloatArray] = []
@@ -175,14 +177,10 @@ def run(
     )
 
 
-def _others_than(intervention: str) -> list[str]:
-    return [name for name, _ in INTERVENTION.choices if name not in (intervention, "resample")]
-
-
 def _sizes(n_heads: int) -> tuple[int, ...]:
     sizes = [*range(1, min(LONGEST_LIST, n_heads) + 1)]
     while sizes[-1] < n_heads:
-        sizes.append(min(n_heads, int(np.ceil(1.1 * sizes[-1]))))
+        sizes.append(min(n_heads, int(np.ceil(GROWTH * sizes[-1]))))
     return tuple(sizes)
 
 
@@ -235,41 +233,15 @@ def _together(
         report(f"Leading heads together: prompt {index + 1} of {len(prompts)}")
     together = np.stack(found)
     n_sizes = len(sets) - N_RANDOM
-    others = {}
     compared = [(head,) for head in ranked[:COMPARED]]
-    for name in _others_than(intervention) if len(prompts) > 1 else ():
-        values = []
-        for index in range(len(prompts)):
-            one = ask(model, prompts, index, name, seed, cancel)
-            values.append(one.effects(compared)[:, KL])
-            report(f"Leading heads by {name}: prompt {index + 1} of {len(prompts)}")
-        others[name] = np.stack(values)
+    others = in_other_ways(
+        model, prompts, range(len(prompts)), intervention,
+        lambda one: one.effects(compared)[:, KL], seed=seed, report=report, cancel=cancel,
+    )  # fmt: skip
     return _details(
         model, intervention, prompts, effects, together[:, :n_sizes], together[:, n_sizes:, KL],
         others,
     )  # fmt: skip
-
-
-def random_sets(
-    model: LanguageModel, heads: Sequence[Head], count: int, seed: int
-) -> list[tuple[Head, ...]]:
-    """Return random sets with as many heads in each layer as `heads` have, drawn from all of that
-    layer."""
-    rng = np.random.default_rng(seed)
-    by_layer: dict[int, int] = {}
-    for head in heads:
-        by_layer[head.layer] = by_layer.get(head.layer, 0) + 1
-    members: dict[int, list[Head]] = {}
-    for head in model.all_heads():
-        members.setdefault(head.layer, []).append(head)
-    return [
-        tuple(
-            members[layer][i]
-            for layer, n in by_layer.items()
-            for i in rng.choice(len(members[layer]), n, replace=False)
-        )
-        for _ in range(count)
-    ]
 
 
 def _agreement(effects: FloatArray, templates: list[str]) -> tuple[float, int] | None:

@@ -5,8 +5,8 @@ heads is taken from the weights (`ablation.studies.likeness`). From one half of 
 are clustered, into as many clusters as are found again when these prompts are halved
 (`ablation.studies.partition`). The other half shares no template with it where there are several:
 there heads are clustered anew, and the clusters are put to the test: all heads of one are removed
-together. Heads that do not interact change the right token's log-probability by the sum of what
-each changes alone; how far a cluster is from its sum is held against random heads of its layers.
+together. Heads that do not interact change the right token's logit by the sum of what each changes
+alone; how far a cluster is from its sum is held against random heads of its layers.
 """
 
 import threading
@@ -17,21 +17,16 @@ from itertools import combinations
 
 import numpy as np
 
-from ablation.composition import composition_scores
+from ablation.composition import KINDS, Composition, composition_scores
 from ablation.evaluation import Cancelled, stop_if
 from ablation.studies import clusters_words as words
 from ablation.studies.asked import AskedPrompt, Report, ask, seconds_of_pass
-from ablation.studies.clusters_found import (
-    TESTED,
-    HeadClusters,
-    Joint,
-    numbered_by_effect,
-    random_like,
-)
+from ablation.studies.clusters_found import TESTED, HeadClusters, Joint, Link, numbered_by_effect
 from ablation.studies.columns import HeadSet
 from ablation.studies.likeness import (
     COMPOSITION,
     EFFECTS,
+    MEASURES,
     OUTPUTS,
     Outputs,
     changes,
@@ -43,16 +38,19 @@ from ablation.studies.likeness import (
     together,
 )
 from ablation.studies.partition import (
-    N_SHUFFLES,
+    N_DRAWS,
+    N_NULLS,
     LikenessOf,
     Stability,
     agreement_of,
     cut,
+    separation,
     stability,
     tree,
 )
 from ablation.studies.prompts import PromptSet
-from ablation.studies.removals import parted
+from ablation.studies.removals import parted, random_sets
+from ablation.studies.side_by_side import in_other_ways, others_than
 from ablation.studies.statistics import rank_agreement
 from ablation.studies.types import StudyPlan, StudyResult
 from ablation.types import Progress
@@ -61,11 +59,13 @@ from models.language_model import LanguageModel
 from models.types import FloatArray
 
 LEAST_CHANGE = 1e-3
-"""Mean absolute change of log-probabilities (nats) below which a head does nothing measurable."""
-N_RANDOM = 8
-"""Random sets for each of them."""
+"""Mean absolute change of logits below which a head does nothing measurable."""
+N_RANDOM = 20
+"""Random sets of as many heads in the same layers, for each cluster removed."""
 FEWEST = 4
 """Prompts: each half is parted again."""
+DRAWS_WHEN_CANCELLED = 4
+"""Pairs of halves, so that a cancelled study soon shows what it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,14 @@ class _Asked:
     outputs: Outputs | None
 
 
-def plan(model: LanguageModel, prompts: PromptSet, **_others: object) -> StudyPlan:
+def plan(
+    model: LanguageModel, prompts: PromptSet, *, intervention: str = "zero", **_others: object
+) -> StudyPlan:
     """Say what the study takes; see `run`."""
     fitted, held = parted(prompts)
     n_heads = len(model.all_heads())
-    n_rows = n_heads * len(prompts) + TESTED * (1 + N_RANDOM) * len(held)
+    ways = 1 + len(others_than(intervention, len(prompts)))
+    n_rows = n_heads * len(prompts) + TESTED * (ways + N_RANDOM) * len(held)
     # A row that branches off the clean run costs less than a pass: half on average.
     seconds = 0.5 * n_rows * seconds_of_pass(model, prompts)
     return StudyPlan(
@@ -109,13 +112,14 @@ def run(
         prompts: at least `FEWEST`.
         intervention: a name of `options.INTERVENTION`.
         by: "all", or one of `likeness.MEASURES`: what makes heads alike.
-        seed: of halves, random heads and permutations.
+        seed: of halves for the number of clusters, random heads, clouds and permutations.
         progress: called between pieces of work.
-        cancel: once set, what was found so far is returned.
+        cancel: once set, what was found so far is returned: clusters of the prompts done, if these
+            are two or more.
 
     Returns:
         `details` are `HeadClusters`, `table` has one row a head; both are empty if it was cancelled
-        before heads were clustered.
+        before two prompts were done.
 
     Raises:
         UserError: there are too few prompts or heads, one prompt that does not fit, a measure that
@@ -135,14 +139,15 @@ def run(
         work.do()
     except Cancelled:
         stopped = "cancelled"
+        work.settle()
     found = work.found
     return StudyResult.of(
         "head-clusters",
         found,
-        lambda found: words.answer(found, prompts),
+        lambda found: words.answer(found, prompts, work.n_done),
         words.table,
-        caveats=words.caveats(prompts, found, intervention, work.missing),
-        n_prompts=len(prompts) if found is not None else 0,
+        caveats=words.caveats(prompts, found, intervention, work.missing, stopped),
+        n_prompts=work.n_done if found is not None else 0,
         started=started,
         stopped=stopped,
     )
@@ -159,10 +164,13 @@ class _Work:
     seed: int
     progress: Callable[[Progress], None] | None
     cancel: threading.Event | None
-    composition: FloatArray | None = None
-    """[n_heads_in_all, n_heads_in_all]."""
+    composition: Composition | None = None
+    fed: FloatArray | None = None
+    """[n_heads_in_all, n_heads_in_all], likeness by composition."""
     missing: dict[str, str] = field(default_factory=dict)
     """Measure -> why the model does not allow it."""
+    asked: dict[int, _Asked] = field(default_factory=dict)
+    """Index of a prompt -> what was done with it."""
     found: HeadClusters | None = None
 
     def do(self) -> None:
@@ -174,28 +182,50 @@ class _Work:
         fitted, held = parted(self.prompts)
         # In units of a layer of a prompt's sweep; that of composition takes about as long.
         sweeps = self.model.n_layers * (1 + len(self.prompts))
-        report = Report(sweeps + TESTED * self._of_a_test(len(held)), self.progress)
+        ways = len(held) * len(others_than(self.intervention, len(self.prompts)))
+        report = Report(sweeps + TESTED * self._of_a_test(len(held)) + ways, self.progress)
         self._compose(report)
-        asked = [self._ask(index, report) for index in fitted]
-        self.found = self._cluster(asked, report)
-        others = [self._ask(index, report) for index in held]
-        self._test(others, report)
+        for index in fitted:
+            self._ask(index, report)
+        self.found = self._cluster(fitted, report, N_DRAWS, N_NULLS, self.cancel)
+        for index in held:
+            self._ask(index, report)
+        self._test(held, report)
+        self._in_other_ways(held, report)
+
+    def settle(self) -> None:
+        """Cluster what is done, if that is enough and was not yet clustered."""
+        fitted = [index for index in parted(self.prompts)[0] if index in self.asked]
+        if self.found is None and len(fitted) > 1:
+            report = Report(1, None)
+            self.found = self._cluster(fitted, report, DRAWS_WHEN_CANCELLED, 1, None)
 
     @property
     def heads(self) -> HeadSet:
         return self.model.all_heads()
+
+    @property
+    def n_done(self) -> int:
+        """How many prompts were run, of those that count for what was found."""
+        return len(self.asked)
 
     def _of_a_test(self, n_prompts: int) -> int:
         """Return how much work removing a cluster and random heads is."""
         return max(1, round(self.model.n_layers * n_prompts * (1 + N_RANDOM) / len(self.heads)))
 
     def _compose(self, report: Report) -> None:
+        """Find out which measures the model allows, and take composition from its weights."""
+
         def told(layer: int) -> None:
             report(f"Composition of heads: layer {layer + 1} of {self.model.n_layers}")
 
         try:
-            scores = composition_scores(self.model, told, self.cancel)
-            self.composition = composition_likeness(scores)
+            _ = self.model.residual  # refuses models whose blocks do something else than add
+        except UserError as error:
+            self._miss(OUTPUTS, error)
+        try:
+            self.composition = composition_scores(self.model, told, self.cancel)
+            self.fed = composition_likeness(self.composition)
         except UserError as error:
             self._miss(COMPOSITION, error)
 
@@ -203,120 +233,185 @@ class _Work:
         """Go on without a measure, unless it is what was asked for."""
         if self.by == measure:
             raise error
-        self.missing.setdefault(measure, str(error))
+        self.missing[measure] = str(error)
 
-    def _ask(self, index: int, report: Report) -> _Asked:
+    def _ask(self, index: int, report: Report) -> None:
         stop_if(self.cancel)
         one = ask(self.model, self.prompts, index, self.intervention, self.seed, self.cancel)
         changed = changes(one, [(head,) for head in self.heads])
-        outputs = None
-        if OUTPUTS not in self.missing:
-            try:
-                outputs = outputs_of(self.model, one.question.posed.prompt)
-            except UserError as error:
-                self._miss(OUTPUTS, error)
-        report(f"Each head alone: prompt {index + 1} of {len(self.prompts)}", self.model.n_layers)
-        return _Asked(one, changed, outputs)
+        known = OUTPUTS not in self.missing
+        outputs = outputs_of(self.model, one.question.posed.prompt) if known else None
+        self.asked[index] = _Asked(one, changed, outputs)
+        report(
+            f"Each head alone: prompt {len(self.asked)} of {len(self.prompts)}",
+            self.model.n_layers,
+        )
 
-    def _cluster(self, asked: Sequence[_Asked], report: Report) -> HeadClusters:
-        size = np.mean([np.abs(one.changed).mean(axis=1) for one in asked], axis=0)
-        live = np.flatnonzero(size >= LEAST_CHANGE)
-        if len(live) < 3:
-            raise UserError(
-                ErrorKind.MODEL,
-                f"Only {len(live)} of {len(self.heads)} heads change these predictions by "
-                f"{LEAST_CHANGE:g} nats on average, so that there is nothing to cluster; choose "
-                "other prompts.",
-            )
-        every = np.arange(len(asked)).tolist()
-        likeness = self._likeness(asked, live, every)
-        ways = dict.fromkeys((self.by, *likeness))
+    # --- clusters, from the prompts fitted on ---
+
+    def _cluster(
+        self,
+        fitted: Sequence[int],
+        report: Report,
+        n_draws: int,
+        n_nulls: int,
+        cancel: threading.Event | None,
+    ) -> HeadClusters:
+        asked = [self.asked[index] for index in fitted]
+        live = self._live(asked)
+        every, own = list(range(len(asked))), np.arange(len(live))
+        known = [m for m in MEASURES if self._allows(m, live)]
         stable: dict[str, Stability] = {}
-        for way in ways:
+        for way in dict.fromkeys((self.by, *known)):
             report(f"Clusters by {words.BY[way]} on halves of the prompts", 0)
-            of = self._combined(asked, live, way)
-            shuffles = N_SHUFFLES if way == self.by else 0
-            stable[way] = stability(of, len(live), len(asked), self.seed, shuffles, self.cancel)
-        chosen = stable[self.by]
-        ranks = self._combined(asked, live, self.by)(every, np.arange(len(live)))
+            stable[way] = stability(
+                self._likeness_of(asked, live, known, way), len(live),
+                [self.prompts.prompts[index].template for index in fitted], self.seed,
+                n_draws, n_nulls if way == self.by else 0, cancel,
+            )  # fmt: skip
+        ranks = self._likeness_of(asked, live, known, self.by)(every, own)
         linked = tree(ranks, ordered=True)
         effects = np.stack([one.changed[live, 0] for one in asked])
-        labels = cut(linked, chosen.counts[chosen.best])
-        off_diagonal = ~np.eye(len(live), dtype=bool)
+        labels = numbered_by_effect(cut(linked, stable[self.by].count), effects)
+        likeness = {m: self._measured(asked, live, every, m) for m in known}
+        among = set(live.tolist())
         return HeadClusters(
             n_layers=self.model.n_layers,
             n_heads=self.model.n_heads,
             by=self.by,
+            intervention=self.intervention,
             heads=tuple(self.heads[i] for i in live),
-            silent=tuple(head for i, head in enumerate(self.heads) if i not in set(live.tolist())),
+            silent=tuple(head for i, head in enumerate(self.heads) if i not in among),
             effects=effects,
             likeness=likeness,
             ranks=ranks,
             linked=linked,
-            labels=numbered_by_effect(labels, effects),
-            agreements={
-                (a, b): rank_agreement(likeness[a][off_diagonal], likeness[b][off_diagonal])
-                for a, b in combinations(likeness, 2)
-            },
+            labels=labels,
+            agreements=_agreements(likeness),
+            links=self._links(),
+            chance=float("nan") if self.composition is None else self.composition.chance,
             stable=stable,
-            again=None,
-            joints=(),
+            separation=separation(ranks, labels, self.seed),
         )
 
-    def _likeness(
-        self, asked: Sequence[_Asked], heads: FloatArray, prompts: Sequence[int]
-    ) -> dict[str, FloatArray]:
-        """Return what is known of how alike these heads are on these prompts, by measure."""
-        chosen = [asked[i] for i in prompts]
-        square = np.ix_(heads, heads)
-        found = {EFFECTS: effects_likeness([one.changed[heads] for one in chosen])}
-        outputs = [one.outputs for one in chosen if one.outputs is not None]
-        if outputs:
-            found[OUTPUTS] = outputs_likeness(outputs)[square]
-        if self.composition is not None:
-            found[COMPOSITION] = self.composition[square]
-        return found
+    def _live(self, asked: Sequence[_Asked]) -> FloatArray:
+        """Return the numbers of the heads that do something."""
+        size = np.mean([np.abs(one.changed).mean(axis=1) for one in asked], axis=0)
+        live: FloatArray = np.flatnonzero(size >= LEAST_CHANGE)
+        if len(live) < 3:
+            raise UserError(
+                ErrorKind.PROMPT,
+                f"Only {len(live)} of {len(self.heads)} heads change the logits of these prompts "
+                f"by {LEAST_CHANGE:g} on average, so that there is nothing to cluster; choose "
+                "other prompts.",
+            )
+        return live
 
-    def _combined(self, asked: Sequence[_Asked], live: FloatArray, way: str) -> LikenessOf:
-        """Return what heads are clustered by, for `stability`."""
+    def _allows(self, measure: str, live: FloatArray) -> bool:
+        """Whether a measure is known, and tells these heads apart."""
+        if measure == COMPOSITION and self.fed is not None:
+            if np.isfinite(self.fed[np.ix_(live, live)]).any():
+                return True
+            one_layer = "The heads that do something are all in one layer."
+            self._miss(measure, UserError(ErrorKind.MODEL, one_layer))
+        return measure not in self.missing
+
+    def _measured(
+        self, asked: Sequence[_Asked], heads: FloatArray, prompts: Sequence[int], measure: str
+    ) -> FloatArray:
+        """Return how alike these heads are by one measure on these prompts."""
+        chosen = [asked[i] for i in prompts]
+        if measure == EFFECTS:
+            return effects_likeness([one.changed[heads] for one in chosen])
+        if measure == OUTPUTS:
+            outputs = [one.outputs for one in chosen if one.outputs is not None]
+            return outputs_likeness(outputs, heads)
+        assert self.fed is not None  # `_allows` it
+        square: FloatArray = self.fed[np.ix_(heads, heads)]
+        return square
+
+    def _likeness_of(
+        self, asked: Sequence[_Asked], live: FloatArray, known: Sequence[str], way: str
+    ) -> LikenessOf:
+        """Return what heads are clustered by, as `stability` takes it."""
 
         def likeness_of(prompts: Sequence[int], heads: FloatArray) -> FloatArray:
-            known = self._likeness(asked, live[heads], prompts)
-            if way == "all":
-                return together(known)
-            # Within a layer there is no composition, and so nothing that makes heads alike.
-            return np.nan_to_num(ranked(known[way]))
+            measures = known if way == "all" else [way]
+            found = {m: self._measured(asked, live[heads], prompts, m) for m in measures}
+            # Where heads are not alike by any measure (composition within a layer) stands 0.
+            return together(found) if way == "all" else np.nan_to_num(ranked(found[way]))
 
         return likeness_of
 
-    def _test(self, asked: Sequence[_Asked], report: Report) -> None:
+    def _links(self) -> tuple[Link, ...]:
+        """Return the strongest composition of each kind."""
+        if self.composition is None:
+            return ()
+        found = []
+        for kind, scores in zip(KINDS, self.composition.scores, strict=True):
+            if np.isfinite(scores).any():
+                later, earlier = np.unravel_index(np.nanargmax(scores), scores.shape)
+                score = float(scores[later, earlier])
+                found.append(Link(kind, self.heads[earlier], self.heads[later], score))
+        return tuple(found)
+
+    # --- the test, on the prompts held out ---
+
+    def _test(self, held: Sequence[int], report: Report) -> None:
         """Cluster the prompts held out, and remove clusters on them."""
         found = self.found
-        assert found is not None  # made just before
+        assert found is not None  # made before
+        asked = [self.asked[index] for index in held]
         place = {head: i for i, head in enumerate(self.heads)}
-        live = np.array([place[head] for head in found.heads])
-        of = self._combined(asked, live, self.by)
-        other = cut(tree(of(range(len(asked)), np.arange(len(live)))), found.n_clusters)
-        again = agreement_of(found.labels, other)
-        self.found = found = replace(found, again=again)
-        rng = np.random.default_rng(self.seed)
-        single = np.stack([one.changed[:, 0] for one in asked])  # [n_held, n_heads_in_all]
+        if self.by != COMPOSITION:  # which is the same on all prompts
+            live = np.array([place[head] for head in found.heads])
+            of = self._likeness_of(asked, live, list(found.likeness), self.by)
+            other = tree(of(range(len(asked)), np.arange(len(live))))
+            again = agreement_of(found.labels, cut(other, found.n_clusters))
+            self.found = found = replace(found, again=again)
         tested = list(found.several.items())[:TESTED]
+        single = np.stack([one.changed[:, 0] for one in asked])  # [n_held, n_heads_in_all]
         for number, (cluster, heads) in enumerate(tested, start=1):
-            randoms = [random_like(heads, self.heads, rng) for _ in range(N_RANDOM)]
-            sets = [heads, *randoms]
-            # One prompt's changes are of as many tokens as it has; the first is the right one.
-            effects = np.stack([changes(one.prompt, sets)[:, 0] for one in asked])
-            sums = [single[:, [place[head] for head in one]].sum(axis=1) for one in randoms]
+            randoms = random_sets(self.model, heads, N_RANDOM, self.seed)
+            effects = np.stack([_right(one.prompt, [heads, *randoms]) for one in asked])
+            drawn = [single[:, [place[head] for head in one]] for one in randoms]
             joint = Joint(
                 cluster=cluster,
                 heads=heads,
                 together=effects[:, 0],
                 alone=single[:, [place[head] for head in heads]],
                 random_together=effects[:, 1:],
-                random_sum=np.stack(sums, axis=1),
+                random_sum=np.stack([one.sum(axis=1) for one in drawn], axis=1),
+                random_size=np.stack([np.abs(one).sum(axis=1) for one in drawn], axis=1),
             )
             self.found = found = replace(found, joints=(*found.joints, joint))
             report(
                 f"Cluster {number} of {len(tested)} removed together", self._of_a_test(len(asked))
             )
+
+    def _in_other_ways(self, held: Sequence[int], report: Report) -> None:
+        """Remove the same clusters by the other interventions."""
+        found = self.found
+        assert found is not None  # made before
+        sets = [joint.heads for joint in found.joints]
+        if not sets:
+            return
+        others = in_other_ways(
+            self.model, self.prompts, held, self.intervention, lambda one: _right(one, sets),
+            seed=self.seed, report=report, cancel=self.cancel,
+        )  # fmt: skip
+        self.found = replace(found, others=tuple(others.items()))
+
+
+def _right(asked: AskedPrompt, sets: Sequence[HeadSet]) -> FloatArray:
+    """Ablate each set; return the change of the right token's logit, [n_sets]."""
+    return changes(asked, sets, 0)[:, 0]
+
+
+def _agreements(likeness: dict[str, FloatArray]) -> dict[tuple[str, str], float]:
+    """Return the rank correlation of each two measures, over pairs of heads."""
+    found = {}
+    for a, b in combinations(likeness, 2):
+        pairs = np.triu_indices(len(likeness[a]), 1)
+        found[a, b] = rank_agreement(likeness[a][pairs], likeness[b][pairs])
+    return found

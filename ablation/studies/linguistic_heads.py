@@ -41,6 +41,7 @@ from ablation.studies.relations.verdicts import (
     LEAST_STRUCTURES,
     judge,
 )
+from ablation.studies.side_by_side import others_than
 from ablation.studies.types import StudyPlan, StudyResult
 from ablation.types import Progress
 from models.errors import ErrorKind, UserError
@@ -97,7 +98,8 @@ def run(
     started = time.monotonic()
     _check(model, prompts)
     sentences = make_sentences(seed, per_template)
-    report = Report(len(sentences) + len(prompts), progress)
+    ways = 1 + len(others_than(intervention, len(prompts)))
+    report = Report(len(sentences) + ways * len(prompts), progress)
     marks = read_marks(model, sentences, report, cancel)
     heads = {head.layer * model.n_heads + head.head: head for head in model.all_heads()}
     found = LinguisticHeads(model.n_layers, model.n_heads, heads, marks, judge(marks, heads), None)
@@ -249,7 +251,24 @@ def _causally(found: LinguisticHeads) -> list[str]:
             f"same layers by {by_chance.mean():.2f} nats on average ({below} of {len(by_chance)} "
             "draws lose as much)."
         )
-    return [*said, *_alone(found, effect)]
+    return [*said, *_in_other_ways(effect), *_alone(found, effect)]
+
+
+def _in_other_ways(effect: AgreementEffect) -> list[str]:
+    """Tell what the same heads do to agreement when they are ablated otherwise."""
+    if not effect.others:
+        return []
+    changes = {
+        name: (margins - effect.clean[:, None]).mean(axis=0)
+        for name, margins in effect.others.items()
+    }
+    which = ["all that count" if name == EVERY else f"the {name} heads" for name in effect.groups]
+    told = "; ".join(
+        f"by {name} "
+        + ", ".join(f"{v:.2f} without {heads}" for v, heads in zip(values, which, strict=True))
+        for name, values in changes.items()
+    )
+    return [f"By other interventions the lead changes so many nats: {told}."]
 
 
 def _alone(found: LinguisticHeads, effect: AgreementEffect) -> list[str]:

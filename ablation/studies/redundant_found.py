@@ -104,6 +104,9 @@ class RedundantHeads:
     compared_sizes: tuple[int, ...]
     pairs: tuple[Joint, ...]
     """Of the heads with the largest effect alone."""
+    others: dict[str, FloatArray]
+    """Other interventions -> float64 [n_judged, n_reached], KL without what went before each
+    threshold (`reached`)."""
     groups: tuple[Joint, ...]
     """Heads that share a key-value head; none where no heads do."""
     group_pairs: tuple[Joint, ...]
@@ -144,6 +147,13 @@ class RedundantHeads:
         if not self.steps:
             return ()
         return tuple(self._reach(threshold, self.fitted) for threshold in THRESHOLDS)
+
+    @property
+    def reached(self) -> tuple[HeadSet, ...]:
+        """What is removed before each threshold, where that is any head and more than before the
+        one below it."""
+        counts = dict.fromkeys(reach.n_heads for reach in self.reaches)
+        return tuple(self.order[:count] for count in counts if count)
 
     @property
     def clean_rank(self) -> float:
@@ -194,6 +204,9 @@ class RedundantHeads:
             "thresholds_fitted": [one.n_heads for one in self.reaches_fitted],
             "compared_sizes": self.compared_sizes,
             "compared": {name: values.mean(axis=0) for name, values in self.compared.items()},
+            "other_interventions": {
+                name: values.mean(axis=0) for name, values in self.others.items()
+            },
             "pairs": [pair.to_json() for pair in self.pairs],
             "groups": [group.to_json() for group in self.groups],
             "group_pairs": [pair.to_json() for pair in self.group_pairs],

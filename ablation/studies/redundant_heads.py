@@ -15,7 +15,7 @@ Hydra Effect", arXiv:2307.15771). The heads that share a key-value head are comp
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -29,6 +29,7 @@ from ablation.studies.elimination import ALONE, TOGETHER, eliminate
 from ablation.studies.prompts import PromptSet
 from ablation.studies.redundant_found import LAST_KL, EliminationStep, Joint, RedundantHeads
 from ablation.studies.removals import kv_groups, parted, removal_effects
+from ablation.studies.side_by_side import in_other_ways, others_than
 from ablation.studies.types import StudyPlan, StudyResult
 from ablation.types import Progress
 from models.language_model import LanguageModel
@@ -135,6 +136,7 @@ class _Work:
     clean_held: FloatArray | None = None
     compared: dict[str, FloatArray] | None = None
     compared_sizes: tuple[int, ...] = ()
+    others: dict[str, FloatArray] = field(default_factory=dict)
     pairs: tuple[Joint, ...] = ()
     groups: tuple[Joint, ...] = ()
     group_pairs: tuple[Joint, ...] = ()
@@ -146,7 +148,9 @@ class _Work:
             Cancelled: the work was cancelled; what is done is there.
         """
         fitted, held = parted(self.prompts)
-        report = Report(len(fitted) + STEPS + len(held) + 3, self.progress)
+        ways = len(others_than(self.intervention, len(self.prompts)))
+        n_work = len(fitted) + STEPS + len(held) + ways * len(held or fitted) + 3
+        report = Report(n_work, self.progress)
         asked = [self._ask(index) for index in fitted]
         singles = []
         for number, one in enumerate(asked, start=1):
@@ -161,6 +165,7 @@ class _Work:
             n = sum(len(step.removed) for step in self.steps)
             report(f"{n} heads removed: {step.kl:.3g} nats")
         self._on_held_out(held, report)
+        self._in_other_ways(held or fitted, report)
         self._compare(asked, report)
 
     @property
@@ -193,6 +198,18 @@ class _Work:
         self.held_out = effects[:, : len(sizes)]
         self.compared = {"single": others[:, 0], "random": others[:, 1:].mean(axis=1)}
         self.compared_sizes = tuple(at)
+
+    def _in_other_ways(self, judged: Sequence[int], report: Report) -> None:
+        """Remove what went before each threshold by the other interventions."""
+        found = self.found()
+        assert found is not None  # every head was run alone
+        sets = found.reached
+        if sets:
+            self.others = in_other_ways(
+                self.model, self.prompts, judged, self.intervention,
+                lambda one: one.effects(sets)[:, KL], seed=self.seed, report=report,
+                cancel=self.cancel,
+            )  # fmt: skip
 
     def _by_single_effect(self) -> list[int]:
         assert self.singles is not None  # the first thing that is done
@@ -237,6 +254,7 @@ class _Work:
             held_out=self.held_out,
             compared=self.compared or {},
             compared_sizes=self.compared_sizes,
+            others=self.others,
             pairs=self.pairs,
             groups=self.groups,
             group_pairs=self.group_pairs,

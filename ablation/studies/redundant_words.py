@@ -1,5 +1,6 @@
 """What the study of redundant heads found, in sentences and as a table."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from ablation.studies.columns import KL
 from ablation.studies.phrases import counted
 from ablation.studies.prompts import PromptSet
 from ablation.studies.redundant_found import THRESHOLDS, Joint, Reach, RedundantHeads
+from models.types import FloatArray
 
 NAMED = 2
 """Pairs of each kind that the answer names."""
@@ -16,7 +18,13 @@ NAMED = 2
 
 def answer(found: RedundantHeads, prompts: PromptSet) -> tuple[str, ...]:
     """Return the answer in sentences."""
-    return (*_counts(found, prompts), *_against(found), *_pairs(found), *_groups(found))
+    return (
+        *_counts(found, prompts),
+        *_against(found),
+        *_in_other_ways(found),
+        *_pairs(found),
+        *_groups(found),
+    )
 
 
 def _counts(found: RedundantHeads, prompts: PromptSet) -> list[str]:
@@ -79,6 +87,26 @@ def _against(found: RedundantHeads) -> list[str]:
     if not told:
         return []
     return [f"Against other orders on the same prompts: {'; '.join(told.values())}."]
+
+
+def _in_other_ways(found: RedundantHeads) -> list[str]:
+    """Tell what the same heads cost when they are removed otherwise."""
+    if not found.others:
+        return []
+    sizes = [len(heads) for heads in found.reached]
+    own = found.judged[:, [found.sizes.index(size) for size in sizes], KL].mean(axis=0)
+    told = "; ".join(
+        f"by {name} {_nats(values.mean(axis=0))}" for name, values in found.others.items()
+    )
+    which = " and ".join(f"{size}" for size in sizes)
+    return [
+        f"The same {which} heads by other interventions, instead of {_nats(own)} by "
+        f"{found.intervention}: {told}."
+    ]
+
+
+def _nats(values: Sequence[float] | FloatArray) -> str:
+    return " and ".join(f"{value:.3g}" for value in values) + " nats"
 
 
 def _sure(joint: Joint) -> int:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ablation.studies import statistics
 from ablation.studies.asked import AskedPrompt
 from ablation.studies.columns import HeadSet
 from ablation.studies.prompts import PromptSet
-from ablation.studies.statistics import halves
 from models.language_model import LanguageModel
 from models.types import FloatArray, Head
 
@@ -26,9 +26,7 @@ def parted(prompts: PromptSet, n: int | None = None) -> tuple[list[int], list[in
 
     No template is in both where there are several. The second is empty for a single prompt.
     """
-    templates = [prompt.template for prompt in prompts.prompts[:n]]
-    first, second = halves(templates)
-    return (first, second) if second else halves([""] * len(templates))
+    return statistics.parted([prompt.template for prompt in prompts.prompts[:n]])
 
 
 def kv_groups(model: LanguageModel) -> list[HeadSet]:
@@ -39,3 +37,25 @@ def kv_groups(model: LanguageModel) -> list[HeadSet]:
         for first in range(0, site.n_heads, size) if size > 1 else ():
             groups.append(tuple(Head(layer, first + i) for i in range(size)))
     return groups
+
+
+def random_sets(
+    model: LanguageModel, heads: Sequence[Head], count: int, seed: int
+) -> list[HeadSet]:
+    """Return random sets with as many heads in each layer as `heads` have, drawn from all of that
+    layer."""
+    rng = np.random.default_rng(seed)
+    by_layer: dict[int, int] = {}
+    for head in heads:
+        by_layer[head.layer] = by_layer.get(head.layer, 0) + 1
+    members: dict[int, list[Head]] = {}
+    for head in model.all_heads():
+        members.setdefault(head.layer, []).append(head)
+    return [
+        tuple(
+            members[layer][i]
+            for layer, n in by_layer.items()
+            for i in rng.choice(len(members[layer]), n, replace=False)
+        )
+        for _ in range(count)
+    ]

@@ -26,6 +26,7 @@ from ablation.studies.columns import KL, HeadSet
 from ablation.studies.gates import BATCH, is_open, learn_gates
 from ablation.studies.prompts import PromptSet
 from ablation.studies.removals import kv_groups, parted
+from ablation.studies.side_by_side import in_other_ways, others_than
 from ablation.studies.sparsification_found import FRACTIONS, STRENGTHS, SparseHeads
 from ablation.studies.types import StudyPlan, StudyResult
 from ablation.types import Progress
@@ -137,6 +138,7 @@ class _Work:
     sizes: tuple[int, ...] = ()
     kept: dict[str, FloatArray] = field(default_factory=dict)
     nothing: FloatArray | None = None
+    others: dict[str, FloatArray] = field(default_factory=dict)
     sparse: FloatArray | None = None
     entries: FloatArray | None = None
 
@@ -150,6 +152,7 @@ class _Work:
         n_ranked, n_sparse = min(RANKED_ON, len(fitted)), min(SPARSE_ON, len(held))
         # In units of a gradient step; a prompt's other work is as much as a few of them.
         total = len(STRENGTHS) * self.n_steps + 10 * n_ranked + 5 * len(held) + 2 * n_sparse
+        total += len(held) * len(others_than(self.intervention, len(self.prompts)))
         report = Report(total, self.progress)
         asked = [self._ask(index) for index in fitted]
         singles = []
@@ -159,6 +162,7 @@ class _Work:
         self.ranking = np.mean(singles, axis=0)
         self._learn(asked, self.ranking, report)
         self._judge(held, report)
+        self._in_other_ways(held, report)
         self._outputs(held[:n_sparse], report)
 
     @property
@@ -207,6 +211,19 @@ class _Work:
             "single": parts[:, 1],
             "random": parts[:, 2:].mean(axis=1),
         }
+
+    def _in_other_ways(self, held: Sequence[int], report: Report) -> None:
+        """Close the gates of the core by the other interventions."""
+        found = self.found()
+        core = None if found is None else found.core
+        assert core is not None  # gates were judged just before
+        closed = tuple(head for head in self.heads if head not in core.heads)
+        if closed:
+            self.others = in_other_ways(
+                self.model, self.prompts, held, self.intervention,
+                lambda one: one.effects([self.heads, closed])[:, KL], seed=self.seed,
+                report=report, cancel=self.cancel,
+            )  # fmt: skip
 
     def _learned_for(self, size: int) -> FloatArray:
         """Return the learned values that rank heads best where so many stay: those of the strength
@@ -263,6 +280,7 @@ class _Work:
             sizes=self.sizes,
             kept=self.kept,
             nothing=self.nothing,
+            others=self.others,
             sparse=self.sparse,
             entries=self.entries,
         )

@@ -64,6 +64,8 @@ class SparseHeads:
     """"learned", "single" and "random" -> float64 [n_held, n_sizes, 4]; columns of `columns`."""
     nothing: FloatArray | None
     """float64 [n_held, 4], without any head."""
+    others: dict[str, FloatArray]
+    """Other interventions -> float64 [n_held, 2], KL without any head, and with the core alone."""
     sparse: FloatArray | None
     """float64 [n_prompts, n_fractions, 4], with only a fraction of the entries of z."""
     entries: FloatArray | None
@@ -165,6 +167,10 @@ class SparseHeads:
                 "heads": [head.to_json() for head in core.heads],
                 "low": core.low, "high": core.high, "share": core.share,
                 "by_layer": self.by_layer,
+            },
+            "other_interventions": {
+                name: {"nothing_kl": values[:, 0].mean(), "core_kl": values[:, 1].mean()}
+                for name, values in self.others.items()
             },
             "fractions": [] if self.sparse is None else [
                 {"fraction": fraction, "kl": self.sparse[:, i, KL].mean()}

@@ -23,6 +23,7 @@ def answer(found: SparseHeads, prompts: PromptSet) -> tuple[str, ...]:
     return (
         *_core(found, core, prompts),
         *_against(found, core),
+        *_in_other_ways(found),
         *_where(found, core),
         *_activations(found),
     )
@@ -95,6 +96,21 @@ def _against(found: SparseHeads, core: Core) -> list[str]:
         f"{few['single']:.3g} and {few['random']:.3g} nats. "
         f"With the core the likeliest token stays in {100 * own[SAME]:.0f} % of the prompts and "
         f"the right token's log-probability changes by {own[RIGHT]:.3g} nats."
+    ]
+
+
+def _in_other_ways(found: SparseHeads) -> list[str]:
+    """Tell what the core keeps when the other heads are closed otherwise."""
+    if not found.others:
+        return []
+    told = []
+    for name, values in found.others.items():
+        nothing, core = values.mean(axis=0)
+        kept = f"{100 * (1 - core / nothing):.0f} %" if nothing > 0 else "all"
+        told.append(f"by {name} it keeps {kept} (KL {core:.3g} of {nothing:.3g} nats)")
+    return [
+        f"With the other heads closed otherwise than by {found.intervention}, the same core: "
+        f"{'; '.join(told)}."
     ]
 
 

@@ -80,9 +80,19 @@ def halves(groups: list[str], seed: int = 0) -> tuple[list[int], list[int]]:
     shuffled = [order[i] for i in rng.permutation(len(order))]
     first: set[str] = set()
     for group in shuffled:
-        if 2 * sum(name in first for name in named) < len(named):
+        half_full = 2 * sum(name in first for name in named) >= len(named)
+        if not half_full and len(first) < max(1, len(order) - 1):
             first.add(group)
     return (
         [i for i, name in enumerate(named) if name in first],
         [i for i, name in enumerate(named) if name not in first],
     )
+
+
+def parted(groups: list[str], seed: int = 0) -> tuple[list[int], list[int]]:
+    """Part prompts in two halves (`halves`); prompt by prompt where there is one template only.
+
+    The second is empty for a single prompt.
+    """
+    first, second = halves(groups, seed)
+    return (first, second) if second else halves([""] * len(groups), seed)

@@ -23,7 +23,7 @@ def test_a_study_is_planned_run_and_saved(quiet: Page, address: str, tmp_path: P
     view = View("llama", prompt="The cat sat on the mat.", tab="studies")
     quiet.goto(address + "#" + str(permalink.encode(view)))
     expect(quiet.locator("#studies-question")).to_contain_text("critical for predicting")
-    expect(quiet.locator("#studies-plan")).to_contain_text("12 heads alone on 16 prompts")
+    expect(quiet.locator("#studies-plan")).to_contain_text("12 heads alone on 12 prompts")
     # What is wrong is said before anything runs.
     quiet.click("#studies-set")
     quiet.locator("[role=option]", has_text="A file of prompts").click()

@@ -1,13 +1,11 @@
 """Figures of the study of critical heads."""
 
-import numpy as np
-
 from ablation.studies.columns import KL, RIGHT
 from ablation.studies.critical_heads import LEADERS, SHARE, CriticalHeads
 from ablation.studies.types import StudyResult
 from ablation.types import MetricInfo
 from models.types import FloatArray
-from viz.studies.figure import StudyFigure, bars, framed, head_map, level, line
+from viz.studies.figure import StudyFigure, bars, by_intervention, framed, head_map, level, line
 
 SHOWN = 15
 _KL = MetricInfo(
@@ -103,18 +101,8 @@ def _joint(found: CriticalHeads, dark: bool) -> StudyFigure:
 
 def _interventions(found: CriticalHeads, dark: bool) -> StudyFigure:
     leading = list(found.order[: next(iter(found.others.values())).shape[1]])
-    labels = [str(found.heads[i]) for i in leading]
     means = {found.intervention: found.effects[:, leading, KL].mean(axis=0)} | {
         name: values.mean(axis=0) for name, values in found.others.items()
     }
-    traces = [
-        bars(labels, mean, [np.nan] * len(mean), [np.nan] * len(mean), name, i, dark=dark)
-        for i, (name, mean) in enumerate(means.items())
-    ]
-    return StudyFigure(
-        "interventions",
-        "The choice of intervention",
-        "Mean KL of the leading heads by each intervention: what is critical by one only is not "
-        "critical as such.",
-        framed(traces, "head", "KL (nats)", dark=dark, barmode="group"),
-    )
+    labels = [str(found.heads[i]) for i in leading]
+    return by_intervention(labels, means, "head", "KL (nats)", dark=dark)

@@ -173,6 +173,30 @@ def bars(
     )
 
 
+def by_intervention(
+    labels: Sequence[str], means: Mapping[str, Numbers], x: str, y: str, *, dark: bool
+) -> StudyFigure:
+    """Draw what the same heads do by each intervention, side by side.
+
+    Args:
+        labels: of what was ablated.
+        means: intervention -> a number for each label.
+        x, y: what the axes are.
+    """
+    none = [np.nan] * len(labels)
+    traces = [
+        bars(labels, mean, none, none, name, i, dark=dark)
+        for i, (name, mean) in enumerate(means.items())
+    ]
+    return StudyFigure(
+        "interventions",
+        "The choice of intervention",
+        "The same heads ablated in each way, mean over the prompts: what holds by one way only "
+        "does not hold as such.",
+        framed(traces, x, y, dark=dark, barmode="group"),
+    )
+
+
 def level(y: float, words: str, *, dark: bool) -> dict[str, Any]:
     """Return a dashed line across a figure and what it is, as its layout's shape and annotation."""
     colours = palette(dark)

@@ -5,7 +5,7 @@ import numpy as np
 from ablation.studies.relations.types import EVERY, AgreementEffect, LinguisticHeads, Verdict
 from ablation.studies.types import StudyResult
 from ablation.types import MetricInfo
-from viz.studies.figure import StudyFigure, bars, framed, head_map
+from viz.studies.figure import StudyFigure, bars, by_intervention, framed, head_map
 
 _EXCESS = MetricInfo(
     "excess",
@@ -27,6 +27,8 @@ def figures(result: StudyResult, dark: bool) -> tuple[StudyFigure, ...]:
     drawn = [_shares(judged, dark), _map(found, judged, dark), _by_distance(found, judged, dark)]
     if found.agreement is not None:
         drawn.append(_agreement(found, found.agreement, dark))
+        if found.agreement.others:
+            drawn.append(_interventions(found.agreement, dark))
     return tuple(drawn)
 
 
@@ -98,6 +100,19 @@ def _by_distance(found: LinguisticHeads, judged: list[Verdict], dark: bool) -> S
         figure,
         wide=False,
     )
+
+
+def _interventions(effect: AgreementEffect, dark: bool) -> StudyFigure:
+    clean = effect.clean.mean()
+    own = np.array([margins.mean() for _, margins in effect.groups.values()])
+    means = {effect.intervention: own - clean} | {
+        name: margins.mean(axis=0) - clean for name, margins in effect.others.items()
+    }
+    labels = [
+        f"{len(heads)} that count" if name == EVERY else f"{len(heads)} {name}"
+        for name, (heads, _) in effect.groups.items()
+    ]
+    return by_intervention(labels, means, "heads ablated", "change of the margin (nats)", dark=dark)
 
 
 def _agreement(found: LinguisticHeads, effect: AgreementEffect, dark: bool) -> StudyFigure:

@@ -10,7 +10,7 @@ from ablation.studies.redundant_found import THRESHOLDS, Joint, RedundantHeads
 from ablation.studies.types import StudyResult
 from ablation.types import MetricInfo
 from models.types import FloatArray
-from viz.studies.figure import StudyFigure, bars, framed, head_map, line
+from viz.studies.figure import StudyFigure, bars, by_intervention, framed, head_map, line
 from viz.theme import diverging_scale, palette
 
 SHOWN = 16
@@ -32,6 +32,8 @@ def figures(result: StudyResult, dark: bool) -> tuple[StudyFigure, ...]:
     drawn = []
     if found.steps:
         drawn += [_elimination(found, dark), _right(found, dark), _order(found, dark)]
+    if found.others:
+        drawn.append(_interventions(found, dark))
     if found.pairs:
         drawn.append(_pairs(found, dark))
     if found.group_pairs:
@@ -105,6 +107,16 @@ def _order(found: RedundantHeads, dark: bool) -> StudyFigure:
     }
     grid = (found.n_layers, found.n_heads)
     return head_map(grid, _ORDER, values, "order", "When each head goes", dark=dark)
+
+
+def _interventions(found: RedundantHeads, dark: bool) -> StudyFigure:
+    sizes = [len(heads) for heads in found.reached]
+    at = [found.sizes.index(size) for size in sizes]
+    means = {found.intervention: found.judged[:, at, KL].mean(axis=0)} | {
+        name: values.mean(axis=0) for name, values in found.others.items()
+    }
+    labels = [f"{size} heads" for size in sizes]
+    return by_intervention(labels, means, "removed before a threshold", "KL (nats)", dark=dark)
 
 
 def _pairs(found: RedundantHeads, dark: bool) -> StudyFigure:

@@ -6,7 +6,7 @@ from ablation.studies.columns import KL
 from ablation.studies.sparsification_found import FRACTIONS, Core, SparseHeads
 from ablation.studies.types import StudyResult
 from ablation.types import MetricInfo
-from viz.studies.figure import StudyFigure, bars, framed, head_map, level, line
+from viz.studies.figure import StudyFigure, bars, by_intervention, framed, head_map, level, line
 
 _OPEN = MetricInfo(
     "open",
@@ -27,6 +27,8 @@ def figures(result: StudyResult, dark: bool) -> tuple[StudyFigure, ...]:
     if core is None:
         return (_map(found, core, dark),)
     drawn = [_kept(found, core, dark), _map(found, core, dark), _layers(found, core, dark)]
+    if found.others:
+        drawn.append(_interventions(found, core, dark))
     if found.sparse is not None:
         drawn.append(_activations(found, dark))
     return tuple(drawn)
@@ -85,6 +87,16 @@ def _layers(found: SparseHeads, core: Core, dark: bool) -> StudyFigure:
         framed(traces, "layer", "count", dark=dark, barmode="group"),
         wide=False,
     )
+
+
+def _interventions(found: SparseHeads, core: Core, dark: bool) -> StudyFigure:
+    assert found.nothing is not None  # there is a core
+    own = found.kept["learned"][:, found.sizes.index(len(core.heads)), KL].mean()
+    means = {found.intervention: [found.nothing[:, KL].mean(), own]} | {
+        name: values.mean(axis=0) for name, values in found.others.items()
+    }
+    labels = ["no head", f"the core, {len(core.heads)} heads"]
+    return by_intervention(labels, means, "what stays", "KL (nats)", dark=dark)
 
 
 def _activations(found: SparseHeads, dark: bool) -> StudyFigure:

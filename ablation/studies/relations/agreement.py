@@ -1,18 +1,20 @@
 """What ablating heads does to subject-verb agreement: minimal pairs, beside the rest of a layer."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from ablation.evaluation import Cancelled
-from ablation.studies.asked import ask
-from ablation.studies.critical_heads import random_sets
+from ablation.studies.asked import AskedPrompt, Report, ask
 from ablation.studies.prompts import PromptSet
 from ablation.studies.relations.types import AgreementEffect
+from ablation.studies.removals import random_sets
+from ablation.studies.side_by_side import in_other_ways
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
-from models.types import Head
+from models.types import FloatArray, Head
 
 N_RANDOM = 20
 """Random sets of as many heads in the same layers, beside each set of heads."""
@@ -25,7 +27,7 @@ def measure(
     groups: Mapping[str, Sequence[Head]],
     intervention: str,
     seed: int,
-    report: Callable[[str], None],
+    report: Report,
     cancel: threading.Event | None,
 ) -> AgreementEffect | None:
     """Ablate heads on minimal pairs, until done or cancelled; None if no prompt was done.
@@ -44,28 +46,42 @@ def measure(
     for members in groups.values():
         sets += [tuple(members), *random_sets(model, members, N_RANDOM, seed)]
     rows = []
-    for index, prompt in enumerate(prompts.prompts):
+    for index in range(len(prompts)):
         try:
-            asked = ask(model, prompts, index, intervention, seed, cancel)
-            wrong = model.resolve_token(prompt.distractor)
-            margins = np.full(len(sets), np.nan)
-            for indices, log_probs in asked.question.evaluate(sets):
-                margins[indices] = (log_probs[:, asked.answer] - log_probs[:, wrong]).cpu()
+            rows.append(_margins(ask(model, prompts, index, intervention, seed, cancel), sets))
         except Cancelled:
             break
-        rows.append(margins)
         report(f"Agreement without heads: prompt {index + 1} of {len(prompts)}")
     if not rows:
         return None
+    together = [tuple(members) for members in groups.values()]
+    others: dict[str, FloatArray] = {}
+    if len(rows) == len(prompts):
+        with suppress(Cancelled):
+            others = in_other_ways(
+                model, prompts, range(len(prompts)), intervention,
+                lambda one: _margins(one, together), seed=seed, report=report, cancel=cancel,
+            )  # fmt: skip
     found = np.array(rows)  # [n_prompts, n_sets]
     first = 1 + len(alone)
     at = {name: first + i * (1 + N_RANDOM) for i, name in enumerate(groups)}
     return AgreementEffect(
+        intervention=intervention,
         clean=found[:, 0],
         singles={head: found[:, 1 + i] for i, head in enumerate(alone)},
         groups={name: (tuple(groups[name]), found[:, i]) for name, i in at.items()},
         random={name: found[:, i + 1 : i + 1 + N_RANDOM] for name, i in at.items()},
+        others=others,
     )
+
+
+def _margins(asked: AskedPrompt, sets: Sequence[Sequence[Head]]) -> FloatArray:
+    """Ablate each set; return the right verb's log-probability less the wrong one's, [n_sets]."""
+    wrong = asked.question.model.resolve_token(asked.prompt.distractor)
+    margins = np.full(len(sets), np.nan)
+    for indices, log_probs in asked.question.evaluate(sets):
+        margins[indices] = (log_probs[:, asked.answer] - log_probs[:, wrong]).cpu()
+    return margins
 
 
 def n_sets(model: LanguageModel, n_layers: int, n_groups: int) -> int:

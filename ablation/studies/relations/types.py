@@ -104,6 +104,7 @@ class AgreementEffect:
     right where it is above 0.
     """
 
+    intervention: str
     clean: FloatArray
     """float64 [n_prompts], margins of the clean run."""
     singles: Mapping[Head, FloatArray]
@@ -113,6 +114,9 @@ class AgreementEffect:
     """Name -> heads ablated together, and float64 [n_prompts]."""
     random: Mapping[str, FloatArray]
     """Name -> float64 [n_prompts, N_RANDOM], with as many random heads of the same layers."""
+
+    others: Mapping[str, FloatArray]
+    """Other interventions -> float64 [n_prompts, n_groups], without the heads of each group."""
 
     @property
     def n_prompts(self) -> int:
@@ -176,6 +180,9 @@ class LinguisticHeads:
                         "random_margins": effect.random[name].mean(axis=0),
                     }
                     for name, (heads, margins) in effect.groups.items()
+                },
+                "other_interventions": {
+                    name: margins.mean(axis=0) for name, margins in effect.others.items()
                 },
             },
         })  # fmt: skip

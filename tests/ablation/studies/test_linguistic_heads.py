@@ -151,7 +151,12 @@ def test_the_wired_head_is_found_and_no_other() -> None:
     assert result.n_prompts == 240 + 4
     assert result.to_json()["relations"][3]["heads"] == [[0, 0]]
     figures = study_figures(result)
-    assert [one.name for one in figures] == ["shares", "map", "by-distance", "agreement"]
+    assert [one.name for one in figures] == [
+        "shares", "map", "by-distance", "agreement", "interventions"
+    ]  # fmt: skip
+    assert set(effect.others) == {"mean", "permute"}
+    assert effect.others["mean"].shape == (4, len(effect.groups))
+    assert any(said.startswith("By other interventions") for said in result.answer)
     assert figures[3].figure.data[0].y[0] == pytest.approx(row["margin"])
 
 

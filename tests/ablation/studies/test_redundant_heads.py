@@ -8,7 +8,7 @@ import pytest
 from handwired import hand_wired, pairs, wired_twins
 from tiny import CORPUS, tiny_model
 
-from ablation import Progress, Zero, run_study
+from ablation import Permute, Progress, Zero, run_study
 from ablation.studies import plan_study
 from ablation.studies.columns import KL
 from ablation.studies.types import StudyResult
@@ -105,6 +105,28 @@ def test_screened_steps_run_what_they_remove() -> None:
     n = found.sizes[len(found.sizes) // 2]
     own = found.fitted[:, found.sizes.index(n), KL].mean()
     assert own < 2 * exact.fitted[:, exact.sizes.index(n), KL].mean() + 0.05
+
+
+def test_the_same_heads_are_removed_by_other_interventions() -> None:
+    model, found = tiny_model("llama"), random_weights().details
+    assert set(found.others) == {"mean", "permute"}
+    sets = found.reached
+    assert [len(heads) for heads in sets] == sorted({r.n_heads for r in found.reaches if r.n_heads})
+    # Which of the prompts were held out is read off what zero does there.
+    prompts = [model.tokenize(text) for text in CORPUS]
+    zero = [found.sizes.index(len(heads)) for heads in sets]
+    for row, values in zip(found.judged[:, zero, KL], found.others["permute"], strict=True):
+        by_hand = {}
+        for way in (Zero(), Permute(0)):
+            kls = []
+            for prompt in prompts:
+                rows = model.ablated_logprobs(prompt, [(), *sets], way)
+                kls.append((rows[0].exp() * (rows[0] - rows[1:])).sum(dim=1).numpy())
+            by_hand[way] = np.array(kls)
+        own = int(np.abs(by_hand[Zero()] - row).max(axis=1).argmin())
+        np.testing.assert_allclose(by_hand[Zero()][own], row, atol=TOLERANCE)
+        np.testing.assert_allclose(by_hand[Permute(0)][own], values, atol=TOLERANCE)
+    assert any("by other interventions" in said for said in random_weights().answer)
 
 
 def test_one_prompt_has_nothing_held_out_and_no_interval() -> None:

@@ -39,6 +39,12 @@ def test_the_core_of_a_wired_model_is_its_circuit() -> None:
     assert found.core.share == pytest.approx(1, abs=TOLERANCE)
     assert set(found.open_counts) == {2}
     assert wired().answer[0].startswith("The essential core is 2 of 4 heads (50 %")
+    # However the dead heads are closed, the core keeps everything.
+    assert set(found.others) == {"mean", "permute"}
+    for values in found.others.values():
+        np.testing.assert_allclose(values[:, 1], 0, atol=TOLERANCE)
+    assert any("by permute it keeps" in said for said in wired().answer)
+    assert "interventions" in {figure.name for figure in study_figures(wired())}
     assert wired().table.set_index("head").core.to_dict() == {
         "L0H0": True, "L0H1": False, "L1H0": True, "L1H1": False,
     }  # fmt: skip
