@@ -125,7 +125,7 @@ STUDIES: Mapping[str, StudyInfo] = {
             "each other; clusters are then removed whole on other prompts, beside random heads of "
             "the same layers.",
             prompt_set="passages",
-            n_prompts=16,
+            n_prompts=14,
             options=(INTERVENTION, CLUSTERED_BY, SEED),
         ),
         _study(
