@@ -83,7 +83,7 @@ STUDIES: Mapping[str, StudyInfo] = {
             "step; pairs and key-value groups are removed to see which heads overlap and which "
             "stand in for each other.",
             prompt_set="passages",
-            n_prompts=10,
+            n_prompts=8,
             options=(INTERVENTION, STRATEGY, SEED),
         ),
         _study(

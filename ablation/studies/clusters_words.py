@@ -128,9 +128,9 @@ def _removed(found: HeadClusters) -> list[str]:
     ]
     if n > 1:
         said.append(
-            f"With 95 % confidence {low} of them lower the right token's logit more than the sum "
-            f"of their heads does (these stand in for each other or add to each other's effect), "
-            f"and {high} less (these overlap, or are one path)."
+            f"With 95 % confidence {low} of them lower the right token's logit by more than the "
+            f"sum of their heads does (these stand in for each other or add to each other's "
+            f"effect), and {high} by less (these overlap, or are one path)."
         )
     return said
 
@@ -159,8 +159,8 @@ def _in_other_ways(found: HeadClusters) -> list[str]:
         alike = "" if len(mean) < 3 else f" (ranks correlate by {rank_agreement(own, mean):.2f})"
         told.append(f"by {mean.mean():.3g} with {name}{alike}")
     return [
-        f"Removed by other interventions the same clusters change it, on average over clusters, "
-        f"{'; '.join(told)}, instead of by {own.mean():.3g} with {found.intervention}."
+        f"Removed by other interventions the same clusters change that logit, on average over "
+        f"clusters, {'; '.join(told)}, instead of by {own.mean():.3g} with {found.intervention}."
     ]
 
 

@@ -12,7 +12,7 @@ from models.types import FloatArray, Head
 
 THRESHOLDS = (0.01, 0.1, 1.0)
 """Mean KL (nats) up to which heads are counted."""
-LAST_KL = 1.5
+LAST_KL = THRESHOLDS[-1]
 """Nats; elimination ends above it."""
 N_RESAMPLES = 1000
 

@@ -8,7 +8,7 @@ import pandas as pd
 from ablation.studies.columns import KL, RIGHT, SAME
 from ablation.studies.phrases import counted, layers_words
 from ablation.studies.prompts import PromptSet
-from ablation.studies.sparsification_found import FRACTIONS, Core, SparseHeads
+from ablation.studies.sparsification_found import FRACTIONS, N_SHUFFLES, Core, SparseHeads
 from ablation.studies.statistics import rank_agreement
 
 NAMED = 8
@@ -131,7 +131,7 @@ def _where(found: SparseHeads, core: Core) -> list[str]:
     if grouping is not None:
         said.append(
             f"It leaves {grouping.empty} of {grouping.n_groups} key-value groups without a head; "
-            f"as many random heads leave {grouping.chance:.1f} (p = {grouping.p:.2g})."
+            f"as many random heads leave {grouping.chance:.1f} ({_chance(grouping.p)})."
         )
     if found.ranking is not None and len(found.heads) > 1:
         order = np.array(found.order_for(len(core.heads)))
@@ -144,6 +144,10 @@ def _where(found: SparseHeads, core: Core) -> list[str]:
                 "heads)."
             )
     return said
+
+
+def _chance(p: float) -> str:
+    return f"p = {p:.2g}" if p > 0 else f"p < {1 / N_SHUFFLES:g}"
 
 
 def _heads_in(found: SparseHeads, layers: np.ndarray) -> int:

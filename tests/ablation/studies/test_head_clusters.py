@@ -63,7 +63,7 @@ def test_two_heads_of_one_path_cost_what_one_costs() -> None:
         assert circuits.sum() < 6
         assert joint.random_departures[~circuits].max() < 0.05
         assert joint.reached <= circuits.sum()
-    assert any("and 2 less (these overlap" in sentence for sentence in wired().answer)
+    assert any("and 2 by less (these overlap" in sentence for sentence in wired().answer)
 
 
 def test_other_interventions_are_told_beside() -> None:
