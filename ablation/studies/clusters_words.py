@@ -30,6 +30,7 @@ def answer(found: HeadClusters, prompts: PromptSet, n_done: int) -> tuple[str, .
     """
     n_held = n_done - len(found.effects)
     return (
+        _lead(found, prompts),
         *_counts(found, prompts, n_held),
         *_apart(found),
         *_largest(found),
@@ -40,43 +41,52 @@ def answer(found: HeadClusters, prompts: PromptSet, n_done: int) -> tuple[str, .
     )
 
 
-def _counts(found: HeadClusters, prompts: PromptSet, n_held: int) -> list[str]:
-    """Tell into how many clusters heads part, and whether these are found again."""
+def _lead(found: HeadClusters, prompts: PromptSet) -> str:
+    """Answer whether there are clusters: whether they come back, and whether they lie apart."""
     total = len(found.heads) + len(found.silent)
+    on = on_set(len(found.effects), "prompts", prompts.name)
+    agreement = found.chosen.mean if found.again is None else found.again
+    said = (
+        f"By {BY[found.by]}, {len(found.heads)} of {total} heads that change predictions on {on} "
+        f"part into {counted(found.n_clusters, 'clusters')}, which other prompts give again to "
+        f"{agreement:.2f} (adjusted Rand index; 1: the same, 0: chance)"
+    )
+    if found.separation is None:
+        return f"{said}."
+    if found.separation.holds:
+        return f"{said}, and they lie farther apart than parts of one cloud would."
+    return (
+        f"{said}; but they lie no farther apart than parts of one cloud would: heads differ by "
+        "degrees."
+    )
+
+
+def _counts(found: HeadClusters, prompts: PromptSet, n_held: int) -> list[str]:
+    """Tell why there are so many clusters, and how far they are found again."""
     stable = found.chosen
     low, high = stable.ends
-    on = on_set(len(found.effects), "prompts", prompts.name)
-    n_draws = len(stable.agreement)
     said = [
-        f"By {BY[found.by]}, {len(found.heads)} of {total} heads that change predictions on {on} "
-        f"part into {counted(found.n_clusters, 'clusters')}, the number at which clusterings of "
-        f"two halves of these prompts agree best: adjusted Rand index {stable.mean:.2f} on average "
-        f"of {n_draws} halvings ({low:.2f} to {high:.2f}), with heads shuffled at most "
-        f"{stable.by_chance:.2f}."
+        "So many are taken because clusterings of two halves of these prompts agree best there: by "
+        f"{stable.mean:.2f} on average of {len(stable.agreement)} halvings ({low:.2f} to "
+        f"{high:.2f}), with heads shuffled at most {stable.by_chance:.2f}."
     ]
     if found.again is not None:
         shared = " that share no template with these" if len(prompts.templates) > 1 else ""
         said.append(
             f"Clustered anew on {counted(n_held, 'prompts')}{shared}, heads part likewise to "
-            f"{found.again:.2f} (1: the same, 0: as much as chance)."
+            f"{found.again:.2f}."
         )
     return said
 
 
 def _apart(found: HeadClusters) -> list[str]:
-    """Tell whether the clusters are set apart, or a single cloud was parted."""
+    """Tell how far apart the clusters lie, beside parts of a single cloud."""
     apart = found.separation
     if apart is None:
         return []
-    figures = (
-        f"mean silhouette {apart.silhouette:.3f}; single clouds of the same spectrum, cut into as "
-        f"many, {apart.clouds.min():.3f} to {apart.clouds.max():.3f}"
-    )
-    if apart.holds:
-        return [f"The clusters are farther apart than parts of one cloud would be ({figures})."]
     return [
-        f"The clusters are no farther apart than parts of one cloud would be ({figures}): heads "
-        "differ by degrees."
+        f"How far apart they lie, by mean silhouette: {apart.silhouette:.3f}; single clouds of the "
+        f"same spectrum, cut into as many, {apart.clouds.min():.3f} to {apart.clouds.max():.3f}."
     ]
 
 

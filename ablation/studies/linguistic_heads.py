@@ -200,8 +200,8 @@ def _answer(found: LinguisticHeads) -> tuple[str, ...]:
     if won:
         said.append(
             f"{len(found.winners)} of {len(found.heads)} heads look at the related word more often "
-            f"than any fixed key, for {len(won)} of {len(judged)} relations ({n} sentences, share "
-            f"on templates held out): {'; '.join(_won(verdict) for verdict in won)}."
+            f"than any fixed key, for {len(won)} of {len(judged)} relations ({n} sentences, judged "
+            "on templates held out)."
         )
     else:
         said.append(
@@ -209,6 +209,8 @@ def _answer(found: LinguisticHeads) -> tuple[str, ...]:
             f"fixed key, for any of {len(judged)} relations ({n} sentences, share on templates "
             f"held out): {'; '.join(_lost(verdict) for verdict in lost)}."
         )
+    if won:
+        said.append(f"So often they do: {'; '.join(_won(verdict) for verdict in won)}.")
     if won and lost:
         said.append("No head does for " + "; ".join(_lost(verdict) for verdict in lost) + ".")
     return (*said, *_causally(found))

@@ -74,6 +74,7 @@ def answer(found: Permutation, prompts: PromptSet, least: float) -> tuple[str, .
     usual, worst = np.median(kl, axis=1), int(kl[PERMUTE].argmax())
     most = kl[:, worst]
     return (
+        _lead(found, on, least),
         f"Shuffling what one layer says over positions moves the prediction after {on} by "
         f"{usual[PERMUTE]:.3g} nats (KL) at the median layer (set to 0: {usual[ZERO]:.3g}; to its "
         f"mean: {usual[MEAN]:.3g}), and by {most[PERMUTE]:.3g} at most, in layer {worst} (to 0: "
@@ -83,6 +84,23 @@ def answer(found: Permutation, prompts: PromptSet, least: float) -> tuple[str, .
         _of_random(found),
         _of_perplexity(found),
         *_of_texts(found),
+    )
+
+
+def _lead(found: Permutation, on: str, least: float) -> str:
+    """Answer whether order matters: for all heads at once, and for single layers."""
+    grown = found.of_random.mean[:, -1, LOSS]
+    every, zero, _ = (f"{value:.3g}" for value in found.perplexity(grown))
+    said = (
+        f"Shuffled over positions, the outputs of all heads at once make the perplexity of {on} "
+        f"{every} instead of {found.clean_perplexity:.3g} (set to 0: {zero})"
+    )
+    if len(found.clean_loss) == 1:
+        return f"{said}."
+    low = found.of_layers.low[PERMUTE, :, KL]
+    return (
+        f"{said}; of single layers, order matters in {int((low >= least).sum())} of "
+        f"{found.n_layers}."
     )
 
 

@@ -33,15 +33,20 @@ def _counts(found: RedundantHeads, prompts: PromptSet) -> list[str]:
         return []
     n_fitted, held = len(found.singles), found.held_out
     total = len(found.heads)
+    counts = " and ".join(
+        f"{'at least ' if reach.open_ended else ''}{reach.n_heads}" for reach in found.reaches
+    )
+    levels = " and ".join(f"{threshold:g}" for threshold in THRESHOLDS)
     told = "; ".join(_reach(reach, total) for reach in found.reaches)
     if held is None:
         where = f"the {counted(n_fitted, 'prompts')} that they were chosen on"
     else:
         where = f"{counted(len(held), 'held-out prompts')} ({prompts.name})"
     said = [
-        f"Of {total} heads, removed from the least costly on, so many go before the mean KL "
-        f"reaches a threshold on {where}: {told}. With all heads the right token has rank "
-        f"{found.clean_rank:g}."
+        f"Of {total} heads, removed from the least costly on, {counts} go before the mean KL "
+        f"reaches {levels} nats on {where}.",
+        f"Before each threshold: {told}. With all heads the right token has rank "
+        f"{found.clean_rank:g}.",
     ]
     if held is not None:
         own = " and ".join(f"{reach.n_heads}" for reach in found.reaches_fitted[1:])

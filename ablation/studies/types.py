@@ -30,7 +30,7 @@ class StudyResult:
 
     name: str
     answer: tuple[str, ...]
-    """Sentences for a person."""
+    """Sentences for a person: the first is the answer, the others what it rests on."""
     table: pd.DataFrame
     """One row for each thing measured; the study says what its columns are."""
     caveats: tuple[str, ...]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from app.cli.question import open_model
 from app.cli.sweep import INTERRUPTED
@@ -36,8 +37,8 @@ def run(options: Namespace, terminal: Terminal, info: "StudyInfo") -> int:
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
         result = run_study(info.name, model, prompts, progress=progress, cancel=cancel, **chosen)
     terminal.print(f"{model.name}: {info.name}, {result.n_prompts} prompts ({prompts.name})")
-    for sentence in result.answer:
-        terminal.print(sentence)
+    for number, sentence in enumerate(result.answer):
+        terminal.print(Text(sentence, style="" if number else "bold"))
     if len(result.table):
         terminal.print(_table(result.table.head(options.top_k)))
     for caveat in result.caveats:

@@ -13,6 +13,7 @@ STYLE = (
     "body{font-family:system-ui,sans-serif;max-width:960px;margin:24px auto;padding:0 16px;"
     "color:#1f2733}table{border-collapse:collapse;font-size:13px}td,th{padding:3px 9px;"
     "border-bottom:1px solid #dde3ea;text-align:right}.caveats{color:#5b6675;font-size:13px}"
+    ".answer p:first-child{font-size:18px;font-weight:600}"
 )
 MOST_ROWS = 500
 
@@ -34,6 +35,6 @@ def study_html(result: StudyResult, model: str) -> str:
         f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{escape(info.label)}"
         f"</title><style>{STYLE}</style></head><body><h1>{escape(info.question)}</h1>"
         f"<p>{escape(model)}, {counted(result.n_prompts, 'prompts')}, {result.seconds:.0f} s</p>"
-        f"{answer}"
+        f"<div class='answer'>{answer}</div>"
         f"<ul class='caveats'>{caveats}</ul>{''.join(parts)}<h2>Table</h2>{table}</body></html>\n"
     )

@@ -37,7 +37,8 @@ def test_dead_heads_go_first_and_cost_nothing() -> None:
     assert found.clean_rank == 1
     assert [reach.n_heads for reach in found.reaches] == [2, 2, 2]
     assert all(reach.rank == 1 and reach.same == 1 for reach in found.reaches)
-    assert "0.01 nats, 2 (50 %)" in wired().answer[0]
+    assert "2 and 2 and 2 go before" in wired().answer[0]
+    assert "0.01 nats, 2 (50 %)" in wired().answer[1]
 
 
 def test_heads_of_one_path_overlap() -> None:
