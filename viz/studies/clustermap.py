@@ -11,7 +11,7 @@ from ablation.studies.clusters_found import HeadClusters
 from viz.studies.figure import framed
 from viz.theme import palette, sequential_scale
 
-SIDE = 620  # px, of the map
+SIDE = 650  # px, of the picture's height
 TREE = 0.17
 """Part of the height that the tree takes."""
 _BARE = {
@@ -45,12 +45,20 @@ def clustermap(found: HeadClusters, colours: Mapping[int, str], dark: bool) -> g
         "",
         dark=dark,
         height=SIDE,
-        width=SIDE + 60,
         showlegend=False,
-        margin={"l": 14, "r": 14, "t": 10, "b": 14},
+        margin={"l": 14, "r": 14, "t": 10, "b": 50},
         shapes=_strips(labels, colours),
-        xaxis=_BARE | ticks | {"range": ends},
-        yaxis=_BARE | ticks | {"range": ends[::-1], "domain": [0, 1 - TREE - 0.03]},
+        # Square, whatever the width of the page; close to the tree where it is narrow.
+        xaxis=_BARE | ticks | {"range": ends, "constrain": "domain", "constraintoward": "left"},
+        yaxis=_BARE
+        | ticks
+        | {
+            "range": ends[::-1],
+            "domain": [0, 1 - TREE - 0.03],
+            "scaleanchor": "x",
+            "constrain": "domain",
+            "constraintoward": "top",
+        },
         yaxis2=_BARE | {"domain": [1 - TREE, 1], "anchor": "x", "fixedrange": True},
     )
 
@@ -73,10 +81,15 @@ def _map(found: HeadClusters, order: list[int], dark: bool) -> go.Heatmap:
         zmax=1,
         colorscale=sequential_scale(dark),
         colorbar={
-            "title": {"text": "rank", "font": {"size": 10}},
+            "title": {"text": "rank", "font": {"size": 10}, "side": "bottom"},
+            "orientation": "h",
             "thickness": 10,
-            "len": 0.6,
-            "y": 0.38,
+            "lenmode": "pixels",
+            "len": 240,
+            "x": 0,
+            "xanchor": "left",
+            "y": -0.01,
+            "yanchor": "top",
         },
         hoverongaps=False,
         hovertemplate="%{y} and %{x}: rank <b>%{z:.2f}</b><extra></extra>",
