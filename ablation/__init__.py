@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ablation.metrics import METRICS, compare
     from ablation.query_key import explain_attention
     from ablation.search import search_heads
-    from ablation.studies import STUDIES, run_study
+    from ablation.studies import STUDIES, plan_study, run_study
     from ablation.summaries import summarise_heads
     from ablation.sweep import sweep_heads
     from ablation.types import (
@@ -85,7 +85,7 @@ _HOMES = {
     "ablation.query_key": ("explain_attention",),
     "ablation.search": ("search_heads",),
     "ablation.summaries": ("summarise_heads",),
-    "ablation.studies": ("STUDIES", "run_study"),
+    "ablation.studies": ("STUDIES", "plan_study", "run_study"),
     "ablation.sweep": ("sweep_heads",),
     "ablation.types": (
         "Ablation",
@@ -147,6 +147,7 @@ __all__ = [
     "parse_intervention",
     "parse_pairs",
     "patch_heads",
+    "plan_study",
     "propose_corruption",
     "read_pairs",
     "run_study",

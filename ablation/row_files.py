@@ -73,10 +73,14 @@ class RowFile:
         for row in rows:
             self._check(name, row)
         if not rows:
-            raise self.refusal(
-                name, f"has no {self.noun} in it; give rows of {', '.join(self.columns)}"
-            )
+            raise self.refusal(name, f"has no {self.noun} in it; {self._wanted(name)}")
         return rows
+
+    def _wanted(self, name: str) -> str:
+        """Say what stands in a file of this ending."""
+        if name.lower().endswith(".txt"):
+            return "write one a line"
+        return f"give rows of {', '.join(self.columns)}"
 
     def refusal(self, name: str, what: str) -> UserError:
         """Return what is said of a file that cannot be used."""

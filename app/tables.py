@@ -20,6 +20,7 @@ from app.services import Services, ablation_of, prompt_of
 from app.view import View, head_from_text
 from models.errors import ErrorKind, UserError
 from models.types import TokenizedPrompt
+from viz.studies.report import study_html
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -37,6 +38,8 @@ class Table:
     frame: pd.DataFrame
     about: dict[str, Any]
     """All there is to say, as JSON has it."""
+    page: Callable[[], str] | None = None
+    """Writes all of it as one HTML file, where there is such a page."""
 
 
 def overview(services: Services, asked: Asked) -> Table:
@@ -124,7 +127,8 @@ def comparison(services: Services, asked: Asked) -> Table:
 def study(services: Services, asked: Asked) -> Table:
     """Return what a ready-made study found."""
     result = _kept(services, asked)
-    return Table(result.table, {"model": asked["model"], **result.to_json()})
+    about = {"model": asked["model"], "asked": asked["asked"], **result.to_json()}
+    return Table(result.table, about, lambda: study_html(result, asked["model"], asked["asked"]))
 
 
 TABLES: Mapping[str, Callable[[Services, Asked], Table]] = {
@@ -161,9 +165,16 @@ def json_text(table: Table) -> str:
     return json.dumps(table.about, ensure_ascii=False) + "\n"
 
 
+def html(table: Table) -> str:
+    if table.page is None:
+        raise UserError(ErrorKind.OPTION, "There is no page of this; export its table or JSON.")
+    return table.page()
+
+
 WRITERS: Mapping[str, tuple[Callable[[Table], str], str]] = {
     "csv": (csv, "text/csv; charset=utf-8"),
     "json": (json_text, "application/json"),
+    "html": (html, "text/html; charset=utf-8"),
 }
 """Kind of file -> how it is written, and its media type."""
 

@@ -57,7 +57,7 @@
   }
 
   // The figures of a tab that are in sight, as one picture.
-  async function saveFigures(of, kind) {
+  async function saveFigures(of, kind, name) {
     const { exports } = window.attention;
     const place = document.getElementById(PLACES[of]);
     const plots = [...place.querySelectorAll(".js-plotly-plot")].filter(
@@ -69,7 +69,7 @@
     }
     const page = window.getComputedStyle(document.body).getPropertyValue("--av-page").trim();
     const svg = exports.together(await exports.figures(plots), place.clientWidth, page);
-    await exports.saveSvg(svg, kind, of);
+    await exports.saveSvg(svg, kind, name);
   }
 
   const menus = {
@@ -101,10 +101,11 @@
         if (!kept[id.of]) {
           throw new Error(NOTHING + ".");
         }
+        const name = kept[id.of].file || id.of;
         if (id.kind === "png" || id.kind === "svg") {
-          await saveFigures(id.of, id.kind);
+          await saveFigures(id.of, id.kind, name);
         } else {
-          await fetchFile("table/" + id.of + "/" + id.kind, kept[id.of], id.of + "." + id.kind);
+          await fetchFile("table/" + id.of + "/" + id.kind, kept[id.of], name + "." + id.kind);
         }
       });
     },

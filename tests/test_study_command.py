@@ -32,7 +32,7 @@ def test_a_study_is_printed_and_written(
     assert run([*asked[:-2], "--set", "least=50", "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["name"] == "critical-heads"
-    assert found["options"] == {"least": 50.0}
+    assert found["options"] == {"intervention": "zero", "least": 50.0, "seed": 0}
     assert found["answer"][0].startswith("No head of 4 is critical")
     assert {row["head"] for row in found["table"]} == {"L0H0", "L0H1", "L1H0", "L1H1"}
     assert found["n_prompts"] == 2

@@ -227,6 +227,13 @@ def check_options(info: StudyInfo, options: Mapping[str, Any]) -> None:
         known[name].check(value)
 
 
+def asked_words(name: str, prompts: str, options: Mapping[str, Any]) -> str:
+    """Return what a study was asked, in words: "passages; intervention: zero; seed: 0"."""
+    labels = {option.name: option.label for option in study_named(name).options}
+    told = (f"{labels[option].lower()}: {value}" for option, value in options.items())
+    return "; ".join((prompts, *told))
+
+
 def _prompt_set(info: StudyInfo, model: "LanguageModel", given: Any) -> "PromptSet":
     from ablation.studies.prompts import PromptSet, given_prompts, shipped_prompts
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ablation.studies.clusters_found import HeadClusters, Joint
 from ablation.studies.columns import HeadSet
-from ablation.studies.phrases import NO_ANSWER_CAVEAT, counted, on_set
+from ablation.studies.phrases import NO_ANSWER_CAVEAT, counted, few_prompts, on_set
 from ablation.studies.prompts import PromptSet
 from ablation.studies.statistics import mean_interval, rank_agreement
 
@@ -71,11 +71,8 @@ def _counts(found: HeadClusters, prompts: PromptSet, n_held: int) -> list[str]:
         f"{high:.2f}), with heads shuffled at most {stable.by_chance:.2f}."
     ]
     if found.again is not None:
-        shared = " that share no template with these" if len(prompts.templates) > 1 else ""
-        said.append(
-            f"Clustered anew on {counted(n_held, 'prompts')}{shared}, heads part likewise to "
-            f"{found.again:.2f}."
-        )
+        shared = ", which share no template with these" if len(prompts.templates) > 1 else ""
+        said.append(f"The other prompts are {n_held}{shared}; there heads were clustered anew.")
     return said
 
 
@@ -151,10 +148,11 @@ def _farthest(joints: list[Joint]) -> str:
     together = mean_interval(joint.together).of(())
     chance = joint.random_departures
     return (
-        f"Farthest is {_names(joint.heads)}: without it that logit changes by {together}, the sum "
-        f"alone is {joint.alone.sum(axis=1).mean():.3g}; it departs by "
-        f"{100 * joint.departure:.0f} % of what its heads do alone, random sets by "
-        f"{100 * chance.mean():.0f} % on average and {100 * chance.max():.0f} % at most."
+        f"Farthest is {_names(joint.heads)}: without it the right token's logit changes by "
+        f"{together}, the sum of each alone is {joint.alone.sum(axis=1).mean():.3g}. Summed over "
+        f"prompts, it departs by {100 * joint.departure:.0f} % of the sizes of its single effects, "
+        f"random sets by {100 * chance.mean():.0f} % on average and {100 * chance.max():.0f} % at "
+        "most."
     )
 
 
@@ -240,6 +238,8 @@ def caveats(
     stopped: str,
 ) -> tuple[str, ...]:
     """Return what the answer must not be taken for."""
+    if found is None:
+        return (_cancelled(found),)
     said = [
         f"Ablated by {intervention}, at every position; prompts from: {prompts.source}. Logits are "
         "taken less their mean over the vocabulary.",
@@ -252,6 +252,13 @@ def caveats(
     said += [f"Without {BY[measure]}: {why}" for measure, why in missing.items()]
     if not all(prompt.answer for prompt in prompts.prompts):
         said.append(NO_ANSWER_CAVEAT)
+    if found.joints:
+        said += few_prompts(len(found.joints[0].together))
+    if found.chosen.count == found.chosen.counts[-1]:
+        said.append(
+            f"{found.chosen.count} clusters are the most that were tried: halves might agree "
+            "better on more."
+        )
     if stopped != "complete":
         said.append(_cancelled(found))
     return tuple(said)

@@ -19,7 +19,7 @@ import pandas as pd
 from ablation.evaluation import Cancelled
 from ablation.studies.asked import AskedPrompt, Report, ask, seconds_of_pass
 from ablation.studies.columns import KL, RIGHT
-from ablation.studies.phrases import NO_ANSWER_CAVEAT, on_set
+from ablation.studies.phrases import NO_ANSWER_CAVEAT, few_prompts, on_set
 from ablation.studies.prompts import PromptSet
 from ablation.studies.removals import random_sets
 from ablation.studies.side_by_side import in_other_ways, others_than
@@ -77,7 +77,10 @@ class CriticalHeads:
 
     @property
     def shortest(self) -> int | None:
-        """How many leading heads make `SHARE` of the effect of removing all; None if none do."""
+        """How many leading heads make `SHARE` of the effect of removing all; None if none do, or
+        none were ablated together yet."""
+        if not self.sizes:
+            return None
         mean = self.joint[..., KL].mean(axis=0)
         enough = np.flatnonzero(mean >= SHARE * mean[-1])
         return self.sizes[int(enough[0])] if len(enough) else None
@@ -352,6 +355,7 @@ def _caveats(prompts: PromptSet, n_done: int, intervention: str) -> tuple[str, .
         f"Ablated by {intervention}, at every position; prompts from: {prompts.source}.",
         "A head is judged alone: where others make up for it, it seems less critical than it is.",
     ]
+    caveats += few_prompts(n_done)
     if n_done < len(prompts):
         caveats.append(f"Cancelled: {n_done} of {len(prompts)} prompts were done.")
     if not all(prompt.answer for prompt in prompts.prompts):

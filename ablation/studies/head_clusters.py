@@ -82,6 +82,7 @@ def plan(
     model: LanguageModel, prompts: PromptSet, *, intervention: str = "zero", **_others: object
 ) -> StudyPlan:
     """Say what the study takes; see `run`."""
+    _check(model, prompts)
     fitted, held = parted(prompts)
     n_heads = len(model.all_heads())
     ways = 1 + len(others_than(intervention, len(prompts)))
@@ -126,13 +127,7 @@ def run(
             the model does not allow, or the model is an encoder-decoder.
     """
     started = time.monotonic()
-    model.check_one_stack("The study of head clusters")
-    if len(prompts) < FEWEST:
-        raise UserError(
-            ErrorKind.PROMPT,
-            "Clusters are found on one half of the prompts and tested on the other, and each half "
-            f"is parted again; give at least {FEWEST} prompts, not {len(prompts)}.",
-        )
+    _check(model, prompts)
     work = _Work(model, prompts, intervention, by, seed, progress, cancel)
     stopped = "complete"
     try:
@@ -151,6 +146,16 @@ def run(
         started=started,
         stopped=stopped,
     )
+
+
+def _check(model: LanguageModel, prompts: PromptSet) -> None:
+    model.check_one_stack("The study of head clusters")
+    if len(prompts) < FEWEST:
+        raise UserError(
+            ErrorKind.PROMPT,
+            "Clusters are found on one half of the prompts and tested on the other, and each half "
+            f"is parted again; give at least {FEWEST} prompts, not {len(prompts)}.",
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -18,7 +18,7 @@ from ablation.studies.permutation_types import (
     Continuation,
     Permutation,
 )
-from ablation.studies.phrases import NO_ANSWER_CAVEAT, counted, on_set
+from ablation.studies.phrases import NO_ANSWER_CAVEAT, counted, few_prompts, on_set
 from ablation.studies.prompts import PromptSet
 from ablation.studies.statistics import Interval, mean_interval, rank_agreement
 
@@ -205,6 +205,7 @@ def caveats(prompts: PromptSet, n_done: int, found: Permutation | None) -> tuple
     ]
     if not all(prompt.answer for prompt in prompts.prompts):
         said.append(NO_ANSWER_CAVEAT)
+    said += few_prompts(n_done)
     if n_done < len(prompts):
         said.append(f"Cancelled: {n_done} of {len(prompts)} passages were done.")
     elif found is not None and not found.continuations:

@@ -9,6 +9,20 @@ NO_ANSWER_CAVEAT = (
 )
 
 
+FEW = 6
+"""Prompts below which an interval is rough."""
+
+
+def few_prompts(n: int) -> tuple[str, ...]:
+    """Return what is to be said of intervals over so few prompts; nothing where they are enough."""
+    if not 1 < n < FEW:
+        return ()
+    return (
+        f"The intervals are over {n} prompts: a bootstrap over so few is too narrow, so that 95 % "
+        "confidence is less.",
+    )
+
+
 def counted(n: int, things: str) -> str:
     """Return "1 head" or "6 heads"; `things` is the plural, in -s."""
     return f"{n} {things}" if n != 1 else f"1 {things.removesuffix('s')}"

@@ -58,7 +58,7 @@ def plan(model: LanguageModel, prompts: PromptSet, **_others: Any) -> StudyPlan:
     return StudyPlan(
         passes,
         passes * seconds_of_pass(model, PromptSet(prompts.name, prompts.prompts[:1], "")),
-        f"Lens, attribution and flow of one prompt; its {n} tokens cut off in "
+        f"Lens, attribution and flow of one prompt; its tokens (about {n}) cut off in "
         f"{len(bands_of(model.n_layers))} groups of layers.",
     )
 

@@ -192,4 +192,10 @@ def given_prompts(texts: Sequence[str]) -> PromptSet:
     """
     if not texts:
         raise UserError(ErrorKind.PROMPT, "There is no prompt to study; give at least one.")
-    return PromptSet("prompt", tuple(StudyPrompt(text) for text in texts), "typed")
+    strange = next((text for text in texts if not isinstance(text, str)), None)
+    if strange is not None:
+        raise UserError(
+            ErrorKind.PROMPT, f"A prompt is a text, and {str(strange)[:40]!r} is none; give texts."
+        )
+    name = "own prompt" if len(texts) == 1 else "own prompts"
+    return PromptSet(name, tuple(StudyPrompt(text) for text in texts), "who asked")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ablation.studies.columns import KL
-from ablation.studies.phrases import counted
+from ablation.studies.phrases import counted, few_prompts
 from ablation.studies.prompts import PromptSet
 from ablation.studies.redundant_found import THRESHOLDS, Joint, Reach, RedundantHeads
 from models.types import FloatArray
@@ -230,6 +230,8 @@ def caveats(
             "Screened: an estimate ranks the heads of a step, several may go at once, and counts "
             "are of the sets that were run; the exact strategy tries every head."
         )
+    if found is not None:
+        said += few_prompts(len(found.judged))
     if len(prompts) == 1:
         said.append("One prompt: nothing is held out, so that the counts are too high elsewhere.")
     if found is not None and found.steps and found.held_out is None and len(prompts) > 1:

@@ -48,6 +48,7 @@ ENERGY = 0.9
 
 def plan(model: LanguageModel, prompts: PromptSet, *, steps: int = 30, **_others: Any) -> StudyPlan:
     """Say what the study takes; see `run`."""
+    _check(model, prompts)
     fitted, held = parted(prompts)
     n_sizes = len(GRID) + len(STRENGTHS)
     learning = 3.0 * len(STRENGTHS) * steps * min(BATCH, len(fitted))
@@ -93,13 +94,7 @@ def run(
             encoder-decoder.
     """
     started = time.monotonic()
-    model.check_one_stack("The study of sparsification")
-    if len(prompts) < 2:
-        raise UserError(
-            ErrorKind.PROMPT,
-            "Gates are learned on one half of the prompts and judged on the other, and there is "
-            "one prompt only; give at least 2.",
-        )
+    _check(model, prompts)
     work = _Work(model, prompts, intervention, steps, share, seed, progress, cancel)
     stopped = "complete"
     try:
@@ -117,6 +112,16 @@ def run(
         started=started,
         stopped=stopped,
     )
+
+
+def _check(model: LanguageModel, prompts: PromptSet) -> None:
+    model.check_one_stack("The study of sparsification")
+    if len(prompts) < 2:
+        raise UserError(
+            ErrorKind.PROMPT,
+            "Gates are learned on one half of the prompts and judged on the other, and there is "
+            "one prompt only; give at least 2.",
+        )
 
 
 @dataclass(slots=True, eq=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ablation.studies.columns import KL, RIGHT, SAME
-from ablation.studies.phrases import counted, layers_words
+from ablation.studies.phrases import counted, few_prompts, layers_words
 from ablation.studies.prompts import PromptSet
 from ablation.studies.sparsification_found import FRACTIONS, N_SHUFFLES, Core, SparseHeads
 from ablation.studies.statistics import rank_agreement
@@ -210,6 +210,8 @@ def caveats(
         "worth. What is between the sizes tried is not known.",
         "The part kept is 1 - KL / KL without any head, the KL being means over the prompts.",
     ]
+    if found is not None and found.nothing is not None:
+        said += few_prompts(len(found.nothing))
     if found is None or found.sparse is None:
         said.append("Cancelled before all of it was done.")
     elif not all(a >= b for a, b in pairwise(found.open_counts)):

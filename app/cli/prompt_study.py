@@ -28,15 +28,18 @@ def run(options: Namespace, terminal: Terminal, info: "StudyInfo") -> int:
     if options.html is not None:
         check_writable(options.html, "--html")
     with terminal.sentences() as say:
-        from ablation.studies import plan_study, run_study
+        from ablation.studies import asked_words, plan_study, run_study
+        from ablation.studies.phrases import on_set
 
         model = open_model(options, options.model, say)
         prompts = _prompts(options, model, info)
         plan = plan_study(info.name, model, prompts, **chosen)
-        say(f"{plan.words} About {plan.seconds:.0f} s.")
+        say(f"{plan.words} {plan.n_passes:,.0f} passes, about {plan.seconds:.0f} s.")
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
         result = run_study(info.name, model, prompts, progress=progress, cancel=cancel, **chosen)
-    terminal.print(f"{model.name}: {info.name}, {result.n_prompts} prompts ({prompts.name})")
+    in_force = {option.name: option.default for option in info.options} | chosen
+    on = on_set(result.n_prompts, "prompts", prompts.name)
+    terminal.print(f"{model.name}: {info.name}, {on}")
     for number, sentence in enumerate(result.answer):
         terminal.print(Text(sentence, style="" if number else "bold"))
     if len(result.table):
@@ -46,8 +49,9 @@ def run(options: Namespace, terminal: Terminal, info: "StudyInfo") -> int:
     if options.html is not None:
         from viz.studies.report import study_html
 
-        Path(options.html).write_text(study_html(result, model.name), encoding="utf-8")
-    asked = {"model": model.name, "prompts": prompts.name, "options": chosen}
+        told = asked_words(info.name, prompts.name, in_force)
+        Path(options.html).write_text(study_html(result, model.name, told), encoding="utf-8")
+    asked = {"model": model.name, "prompts": prompts.name, "options": in_force}
     terminal.write_json({**asked, **result.to_json()})
     if result.stopped == "cancelled":
         terminal.warn("Stopped by Ctrl-C; what was measured until then is given.")
@@ -100,7 +104,9 @@ def _prompts(options: Namespace, model: "LanguageModel", info: "StudyInfo") -> "
 
 
 def _table(frame: "pd.DataFrame") -> Table:
-    table = Table(*(str(name).replace("_", " ") for name in frame.columns), box=None)
+    table = Table(box=None)
+    for name in frame.columns:  # folded: a cut number reads as another one
+        table.add_column(str(name).replace("_", " "), overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
     return table

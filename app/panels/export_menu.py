@@ -32,13 +32,18 @@ def menu_of(items: Sequence[tuple[Any, str]], **button: Any) -> dmc.Menu:
     )
 
 
-def export_menu(of: str) -> dmc.Menu:
+PAGE = ("html", "All of it as HTML")
+
+
+def export_menu(of: str, *, page: bool = False) -> dmc.Menu:
     """Return the menu of a tab whose figures the browser has and whose table the program keeps.
 
     Args:
         of: what is exported: a key of `app.tables.TABLES`.
+        page: whether it can be written as one HTML file too.
     """
-    items = [(ids.export_item(of, kind), label) for kind, label in KINDS]
+    kinds = (*KINDS, PAGE) if page else KINDS
+    items = [(ids.export_item(of, kind), label) for kind, label in kinds]
     return menu_of(items, className="export")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 
-from ablation.studies import PROMPT_STUDIES, run_study, study_named
+from ablation.studies import PROMPT_STUDIES, asked_words, run_study, study_named
 from ablation.studies.types import StudyResult
 from app import ids, words
 from app.jobs import duration
@@ -17,7 +17,7 @@ from app.panels.circuit_tables import figures, table
 from app.panels.export_menu import export_menu
 from app.panels.pieces import GRAPH_CONFIG, empty
 from app.panels.progress import Bar, cancels, progress_place, watch_page
-from app.panels.studies_form import ASKED, asked_words, options_of, prompt_fields, prompts_of
+from app.panels.studies_form import ASKED, options_of, prompt_fields, prompts_of
 from app.services import Services
 from app.view import View
 from models.errors import ErrorKind, UserError
@@ -50,7 +50,7 @@ def layout() -> html.Div:
                     dmc.Button(
                         "Cancel", id=ids.STUDIES_CANCEL, size="xs", variant="default", disabled=True
                     ),
-                    export_menu("studies"),
+                    export_menu("studies", page=True),
                 ],
                 className="toolbar",
             ),
@@ -62,6 +62,7 @@ def layout() -> html.Div:
             ),
             html.P(id=ids.STUDIES_PROBLEM, className="error", role="alert"),
             html.P(id=ids.STUDIES_PLAN, className="help"),
+            html.P("Planning…", id=ids.STUDIES_PLANNING, className="help", hidden=True),
             progress_place(
                 ids.STUDIES_PROGRESS, ids.STUDIES_BAR, ids.STUDIES_STATUS, "Progress of the study"
             ),
@@ -117,9 +118,11 @@ def columns(result: StudyResult) -> list[dict[str, Any]]:
     for name in result.table.columns:
         label = str(name).replace("_", " ")
         if result.table[name].dtype.kind == "f":
-            found.append(figures(str(name), label, ".3~g"))
+            column = figures(str(name), label, ".3~g")
         else:
-            found.append({"field": str(name), "headerName": label, "flex": 1, "minWidth": 70})
+            column = {"field": str(name), "headerName": label, "flex": 1}
+        # A cut number reads as another one: the table scrolls instead.
+        found.append(column | {"minWidth": 96, "wrapHeaderText": True, "autoHeaderHeight": True})
     return found
 
 
@@ -218,6 +221,6 @@ def _register_run(app: Dash, services: Services) -> None:
             return no_update, str(error)
         key = services.results.keep(result, 2**20 + int(result.table.memory_usage().sum()))
         asked = asked_words(name, prompts.name, options)
-        return {"key": key, "model": view.model, "asked": asked}, ""
+        return {"key": key, "model": view.model, "asked": asked, "file": name}, ""
 
     cancels(app, services, ids.STUDIES_CANCEL, ids.STUDIES_STATUS)

@@ -153,13 +153,6 @@ def options_of(name: str, values: list[Any], at: list[dict[str, Any]]) -> dict[s
     return given
 
 
-def asked_words(name: str, prompts: str, options: dict[str, Any]) -> str:
-    """Return what a study was asked, in words: "passages; intervention: zero; seed: 0"."""
-    labels = {option.name: option.label for option in study_named(name).options}
-    told = (f"{labels[option].lower()}: {value}" for option, value in options.items())
-    return "; ".join((prompts, *told))
-
-
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks that fill the form and tell the plan."""
 
@@ -210,6 +203,12 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.IN_STUDIES, "data"),
         *(Input(field.component_id, field.component_property) for field in ASKED),
         State(ids.VIEW, "data"),
+        # What stands there is of what was asked before.
+        running=[
+            (Output(ids.STUDIES_PLANNING, "hidden"), False, True),
+            (Output(ids.STUDIES_PLAN, "hidden"), True, False),
+            (Output(ids.STUDIES_PROBLEM, "hidden"), True, False),
+        ],
         prevent_initial_call=True,
     )
     def tell_plan(changes: int | None, *given: Any) -> tuple[Any, Any]:
@@ -223,4 +222,5 @@ def register(app: Dash, services: Services) -> None:
             plan = plan_study(name, model, prompts, **options_of(name, values, at))
         except UserError as error:
             return "", str(error)
-        return f"Plan: {plan.words} About {duration(plan.seconds)}.", ""
+        passes = f"{plan.n_passes:,.0f} passes, about {duration(plan.seconds)}"
+        return f"Plan: {plan.words} {passes}.", ""

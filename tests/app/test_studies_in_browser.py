@@ -40,6 +40,12 @@ def test_a_study_is_planned_run_and_saved(quiet: Page, address: str, tmp_path: P
     expect(quiet.locator("#studies-answer p").first).to_contain_text("of 12 heads")
     expect(quiet.locator("#studies-figures .js-plotly-plot")).to_have_count(5)
     expect(quiet.locator("#studies-table .ag-center-cols-container .ag-row").first).to_be_visible()
+    with quiet.expect_download() as page_saved:
+        quiet.locator(".tabs [role=tabpanel]:visible button.export").click()
+        quiet.locator("[role=menuitem]:visible", has_text="All of it as HTML").click()
+    assert page_saved.value.suggested_filename == "critical-heads.html"
+    page = Path(page_saved.value.path()).read_text(encoding="utf-8")
+    assert "2 prompts (own.txt; intervention: zero; " in page
     with quiet.expect_download() as saving:
         quiet.locator(".tabs [role=tabpanel]:visible button.export").click()
         quiet.locator("[role=menuitem]:visible", has_text="Table as CSV").click()

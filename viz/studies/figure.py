@@ -14,7 +14,7 @@ from viz.labels import literal
 from viz.theme import MONO, base_layout, palette, plain_axis
 
 HEIGHT = 300  # px
-MAP_WIDTH, MAP_HEIGHT = 330, 420  # px
+MAP_WIDTH, MAP_HEIGHT = 280, 420  # px
 HUES = ("primary", "accent", "neutral")
 """Colours of the palette that tell the traces of one figure apart, in their order."""
 
@@ -157,6 +157,7 @@ def bars(
         name=name,
         marker={"color": hue(index, dark)},
         error_y={
+            "visible": bool(np.isfinite(lowest).any()),
             "type": "data",
             "symmetric": False,
             "array": np.nan_to_num(highest - middle).tolist(),
@@ -191,8 +192,8 @@ def by_intervention(
     return StudyFigure(
         "interventions",
         "The choice of intervention",
-        "The same heads ablated in each way, mean over the prompts: what holds by one way only "
-        "does not hold as such.",
+        "The same heads ablated in each way, mean over the prompts. What shows by one intervention "
+        "alone rests on that choice.",
         framed(traces, x, y, dark=dark, barmode="group"),
     )
 

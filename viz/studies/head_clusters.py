@@ -12,7 +12,6 @@ from models.types import FloatArray
 from viz.studies.clustermap import clustermap
 from viz.studies.figure import (
     MAP_HEIGHT,
-    MAP_WIDTH,
     StudyFigure,
     bars,
     by_intervention,
@@ -81,7 +80,7 @@ def _where(found: HeadClusters, dark: bool) -> StudyFigure:
         hovertemplate="<b>L%{y}H%{x}</b><br>%{customdata}<extra></extra>",
     )
     figure = framed(
-        [trace], "head", "layer", dark=dark, height=MAP_HEIGHT, width=MAP_WIDTH,
+        [trace], "head", "layer", dark=dark, height=MAP_HEIGHT,
         xaxis={"showgrid": False}, yaxis={"showgrid": False},
     )  # fmt: skip
     return StudyFigure(

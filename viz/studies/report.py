@@ -18,8 +18,12 @@ STYLE = (
 MOST_ROWS = 500
 
 
-def study_html(result: StudyResult, model: str) -> str:
-    """Write a study's page; Plotly's script is in it, so that it needs no network."""
+def study_html(result: StudyResult, model: str, asked: str = "") -> str:
+    """Write a study's page; Plotly's script is in it, so that it needs no network.
+
+    Args:
+        asked: the prompts and options in words.
+    """
     info = study_named(result.name)
     scripted, parts = False, []
     for drawn in study_figures(result):
@@ -34,7 +38,8 @@ def study_html(result: StudyResult, model: str) -> str:
     return (
         f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{escape(info.label)}"
         f"</title><style>{STYLE}</style></head><body><h1>{escape(info.question)}</h1>"
-        f"<p>{escape(model)}, {counted(result.n_prompts, 'prompts')}, {result.seconds:.0f} s</p>"
+        f"<p>{escape(model)}, {counted(result.n_prompts, 'prompts')}"
+        f"{f' ({escape(asked)})' if asked else ''}, {result.seconds:.0f} s</p>"
         f"<div class='answer'>{answer}</div>"
         f"<ul class='caveats'>{caveats}</ul>{''.join(parts)}<h2>Table</h2>{table}</body></html>\n"
     )

@@ -81,6 +81,10 @@ def test_cancel_keeps_the_prompts_that_were_done() -> None:
     assert (result.stopped, result.n_prompts) == ("cancelled", 2)
     assert len(result.table) == 4
     assert "2 of 6 prompts" in result.caveats[-1]
+    assert any("over 2 prompts" in caveat for caveat in result.caveats)
+    # Written out and drawn, though nothing was ablated together yet.
+    assert result.to_json()["shortest"] is None
+    assert [one.name for one in study_figures(result)][:2] == ["kl-map", "right-map"]
     cancel.set()
     nothing = run_study("critical-heads", hand_wired(), WIRED, cancel=cancel)
     assert (nothing.answer, nothing.details, len(nothing.table)) == ((), None, 0)

@@ -135,3 +135,12 @@ def test_every_study_of_prompts_says_what_it_is() -> None:
         json.dumps([option.default for option in study.options])
         for option in study.options:
             option.check(option.default)
+
+
+def test_a_text_file_without_prompts_and_what_is_no_text_are_refused() -> None:
+    with pytest.raises(UserError, match=r"has no prompts in it; write one a line"):
+        parse_prompts(b"\n  \n", "empty.txt")
+    with pytest.raises(UserError, match=r"give rows of prompt, answer"):
+        parse_prompts(b"prompt,answer\n", "empty.csv")
+    with pytest.raises(UserError, match="A prompt is a text, and '7' is none"):
+        given_prompts(["The cat", 7])
