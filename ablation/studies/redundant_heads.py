@@ -59,7 +59,7 @@ def plan(
     # A step's backward pass and its shared run are about 5 passes; exact ones go to half the heads.
     step_rows = steps * (5 + ALONE + len(TOGETHER)) if strategy == "screened" else 0.4 * n * n
     passes = len(fitted) * (n + step_rows + pairs) + len(held) * (steps + (1 + N_RANDOM) * N_SIZES)
-    seconds = 0.6 * passes * seconds_of_pass(model, prompts)
+    seconds = 0.33 * passes * seconds_of_pass(model, prompts)
     return StudyPlan(
         passes,
         seconds,
