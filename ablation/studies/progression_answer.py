@@ -20,7 +20,7 @@ TOLD = 3
 
 
 def answer(found: Progression) -> tuple[str, ...]:
-    said = [_appears(found), *_elsewhere(found)]
+    said = [_lead(found), _appears(found), *_elsewhere(found)]
     if found.written is not None:
         said.append(_writes(found, found.written))
     if found.flow is not None:
@@ -28,6 +28,54 @@ def answer(found: Progression) -> tuple[str, ...]:
     if found.cuts is not None:
         said.append(_cuts(found, found.cuts))
     return tuple(said)
+
+
+def _lead(found: Progression) -> str:
+    """Answer how the prediction comes about: where heads write it, which sight it needs, and from
+    where on it can be read."""
+    where = f'"{found.labels[found.position]}"'
+    parts = []
+    if found.written is not None:
+        band, logits = _strongest_band(found, found.written)
+        parts.append(
+            f"heads write most of it in {layers_words(band)} ({logits:+.2f} of "
+            f"{found.written.heads.sum():+.2f} logits)"
+        )
+    cuts = [] if found.cuts is None else _largest_cuts(found, found.cuts)
+    if cuts:
+        band_number, key = cuts[0]
+        assert found.cuts is not None  # it has a largest
+        parts.append(
+            f'it rests most on the sight of "{found.labels[key]}" in '
+            f"{layers_words(found.bands[band_number])} ({found.cuts[band_number, key]:+.2f} nats "
+            "without)"
+        )
+    for_good = found.lens.first_for_good(found.position)
+    if for_good is None:
+        parts.append("at the end another token is likelier")
+    else:
+        parts.append(f"it is first for good {behind_layer(for_good)} by the logit lens")
+    return f'What {where} predicts, "{found.answer}": {"; ".join(parts)}.'
+
+
+def _strongest_band(found: Progression, written: Written) -> tuple[range, float]:
+    """Return the group of layers whose heads write most, and how much."""
+    by_band = [float(written.heads[list(band)].sum()) for band in found.bands]
+    most = int(np.argmax(np.abs(by_band)))
+    return found.bands[most], by_band[most]
+
+
+def _largest_cuts(found: Progression, cuts: FloatArray) -> list[tuple[int, int]]:
+    """Return (group of layers, position) of the cuts, the most harmful first; aside the first
+    token, where heads leave what they do not need, if there are others."""
+    others = cuts.copy()
+    others[:, 0] = np.nan
+    if np.isnan(others).all():
+        others = cuts
+    flat = others.ravel()
+    known = np.flatnonzero(~np.isnan(flat))
+    order = known[np.argsort(flat[known], kind="stable")]
+    return [divmod(int(i), cuts.shape[1]) for i in order]
 
 
 def _appears(found: Progression) -> str:
@@ -80,12 +128,11 @@ def _writes(found: Progression, written: Written) -> str:
         f"ablated alone {one.change:+.2f} nats)"
         for one in written.leading[:TOLD]
     )
-    by_band = [float(written.heads[list(band)].sum()) for band in found.bands]
-    most = int(np.argmax(np.abs(by_band)))
+    band, logits = _strongest_band(found, written)
     return (
         f"Directly, heads add {heads:+.2f} to the answer's logit{less}, MLPs {mlps:+.2f}, the rest "
-        f"{written.rest:+.2f}; of the heads' share {by_band[most]:+.2f} comes from "
-        f"{layers_words(found.bands[most])}. Leading heads: {leading}. All {len(written.leading)} "
+        f"{written.rest:+.2f}; of the heads' share {logits:+.2f} comes from "
+        f"{layers_words(band)}. Leading heads: {leading}. All {len(written.leading)} "
         f"leading ones ablated by zero change the answer's log-probability by "
         f"{written.together:+.2f} nats."
     )
@@ -124,22 +171,15 @@ def _shares(found: Progression, shares: FloatArray) -> str:
 
 def _cuts(found: Progression, cuts: FloatArray) -> str:
     """Tell which sights the answer needs."""
-    others = cuts.copy()
-    others[:, 0] = np.nan  # the first token is where heads leave what they do not need
-    known = np.flatnonzero(~np.isnan(others.ravel()))
-    if not len(known):
-        known = np.flatnonzero(~np.isnan(cuts.ravel()))
-        others = cuts
-    order = known[np.argsort(others.ravel()[known], kind="stable")][:TOLD]
     told = ", ".join(
         f'"{found.labels[key]}" ({key}) in {layers_words(found.bands[band])} {cuts[band, key]:+.2f}'
-        for band, key in (divmod(int(i), cuts.shape[1]) for i in order)
+        for band, key in _largest_cuts(found, cuts)[:TOLD]
     )
-    n_tokens = int((~np.isnan(others)).any(axis=0).sum())
+    n_tokens = max(1, int((~np.isnan(cuts[:, 1:])).any(axis=0).sum()))
     return (
         f"Cutting the sight of one token in one of {len(found.bands)} groups of layers (of "
-        f"{n_tokens} tokens, the first aside) costs the answer's log-probability most, in nats, "
-        f"at: {told}."
+        f"{n_tokens} tokens, the first aside) changes the answer's log-probability most, in "
+        f"nats, at: {told}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -22,6 +23,7 @@ from viz.theme import (
     sequential_scale,
 )
 
+LOWEST = -30  # nats: below, tokens are out of the question, and lines would be squeezed
 MOST_LINKS = 60
 """Flows drawn; the weakest are left out."""
 LEAST_FLOW = 0.005
@@ -29,7 +31,7 @@ LEAST_FLOW = 0.005
 NODE_GAP = 0.025
 """Between nodes of a column, in parts of the figure's height."""
 ROW, TOP, BOTTOM = 15, 30, 90  # px, of a grid
-SHORT = 9
+SHORT = 5
 """Characters of a token in a cell."""
 
 
@@ -70,6 +72,7 @@ def _lens(found: Progression, dark: bool) -> StudyFigure:
 
 def _followed(found: Progression, dark: bool) -> StudyFigure:
     x = ["embed", *map(str, range(found.n_layers))]
+    lowest = float(found.lens.log_probs[1:].min())
     traces = []
     for i, label in enumerate(found.lens.followed):
         values, colour = found.lens.log_probs[:, i], head_colour(i, dark)
@@ -78,9 +81,9 @@ def _followed(found: Progression, dark: bool) -> StudyFigure:
         "followed",
         "The leading tokens from layer to layer",
         f'Log-probability by the logit lens at "{found.labels[found.position]}", of the answer and '
-        "of those that lead in the end.",
+        f"of those that lead in the end{'' if lowest > LOWEST else f'; cut off at {LOWEST:g}'}.",
         framed(traces, "behind layer", "log-probability (nats)", dark=dark,
-               xaxis={"type": "category"}),
+               xaxis={"type": "category"}, yaxis={"range": [max(LOWEST, lowest) - 0.5, 0.5]}),
     )  # fmt: skip
 
 
@@ -145,16 +148,42 @@ def _sankey(found: Progression, flow: Flow, dark: bool) -> StudyFigure:
         )
     )
     figure.update_layout(
-        **base_layout(dark) | {"height": 420, "margin": {"l": 14, "r": 90, "t": 10, "b": 10}}
+        **base_layout(dark)
+        | {
+            "height": 440,
+            "margin": {"l": 14, "r": 90, "t": 30, "b": 10},
+            "annotations": _columns(found, dark),
+        }
     )
     return StudyFigure(
         "flow",
         "From where it comes",
         f'What the state at "{found.labels[found.position]}" is made of, from the input (left) to '
         f"the end (right), {n_bands} groups of layers, by norms of what heads move beside what "
-        f"stays, the first token aside; the {len(links)} strongest flows.",
+        f"stays, the first token aside; the {len(links)} strongest flows. Columns have the "
+        "name of the last layer before them.",
         figure,
     )
+
+
+def _columns(found: Progression, dark: bool) -> list[dict[str, Any]]:
+    """Return what stands above each column of the flow."""
+    names = ["input", *(f"L{band[-1]}" for band in found.bands)]
+    ends = {0: "left", len(names) - 1: "right"}
+    return [
+        {
+            "text": name,
+            "x": i / (len(names) - 1),
+            "xanchor": ends.get(i, "center"),
+            "y": 1,
+            "yanchor": "bottom",
+            "xref": "paper",
+            "yref": "paper",
+            "showarrow": False,
+            "font": {"family": MONO, "size": 10, "color": palette(dark).muted},
+        }
+        for i, name in enumerate(names)
+    ]
 
 
 def _stacked(

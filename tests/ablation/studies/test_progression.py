@@ -46,6 +46,10 @@ def test_the_answer_of_a_wired_model_comes_as_it_was_wired(wired: StudyResult) -
     assert found.cuts[1, 2] < -1
     assert np.abs(found.cuts[0]).max() < 0.1
     assert '"b" (2) in layer 1' in wired.answer[-1]
+    assert wired.answer[0].startswith(
+        'What "a_2" predicts, "b": heads write most of it in layer 1 ('
+    )
+    assert 'rests most on the sight of "b" in layer 1' in wired.answer[0]
 
 
 def test_flows_are_shares_and_end_where_it_is_read(wired: StudyResult) -> None:
