@@ -41,7 +41,7 @@ def test_a_study_is_printed_and_written(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--set", "speed=1"], "its names are intervention, least, seed"),
+        (["--set", "speed=1"], "the study's names are intervention, least, seed"),
         (["--set", "least"], "--set takes NAME=VALUE"),
         (["--prompts", "poems"], "no prompt set 'poems'"),
         (["--prompt", "a b", "--prompts", "ioi"], "do not go together"),

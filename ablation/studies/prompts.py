@@ -82,6 +82,16 @@ SHIPPED: Mapping[str, PromptSetInfo] = {
 """Name -> shipped set, in the order in which they are offered."""
 
 
+def check_shipped(name: str) -> None:
+    """Raise `UserError` if there is no shipped set of that name."""
+    if name not in SHIPPED:
+        raise UserError(
+            ErrorKind.OPTION,
+            f"There is no prompt set {name[:40]!r}; choose one of {', '.join(SHIPPED)}, or give a "
+            "file that ends in .txt, .csv, .json or .jsonl.",
+        )
+
+
 def shipped_prompts(model: "LanguageModel", name: str, n: int, seed: int = 0) -> PromptSet:
     """Return prompts of a shipped set that suit a model.
 
@@ -94,12 +104,7 @@ def shipped_prompts(model: "LanguageModel", name: str, n: int, seed: int = 0) ->
         UserError: there is no such set, it has not as many prompts for this model, or the model
             does not predict a next token.
     """
-    if name not in SHIPPED:
-        raise UserError(
-            ErrorKind.OPTION,
-            f"There is no prompt set {name[:40]!r}; choose one of {', '.join(SHIPPED)}, or give a "
-            "file that ends in .txt, .csv, .json or .jsonl.",
-        )
+    check_shipped(name)
     if name == PASSAGES:
         return PromptSet(name, tuple(_cut_passages(model, n, seed)), SOURCE)
     pairs = make_pairs(model, name, n, seed)

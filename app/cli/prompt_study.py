@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from ablation.studies import StudyInfo
     from ablation.studies.prompts import PromptSet
-    from models.language_model import LanguageModel
 
 
 def run(options: Namespace, terminal: Terminal, info: "StudyInfo") -> int:
@@ -30,9 +29,14 @@ def run(options: Namespace, terminal: Terminal, info: "StudyInfo") -> int:
     with terminal.sentences() as say:
         from ablation.studies import asked_words, plan_study, run_study
         from ablation.studies.phrases import on_set
+        from ablation.studies.prompts import shipped_prompts
 
+        prompts = _own_prompts(options)
         model = open_model(options, options.model, say)
-        prompts = _prompts(options, model, info)
+        if prompts is None:
+            name = options.prompts or str(info.prompt_set)
+            n = options.n_prompts or info.n_prompts
+            prompts = shipped_prompts(model, name, n, options.seed)
         plan = plan_study(info.name, model, prompts, **chosen)
         say(f"{plan.words} {plan.n_passes:,.0f} passes, about {plan.seconds:.0f} s.")
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
@@ -70,10 +74,11 @@ def options_of(info: "StudyInfo", given: Sequence[str]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or name not in known:
+            wrong = "is none of this study's" if equals else "has no ="
             raise UserError(
                 ErrorKind.OPTION,
-                f"--set takes NAME=VALUE, and {visible(text[:40])!r} is none of this study's; its "
-                f"names are {', '.join(known)}.",
+                f"--set takes NAME=VALUE, and {visible(text[:40])!r} {wrong}; the study's names "
+                f"are {', '.join(known)}.",
             )
         found[name] = known[name].read(value)
     return found
@@ -88,8 +93,13 @@ def _check_fit(options: Namespace) -> None:
             )
 
 
-def _prompts(options: Namespace, model: "LanguageModel", info: "StudyInfo") -> "PromptSet":
-    from ablation.studies.prompts import SHIPPED, given_prompts, read_prompts, shipped_prompts
+def _own_prompts(options: Namespace) -> "PromptSet | None":
+    """Return prompts that are typed or in a file; None for a shipped set, which takes a model.
+
+    Raises:
+        UserError: they cannot be had, or there is no such set: said before a model is loaded.
+    """
+    from ablation.studies.prompts import check_shipped, given_prompts, read_prompts
 
     if options.prompt is not None:
         if options.prompts is not None:
@@ -97,10 +107,14 @@ def _prompts(options: Namespace, model: "LanguageModel", info: "StudyInfo") -> "
                 ErrorKind.OPTION, "--prompt and --prompts do not go together; give one of them."
             )
         return given_prompts([options.prompt])
-    name = options.prompts or str(info.prompt_set)
-    if name in SHIPPED or not Path(name).suffix:
-        return shipped_prompts(model, name, options.n_prompts or info.n_prompts, options.seed)
-    return read_prompts(name)
+    name = options.prompts
+    if name is not None and Path(name).suffix:
+        return read_prompts(name)
+    if name is not None:
+        check_shipped(name)
+    if options.seed < 0:
+        raise UserError(ErrorKind.OPTION, f"--seed is {options.seed}; give 0 or more.")
+    return None
 
 
 def _table(frame: "pd.DataFrame") -> Table:
