@@ -1,15 +1,15 @@
 """What the study of head clusters measures."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ablation.studies.columns import HeadSet
+from ablation.studies.joint import Joint
 from ablation.studies.partition import Separation, Stability
-from ablation.studies.statistics import Interval, mean_interval
-from ablation.studies.types import plain
+from ablation.studies.types import means, plain
 from models.types import FloatArray, Head
 
 TESTED = 6
@@ -17,34 +17,17 @@ TESTED = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Joint:
-    """A cluster's heads removed together on the prompts held out, and random heads of its layers.
+class RemovedCluster(Joint):
+    """A cluster removed on the prompts held out, and random heads of its layers.
 
     All are changes of the right token's logit (`likeness.changes`), or sums of them.
     """
 
     cluster: int
-    heads: HeadSet
-    together: FloatArray
-    """float64 [n_held]."""
-    alone: FloatArray
-    """float64 [n_held, n_heads], without each of them."""
     random_together: FloatArray
     """float64 [n_held, n_random]."""
-    random_sum: FloatArray
-    """float64 [n_held, n_random], the sum of each of the random heads alone."""
-    random_size: FloatArray
-    """float64 [n_held, n_random], the sum of the absolute values of each of them alone."""
-
-    @property
-    def beyond(self) -> FloatArray:
-        """float64 [n_held]: together less the sum alone; 0 where heads do not interact."""
-        difference: FloatArray = self.together - self.alone.sum(axis=1)
-        return difference
-
-    @cached_property
-    def beyond_interval(self) -> Interval:
-        return mean_interval(self.beyond)
+    random_alone: FloatArray
+    """float64 [n_held, n_random, n_heads], without each of the random heads."""
 
     @property
     def departure(self) -> float:
@@ -55,9 +38,16 @@ class Joint:
     @property
     def random_departures(self) -> FloatArray:
         """float64 [n_random], the same of the random sets."""
-        beyond = np.abs(self.random_together - self.random_sum).sum(axis=0)
-        sizes = self.random_size.sum(axis=0)
+        beyond = np.abs(self.random_together - self.random_alone.sum(axis=-1)).sum(axis=0)
+        sizes = np.abs(self.random_alone).sum(axis=(0, -1))
         return np.array([_part(*pair) for pair in zip(beyond, sizes, strict=True)])
+
+    @property
+    def more(self) -> int:
+        """With 95 % confidence, whether it does more than the sum of its heads (1), less, or the
+        opposite (-1); 0 where it is not sure."""
+        interval, along = self.interval, np.sign(self.alone.sum(axis=1).mean())
+        return int(along) * (int(interval.low > 0) - int(interval.high < 0))
 
     @property
     def reached(self) -> int:
@@ -65,14 +55,12 @@ class Joint:
         return int((self.random_departures >= self.departure).sum())
 
     def to_json(self) -> dict[str, Any]:
+        interval = self.interval
         return {
             "cluster": self.cluster,
-            "heads": [head.to_json() for head in self.heads],
-            "together": self.together.mean(),
-            "sum_alone": self.alone.sum(axis=1).mean(),
-            "beyond": self.beyond_interval.mean,
-            "beyond_low": self.beyond_interval.low,
-            "beyond_high": self.beyond_interval.high,
+            **super().to_json(),
+            "beyond_low": interval.low,
+            "beyond_high": interval.high,
             "departure": self.departure,
             "random_departures": self.random_departures,
         }
@@ -124,10 +112,12 @@ class HeadClusters:
     again: float | None = None
     """Adjusted Rand index with the clusters of the prompts held out; None if it was not measured,
     or nothing that differs between prompts was clustered by."""
-    joints: tuple[Joint, ...] = ()
-    others: tuple[tuple[str, FloatArray], ...] = ()
-    """Other interventions, and float64 [n_held, n_joints], change of the right token's logit
-    without each cluster."""
+    n_held: int = 0
+    """Prompts held out that clusters were looked for and removed on; 0 if it did not come to it."""
+    removed: tuple[RemovedCluster, ...] = ()
+    others: Mapping[str, FloatArray] = field(default_factory=dict)
+    """Other interventions -> float64 [n_held, n_removed], change of the right token's logit without
+    each cluster."""
 
     @property
     def n_clusters(self) -> int:
@@ -156,7 +146,7 @@ class HeadClusters:
     @property
     def untested(self) -> int:
         """How many clusters that were to be removed were not."""
-        return min(TESTED, len(self.several)) - len(self.joints)
+        return min(TESTED, len(self.several)) - len(self.removed)
 
     def to_json(self) -> dict[str, Any]:
         apart = self.separation
@@ -183,8 +173,8 @@ class HeadClusters:
             "silhouette": None if apart is None else apart.silhouette,
             "silhouette_of_clouds": [] if apart is None else apart.clouds,
             "again": self.again,
-            "joint": [joint.to_json() for joint in self.joints],
-            "other_interventions": {name: values.mean(axis=0) for name, values in self.others},
+            "removed": [one.to_json() for one in self.removed],
+            "other_interventions": means(self.others),
         })  # fmt: skip
 
 

@@ -6,32 +6,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablation.studies.clusters_found import HeadClusters, Joint
+from ablation.studies.clusters_found import HeadClusters, RemovedCluster
 from ablation.studies.columns import HeadSet
+from ablation.studies.likeness import ALL, COMPOSITION, EFFECTS, OUTPUTS
 from ablation.studies.phrases import NO_ANSWER_CAVEAT, counted, few_prompts, on_set
 from ablation.studies.prompts import PromptSet
 from ablation.studies.statistics import mean_interval, rank_agreement
 
 BY: Mapping[str, str] = {
-    "all": "all measures together",
-    "effects": "effects on predictions",
-    "outputs": "what heads write",
-    "composition": "composition",
+    ALL: "all measures together",
+    EFFECTS: "effects on predictions",
+    OUTPUTS: "what heads write",
+    COMPOSITION: "composition",
 }
 """What heads are clustered by, in words: a value of the option "by" -> how sentences say it."""
 NAMED_CLUSTERS, NAMED_HEADS = 3, 6
 
 
-def answer(found: HeadClusters, prompts: PromptSet, n_done: int) -> tuple[str, ...]:
-    """Return the answer in sentences.
-
-    Args:
-        n_done: how many prompts were run.
-    """
-    n_held = n_done - len(found.effects)
+def answer(found: HeadClusters, prompts: PromptSet) -> tuple[str, ...]:
+    """Return the answer in sentences."""
     return (
         _lead(found, prompts),
-        *_counts(found, prompts, n_held),
+        *_counts(found, prompts),
         *_apart(found),
         *_largest(found),
         *_removed(found),
@@ -45,11 +41,12 @@ def _lead(found: HeadClusters, prompts: PromptSet) -> str:
     """Answer whether there are clusters: whether they come back, and whether they lie apart."""
     total = len(found.heads) + len(found.silent)
     on = on_set(len(found.effects), "prompts", prompts.name)
-    agreement = found.chosen.mean if found.again is None else found.again
+    again = found.chosen.mean if found.again is None else found.again
+    where = _two_parts(found) if found.again is None else "other prompts"
     said = (
-        f"By {BY[found.by]}, {len(found.heads)} of {total} heads that change predictions on {on} "
-        f"part into {counted(found.n_clusters, 'clusters')}, which other prompts give again to "
-        f"{agreement:.2f} (adjusted Rand index; 1: the same, 0: chance)"
+        f"{len(found.heads)} of {total} heads change predictions on {on}; by {BY[found.by]} they "
+        f"part into {counted(found.n_clusters, 'clusters')}, which {where} give again to "
+        f"{again:.2f} (adjusted Rand index; 1: the same, 0: chance)"
     )
     if found.separation is None:
         return f"{said}."
@@ -61,18 +58,27 @@ def _lead(found: HeadClusters, prompts: PromptSet) -> str:
     )
 
 
-def _counts(found: HeadClusters, prompts: PromptSet, n_held: int) -> list[str]:
+def _two_parts(found: HeadClusters) -> str:
+    """Return what was clustered twice to see how many clusters to take."""
+    if found.by == COMPOSITION:  # which is the same on all prompts
+        return "two random parts of the heads"
+    return "two halves of these prompts"
+
+
+def _counts(found: HeadClusters, prompts: PromptSet) -> list[str]:
     """Tell why there are so many clusters, and how far they are found again."""
     stable = found.chosen
     low, high = stable.ends
     said = [
-        "So many are taken because clusterings of two halves of these prompts agree best there: by "
-        f"{stable.mean:.2f} on average of {len(stable.agreement)} halvings ({low:.2f} to "
+        f"So many are taken because clusterings of {_two_parts(found)} agree best there: by "
+        f"{stable.mean:.2f} on average of {len(stable.agreement)} draws ({low:.2f} to "
         f"{high:.2f}), with heads shuffled at most {stable.by_chance:.2f}."
     ]
     if found.again is not None:
         shared = ", which share no template with these" if len(prompts.templates) > 1 else ""
-        said.append(f"The other prompts are {n_held}{shared}; there heads were clustered anew.")
+        said.append(
+            f"The other prompts are {found.n_held}{shared}; there heads were clustered anew."
+        )
     return said
 
 
@@ -82,8 +88,9 @@ def _apart(found: HeadClusters) -> list[str]:
     if apart is None:
         return []
     return [
-        f"How far apart they lie, by mean silhouette: {apart.silhouette:.3f}; single clouds of the "
-        f"same spectrum, cut into as many, {apart.clouds.min():.3f} to {apart.clouds.max():.3f}."
+        f"How far apart they lie, by mean silhouette: {apart.silhouette:.3f}; single clouds made "
+        f"from their spectrum, cut into as many, {apart.clouds.min():.3f} to "
+        f"{apart.clouds.max():.3f}."
     ]
 
 
@@ -119,14 +126,13 @@ def _told(heads: HeadSet) -> str:
 
 def _removed(found: HeadClusters) -> list[str]:
     """Tell what removing clusters does, beside the sum of their heads and random heads."""
-    joints = found.joints
+    joints = found.removed
     if not joints:
         return []
     n_random = len(joints[0].random_departures)
     far = [joint for joint in joints if joint.reached == 0]
     n = len(joints[0].together)
-    low = sum(bool(joint.beyond_interval.high < 0) for joint in joints)
-    high = sum(bool(joint.beyond_interval.low > 0) for joint in joints)
+    more, less = (sum(joint.more == way for joint in joints) for way in (1, -1))
     said = [
         f"Removed whole on {counted(n, 'held-out prompts')}, {len(far)} of "
         f"{counted(len(joints), 'clusters')} depart farther from the sum of their heads alone than "
@@ -135,14 +141,14 @@ def _removed(found: HeadClusters) -> list[str]:
     ]
     if n > 1:
         said.append(
-            f"With 95 % confidence {low} of them lower the right token's logit by more than the "
-            f"sum of their heads does (these stand in for each other or add to each other's "
-            f"effect), and {high} by less (these overlap, or are one path)."
+            f"With 95 % confidence {more} of them do more to the right token's logit than the sum "
+            f"of their heads (these stand in for each other, or strengthen each other), and {less} "
+            "do less (these overlap, or are one path)."
         )
     return said
 
 
-def _farthest(joints: list[Joint]) -> str:
+def _farthest(joints: list[RemovedCluster]) -> str:
     """Tell of the cluster that departs most."""
     joint = max(joints, key=lambda one: one.departure)
     together = mean_interval(joint.together).of(())
@@ -160,9 +166,9 @@ def _in_other_ways(found: HeadClusters) -> list[str]:
     """Tell what the same clusters do when they are removed otherwise."""
     if not found.others:
         return []
-    own = np.array([joint.together.mean() for joint in found.joints])
+    own = np.array([joint.together.mean() for joint in found.removed])
     told = []
-    for name, values in found.others:
+    for name, values in found.others.items():
         mean = values.mean(axis=0)
         alike = "" if len(mean) < 3 else f" (ranks correlate by {rank_agreement(own, mean):.2f})"
         told.append(f"by {mean.mean():.3g} with {name}{alike}")
@@ -179,7 +185,7 @@ def _measures(found: HeadClusters) -> list[str]:
     if known:
         told = ", ".join(f"{BY[a]} and {BY[b]} {value:.2f}" for (a, b), value in known.items())
         said.append(f"Over pairs of heads the measures correlate so far (Spearman): {told}.")
-    alone = [way for way in found.stable if way not in (found.by, "all")]
+    alone = [way for way in found.stable if way not in (found.by, COMPOSITION)]
     if alone:
         told = ", ".join(f"by {BY[way]} {_best(found, way)}" for way in alone)
         said.append(f"Clustered by one measure alone, halves agree best {told}.")
@@ -233,7 +239,6 @@ def table(found: HeadClusters) -> pd.DataFrame:
 def caveats(
     prompts: PromptSet,
     found: HeadClusters | None,
-    intervention: str,
     missing: Mapping[str, str],
     stopped: str,
 ) -> tuple[str, ...]:
@@ -241,19 +246,18 @@ def caveats(
     if found is None:
         return (_cancelled(found),)
     said = [
-        f"Ablated by {intervention}, at every position; prompts from: {prompts.source}. Logits are "
-        "taken less their mean over the vocabulary.",
+        f"Ablated by {found.intervention}, at every position; prompts from: {prompts.source}. "
+        "Logits are taken less their mean over the vocabulary.",
         "Composition is read off the weights and is the same on all prompts, which makes clusters "
-        "that rest on it agree between halves; rotary embeddings are left out of it (both tokens "
-        "at one position), and so are norms' scales.",
+        "that rest on it agree between halves and with other prompts; rotary embeddings are left "
+        "out of it (both tokens at one position), and so are norms' scales.",
         "By effects and outputs, heads that work against each other are the least alike: a head "
         "and one that undoes it are in different clusters.",
     ]
     said += [f"Without {BY[measure]}: {why}" for measure, why in missing.items()]
     if not all(prompt.answer for prompt in prompts.prompts):
         said.append(NO_ANSWER_CAVEAT)
-    if found.joints:
-        said += few_prompts(len(found.joints[0].together))
+    said += few_prompts(min(len(found.effects), found.n_held or len(found.effects)))
     if found.chosen.count == found.chosen.counts[-1]:
         said.append(
             f"{found.chosen.count} clusters are the most that were tried: halves might agree "
@@ -267,7 +271,7 @@ def caveats(
 def _cancelled(found: HeadClusters | None) -> str:
     if found is None:
         return "Cancelled before two prompts were done."
-    if not found.joints:
+    if not found.removed:
         return f"Cancelled after {len(found.effects)} prompts: the clusters were not tested."
     if found.untested:
         return "Cancelled before all clusters were removed."

@@ -12,6 +12,7 @@ alone; how far a cluster is from its sum is held against random heads of its lay
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -20,27 +21,27 @@ import numpy as np
 from ablation.composition import KINDS, Composition, composition_scores
 from ablation.evaluation import Cancelled, stop_if
 from ablation.studies import clusters_words as words
-from ablation.studies.asked import AskedPrompt, Report, ask, seconds_of_pass
-from ablation.studies.clusters_found import TESTED, HeadClusters, Joint, Link, numbered_by_effect
+from ablation.studies.asked import ROW_COST, AskedPrompt, Report, ask, seconds_of_pass
+from ablation.studies.clusters_found import (
+    TESTED,
+    HeadClusters,
+    Link,
+    RemovedCluster,
+    numbered_by_effect,
+)
 from ablation.studies.columns import HeadSet
 from ablation.studies.likeness import (
+    ALL,
     COMPOSITION,
-    EFFECTS,
-    MEASURES,
     OUTPUTS,
     Outputs,
     changes,
     composition_likeness,
-    effects_likeness,
-    outputs_likeness,
     outputs_of,
-    ranked,
-    together,
 )
 from ablation.studies.partition import (
     N_DRAWS,
     N_NULLS,
-    LikenessOf,
     Stability,
     agreement_of,
     cut,
@@ -48,6 +49,7 @@ from ablation.studies.partition import (
     stability,
     tree,
 )
+from ablation.studies.profiles import LEAST_CHANGE, Profiles
 from ablation.studies.prompts import PromptSet
 from ablation.studies.removals import parted, random_sets
 from ablation.studies.side_by_side import in_other_ways, others_than
@@ -58,8 +60,6 @@ from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import FloatArray
 
-LEAST_CHANGE = 1e-3
-"""Mean absolute change of logits below which a head does nothing measurable."""
 N_RANDOM = 20
 """Random sets of as many heads in the same layers, for each cluster removed."""
 FEWEST = 4
@@ -86,14 +86,14 @@ def plan(
     fitted, held = parted(prompts)
     n_heads = len(model.all_heads())
     ways = 1 + len(others_than(intervention, len(prompts)))
-    n_rows = n_heads * len(prompts) + TESTED * (ways + N_RANDOM) * len(held)
-    # A row branches off the clean run, half way up on average, and many share a pass (measured).
-    seconds = 0.33 * n_rows * seconds_of_pass(model, prompts)
+    # Composition takes about as long as one prompt's sweep.
+    n_rows = n_heads * (1 + len(prompts)) + TESTED * (ways + N_RANDOM) * len(held)
+    seconds = ROW_COST * n_rows * seconds_of_pass(model, prompts)
     return StudyPlan(
         n_rows,
         seconds,
-        f"Each of {n_heads} heads alone on {len(prompts)} prompts; clusters from {len(fitted)} of "
-        f"them are removed together on the other {len(held)}.",
+        f"Each of {n_heads} heads alone on {len(prompts)} prompts; up to {TESTED} clusters from "
+        f"{len(fitted)} of them are removed together on the other {len(held)}.",
     )
 
 
@@ -102,7 +102,7 @@ def run(
     prompts: PromptSet,
     *,
     intervention: str = "zero",
-    by: str = "all",
+    by: str = ALL,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
@@ -134,15 +134,16 @@ def run(
         work.do()
     except Cancelled:
         stopped = "cancelled"
-        work.settle()
+        with suppress(UserError):  # too few heads do anything: then there is nothing to show
+            work.settle()
     found = work.found
     return StudyResult.of(
         "head-clusters",
         found,
-        lambda found: words.answer(found, prompts, work.n_done),
+        lambda found: words.answer(found, prompts),
         words.table,
-        caveats=words.caveats(prompts, found, intervention, work.missing, stopped),
-        n_prompts=work.n_done if found is not None else 0,
+        caveats=words.caveats(prompts, found, work.missing, stopped),
+        n_prompts=0 if found is None else len(found.effects) + found.n_held,
         started=started,
         stopped=stopped,
     )
@@ -155,6 +156,13 @@ def _check(model: LanguageModel, prompts: PromptSet) -> None:
             ErrorKind.PROMPT,
             "Clusters are found on one half of the prompts and tested on the other, and each half "
             f"is parted again; give at least {FEWEST} prompts, not {len(prompts)}.",
+        )
+    if len(parted(prompts)[0]) < 2:
+        raise UserError(
+            ErrorKind.PROMPT,
+            "No template is in both halves of the prompts, and one template has all but one of "
+            "them, so that clusters of one half cannot be held against each other; give more "
+            "templates, or none.",
         )
 
 
@@ -192,7 +200,7 @@ class _Work:
         self._compose(report)
         for index in fitted:
             self._ask(index, report)
-        self.found = self._cluster(fitted, report, N_DRAWS, N_NULLS, self.cancel)
+        self.found = self._cluster(fitted, report, N_DRAWS, self.cancel)
         for index in held:
             self._ask(index, report)
         self._test(held, report)
@@ -203,16 +211,11 @@ class _Work:
         fitted = [index for index in parted(self.prompts)[0] if index in self.asked]
         if self.found is None and len(fitted) > 1:
             report = Report(1, None)
-            self.found = self._cluster(fitted, report, DRAWS_WHEN_CANCELLED, 1, None)
+            self.found = self._cluster(fitted, report, DRAWS_WHEN_CANCELLED, None)
 
     @property
     def heads(self) -> HeadSet:
         return self.model.all_heads()
-
-    @property
-    def n_done(self) -> int:
-        """How many prompts were run, of those that count for what was found."""
-        return len(self.asked)
 
     def _of_a_test(self, n_prompts: int) -> int:
         """Return how much work removing a cluster and random heads is."""
@@ -254,31 +257,38 @@ class _Work:
 
     # --- clusters, from the prompts fitted on ---
 
+    def _profiles(self, indices: Sequence[int]) -> Profiles:
+        asked = [self.asked[index] for index in indices]
+        return Profiles(
+            tuple(one.changed for one in asked),
+            tuple(one.outputs for one in asked if one.outputs is not None),
+            self.fed,
+        )
+
     def _cluster(
         self,
         fitted: Sequence[int],
         report: Report,
         n_draws: int,
-        n_nulls: int,
         cancel: threading.Event | None,
     ) -> HeadClusters:
-        asked = [self.asked[index] for index in fitted]
-        live = self._live(asked)
-        every, own = list(range(len(asked))), np.arange(len(live))
-        known = [m for m in MEASURES if self._allows(m, live)]
+        profiles = self._profiles(fitted)
+        live = self._live(profiles)
+        known = self._known(profiles, live)
+        templates = [self.prompts.prompts[index].template for index in fitted]
         stable: dict[str, Stability] = {}
         for way in dict.fromkeys((self.by, *known)):
             report(f"Clusters by {words.BY[way]} on halves of the prompts", 0)
             stable[way] = stability(
-                self._likeness_of(asked, live, known, way), len(live),
-                [self.prompts.prompts[index].template for index in fitted], self.seed,
-                n_draws, n_nulls if way == self.by else 0, cancel,
+                profiles.likeness_of(way, live, known), len(live), templates, self.seed,
+                n_draws, N_NULLS if way == self.by else 0, cancel,
             )  # fmt: skip
-        ranks = self._likeness_of(asked, live, known, self.by)(every, own)
+        every = range(len(fitted))
+        ranks = profiles.likeness_of(self.by, live, known)(every, np.arange(len(live)))
         linked = tree(ranks, ordered=True)
-        effects = np.stack([one.changed[live, 0] for one in asked])
+        effects = np.stack([of_one[live, 0] for of_one in profiles.changed])
         labels = numbered_by_effect(cut(linked, stable[self.by].count), effects)
-        likeness = {m: self._measured(asked, live, every, m) for m in known}
+        likeness = {measure: profiles.measured(measure, live, every) for measure in known}
         among = set(live.tolist())
         return HeadClusters(
             n_layers=self.model.n_layers,
@@ -296,13 +306,11 @@ class _Work:
             links=self._links(),
             chance=float("nan") if self.composition is None else self.composition.chance,
             stable=stable,
-            separation=separation(ranks, labels, self.seed),
+            separation=separation(ranks, labels, self.seed, cancel),
         )
 
-    def _live(self, asked: Sequence[_Asked]) -> FloatArray:
-        """Return the numbers of the heads that do something."""
-        size = np.mean([np.abs(one.changed).mean(axis=1) for one in asked], axis=0)
-        live: FloatArray = np.flatnonzero(size >= LEAST_CHANGE)
+    def _live(self, profiles: Profiles) -> FloatArray:
+        live = profiles.live()
         if len(live) < 3:
             raise UserError(
                 ErrorKind.PROMPT,
@@ -312,41 +320,12 @@ class _Work:
             )
         return live
 
-    def _allows(self, measure: str, live: FloatArray) -> bool:
-        """Whether a measure is known, and tells these heads apart."""
-        if measure == COMPOSITION and self.fed is not None:
-            if np.isfinite(self.fed[np.ix_(live, live)]).any():
-                return True
+    def _known(self, profiles: Profiles, live: FloatArray) -> list[str]:
+        known = profiles.measures(live)
+        if self.fed is not None and COMPOSITION not in known:
             one_layer = "The heads that do something are all in one layer."
-            self._miss(measure, UserError(ErrorKind.MODEL, one_layer))
-        return measure not in self.missing
-
-    def _measured(
-        self, asked: Sequence[_Asked], heads: FloatArray, prompts: Sequence[int], measure: str
-    ) -> FloatArray:
-        """Return how alike these heads are by one measure on these prompts."""
-        chosen = [asked[i] for i in prompts]
-        if measure == EFFECTS:
-            return effects_likeness([one.changed[heads] for one in chosen])
-        if measure == OUTPUTS:
-            outputs = [one.outputs for one in chosen if one.outputs is not None]
-            return outputs_likeness(outputs, heads)
-        assert self.fed is not None  # `_allows` it
-        square: FloatArray = self.fed[np.ix_(heads, heads)]
-        return square
-
-    def _likeness_of(
-        self, asked: Sequence[_Asked], live: FloatArray, known: Sequence[str], way: str
-    ) -> LikenessOf:
-        """Return what heads are clustered by, as `stability` takes it."""
-
-        def likeness_of(prompts: Sequence[int], heads: FloatArray) -> FloatArray:
-            measures = known if way == "all" else [way]
-            found = {m: self._measured(asked, live[heads], prompts, m) for m in measures}
-            # Where heads are not alike by any measure (composition within a layer) stands 0.
-            return together(found) if way == "all" else np.nan_to_num(ranked(found[way]))
-
-        return likeness_of
+            self._miss(COMPOSITION, UserError(ErrorKind.MODEL, one_layer))
+        return known
 
     def _links(self) -> tuple[Link, ...]:
         """Return the strongest composition of each kind."""
@@ -366,12 +345,13 @@ class _Work:
         """Cluster the prompts held out, and remove clusters on them."""
         found = self.found
         assert found is not None  # made before
+        self.found = found = replace(found, n_held=len(held))
         asked = [self.asked[index] for index in held]
         place = {head: i for i, head in enumerate(self.heads)}
         if self.by != COMPOSITION:  # which is the same on all prompts
             live = np.array([place[head] for head in found.heads])
-            of = self._likeness_of(asked, live, list(found.likeness), self.by)
-            other = tree(of(range(len(asked)), np.arange(len(live))))
+            of = self._profiles(held).likeness_of(self.by, live, list(found.likeness))
+            other = tree(of(range(len(held)), np.arange(len(live))))
             again = agreement_of(found.labels, cut(other, found.n_clusters))
             self.found = found = replace(found, again=again)
         tested = list(found.several.items())[:TESTED]
@@ -380,16 +360,15 @@ class _Work:
             randoms = random_sets(self.model, heads, N_RANDOM, self.seed)
             effects = np.stack([_right(one.prompt, [heads, *randoms]) for one in asked])
             drawn = [single[:, [place[head] for head in one]] for one in randoms]
-            joint = Joint(
+            removed = RemovedCluster(
                 cluster=cluster,
                 heads=heads,
                 together=effects[:, 0],
                 alone=single[:, [place[head] for head in heads]],
                 random_together=effects[:, 1:],
-                random_sum=np.stack([one.sum(axis=1) for one in drawn], axis=1),
-                random_size=np.stack([np.abs(one).sum(axis=1) for one in drawn], axis=1),
+                random_alone=np.stack(drawn, axis=1),
             )
-            self.found = found = replace(found, joints=(*found.joints, joint))
+            self.found = found = replace(found, removed=(*found.removed, removed))
             report(
                 f"Cluster {number} of {len(tested)} removed together", self._of_a_test(len(asked))
             )
@@ -398,14 +377,14 @@ class _Work:
         """Remove the same clusters by the other interventions."""
         found = self.found
         assert found is not None  # made before
-        sets = [joint.heads for joint in found.joints]
+        sets = [one.heads for one in found.removed]
         if not sets:
             return
         others = in_other_ways(
             self.model, self.prompts, held, self.intervention, lambda one: _right(one, sets),
             seed=self.seed, report=report, cancel=self.cancel,
         )  # fmt: skip
-        self.found = replace(found, others=tuple(others.items()))
+        self.found = replace(found, others=others)
 
 
 def _right(asked: AskedPrompt, sets: Sequence[HeadSet]) -> FloatArray:

@@ -14,7 +14,7 @@ Effects and outputs have a sign: heads that work against each other are the leas
 measures have no unit in common, so that they are brought together as ranks among pairs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,8 @@ from models.types import FloatArray, Head, TokenizedPrompt
 
 EFFECTS, OUTPUTS, COMPOSITION = "effects", "outputs", "composition"
 MEASURES = (EFFECTS, OUTPUTS, COMPOSITION)
+ALL = "all"
+"""All measures together."""
 N_TOKENS = 15
 """Likeliest tokens of the clean run whose change is looked at, beside the right one."""
 MOST_POSITIONS = 16
@@ -60,7 +62,7 @@ def changes(
         Cancelled: the work was cancelled.
     """
     clean = asked.question.baseline.log_probs
-    likeliest = [int(i) for i in np.argsort(-clean, kind="stable")[: n_tokens + 1]]
+    likeliest = [int(i) for i in np.argsort(-clean)[: n_tokens + 1]] if n_tokens else []
     tokens = [asked.answer, *(i for i in likeliest if i != asked.answer)][: n_tokens + 1]
     found = np.full((len(sets), len(tokens)), np.nan)
     for indices, log_probs in asked.question.evaluate(sets):
@@ -122,13 +124,13 @@ def composition_likeness(composition: Composition) -> FloatArray:
     return np.where(np.isinf(either), np.nan, either)
 
 
-def together(likeness: Mapping[str, FloatArray]) -> FloatArray:
-    """Return the measures' mean rank among pairs, ranked again, [n_heads, n_heads] in [0, 1].
+def together(likeness: Sequence[FloatArray]) -> FloatArray:
+    """Return several measures' mean rank among pairs, ranked again, [n_heads, n_heads] in [0, 1].
 
     Where a measure is not defined, the others count. The mean of fewer ranks varies more: pairs are
     ranked again among those of as many measures, so that none of them are extreme for that alone.
     """
-    ranks = [ranked(of_one) for of_one in likeness.values()]
+    ranks = [ranked(of_one) for of_one in likeness]
     counts = np.sum([~np.isnan(of_one) for of_one in ranks], axis=0)
     mean = np.sum([np.nan_to_num(of_one) for of_one in ranks], axis=0) / np.maximum(counts, 1)
     found = np.zeros_like(mean)

@@ -9,8 +9,8 @@ is the same in both halves, has to hold for other heads too.
 That clusters are found again does not make them clusters: a tree parts a single cloud too, and in
 the same way each time if the cloud stays the same. Whether heads of a cluster are nearer to each
 other than to those of the next one is told by the silhouette (Rousseeuw 1987), beside that of
-clouds of the same spectrum: the matrix of likeness turned at random, which keeps how much of it is
-along how many directions and undoes which heads are together.
+clouds made from its spectrum: points that lie along as many directions as far (those in which
+likeness is positive), turned at random, which undoes which heads are together.
 """
 
 import threading
@@ -88,7 +88,7 @@ class Separation:
     silhouette: float
     """Mean over heads: (distance to the nearest other cluster - to the own) / the larger."""
     clouds: FloatArray
-    """float64 [n_nulls], of single clouds of the same spectrum, cut into as many clusters."""
+    """float64 [n_nulls], of single clouds made from its spectrum, cut into as many clusters."""
 
     @property
     def holds(self) -> bool:
@@ -141,7 +141,7 @@ def stability(
         Cancelled: the work was cancelled.
     """
     counts = tuple(count for count in COUNTS if count <= max(2, n_heads // HEADS_EACH))
-    rng = np.random.default_rng(seed)
+    rng, shuffling = (np.random.default_rng([seed, i]) for i in range(2))
     agreement = np.zeros((n_draws, len(counts)))
     chance = np.zeros((n_nulls, len(counts)))
     for draw in range(n_draws):
@@ -152,7 +152,7 @@ def stability(
             sides.append((heads, tree(likeness_of(chosen, heads))))
         (heads, one), (others, other) = sides
         both, at_one, at_other = np.intersect1d(heads, others, return_indices=True)
-        shuffles = [rng.permutation(len(both)) for _ in range(n_nulls)]
+        shuffles = [shuffling.permutation(len(both)) for _ in range(n_nulls)]
         for i, count in enumerate(counts):
             first, second = cut(one, count)[at_one], cut(other, count)[at_other]
             agreement[draw, i] = agreement_of(first, second)
@@ -161,7 +161,7 @@ def stability(
 
 
 def separation(
-    likeness: FloatArray, labels: FloatArray, seed: int, n_nulls: int = N_NULLS
+    likeness: FloatArray, labels: FloatArray, seed: int, cancel: threading.Event | None = None
 ) -> Separation | None:
     """Return how far clusters lie apart, beside single clouds; None where there is one, or every
     head is its own.
@@ -169,13 +169,17 @@ def separation(
     Args:
         likeness: [n_heads, n_heads], ranks in [0, 1].
         labels: int [n_heads].
+
+    Raises:
+        Cancelled: the work was cancelled.
     """
     n = len(np.unique(labels))
     if not 2 <= n < len(labels):
         return None
     rng = np.random.default_rng(seed)
     clouds = []
-    for _ in range(n_nulls):
+    for _ in range(N_NULLS):
+        stop_if(cancel)
         cloud = _turned(likeness, rng)
         parts = cut(tree(cloud), n)
         clouds.append(_silhouette(cloud, parts) if len(np.unique(parts)) > 1 else -1.0)
@@ -183,8 +187,8 @@ def separation(
 
 
 def _turned(likeness: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Return how alike the heads of a single cloud are that has the spectrum of this likeness, in
-    directions turned at random; ranked like it."""
+    """Return how alike heads of a single cloud are that is made from the spectrum of this likeness
+    and turned at random; ranked like it."""
     about_zero = (likeness + likeness.T) / 2 - 0.5
     np.fill_diagonal(about_zero, 0.5)
     spectrum = np.sqrt(np.linalg.eigvalsh(about_zero).clip(0))

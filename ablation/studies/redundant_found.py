@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ablation.studies.columns import KL, RANK, SAME, HeadSet
-from ablation.studies.statistics import Interval, mean_interval
-from ablation.studies.types import plain
+from ablation.studies.joint import Joint
+from ablation.studies.types import means, plain
 from models.types import FloatArray, Head
 
 THRESHOLDS = (0.01, 0.1, 1.0)
@@ -29,40 +29,6 @@ class EliminationStep:
     @property
     def kl(self) -> float:
         return float(self.effects[:, KL].mean())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Joint:
-    """Heads removed together, and each alone."""
-
-    heads: HeadSet
-    together: FloatArray
-    """float64 [n_prompts], KL without all of them."""
-    alone: FloatArray
-    """float64 [n_prompts, n_heads], KL without each."""
-
-    @property
-    def beyond(self) -> FloatArray:
-        """float64 [n_prompts]: KL together minus the sum alone, in nats."""
-        difference: FloatArray = self.together - self.alone.sum(axis=1)
-        return difference
-
-    @property
-    def interval(self) -> Interval:
-        """Of `beyond`."""
-        return mean_interval(self.beyond)
-
-    @property
-    def names(self) -> str:
-        return " and ".join(str(head) for head in self.heads)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "heads": [head.to_json() for head in self.heads],
-            "together": self.together.mean(),
-            "alone": self.alone.mean(axis=0),
-            "beyond": self.beyond.mean(),
-        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +69,7 @@ class RedundantHeads:
     """"single" (least effect alone first) and "random" -> float64 [n_held, n_compared], KL."""
     compared_sizes: tuple[int, ...]
     pairs: tuple[Joint, ...]
-    """Of the heads with the largest effect alone."""
+    """In KL (nats), of the heads with the largest effect alone."""
     others: dict[str, FloatArray]
     """Other interventions -> float64 [n_judged, n_reached], KL without what went before each
     threshold (`reached`)."""
@@ -152,8 +118,14 @@ class RedundantHeads:
     def reached(self) -> tuple[HeadSet, ...]:
         """What is removed before each threshold, where that is any head and more than before the
         one below it."""
-        counts = dict.fromkeys(reach.n_heads for reach in self.reaches)
-        return tuple(self.order[:count] for count in counts if count)
+        return tuple(self.order[: self.sizes[at]] for at in self.reached_at)
+
+    @property
+    def reached_at(self) -> tuple[int, ...]:
+        """The steps after which that is, as indices of `steps`."""
+        kl = self.judged[..., KL].mean(axis=0)
+        last = dict.fromkeys(_last_below(kl, threshold) for threshold in THRESHOLDS)
+        return tuple(count - 1 for count in last if count)
 
     @property
     def clean_rank(self) -> float:
@@ -203,10 +175,8 @@ class RedundantHeads:
             "clean_median_rank": self.clean_rank,
             "thresholds_fitted": [one.n_heads for one in self.reaches_fitted],
             "compared_sizes": self.compared_sizes,
-            "compared": {name: values.mean(axis=0) for name, values in self.compared.items()},
-            "other_interventions": {
-                name: values.mean(axis=0) for name, values in self.others.items()
-            },
+            "compared": means(self.compared),
+            "other_interventions": means(self.others),
             "pairs": [pair.to_json() for pair in self.pairs],
             "groups": [group.to_json() for group in self.groups],
             "group_pairs": [pair.to_json() for pair in self.group_pairs],

@@ -28,7 +28,7 @@ def figures(result: StudyResult, dark: bool) -> tuple[StudyFigure, ...]:
     them does."""
     found: HeadClusters = result.details
     drawn = [_clustermap(found, dark), _where(found, dark), _stability(found, dark)]
-    if found.joints:
+    if found.removed:
         drawn.append(_removed(found, dark))
     if found.others:
         drawn.append(_interventions(found, dark))
@@ -100,7 +100,7 @@ def _stability(found: HeadClusters, dark: bool) -> StudyFigure:
         mean = stable.agreement.mean(axis=0)
         traces.append(line(stable.counts, mean, BY[way], index, dark=dark, colour=colour))
     chosen, muted = found.chosen, palette(dark).muted
-    at = chosen.counts[chosen.best]
+    at = chosen.count
     chance = level(chosen.by_chance, "heads shuffled, at most", dark=dark)
     taken = {
         "type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1,
@@ -124,27 +124,28 @@ def _stability(found: HeadClusters, dark: bool) -> StudyFigure:
 
 
 def _interventions(found: HeadClusters, dark: bool) -> StudyFigure:
-    means = {found.intervention: [float(joint.together.mean()) for joint in found.joints]} | {
-        name: values.mean(axis=0) for name, values in found.others
-    }
-    return by_intervention(_names(found), means, "cluster", "change of the logit", dark=dark)
+    own = np.stack([joint.together for joint in found.removed], axis=1)
+    values = {found.intervention: own, **found.others}
+    return by_intervention(_names(found), values, "cluster", "change of the logit", dark=dark)
 
 
 def _names(found: HeadClusters) -> list[str]:
-    return [f"{joint.cluster} ({len(joint.heads)} heads)" for joint in found.joints]
+    return [f"{joint.cluster} ({len(joint.heads)} heads)" for joint in found.removed]
 
 
 def _removed(found: HeadClusters, dark: bool) -> StudyFigure:
     names = _names(found)
     columns: dict[str, list[FloatArray]] = {
-        "together": [joint.together for joint in found.joints],
-        "sum of each alone": [joint.alone.sum(axis=1) for joint in found.joints],
-        "random heads together": [joint.random_together.mean(axis=1) for joint in found.joints],
-        "their sum alone": [joint.random_sum.mean(axis=1) for joint in found.joints],
+        "together": [joint.together for joint in found.removed],
+        "sum of each alone": [joint.alone.sum(axis=1) for joint in found.removed],
+        "random heads together": [joint.random_together.mean(axis=1) for joint in found.removed],
+        "their sum alone": [
+            joint.random_alone.sum(axis=-1).mean(axis=1) for joint in found.removed
+        ],
     }
     colours = [hue(1, dark), hue(0, dark), hue(2, dark), palette(dark).line]
     traces = []
-    for index, (name, values) in enumerate(columns.items()):
+    for colour, (name, values) in zip(colours, columns.items(), strict=True):
         intervals = [mean_interval(of_one) for of_one in values]
         trace = bars(
             names,
@@ -152,10 +153,9 @@ def _removed(found: HeadClusters, dark: bool) -> StudyFigure:
             [float(one.low) for one in intervals],
             [float(one.high) for one in intervals],
             name,
-            index,
             dark=dark,
+            colour=colour,
         )
-        trace.marker.color = colours[index]
         traces.append(trace)
     return StudyFigure(
         "removed",

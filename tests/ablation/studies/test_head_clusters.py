@@ -11,9 +11,11 @@ from tiny import CORPUS, tiny_model
 
 from ablation import Progress, run_study
 from ablation.studies import clusters_words, likeness, plan_study
-from ablation.studies.clusters_found import Joint
+from ablation.studies.clusters_found import RemovedCluster
+from ablation.studies.options import CLUSTERED_BY
 from ablation.studies.partition import Separation
 from ablation.studies.prompts import PromptSet, StudyPrompt
+from ablation.studies.removals import parted
 from ablation.studies.types import StudyResult
 from models.errors import UserError
 from models.types import Head
@@ -49,7 +51,7 @@ def test_the_clusters_are_the_circuits_and_dead_heads_are_in_none() -> None:
 
 
 def test_two_heads_of_one_path_cost_what_one_costs() -> None:
-    for joint in wired().details.joints:
+    for joint in wired().details.removed:
         own = np.abs(joint.together) > 1  # the other circuit's prompts are left alone
         assert 0.3 < own.mean() < 0.7
         np.testing.assert_allclose(joint.together[~own], 0, atol=0.3)
@@ -57,19 +59,18 @@ def test_two_heads_of_one_path_cost_what_one_costs() -> None:
             np.testing.assert_allclose(joint.together[own], one[own], rtol=0.15)
         # The sum of both is twice what they do together.
         assert joint.departure == pytest.approx(0.5, abs=0.05)
-        assert joint.beyond_interval.low > 0
+        assert joint.interval.low > 0
         # Random sets that are no circuit are the sum of their heads.
         circuits = joint.random_departures > 0.4
-        assert circuits.sum() < 6
+        assert 0 < circuits.sum() < 6
         assert joint.random_departures[~circuits].max() < 0.05
-        assert joint.reached <= circuits.sum()
-    assert any("and 2 by less (these overlap" in sentence for sentence in wired().answer)
+    assert any("and 2 do less (these overlap" in sentence for sentence in wired().answer)
 
 
 def test_other_interventions_are_told_beside() -> None:
     found = wired().details
-    assert [name for name, _ in found.others] == ["mean", "permute"]
-    assert all(values.shape == (24, 2) for _, values in found.others)
+    assert list(found.others) == ["mean", "permute"]
+    assert all(values.shape == (24, 2) for values in found.others.values())
     assert any(sentence.startswith("Removed by other") for sentence in wired().answer)
     assert study_figures(wired())[-1].name == "interventions"
 
@@ -103,20 +104,19 @@ def test_random_weights_are_not_said_to_have_clusters_apart() -> None:
 
 def test_clusters_apart_are_said_to_be_so() -> None:
     found = replace(random_weights().details, separation=Separation(0.4, np.array([0.1, 0.2])))
-    said = clusters_words.answer(found, PromptSet("x", (), "x"), 5)[0]
+    said = clusters_words.answer(found, PromptSet("x", (), "x"))[0]
     assert "they lie farther apart than parts of one cloud" in said
     assert "by degrees" not in said
 
 
 def test_a_joint_is_held_against_the_size_of_its_effects() -> None:
-    joint = Joint(
+    joint = RemovedCluster(
         cluster=1,
         heads=FIRST,
         together=np.array([-3.0, 1.0]),
         alone=np.array([[-1.0, -1.0], [1.0, -1.0]]),
         random_together=np.array([[0.0, -2.0], [0.0, 2.0]]),
-        random_sum=np.array([[0.0, -1.0], [0.0, 1.0]]),
-        random_size=np.array([[0.0, 1.0], [0.0, 1.0]]),
+        random_alone=np.array([[[0.0, 0.0], [0.0, -1.0]], [[0.0, 0.0], [1.0, 0.0]]]),
     )
     np.testing.assert_allclose(joint.beyond, [-1, 1])
     assert joint.departure == pytest.approx((1 + 1) / 4)
@@ -124,11 +124,32 @@ def test_a_joint_is_held_against_the_size_of_its_effects() -> None:
     assert joint.reached == 1
 
 
+@pytest.mark.parametrize(
+    ("alone", "together", "more"),
+    [(-1.0, -3.0, 1), (-1.0, -1.0, -1), (1.0, 3.0, 1), (1.0, 1.0, -1)],
+)
+def test_doing_more_than_the_sum_is_told_by_its_direction(
+    alone: float, together: float, more: int
+) -> None:
+    nothing = np.zeros((4, 1))
+    joint = RemovedCluster(
+        cluster=1,
+        heads=FIRST,
+        together=np.full(4, together),
+        alone=np.full((4, 2), alone),
+        random_together=nothing,
+        random_alone=nothing[..., None],
+    )
+    assert joint.more == more
+
+
 @pytest.mark.parametrize("by", ["effects", "outputs", "composition"])
 def test_one_measure_may_be_chosen(by: str) -> None:
     result = run_study("head-clusters", tiny_model("gpt2"), CORPUS, by=by)
     assert result.details.by == by
-    assert result.answer[0].startswith(f"By {clusters_words.BY[by]}, ")
+    assert f"by {clusters_words.BY[by]} they part" in result.answer[0]
+    told_of = "two random parts of the heads" if by == "composition" else "other prompts"
+    assert f"which {told_of} give again" in result.answer[0]
     # What is read off the weights is the same on prompts held out: nothing is found again.
     assert (result.details.again is None) == (by == "composition")
 
@@ -147,17 +168,31 @@ def test_no_template_is_in_both_parts() -> None:
     made = tuple(StudyPrompt(text, template="ab"[i % 2]) for i, text in enumerate(texts))
     prompts = PromptSet("own", made, "here")
     result = run_study("head-clusters", wired_circuits(), prompts)
-    # One circuit's prompts are one template: on the others' its heads do nothing.
-    assert len(result.details.effects) == 6
+    # One circuit's prompts are one template: on those of the other its last head does next to
+    # nothing, and there is only one of them among the prompts fitted on.
+    size = dict(zip(result.details.heads, np.abs(result.details.effects).T, strict=True))
+    last = [size[Head(1, head)].mean() for head in (0, 1)]
+    assert min(last) < 0.1 * max(last)
     assert any("share no template" in sentence for sentence in result.answer)
+
+
+def test_a_half_of_one_prompt_is_refused() -> None:
+    texts = prompts_of_circuits(5)
+    for order in ("abbbb", "bbbba", "bbabb"):
+        made = tuple(StudyPrompt(text, template=of) for text, of in zip(texts, order, strict=True))
+        prompts = PromptSet("own", made, "here")
+        if len(parted(prompts)[0]) > 1:
+            run_study("head-clusters", wired_circuits(), prompts)
+        else:
+            with pytest.raises(UserError, match="give more templates, or none"):
+                run_study("head-clusters", wired_circuits(), prompts)
 
 
 @pytest.mark.parametrize("intervention", ["mean", "permute"])
 def test_other_interventions_can_be_chosen(intervention: str) -> None:
     result = run_study("head-clusters", tiny_model("llama"), CORPUS, intervention=intervention)
-    names = [name for name, _ in result.details.others]
-    assert "zero" in names
-    assert intervention not in names
+    assert "zero" in result.details.others
+    assert intervention not in result.details.others
 
 
 def cancelled_at(start: str) -> StudyResult:
@@ -173,7 +208,7 @@ def cancelled_at(start: str) -> StudyResult:
 def test_cancelling_keeps_the_clusters_that_were_removed() -> None:
     result = cancelled_at("Cluster 1 of")
     assert result.stopped == "cancelled"
-    assert len(result.details.joints) == 1
+    assert len(result.details.removed) == 1
     np.testing.assert_array_equal(result.details.labels, random_weights().details.labels)
     assert "Cancelled before all clusters" in result.caveats[-1]
 
@@ -181,7 +216,7 @@ def test_cancelling_keeps_the_clusters_that_were_removed() -> None:
 def test_cancelling_early_clusters_the_prompts_that_were_done() -> None:
     result = cancelled_at("Each head alone: prompt 2 of 5")
     assert (result.stopped, result.n_prompts) == ("cancelled", 2)
-    assert result.details.joints == ()
+    assert result.details.removed == ()
     assert "on 2 prompts" in result.answer[0]
     assert result.caveats[-1] == "Cancelled after 2 prompts: the clusters were not tested."
 
@@ -192,6 +227,11 @@ def test_cancelling_before_two_prompts_gives_nothing() -> None:
     assert result.caveats[-1] == "Cancelled before two prompts were done."
 
 
+def test_all_that_heads_can_be_clustered_by_has_words() -> None:
+    choices = [value for value, _ in CLUSTERED_BY.choices]
+    assert choices == list(clusters_words.BY) == [likeness.ALL, *likeness.MEASURES]
+
+
 def test_bad_input_is_refused_and_a_plan_is_made() -> None:
     with pytest.raises(UserError, match="give at least 4 prompts, not 3"):
         run_study("head-clusters", tiny_model("llama"), CORPUS[:3])
@@ -200,7 +240,7 @@ def test_bad_input_is_refused_and_a_plan_is_made() -> None:
     with pytest.raises(UserError, match="encoder-decoder"):
         run_study("head-clusters", tiny_model("t5"), CORPUS)
     plan = plan_study("head-clusters", tiny_model("llama"), CORPUS)
-    # Each of 12 heads on 5 prompts, then 6 clusters and 20 random sets for each on the 2 held out,
-    # and the clusters by two other interventions.
-    assert plan.n_passes == 12 * 5 + 6 * (20 + 3) * 2
+    # Each of 12 heads on 5 prompts, composition as much as one of them; then 6 clusters and 20
+    # random sets for each on the 2 held out, and the clusters by two other interventions.
+    assert plan.n_passes == 12 * 6 + 6 * (20 + 3) * 2
     assert "12 heads alone on 5 prompts" in plan.words

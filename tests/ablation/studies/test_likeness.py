@@ -88,7 +88,7 @@ def test_pairs_are_ranked_among_those_of_as_many_measures() -> None:
         return (values + values.T) / 2
 
     fed = np.where(layer[:, None] == layer, np.nan, drawn())
-    found = likeness.together({"effects": drawn(), "outputs": drawn(), "composition": fed})
+    found = likeness.together([drawn(), drawn(), fed])
     # No measure is extreme within layers because fewer are averaged there.
     assert (found[same] > 0.95).mean() == pytest.approx(0.05, abs=0.01)
     assert (found[layer[:, None] != layer] > 0.95).mean() == pytest.approx(0.05, abs=0.01)
