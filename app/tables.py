@@ -15,12 +15,12 @@ import pandas as pd
 import ablation
 from ablation.attention_change import to_json as comparison_json
 from ablation.attribution_types import HeadTokens
+from ablation.studies import asked_words
 from app.panels.comparison import pair_of
 from app.services import Services, ablation_of, prompt_of
 from app.view import View, head_from_text
 from models.errors import ErrorKind, UserError
 from models.types import TokenizedPrompt
-from viz.studies.report import study_html
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -127,8 +127,15 @@ def comparison(services: Services, asked: Asked) -> Table:
 def study(services: Services, asked: Asked) -> Table:
     """Return what a ready-made study found."""
     result = _kept(services, asked)
-    about = {"model": asked["model"], "asked": asked["asked"], **result.to_json()}
-    return Table(result.table, about, lambda: study_html(result, asked["model"], asked["asked"]))
+    about = {name: asked[name] for name in ("model", "prompts", "options")}
+
+    def page() -> str:
+        from viz.studies.report import study_html
+
+        told = asked_words(result.name, about["prompts"], about["options"])
+        return study_html(result, about["model"], told)
+
+    return Table(result.table, about | result.to_json(), page)
 
 
 TABLES: Mapping[str, Callable[[Services, Asked], Table]] = {

@@ -17,6 +17,9 @@ from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.types import FloatArray, Head
 
+ROW_COST = 0.33
+"""Of a pass: a set of heads, run as a row. It branches off the clean run, half way up on average,
+and many rows share a pass (measured on two cores)."""
 MEAN_OVER = 8
 """So many prompts of the set give the mean: each is run anew for every prompt."""
 

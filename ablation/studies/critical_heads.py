@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 
 from ablation.evaluation import Cancelled
-from ablation.studies.asked import AskedPrompt, Report, ask, seconds_of_pass
+from ablation.studies.asked import ROW_COST, AskedPrompt, Report, ask, seconds_of_pass
 from ablation.studies.columns import KL, RIGHT
 from ablation.studies.phrases import NO_ANSWER_CAVEAT, few_prompts, on_set
 from ablation.studies.prompts import PromptSet
 from ablation.studies.removals import random_sets
 from ablation.studies.side_by_side import in_other_ways, others_than
 from ablation.studies.statistics import Interval, halves, mean_interval, rank_agreement
-from ablation.studies.types import StudyPlan, StudyResult, plain
+from ablation.studies.types import StudyPlan, StudyResult, means, plain
 from ablation.types import Progress
 from models.language_model import LanguageModel
 from models.types import FloatArray, Head
@@ -96,9 +96,7 @@ class CriticalHeads:
             ],
             "random_kl": self.random.mean(axis=0),
             "shortest": self.shortest,
-            "other_interventions": {
-                name: values.mean(axis=0) for name, values in self.others.items()
-            },
+            "other_interventions": means(self.others),
             "agreement": self.agreement,
         })  # fmt: skip
 
@@ -111,8 +109,7 @@ def plan(
     compared = len(others_than(intervention, len(prompts))) * min(COMPARED, n_heads)
     n_rows = n_heads + len(_sizes(n_heads)) + N_RANDOM + compared
     passes = n_rows * len(prompts)
-    # A row branches off the clean run, half way up on average, and many share a pass (measured).
-    seconds = 0.33 * passes * seconds_of_pass(model, prompts)
+    seconds = ROW_COST * passes * seconds_of_pass(model, prompts)
     return StudyPlan(
         passes,
         seconds,

@@ -107,7 +107,7 @@ def run(
     if found.winners and not cancelled:
         effect = _ablate(model, prompts, found, intervention, seed, report, cancel)
         found = LinguisticHeads(found.n_layers, found.n_heads, heads, marks, found.verdicts, effect)
-        cancelled = effect is None or effect.n_prompts < len(prompts)
+        cancelled = cancel is not None and cancel.is_set()
     n_pairs = 0 if found.agreement is None else found.agreement.n_prompts
     read = marks.n_sentences > 0
     return StudyResult.of(
@@ -316,6 +316,7 @@ def _caveats(
         done = 0 if found.agreement is None else found.agreement.n_prompts
         caveats.append(
             f"Cancelled: {marks.n_sentences} of {n_sentences} sentences and {done} of "
-            f"{len(prompts)} minimal pairs were done."
+            f"{len(prompts)} minimal pairs were done; what is missing of other interventions was "
+            "not measured."
         )
     return tuple(caveats)

@@ -38,18 +38,21 @@ def _lead(found: Progression) -> str:
     if found.written is not None:
         band, logits = _strongest_band(found, found.written)
         parts.append(
-            f"heads write most of it in {layers_words(band)} ({logits:+.2f} of "
-            f"{found.written.heads.sum():+.2f} logits)"
+            f"heads change it most directly in {layers_words(band)} ({logits:+.2f} logits, "
+            f"{found.written.heads.sum():+.2f} in all layers)"
         )
     cuts = [] if found.cuts is None else _largest_cuts(found, found.cuts)
     if cuts:
         band_number, key = cuts[0]
         assert found.cuts is not None  # it has a largest
-        parts.append(
-            f'it rests most on the sight of "{found.labels[key]}" in '
-            f"{layers_words(found.bands[band_number])} ({found.cuts[band_number, key]:+.2f} nats "
-            "without)"
-        )
+        change, band = found.cuts[band_number, key], found.bands[band_number]
+        if change < 0:
+            parts.append(
+                f'it rests most on the sight of "{found.labels[key]}" in {layers_words(band)} '
+                f"({change:+.2f} nats without)"
+            )
+        else:
+            parts.append("no cut of a single sight lowers it")
     for_good = found.lens.first_for_good(found.position)
     if for_good is None:
         parts.append("at the end another token is likelier")

@@ -23,7 +23,7 @@ import numpy as np
 
 from ablation.evaluation import Cancelled
 from ablation.studies import redundant_words as words
-from ablation.studies.asked import AskedPrompt, Report, ask, seconds_of_pass
+from ablation.studies.asked import ROW_COST, AskedPrompt, Report, ask, seconds_of_pass
 from ablation.studies.columns import KL, HeadSet
 from ablation.studies.elimination import ALONE, TOGETHER, eliminate
 from ablation.studies.prompts import PromptSet
@@ -59,7 +59,7 @@ def plan(
     # A step's backward pass and its shared run are about 5 passes; exact ones go to half the heads.
     step_rows = steps * (5 + ALONE + len(TOGETHER)) if strategy == "screened" else 0.4 * n * n
     passes = len(fitted) * (n + step_rows + pairs) + len(held) * (steps + (1 + N_RANDOM) * N_SIZES)
-    seconds = 0.33 * passes * seconds_of_pass(model, prompts)
+    seconds = ROW_COST * passes * seconds_of_pass(model, prompts)
     return StudyPlan(
         passes,
         seconds,

@@ -99,7 +99,7 @@ def _in_other_ways(found: RedundantHeads) -> list[str]:
     if not found.others:
         return []
     sizes = [len(heads) for heads in found.reached]
-    own = found.judged[:, [found.sizes.index(size) for size in sizes], KL].mean(axis=0)
+    own = found.judged[:, found.reached_at, KL].mean(axis=0)
     told = "; ".join(
         f"by {name} {_nats(values.mean(axis=0))}" for name, values in found.others.items()
     )

@@ -21,12 +21,12 @@ def removal_effects(asked: Sequence[AskedPrompt], sets: Sequence[Sequence[Head]]
     return np.stack([one.effects(sets) for one in asked])
 
 
-def parted(prompts: PromptSet, n: int | None = None) -> tuple[list[int], list[int]]:
+def parted(prompts: PromptSet) -> tuple[list[int], list[int]]:
     """Return indices of the prompts that are fitted on, and of those held out.
 
     No template is in both where there are several. The second is empty for a single prompt.
     """
-    return statistics.parted([prompt.template for prompt in prompts.prompts[:n]])
+    return statistics.parted([prompt.template for prompt in prompts.prompts])
 
 
 def kv_groups(model: LanguageModel) -> list[HeadSet]:

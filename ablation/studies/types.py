@@ -2,12 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+
+from models.types import FloatArray
 
 Found = TypeVar("Found")
 
@@ -85,6 +87,11 @@ class StudyResult:
             "stopped": self.stopped,
             **details,
         }
+
+
+def means(by_way: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Return the mean over prompts, the first axis, of what was measured in each way."""
+    return {way: values.mean(axis=0) for way, values in by_way.items()}
 
 
 def plain(value: Any) -> Any:

@@ -98,7 +98,7 @@ def headline(result: StudyResult, asked: str) -> str:
     """Say what ran, on what, and how long.
 
     Args:
-        asked: the prompts and options in words (`studies_form.asked_words`).
+        asked: the prompts and options in words (`ablation.studies.asked_words`).
     """
     info = study_named(result.name)
     done = (
@@ -178,7 +178,7 @@ def register(app: Dash, services: Services) -> None:
         if ctx.triggered_id == ids.DARK:
             return (*(no_update,) * 3, shown, *(no_update,) * 4)
         return (
-            headline(result, kept["asked"]),
+            headline(result, asked_words(result.name, kept["prompts"], kept["options"])),
             [html.P(sentence) for sentence in result.answer],
             [html.Li(caveat) for caveat in result.caveats],
             shown,
@@ -220,7 +220,7 @@ def _register_run(app: Dash, services: Services) -> None:
                 raise
             return no_update, str(error)
         key = services.results.keep(result, 2**20 + int(result.table.memory_usage().sum()))
-        asked = asked_words(name, prompts.name, options)
-        return {"key": key, "model": view.model, "asked": asked, "file": name}, ""
+        asked = {"prompts": prompts.name, "options": options}
+        return {"key": key, "model": view.model, "file": name, **asked}, ""
 
     cancels(app, services, ids.STUDIES_CANCEL, ids.STUDIES_STATUS)

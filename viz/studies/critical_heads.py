@@ -101,8 +101,6 @@ def _joint(found: CriticalHeads, dark: bool) -> StudyFigure:
 
 def _interventions(found: CriticalHeads, dark: bool) -> StudyFigure:
     leading = list(found.order[: next(iter(found.others.values())).shape[1]])
-    means = {found.intervention: found.effects[:, leading, KL].mean(axis=0)} | {
-        name: values.mean(axis=0) for name, values in found.others.items()
-    }
     labels = [str(found.heads[i]) for i in leading]
-    return by_intervention(labels, means, "head", "KL (nats)", dark=dark)
+    values = {found.intervention: found.effects[:, leading, KL], **found.others}
+    return by_intervention(labels, values, "head", "KL (nats)", dark=dark)

@@ -11,7 +11,7 @@ from ablation.types import HeadValues, MetricInfo
 from models.types import FloatArray, Head
 from viz.heads import head_map_figure
 from viz.labels import literal
-from viz.theme import MONO, base_layout, palette, plain_axis
+from viz.theme import MONO, base_layout, head_colour, palette, plain_axis
 
 HEIGHT = 300  # px
 MAP_WIDTH, MAP_HEIGHT = 280, 420  # px
@@ -145,17 +145,19 @@ def bars(
     low: Numbers,
     high: Numbers,
     name: str,
-    index: int,
+    index: int = 0,
     *,
     dark: bool,
+    colour: str | None = None,
 ) -> go.Bar:
-    """Return upright bars with their intervals; NaN ends are no interval."""
+    """Return upright bars with their intervals, in the colour of their number unless one is given;
+    NaN ends are no interval."""
     middle, lowest, highest = (np.asarray(v, dtype=float) for v in (means, low, high))
     return go.Bar(
         x=list(x),
         y=middle.tolist(),
         name=name,
-        marker={"color": hue(index, dark)},
+        marker={"color": colour or hue(index, dark)},
         error_y={
             "visible": bool(np.isfinite(lowest).any()),
             "type": "data",
@@ -175,19 +177,19 @@ def bars(
 
 
 def by_intervention(
-    labels: Sequence[str], means: Mapping[str, Numbers], x: str, y: str, *, dark: bool
+    labels: Sequence[str], values: Mapping[str, FloatArray], x: str, y: str, *, dark: bool
 ) -> StudyFigure:
     """Draw what the same heads do by each intervention, side by side.
 
     Args:
         labels: of what was ablated.
-        means: intervention -> a number for each label.
+        values: intervention -> [n_prompts, n_labels].
         x, y: what the axes are.
     """
     none = [np.nan] * len(labels)
     traces = [
-        bars(labels, mean, none, none, name, i, dark=dark)
-        for i, (name, mean) in enumerate(means.items())
+        bars(labels, own.mean(axis=0), none, none, name, dark=dark, colour=head_colour(i, dark))
+        for i, (name, own) in enumerate(values.items())
     ]
     return StudyFigure(
         "interventions",

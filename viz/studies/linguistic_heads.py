@@ -103,16 +103,18 @@ def _by_distance(found: LinguisticHeads, judged: list[Verdict], dark: bool) -> S
 
 
 def _interventions(effect: AgreementEffect, dark: bool) -> StudyFigure:
-    clean = effect.clean.mean()
-    own = np.array([margins.mean() for _, margins in effect.groups.values()])
-    means = {effect.intervention: own - clean} | {
-        name: margins.mean(axis=0) - clean for name, margins in effect.others.items()
+    own = np.stack([margins for _, margins in effect.groups.values()], axis=1)
+    values = {
+        name: margins - effect.clean[:, None]
+        for name, margins in {effect.intervention: own, **effect.others}.items()
     }
     labels = [
         f"{len(heads)} that count" if name == EVERY else f"{len(heads)} {name}"
         for name, (heads, _) in effect.groups.items()
     ]
-    return by_intervention(labels, means, "heads ablated", "change of the margin (nats)", dark=dark)
+    return by_intervention(
+        labels, values, "heads ablated", "change of the margin (nats)", dark=dark
+    )
 
 
 def _agreement(found: LinguisticHeads, effect: AgreementEffect, dark: bool) -> StudyFigure:

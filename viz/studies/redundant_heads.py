@@ -110,13 +110,12 @@ def _order(found: RedundantHeads, dark: bool) -> StudyFigure:
 
 
 def _interventions(found: RedundantHeads, dark: bool) -> StudyFigure:
-    sizes = [len(heads) for heads in found.reached]
-    at = [found.sizes.index(size) for size in sizes]
-    means = {found.intervention: found.judged[:, at, KL].mean(axis=0)} | {
-        name: values.mean(axis=0) for name, values in found.others.items()
-    }
-    labels = [f"{size} heads" for size in sizes]
-    return by_intervention(labels, means, "removed before a threshold", "KL (nats)", dark=dark)
+    own = found.judged[:, found.reached_at, KL]
+    labels = [f"{len(heads)} heads" for heads in found.reached]
+    return by_intervention(
+        labels, {found.intervention: own, **found.others}, "removed before a threshold",
+        "KL (nats)", dark=dark,
+    )  # fmt: skip
 
 
 def _pairs(found: RedundantHeads, dark: bool) -> StudyFigure:

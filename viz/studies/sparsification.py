@@ -91,12 +91,11 @@ def _layers(found: SparseHeads, core: Core, dark: bool) -> StudyFigure:
 
 def _interventions(found: SparseHeads, core: Core, dark: bool) -> StudyFigure:
     assert found.nothing is not None  # there is a core
-    own = found.kept["learned"][:, found.sizes.index(len(core.heads)), KL].mean()
-    means = {found.intervention: [found.nothing[:, KL].mean(), own]} | {
-        name: values.mean(axis=0) for name, values in found.others.items()
-    }
+    core_kl = found.kept["learned"][:, found.sizes.index(len(core.heads)), KL]
+    own = np.stack([found.nothing[:, KL], core_kl], axis=1)
     labels = ["no head", f"the core, {len(core.heads)} heads"]
-    return by_intervention(labels, means, "what stays", "KL (nats)", dark=dark)
+    values = {found.intervention: own, **found.others}
+    return by_intervention(labels, values, "what stays", "KL (nats)", dark=dark)
 
 
 def _activations(found: SparseHeads, dark: bool) -> StudyFigure:

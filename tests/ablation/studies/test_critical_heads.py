@@ -108,6 +108,8 @@ def test_figures_and_the_page_of_a_study_hold_what_was_found(wired: StudyResult)
     leaders = drawn["leaders"].data[0]
     assert set(leaders.x[:2]) == {"L0H0", "L1H0"}
     assert leaders.y[0] == pytest.approx(wired.table["kl"].max())
+    colours = [trace.marker.color for trace in drawn["interventions"].data]
+    assert len(set(colours)) == len(colours) == 3
     page = study_html(wired, "hand-wired")
     assert wired.answer[0] in page
     assert "<script src" not in page

@@ -200,3 +200,16 @@ def test_what_does_not_fit_is_refused() -> None:
         plan_study("linguistic-heads", tiny_model("bert"), PAIRS)
     with pytest.raises(UserError, match="encoder-decoder"):
         plan_study("linguistic-heads", tiny_model("t5"), PAIRS)
+
+
+def test_cancelling_before_the_other_interventions_is_said() -> None:
+    cancel = threading.Event()
+
+    def progress(seen: Progress) -> None:
+        if seen.message.startswith("The same heads by"):
+            cancel.set()
+
+    result = run_study("linguistic-heads", wired(), PAIRS, progress=progress, cancel=cancel)
+    assert result.stopped == "cancelled"
+    assert result.details.agreement.others == {}
+    assert "other interventions was not measured" in result.caveats[-1]

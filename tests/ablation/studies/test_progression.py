@@ -47,7 +47,7 @@ def test_the_answer_of_a_wired_model_comes_as_it_was_wired(wired: StudyResult) -
     assert np.abs(found.cuts[0]).max() < 0.1
     assert '"b" (2) in layer 1' in wired.answer[-1]
     assert wired.answer[0].startswith(
-        'What "a_2" predicts, "b": heads write most of it in layer 1 ('
+        'What "a_2" predicts, "b": heads change it most directly in layer 1 ('
     )
     assert 'rests most on the sight of "b" in layer 1' in wired.answer[0]
 
