@@ -141,9 +141,9 @@ def _removed(found: HeadClusters) -> list[str]:
     ]
     if n > 1:
         said.append(
-            f"With 95 % confidence {more} of them do more to the right token's logit than the sum "
-            f"of their heads (these stand in for each other, or strengthen each other), and {less} "
-            "do less (these overlap, or are one path)."
+            "With 95 % confidence the effect on the right token's logit is larger than the sum of "
+            f"the heads' for {more} of them (these stand in for each other, or strengthen each "
+            f"other), and smaller for {less} (these overlap, undo each other, or are one path)."
         )
     return said
 

@@ -64,7 +64,7 @@ def test_two_heads_of_one_path_cost_what_one_costs() -> None:
         circuits = joint.random_departures > 0.4
         assert 0 < circuits.sum() < 6
         assert joint.random_departures[~circuits].max() < 0.05
-    assert any("and 2 do less (these overlap" in sentence for sentence in wired().answer)
+    assert any("and smaller for 2 (these overlap" in sentence for sentence in wired().answer)
 
 
 def test_other_interventions_are_told_beside() -> None:
