@@ -286,9 +286,9 @@ def _answer(found: CriticalHeads, prompts: PromptSet, least: float) -> tuple[str
         said = [f"On one prompt no interval can be given; the largest effects (nats): {leading}."]
     elif critical:
         said = [
-            f"{len(critical)} of {total} heads are critical: ablated alone, each moves the "
-            f"prediction by at least {least:g} nats with 95 % confidence on {on}. The first are "
-            f"{leading}."
+            f"{len(critical)} of {total} heads {'is' if len(critical) == 1 else 'are'} critical: "
+            f"ablated alone, each moves the prediction by at least {least:g} nats with 95 % "
+            f"confidence on {on}. The first are {leading}."
         ]
     else:
         said = [

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from handwired import hand_wired, pairs
+from handwired import hand_wired, pairs, wired_twins
 from tiny import tiny_model
 
 from ablation import Zero, sweep_heads
@@ -68,6 +68,12 @@ def test_one_prompt_has_no_interval() -> None:
     assert list(result.details.others) == ["permute"]  # the mean needs other prompts
     assert np.isnan(result.table["kl_low"]).all()
     json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_of_twins_that_stand_in_for_each_other_none_is_critical() -> None:
+    result = run_study("critical-heads", wired_twins(), [pair.clean for pair in pairs(6)])
+    assert result.table.loc[result.table["critical"], "head"].tolist() == ["L0H0"]
+    assert result.answer[0].startswith("1 of 4 heads is critical")
 
 
 def test_cancel_keeps_the_prompts_that_were_done() -> None:

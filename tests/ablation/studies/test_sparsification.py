@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from handwired import hand_wired, pairs
+from handwired import hand_wired, pairs, wired_twins
 from tiny import CORPUS, tiny_model
 
 from ablation import Progress, Zero, run_study
@@ -48,6 +48,13 @@ def test_the_core_of_a_wired_model_is_its_circuit() -> None:
     assert wired().table.set_index("head").core.to_dict() == {
         "L0H0": True, "L0H1": False, "L1H0": True, "L1H1": False,
     }  # fmt: skip
+
+
+def test_of_twins_that_stand_in_for_each_other_one_is_in_the_core() -> None:
+    texts = [pair.clean for pair in pairs(12)]
+    core = run_study("sparsification", wired_twins(), texts).details.core
+    assert core.heads in {(Head(0, 0), Head(1, 0)), (Head(0, 0), Head(1, 1))}
+    assert core.share > 0.99
 
 
 def test_half_of_the_circuit_keeps_nothing() -> None:
