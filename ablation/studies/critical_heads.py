@@ -21,7 +21,7 @@ from ablation.studies.asked import ROW_COST, AskedPrompt, Report, ask, seconds_o
 from ablation.studies.columns import KL, RIGHT
 from ablation.studies.phrases import NO_ANSWER_CAVEAT, few_prompts, on_set
 from ablation.studies.prompts import PromptSet
-from ablation.studies.removals import random_sets
+from ablation.studies.removals import random_sets, removal_effects
 from ablation.studies.side_by_side import in_other_ways, others_than
 from ablation.studies.statistics import Interval, halves, mean_interval, rank_agreement
 from ablation.studies.types import StudyPlan, StudyResult, means, plain
@@ -36,7 +36,8 @@ COMPARED = 20
 N_RANDOM = 20
 """Random sets of as many heads in the same layers."""
 LONGEST_LIST = 30
-"""Leading heads that are added one by one; beyond, by `GROWTH` more each time."""
+"""Leading heads that are added one by one; beyond, by `GROWTH` more each time, and one by one again
+where these make `SHARE` for the first time."""
 GROWTH = 1.2
 SHARE = 0.8
 """Of the effect of removing all heads: what the shortest list has to make."""
@@ -77,13 +78,12 @@ class CriticalHeads:
 
     @property
     def shortest(self) -> int | None:
-        """How many leading heads make `SHARE` of the effect of removing all; None if none do, or
-        none were ablated together yet."""
+        """How many leading heads make `SHARE` of the effect of removing all; None if none were
+        ablated together yet."""
         if not self.sizes:
             return None
         mean = self.joint[..., KL].mean(axis=0)
-        enough = np.flatnonzero(mean >= SHARE * mean[-1])
-        return self.sizes[int(enough[0])] if len(enough) else None
+        return self.sizes[_first_enough(mean)]
 
     def to_json(self) -> dict[str, Any]:
         joint = self.joint.mean(axis=0)
@@ -189,13 +189,13 @@ def _details(
     intervention: str,
     prompts: PromptSet,
     effects: FloatArray,
+    sizes: tuple[int, ...] = (),
     joint: FloatArray | None = None,
     random: FloatArray | None = None,
     others: dict[str, FloatArray] | None = None,
 ) -> CriticalHeads:
     n = len(effects)
     order = np.argsort(-effects[..., KL].mean(axis=0), kind="stable")
-    sizes = _sizes(effects.shape[1]) if joint is not None else ()
     return CriticalHeads(
         model.n_layers,
         model.n_heads,
@@ -225,23 +225,32 @@ def _together(
     heads = model.all_heads()
     first = _details(model, intervention, prompts, effects)
     ranked = [heads[i] for i in first.order]
-    sets = [tuple(ranked[:size]) for size in _sizes(len(heads))]
+    sizes = _sizes(len(heads))
+    sets = [tuple(ranked[:size]) for size in sizes]
     sets += random_sets(model, first.leaders, N_RANDOM, seed)
     found = []
     for index, one in enumerate(asked):
         found.append(one.effects(sets))
         report(f"Leading heads together: prompt {index + 1} of {len(prompts)}")
     together = np.stack(found)
-    n_sizes = len(sets) - N_RANDOM
+    joint, random = together[:, : len(sizes)], together[:, len(sizes) :, KL]
+    at = _first_enough(joint[..., KL].mean(axis=0))
+    between = tuple(range(sizes[at - 1] + 1, sizes[at])) if at else ()
+    if between:
+        more = removal_effects(asked, [tuple(ranked[:size]) for size in between])
+        joint = np.concatenate([joint[:, :at], more, joint[:, at:]], axis=1)
+        sizes = (*sizes[:at], *between, *sizes[at:])
     compared = [(head,) for head in ranked[:COMPARED]]
     others = in_other_ways(
         model, prompts, range(len(prompts)), intervention,
         lambda one: one.effects(compared)[:, KL], seed=seed, report=report, cancel=cancel,
     )  # fmt: skip
-    return _details(
-        model, intervention, prompts, effects, together[:, :n_sizes], together[:, n_sizes:, KL],
-        others,
-    )  # fmt: skip
+    return _details(model, intervention, prompts, effects, sizes, joint, random, others)
+
+
+def _first_enough(mean: FloatArray) -> int:
+    """Return the index of the first size that makes `SHARE` of the last one, all heads."""
+    return int(np.flatnonzero(mean >= SHARE * mean[-1])[0])
 
 
 def _agreement(effects: FloatArray, templates: list[str]) -> tuple[float, int] | None:
@@ -300,16 +309,14 @@ def _answer(found: CriticalHeads, prompts: PromptSet, least: float) -> tuple[str
 
 def _jointly(found: CriticalHeads) -> list[str]:
     """Tell of the leading heads ablated together."""
-    if not found.sizes:
+    if found.shortest is None:
         return []
     mean = found.joint[..., KL].mean(axis=0)
-    said = []
-    if found.shortest is not None:
-        kl = mean[found.sizes.index(found.shortest)]
-        said.append(
-            f"{found.shortest} of the leading heads together make {kl:.3g} nats, at least "
-            f"{100 * SHARE:.0f} % of the {mean[-1]:.3g} nats of removing all {len(found.heads)}."
-        )
+    kl = mean[found.sizes.index(found.shortest)]
+    said = [
+        f"{found.shortest} of the leading heads together make {kl:.3g} nats, at least "
+        f"{100 * SHARE:.0f} % of the {mean[-1]:.3g} nats of removing all {len(found.heads)}."
+    ]
     size = min(LEADERS, len(found.heads))
     leaders, chance = mean[found.sizes.index(size)], found.random.mean(axis=0)
     above = int((chance >= leaders).sum())

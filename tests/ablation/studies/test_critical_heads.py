@@ -9,10 +9,10 @@ from handwired import hand_wired, pairs, wired_twins
 from tiny import tiny_model
 
 from ablation import Zero, sweep_heads
-from ablation.studies import plan_study, run_study
+from ablation.studies import critical_heads, plan_study, run_study
 from ablation.studies.columns import KL, RIGHT
-from ablation.studies.critical_heads import random_sets
 from ablation.studies.prompts import PromptSet, StudyPrompt
+from ablation.studies.removals import random_sets
 from ablation.studies.types import StudyResult
 from ablation.types import Progress
 from models.errors import UserError
@@ -68,6 +68,24 @@ def test_one_prompt_has_no_interval() -> None:
     assert list(result.details.others) == ["permute"]  # the mean needs other prompts
     assert np.isnan(result.table["kl_low"]).all()
     json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_the_shortest_list_is_found_between_the_sizes_tried_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = ["The cat sat on the mat.", "A dog ran to the tree.", "She gave him a book."]
+    every = run_study("critical-heads", tiny_model("llama"), texts).details
+    assert every.sizes == tuple(range(1, 13))
+    assert 1 < every.shortest < 12
+    monkeypatch.setattr(critical_heads, "LONGEST_LIST", 1)
+    monkeypatch.setattr(critical_heads, "GROWTH", 6)
+    monkeypatch.setattr(critical_heads, "LEADERS", 1)  # a size that is tried
+    coarse = run_study("critical-heads", tiny_model("llama"), texts).details
+    at = coarse.sizes.index(coarse.shortest)
+    assert coarse.sizes[at - 1] == coarse.shortest - 1
+    assert coarse.sizes == tuple(sorted(coarse.sizes))
+    for size, effects in zip(coarse.sizes, coarse.joint.swapaxes(0, 1), strict=True):
+        np.testing.assert_allclose(effects, every.joint[:, size - 1], atol=1e-4)
 
 
 def test_of_twins_that_stand_in_for_each_other_none_is_critical() -> None:
