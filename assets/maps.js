@@ -9,6 +9,7 @@
   // Going back is done here: Plotly would go back to the ranges that a card was first drawn with.
   const CONFIG = { displayModeBar: false, displaylogo: false, doubleClick: false, showTips: false };
   const HEAD = /^([a-z_]+:)?\d+\.\d+$/; // a map of one head goes by its notation
+  const LONG_MS = 150; // so long the page may draw maps without a look at what is clicked
 
   // --- cells: values in rows, each the largest of step x step weights ---
 
@@ -439,24 +440,22 @@
         grid.insertBefore(element, grid.children[i] || null);
       }
     });
-    // First those that were not there: they are what is waited for.
-    const standing = [];
-    for (const head of order.filter((one) => changed.has(one))) {
+    // First those that were not there: they are what is waited for. The page breathes before those
+    // that stood, and wherever it has been drawing for long.
+    const isNew = (head) => !cards.get(head).figure;
+    const news = order.filter((head) => changed.has(head) && isNew(head));
+    const standing = order.filter((head) => changed.has(head) && !isNew(head));
+    let since = window.performance.now();
+    for (const head of [...news, ...standing]) {
       const card = cards.get(head);
-      if (card.figure) {
-        standing.push([card, known.maps[head]]);
-      } else {
-        draw(card, known.maps[head]);
-      }
-    }
-    const added = standing.length < order.length;
-    for (const [card, map] of standing) {
-      if (added) {
+      const mayWait = news.length > 0 && standing.includes(head);
+      if (mayWait || window.performance.now() - since > LONG_MS) {
         await painted();
+        since = window.performance.now();
       }
       const outdated = drawn !== mine && drawn.serial !== mine.serial;
-      if (cards.get(card.head) === card && !outdated) {
-        draw(card, map);
+      if (cards.get(head) === card && !outdated) {
+        draw(card, known.maps[head]);
       }
     }
   }

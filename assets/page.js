@@ -148,6 +148,11 @@
           "The prompt has " + long + " characters; at most " + most + " can be shown. Shorten it.";
         return [skip(), skip(), sentence, skip()];
       }
+      const isSame = sameTexts({ prompt: text, second: beside }, prompt, second);
+      if (cause !== "bos" && isSame && !document.getElementById("wait-cancelled").hidden) {
+        document.getElementById("wait-again").click(); // the view does not change, so nothing would run
+        return nothing;
+      }
       return [{ text, second: beside, bos, at: Date.now() }, skip(), null, skip()];
     },
 

@@ -40,8 +40,9 @@ def blocked_layer(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     open_again.set()
 
 
+@pytest.mark.parametrize("button", ["Compute again", "Run"])
 def test_a_long_wait_is_shown_and_can_be_cancelled(
-    quiet: Page, address: str, blocked_layer: threading.Event
+    quiet: Page, address: str, blocked_layer: threading.Event, button: str
 ) -> None:
     view = View("llama", SHORT, heads=(Head(0, 1), Head(2, 3)))
     quiet.goto(address + "#" + str(permalink.encode(view)))
@@ -66,7 +67,7 @@ def test_a_long_wait_is_shown_and_can_be_cancelled(
     expect(first_token).to_have_text(before)
 
     blocked_layer.set()
-    cancelled.get_by_role("button", name="Compute again").click()
+    quiet.get_by_role("button", name=button, exact=True).click()
     expect(quiet.locator(f"#{ids.ATTENTION_NOTE}")).to_contain_text("rows are queries")
     expect(quiet.locator(f"#{ids.PREDICTION_CAPTION}")).to_contain_text("(position")
     expect(cancelled).to_be_hidden()
