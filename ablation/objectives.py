@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from ablation.evaluation import Question
@@ -43,6 +44,10 @@ class Objective(Protocol):
         """Whether the search has what it wants when `top_id` is the most likely token."""
         ...
 
+    def target_logprob(self, log_probs: Tensor) -> float | None:
+        """Return how likely [n_vocab] makes what is wanted; None where nothing is."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class MostChange:
@@ -65,6 +70,9 @@ class MostChange:
     def is_reached(self, top_id: int) -> bool:
         return False
 
+    def target_logprob(self, log_probs: Tensor) -> float | None:
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class TargetOnTop:
@@ -86,6 +94,35 @@ class TargetOnTop:
     def is_reached(self, top_id: int) -> bool:
         return top_id == self.target_id
 
+    def target_logprob(self, log_probs: Tensor) -> float | None:
+        return log_probs[self.target_id].item()
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOnTop:
+    """Targeted: the largest probability of several tokens together, until one of them is the most
+    likely token."""
+
+    ids: frozenset[int]
+    name: str = "targets"
+    target_id: None = None
+    flat_at_clean: bool = False
+
+    def clean_score(self, baseline: Prediction) -> float:
+        return float(np.logaddexp.reduce(baseline.log_probs[sorted(self.ids)]))
+
+    def scores(self, clean: Tensor, log_probs: Tensor) -> Tensor:
+        return log_probs[:, sorted(self.ids)].logsumexp(dim=1)
+
+    def is_gain(self, score: float, before: float) -> bool:
+        return score > before + LEAST_GAIN
+
+    def is_reached(self, top_id: int) -> bool:
+        return top_id in self.ids
+
+    def target_logprob(self, log_probs: Tensor) -> float | None:
+        return log_probs[sorted(self.ids)].logsumexp(dim=0).item()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Aim:
@@ -99,12 +136,21 @@ class Aim:
         return self.objective.scores(self.question.clean_log_probs(log_probs), log_probs)
 
 
-def aim_at(question: Question, target_id: int | None) -> Aim:
-    """Return what is sought on a prompt: a token on top, or the most change.
+def aim_at(question: Question, target_id: int | None, any_of: frozenset[int] | None = None) -> Aim:
+    """Return what is sought on a prompt: a token on top, one of several, or the most change.
 
     Raises:
         UserError: the target is the most likely token already.
     """
+    if any_of:
+        top = question.baseline.top[0]
+        if top.id in any_of:
+            raise UserError(
+                ErrorKind.TARGET,
+                f"The most likely token, {top.text!r} ({top.prob:.1%}), is one of those sought "
+                "already; choose others.",
+            )
+        return Aim(question, AnyOnTop(any_of))
     if target_id is None:
         return Aim(question, MostChange())
     top = question.baseline.top[0]

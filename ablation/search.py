@@ -21,7 +21,7 @@ from ablation.screening import SCREENED, check_strategy, most_promising, screens
 from ablation.types import Necessity, Progress, SearchResult, SearchStep
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
-from models.types import FloatArray, Head, Prediction, TokenProbability
+from models.types import FloatArray, Head, Prediction, TokenizedPrompt, TokenProbability
 
 
 def search_heads(
@@ -31,6 +31,7 @@ def search_heads(
     intervention: Intervention = Zero(),  # noqa: B008 - a frozen value
     max_heads: int = 10,
     *,
+    any_of: Sequence[int] | None = None,
     position: int | None = None,
     positions: Sequence[int] | None = None,
     candidates: Sequence[Head] | None = None,
@@ -59,6 +60,7 @@ def search_heads(
         strategy: "exact" evaluates every remaining head in each step. "screened" evaluates only
             the `screen` most promising ones (`ablation.screening`); the result says so. The first
             step of a generic search is exact all the same: there the gradient of KL vanishes.
+        any_of: token ids, in place of a target: one of them shall be the most likely token.
         screen: how many heads a screened step evaluates exactly.
         progress: called after each batch with the result so far (`stopped` being "running").
         cancel: looked at before each batch; once set, what was found so far is returned.
@@ -67,12 +69,15 @@ def search_heads(
         UserError: an argument that does not fit this model or prompt, or numbers that are not
             finite.
     """
-    heads = _candidates(model, candidates)
+    heads = _candidates(model, prompt, candidates)
     limit = _limit(max_heads, len(heads))
     check_strategy(strategy, screen)
     questions = pose_all(model, prompt, intervention, heads, position, positions, cancel)
     targets = targets_of(model, target, len(questions))
-    aims = tuple(map(aim_at, questions, targets))
+    wanted = None if any_of is None else frozenset(any_of)
+    aims = tuple(
+        aim_at(question, one, wanted) for question, one in zip(questions, targets, strict=True)
+    )
     search = Search(aims, heads, limit, strategy, screen, progress)
     clean = [aim.objective.clean_score(aim.question.baseline) for aim in aims]
     found = Found(score=float(np.mean(clean)))
@@ -253,11 +258,23 @@ def _first_not_reached(search: Search, rows: Sequence[Tensor]) -> TokenProbabili
 # --- Parts. ---
 
 
-def _candidates(model: LanguageModel, candidates: Sequence[Head] | None) -> tuple[Head, ...]:
-    heads = model.all_heads(None) if candidates is None else model.check_heads(candidates)
+def _candidates(
+    model: LanguageModel, prompts: Prompts, candidates: Sequence[Head] | None
+) -> tuple[Head, ...]:
+    heads = _running(model, prompts) if candidates is None else model.check_heads(candidates)
     if not heads:
         raise UserError(ErrorKind.HEADS, "No heads are left to search among; name at least one.")
     return tuple(sorted(set(heads)))
+
+
+def _running(model: LanguageModel, prompts: Prompts) -> tuple[Head, ...]:
+    """Return the heads that run on all of the prompts."""
+    if not model.reads_pictures:
+        return model.all_heads(None)
+    several = [prompts] if isinstance(prompts, TokenizedPrompt | str) else list(prompts)
+    each = (model.tokenize(one) if isinstance(one, str) else one for one in several)
+    running = [set(model.heads_on(one)) for one in each]
+    return tuple(h for h in model.all_heads(None) if all(h in heads for heads in running))
 
 
 def _limit(max_heads: int, n_candidates: int) -> int:
@@ -286,8 +303,9 @@ def _step(search: Search, best: _Best, finals: Sequence[Prediction], evaluated: 
     for aim, row in zip(search.aims, best.log_probs, strict=True):
         clean = aim.question.clean_log_probs(row)
         divergences.append(kl_divergence(clean, row[None]).item())
-        if aim.objective.target_id is not None:
-            target_log_probs.append(row[aim.objective.target_id].item())
+        found = aim.objective.target_logprob(row)
+        if found is not None:
+            target_log_probs.append(found)
     tops = tuple(final.top[0] for final in finals)
     return SearchStep(
         head=best.head,
@@ -324,7 +342,7 @@ def _most_rows_left(search: Search, found: Found) -> int:
         if screens(search.strategy, search.aims, n_kept):
             n_remaining = min(search.screen, n_remaining)
         adding += _rows_of_step(search, n_remaining)
-    targeted = search.aims[0].objective.target_id is not None
+    targeted = search.aims[0].objective.name != "kl"
     return adding + (n_prompts * _triangle(search.limit) if targeted else 0)
 
 

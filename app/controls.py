@@ -27,6 +27,7 @@ CONTROLS = (
     Control("model", ids.MODEL, "data"),
     Control("prompt", ids.PROMPT, "data"),
     Control("second", ids.SECOND, "data"),
+    Control("images", ids.IMAGES, "data"),
     Control("bos", ids.BOS_USED, "data"),
     Control("position", ids.POSITION, "data"),
     Control("heads", ids.HEADS, "value"),

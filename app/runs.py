@@ -98,12 +98,12 @@ class Runs:
         self._turns_lock = threading.Lock()
 
     def prompt(
-        self, model: "LanguageModel", text: str, bos: bool | None, **beside: str
+        self, model: "LanguageModel", text: str, bos: bool | None, **beside: Any
     ) -> TokenizedPrompt:
         """Return `model.tokenize` of a text: a long one takes a while, and is asked for often.
 
         Args:
-            beside: the text that goes with it, as `decoder` or as `pair`.
+            beside: what goes with it, as `decoder`, `pair` or `pictures`.
 
         Raises:
             UserError: see `LanguageModel.tokenize`.
@@ -113,7 +113,9 @@ class Runs:
         if prompt is None:
             prompt = model.tokenize(text, bos, **beside)
             n_tokens = len(prompt) + (0 if prompt.source is None else len(prompt.source))
-            self._memory.put(key, prompt, len(text) + PROMPT_BYTES * n_tokens)
+            n_bytes = len(text) + PROMPT_BYTES * n_tokens
+            n_bytes += sum(array.nbytes for array in (prompt.given or {}).values())
+            self._memory.put(key, prompt, n_bytes)
         return prompt
 
     def outcome(
@@ -163,7 +165,7 @@ class Runs:
         from models.attention_flow import attention_rollout, moved_attention
 
         run = (run_of(model, prompt, None), kind)
-        asked, everything = model.check_heads(heads), model.all_heads(None)
+        asked, everything = model.check_heads(heads), model.heads_on(prompt)
         if kind == "rollout":  # in which the first head stands for its layer
             asked, everything = _layers(asked), _layers(everything)
         with self._turn_of(model).taken():
@@ -245,7 +247,7 @@ class Runs:
             if known is not None:
                 return known
             maps = {head: self._known_map(run, head) for head in heads}
-            read = self._to_read(model, model.all_heads(None), prompt, run, (*heads, *foreseen))
+            read = self._to_read(model, model.heads_on(prompt), prompt, run, (*heads, *foreseen))
             message = "Running the prompt" + (" with the heads ablated" if ablation else "")
             with step(message, len(model.sites)):
                 answer = model.run(

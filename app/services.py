@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ablation.interventions import INTERVENTIONS, Intervention
 from ablation.types import Ablation
 from app.examples import BUILTIN_HEADS, interesting_heads, sharpest_heads, spread_heads
+from app.images import Images, table_text
 from app.jobs import Jobs
 from app.overviews import Overviews, shows_overview
 from app.runs import Memory, Outcome, Runs, parse_positions
@@ -21,6 +22,7 @@ from app.streams import Streams
 from app.view import MAIN_STACK, InterventionForm, View
 from app.waits import GivenUp, Wait, Waits, Wanted
 from models.errors import ErrorKind, UserError
+from models.hub import TABLETOP_NAME
 from models.types import MAP_KINDS, AttentionMaps, Head, TokenizedPrompt
 from viz.extent import Extent
 
@@ -34,6 +36,8 @@ MAX_FIRST_LOOK_BYTES = 256 * 2**20
 MAPS_AT_ONCE = 24
 """More maps are drawn on demand, fewer of long prompts: each costs the browser time for its cells
 and this process memory for its weights."""
+FIRST_QUESTION = "What is in this picture?"
+"""What a model that reads pictures is asked first."""
 _MAX_CELLS_AT_ONCE = 6 * 1024**2
 _MAX_BYTES_AT_ONCE = 6 * 4 * 4096**2
 
@@ -82,6 +86,7 @@ class Services:
     jobs: Jobs = field(default_factory=Jobs)
     results: Results = field(default_factory=Results)
     waits: Waits = field(default_factory=Waits)
+    images: Images = field(default_factory=Images)
     streams: Streams = field(init=False)
     overviews: Overviews = field(init=False)
 
@@ -95,7 +100,7 @@ class Services:
 
     def prompt(self, view: View, model: "LanguageModel") -> TokenizedPrompt:
         """Return `prompt_of` a view, which is kept."""
-        return self.runs.prompt(model, view.prompt, view.bos, **_beside(view, model))
+        return self.runs.prompt(model, view.prompt, view.bos, **_beside(view, model, self.images))
 
     def outcome(self, view: View, pages: int = 1, maps: bool = True, anew: bool = False) -> Outcome:
         """Return what a view shows, with the attention of the heads that are drawn.
@@ -178,11 +183,13 @@ class Services:
         """
         # First of all: a pair may get no opening token from a tokenizer that gives one otherwise.
         view = replace(view, bos=model.info.adds_bos if view.bos is None else view.bos)
+        view = with_images_settled(view, model)
         prompt = self.prompt(view, model)
         if model.kind == "masked" and view.position is None:
-            view, prompt = _with_mask(view, prompt, model)
+            view = _with_mask(view, model)
+            prompt = self.prompt(view, model)
         position = view.position if view.position in range(len(prompt)) else None
-        existing = set(model.all_heads(None))
+        existing = set(model.heads_on(prompt))
         heads = tuple(head for head in view.heads or () if head in existing)
         if view.heads is None or (view.heads and not heads):
             heads = first_heads(model, prompt)
@@ -202,7 +209,7 @@ def wanted(view: View, kind: str, about: Hashable = None) -> Wanted:
     Args:
         about: what it is about beside the prompt; see `Wanted`.
     """
-    return Wanted(kind, (view.model, view.prompt, view.second, view.bos), about)
+    return Wanted(kind, (view.model, view.prompt, view.second, view.images, view.bos), about)
 
 
 def acted_of(view: View) -> Hashable:
@@ -220,25 +227,32 @@ def ablation_of(view: View, prompt: TokenizedPrompt) -> tuple[Ablation | None, U
         return None, problem
 
 
-def prompt_of(view: View, model: "LanguageModel") -> TokenizedPrompt:
-    """Return the prompt that a view is about; its second text counts where the model takes one.
+def prompt_of(view: View, model: "LanguageModel", images: Images | None = None) -> TokenizedPrompt:
+    """Return the prompt that a view is about; its second text and its pictures count where the
+    model takes them.
+
+    Args:
+        images: the pictures that were given, where the view may name some.
 
     Raises:
-        UserError: a text cannot be used with this model.
+        UserError: a text or picture cannot be used with this model.
     """
-    return model.tokenize(view.prompt, view.bos, **_beside(view, model))
+    return model.tokenize(view.prompt, view.bos, **_beside(view, model, images or Images()))
 
 
-def _beside(view: View, model: "LanguageModel") -> dict[str, str]:
-    """Return the second text of a view as `LanguageModel.tokenize` takes it."""
+def _beside(view: View, model: "LanguageModel", images: Images) -> dict[str, Any]:
+    """Return what goes with the text of a view as `LanguageModel.tokenize` takes it."""
     if model.kind == "encoder-decoder":
         return {"decoder": view.second}
+    if model.reads_pictures and view.images:
+        return {"pictures": tuple(images.get(name) for name in view.images)}
     return {"pair": view.second} if model.pairs and view.second else {}
 
 
 def most_positions(prompt: TokenizedPrompt) -> int:
     """Return how many positions a prompt has, or its source if that is longer."""
-    return max(len(prompt), len(prompt.typed))
+    seen = 0 if prompt.seen is None else len(prompt.seen)
+    return max(len(prompt), len(prompt.typed), seen)
 
 
 def intervention_of(
@@ -284,7 +298,7 @@ def form_problem(form: InterventionForm) -> UserError | None:
 
 def first_heads(model: "LanguageModel", prompt: TokenizedPrompt) -> tuple[Head, ...]:
     """Return the heads that the page opens with."""
-    everything = model.all_heads(None)
+    everything = model.heads_on(prompt)
     if model.name == "builtin" and set(BUILTIN_HEADS) <= set(everything):
         return BUILTIN_HEADS
     if model.map_bytes(prompt, everything) > MAX_FIRST_LOOK_BYTES:
@@ -297,12 +311,23 @@ def first_heads(model: "LanguageModel", prompt: TokenizedPrompt) -> tuple[Head, 
     return tuple(head for maps in telling for head in sharpest_heads(maps))
 
 
-def _with_mask(
-    view: View, prompt: TokenizedPrompt, model: "LanguageModel"
-) -> tuple[View, TokenizedPrompt]:
+def with_images_settled(view: View, model: "LanguageModel") -> View:
+    """Return a view without what shows pictures, for a model that reads text alone; for one that
+    reads them, with a picture to begin with if it has none and no text of its own."""
+    if not model.reads_pictures:
+        picture = "matrix" if view.picture == "image" else view.picture
+        return replace(view, images=(), picture=picture)
+    if view.images or view.prompt != View().prompt:
+        return view
+    from models.tabletop.scenes import EXAMPLES as SCENES
+
+    text = table_text(SCENES[0]) if model.name == TABLETOP_NAME else FIRST_QUESTION
+    return replace(view, images=(SCENES[0],), prompt=text, picture="image")
+
+
+def _with_mask(view: View, model: "LanguageModel") -> View:
     """Give a prompt its mask token at the end if it has none: there the model predicts."""
     mask = model.info.mask_token
     if mask is None or mask in view.prompt or (model.pairs and mask in view.second):
-        return view, prompt
-    view = replace(view, prompt=f"{view.prompt} {mask}")
-    return view, prompt_of(view, model)
+        return view
+    return replace(view, prompt=f"{view.prompt} {mask}")

@@ -17,7 +17,7 @@ from ablation.attention_change import to_json as comparison_json
 from ablation.attribution_types import HeadTokens
 from ablation.studies import asked_words
 from app.panels.comparison import pair_of
-from app.services import Services, ablation_of, prompt_of
+from app.services import Services, ablation_of
 from app.view import View, head_from_text
 from models.errors import ErrorKind, UserError
 from models.types import TokenizedPrompt
@@ -46,7 +46,7 @@ def overview(services: Services, asked: Asked) -> Table:
     """Return the metrics of all heads on the prompt of a view."""
     view = View.from_json(asked["view"])
     model = services.model(view.model)
-    prompt = prompt_of(view, model)
+    prompt = services.prompt(view, model)
     acted, problem = ablation_of(view, prompt)
     if problem is not None:
         raise problem
@@ -65,7 +65,7 @@ def attribution(services: Services, asked: Asked) -> Table:
     view = View.from_json(asked["view"])
     target, versus = asked["target"] or None, asked["versus"] or None
     model = services.model(view.model)
-    prompt = prompt_of(view, model)
+    prompt = services.prompt(view, model)
     stream = services.streams.get(model, prompt)
     about = {**_of_prompt(view, prompt), "position": view.position}
     if asked["show"] == "lens":

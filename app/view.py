@@ -19,7 +19,13 @@ from viz.combined import COMBINATIONS
 from viz.sink import SINKS
 
 TABS = ("attention", "attribution", "study", "circuit", "heads", "studies")
-PICTURES = {"matrix": "Matrix", "lines": "Lines", "text": "Text", "overview": "Overview"}
+PICTURES = {
+    "matrix": "Matrix",
+    "lines": "Lines",
+    "text": "Text",
+    "overview": "Overview",
+    "image": "Image",
+}
 """How attention is drawn, and what the choice is called; the first by default.
 `app.panels.attention` says which tools and which place each of them has."""
 DIRECTIONS = {"at": "looks at", "by": "is looked at by"}
@@ -33,6 +39,7 @@ SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000
 """A longer prompt is refused before it is tokenised: no model here could show its attention."""
 MAX_CHOSEN_HEADS = 4096
+MAX_IMAGES = 8
 _STACK = re.compile(r"[a-z][a-z_]{0,30}")
 BETWEEN: Mapping[str, tuple[int, int] | None] = {"all": None, "a-b": (0, 1), "b-a": (1, 0)}
 """From which sentence of a pair to which: the part of a map that is drawn, None being all."""
@@ -66,6 +73,8 @@ class View:
     second: str = ""
     """The text beside the prompt, for models that take one: what an encoder-decoder's decoder has
     written so far, or the second sentence of a pair. May be empty."""
+    images: tuple[str, ...] = ()
+    """The pictures in the prompt, for models that read them, by what `app.images` calls them."""
     bos: bool | None = None
     """Whether a beginning-of-sequence token goes in front; None: what the tokenizer does."""
     position: int | None = None
@@ -192,12 +201,21 @@ def _entered(name: str, value: object) -> str | float:
     return value
 
 
+def _images(name: str, value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or len(value) > MAX_IMAGES:
+        raise ValueError(f"{name} must be a list of at most {MAX_IMAGES} pictures")
+    return tuple(text(200)(name, one) for one in value)
+
+
 _TOKEN = optional(whole(0, 10_000_000))
 
 _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "model": text(1000),
     "prompt": text(MAX_PROMPT_CHARACTERS),
     "second": typed(MAX_PROMPT_CHARACTERS),
+    "images": _images,
     "bos": optional(flag),
     "position": optional(whole(0, MAX_PROMPT_CHARACTERS)),
     "heads": optional(_heads),

@@ -9,6 +9,7 @@
   const SETTLE_MS = 80;
   const QUOTED = 120;
   const ALIVE_MS = 4000;
+  const SCENE = "tabletop:"; // what the examples that come with a picture are called
 
   function skip() {
     return window.dash_clientside.no_update;
@@ -122,7 +123,7 @@
 
     // --- prompt ---
 
-    requestPrompt(clicks, example, bos, prompt, bosUsed, second, limits) {
+    requestPrompt(clicks, example, bos, prompt, bosUsed, second, images, limits) {
       const nothing = [skip(), skip(), skip(), skip()];
       const cause = triggeredId();
       if (prompt === null || prompt === undefined) {
@@ -132,7 +133,11 @@
         if (!example) {
           return nothing;
         }
-        return [{ text: example, second, bos, at: Date.now() }, example, null, null];
+        const at = Date.now();
+        if (example.startsWith(SCENE)) {
+          return [{ scene: example, second, bos, at }, skip(), null, null];
+        }
+        return [{ text: example, second, bos, images: [], at }, example, null, null];
       }
       // Read from the field itself: the component reports what is typed only a moment later.
       const text = document.getElementById("prompt-text").value;
@@ -153,7 +158,7 @@
         document.getElementById("wait-again").click(); // the view does not change, so nothing would run
         return nothing;
       }
-      return [{ text, second: beside, bos, at: Date.now() }, skip(), null, skip()];
+      return [{ text, second: beside, bos, images, at: Date.now() }, skip(), null, skip()];
     },
 
     closeToken() {

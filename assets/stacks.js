@@ -10,6 +10,13 @@
     "prompt source": "cross attention",
   };
 
+  const SEEING = { "source source": "vision tower", "prompt prompt": "language model" };
+
+  function nameOf(stack) {
+    const { images } = window.attention;
+    return images && images().seen ? SEEING[stack] : NAMES[stack];
+  }
+
   function stackOf(known, head) {
     return known.maps[head].sides.join(" ");
   }
@@ -30,7 +37,7 @@
         ...stacks.map((name) => {
           const button = document.createElement("button");
           button.type = "button";
-          button.textContent = NAMES[name];
+          button.textContent = nameOf(name);
           button.setAttribute("role", "radio");
           button.setAttribute("aria-checked", String(name === stack));
           button.addEventListener("click", () => {

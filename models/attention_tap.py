@@ -141,7 +141,7 @@ class TapRequest:
     """Looked at after the pass (`refuse_empty_queries`), so that nothing waits inside it."""
 
     def next_layer(self) -> int:
-        reached(self.n_calls)
+        reached(max(0, self.n_calls))
         self.n_calls += 1
         return self.n_calls - 1
 
@@ -197,7 +197,7 @@ class TapRequest:
     def passed_on(self, layer: int, call: Call) -> Tensor:
         """Keep z and tell the callback, as wanted; return what goes on."""
         z = call.z
-        if self.on_call is not None:
+        if self.on_call is not None and layer >= 0:
             replaced = self.on_call(layer, call)
             z = z if replaced is None else replaced
         if layer in self.keep_z:

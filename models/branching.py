@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,7 +66,7 @@ class LogitsOf(Protocol):
         request: TapRequest,
         position: int | None = None,
         *,
-        beside: Mapping[str, Sequence[int]] | None = None,
+        beside: Mapping[str, Sequence[int] | np.ndarray] | None = None,
     ) -> Tensor:
         """Return logits [batch, 1, n_vocab] at a position; [batch, position, n_vocab] for None."""
         ...
@@ -194,12 +195,19 @@ class BranchEngine:
         blocks: Sequence[nn.Module],
         causal: bool,
         logits_of: LogitsOf,
+        n_before: int = 0,
     ) -> None:
+        """Wrap a model.
+
+        Args:
+            n_before: attention layers that run before its blocks: a vision tower's.
+        """
         self._model = model
         self._sites = sites
         self._blocks = blocks
         self._causal = causal
         self._logits_of = logits_of
+        self._n_before = n_before
 
     @staticmethod
     def install(
@@ -208,12 +216,13 @@ class BranchEngine:
         blocks: Sequence[nn.Module],
         causal: bool,
         logits_of: LogitsOf,
+        n_before: int = 0,
     ) -> "BranchEngine":
         """Make a model's watched blocks (`blocks.watched_blocks`) ready to be run one by one."""
         for site in sites:
             site.module.register_forward_pre_hook(_only_older_rows, with_kwargs=True)
             site.projection.register_forward_pre_hook(_with_newborn_rows)
-        return BranchEngine(model, sites, blocks, causal, logits_of)
+        return BranchEngine(model, sites, blocks, causal, logits_of, n_before)
 
     def base_run(
         self,
@@ -221,7 +230,7 @@ class BranchEngine:
         head_sets: Sequence[frozenset[Head]],
         editing: Editing,
         keep_keys: bool = False,
-        beside: Mapping[str, Sequence[int]] | None = None,
+        beside: Mapping[str, Sequence[int] | np.ndarray] | None = None,
     ) -> BaseRun:
         """Run the row that all sets share, and remember it.
 
@@ -235,12 +244,15 @@ class BranchEngine:
         """
         common = frozenset.intersection(*head_sets)
         window = self._window(editing, len(ids))
-        # Of what comes behind the window nothing matters.
-        ids = ids[: window.end]
+        pictured = any(isinstance(row, np.ndarray) for row in (beside or {}).values())
+        if not pictured:  # of what comes behind the window nothing matters
+            ids = ids[: window.end]
         branching = {branch_layer(heads, common) for heads in head_sets if heads != common}
         device = execution_device(self._model.get_input_embeddings())  # type: ignore[operator]
-        plan = editing.plan(rows_by_layer([sorted(common)], device))
-        memory = _BaseMemory(editing, frozenset(branching), keep_keys or window.first > 0)
+        shifted = [Head(head.layer + self._n_before, head.head) for head in sorted(common)]
+        plan = editing.plan(rows_by_layer([shifted], device))
+        keep_keys = keep_keys or window.first > 0
+        memory = _BaseMemory(editing, frozenset(branching), keep_keys, self._n_before)
         request = TapRequest(plan=plan, on_call=memory.remember, left_alone=memory.left_alone)
         recorder = Recorder()
         with watching(recorder):
@@ -378,6 +390,8 @@ class _BaseMemory:
     branching: frozenset[int]
     """The layers where sets branch off."""
     keep_keys: bool
+    n_before: int
+    """Attention layers that run before the blocks."""
     z: list[Tensor] = field(default_factory=list)
     edited_z: dict[int, Tensor] = field(default_factory=dict)
     keys: list[Tensor] = field(default_factory=list)
@@ -387,6 +401,9 @@ class _BaseMemory:
 
     def remember(self, layer: int, call: Call) -> None:
         assert call.inputs is not None  # branches are for models that dispatch
+        layer -= self.n_before
+        if layer < 0:
+            return
         self.z.append(call.z[0])
         self.eager = self.eager or needs_eager(call.inputs.options)
         if layer in self.branching:

@@ -31,6 +31,26 @@ def find_dispatching_sites(
     Raises:
         UserError: a layer's heads do not go through one linear output projection.
     """
+    sites = dispatching_calls(model, forward)
+    if one_stack:
+        _refuse_other_layers(model, len(sites))
+    missing = [layer for layer, site in enumerate(sites) if site is None]
+    if missing:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{type(model).__name__} is not supported: in layer {missing[0]} the heads' outputs do "
+            "not go straight into one output projection, so a head's share cannot be told apart.",
+        )
+    return [site for site in sites if site is not None]
+
+
+def dispatching_calls(model: nn.Module, forward: Forward) -> list[AttentionSite | None]:
+    """Return every call of the tap in a pass, in order; None where the heads' outputs do not go
+    through one linear output projection.
+
+    Args:
+        forward: runs the model once on a short prompt.
+    """
     calls: list[Call] = []
     projections: dict[int, nn.Module] = {}
 
@@ -49,17 +69,10 @@ def find_dispatching_sites(
 
     with _temporary_pre_hooks(model, match), active(TapRequest(on_call=remember)):
         forward()
-    if one_stack:
-        _refuse_other_layers(model, len(calls))
-    missing = [layer for layer in range(len(calls)) if layer not in projections]
-    if missing:
-        raise UserError(
-            ErrorKind.MODEL,
-            f"{type(model).__name__} is not supported: in layer {missing[0]} the heads' outputs do "
-            "not go straight into one output projection, so a head's share cannot be told apart.",
-        )
     return [
-        AttentionSite(
+        None
+        if layer not in projections or call.inputs is None
+        else AttentionSite(
             module=call.inputs.module,
             projection=projections[layer],
             n_heads=call.z.shape[2],
@@ -68,7 +81,6 @@ def find_dispatching_sites(
             extent=(call.inputs.query.shape[2], call.inputs.key.shape[2]),
         )
         for layer, call in enumerate(calls)
-        if call.inputs is not None
     ]
 
 

@@ -13,6 +13,8 @@ class ErrorKind(StrEnum):
 
     PROMPT = "prompt"
     """The prompt is empty, too long, or turns into no tokens."""
+    PICTURE = "picture"
+    """A picture that is none, or that this model does not take."""
     MODEL = "model"
     """No such model, no network to fetch it, damaged weights, or a refused architecture."""
     HEADS = "heads"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
@@ -17,18 +18,21 @@ from models.pass_watch import held
 from models.placement import execution_device
 from models.types import TokenizedPrompt
 
-Beside = Mapping[str, Sequence[int]]
-"""What the model is given beside the ids of a prompt: keyword -> a number for each position (of
-the source, or of the prompt); the same for each row of a batch."""
+Beside = Mapping[str, Sequence[int] | np.ndarray]
+"""What the model is given beside the ids of a prompt, the same for each row of a batch: keyword ->
+a number for each position (of the source, or of the prompt); of pictures, an array whose first axis
+is repeated for each row."""
 
 
 def beside(prompt: TokenizedPrompt) -> Beside:
     """Return what goes into the model with the ids of a prompt."""
-    given: dict[str, Sequence[int]] = {}
+    given: dict[str, Sequence[int] | np.ndarray] = {}
     if prompt.source is not None:
         given["input_ids"] = prompt.source.ids
     if prompt.segments is not None:
         given["token_type_ids"] = prompt.segments
+    if prompt.given is not None:
+        given |= prompt.given
     return given
 
 
@@ -40,6 +44,7 @@ class ForwardPass:
         self.name = name
         self.device = execution_device(model.get_input_embeddings())
         self._model = model
+        self._dtype = model.get_input_embeddings().weight.dtype
         self._lock = lock
         self._options = _options(model)
         self._ids_name = "decoder_input_ids" if is_encoder_decoder(model) else "input_ids"
@@ -109,13 +114,18 @@ class ForwardPass:
     def inputs(
         self, ids: Sequence[Sequence[int]], beside: Beside | None = None
     ) -> dict[str, Tensor]:
-        """Return a batch as the model takes it: keyword -> int64 [batch, position]."""
-        rows = {self._ids_name: ids}
-        rows |= {name: [row] * len(ids) for name, row in (beside or {}).items()}
-        return {
-            name: torch.tensor([list(row) for row in given], device=self.device)
-            for name, given in rows.items()
-        }
+        """Return a batch as the model takes it: keyword -> int64 [batch, position]; pictures as
+        their processor made them, one row's behind the other's."""
+        batch = {self._ids_name: torch.tensor([list(row) for row in ids], device=self.device)}
+        for name, row in (beside or {}).items():
+            if isinstance(row, np.ndarray):
+                array = torch.from_numpy(row).to(self.device)
+                if array.is_floating_point():
+                    array = array.to(self._dtype)
+                batch[name] = array.repeat(len(ids), *[1] * (array.ndim - 1))
+            else:
+                batch[name] = torch.tensor([list(row)] * len(ids), device=self.device)
+        return batch
 
     @contextmanager
     def computing(self, n_rows: int, n_positions: int, gradients: bool = False) -> Iterator[None]:

@@ -50,6 +50,11 @@ class PosedPrompt:
         [editing] = self.editings.values()
         return editing
 
+    @property
+    def main_editing(self) -> Editing:
+        """What is done to heads of the main stack."""
+        return self.editings.get(MAIN) or self.editing
+
     def plan(self, head_sets: Sequence[Sequence[Head]]) -> Plan:
         """Plan a batch whose row r has the heads of `head_sets[r]` edited."""
         parts = []
@@ -138,7 +143,7 @@ class HeadSets:
             UserError: a part does not exist, or does not fit.
         """
         model = self._model
-        asked = model.all_heads(None) if heads is None else model.check_heads(heads)
+        asked = model.heads_on(prompt) if heads is None else model.check_heads(heads)
         read = model.resolve_position(prompt, position)
         editings = {}
         for name, members in (model.stacks.by_stack(asked) or {MAIN: ()}).items():
@@ -168,11 +173,24 @@ class HeadSets:
         if self.engine is None:
             yield from self._rows(posed, head_sets)
             return
+        sees = [any(head.stack for head in heads) for heads in head_sets]
+        if any(sees):  # the tower runs before the blocks that rows can branch off from
+            yield from self._split(posed, head_sets, sees)
+            return
         sets = [frozenset(heads) for heads in head_sets]
         ids = posed.prompt.ids
         with self._forward.computing(1, len(ids)):
-            base = self.engine.base_run(ids, sets, posed.editing, beside=beside(posed.prompt))
+            base = self.engine.base_run(ids, sets, posed.main_editing, beside=beside(posed.prompt))
         yield from self._branches(base, sets)
+
+    def _split(
+        self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]], sees: Sequence[bool]
+    ) -> Iterator[Pass]:
+        """Evaluate sets with heads of the vision tower as rows, the others as branches."""
+        parts = [[i for i, one in enumerate(sees) if one is kind] for kind in (True, False)]
+        for members, evaluate in zip(parts, (self._rows, self.evaluate), strict=True):
+            for indices, log_probs in evaluate(posed, [head_sets[i] for i in members]):
+                yield [members[i] for i in indices], log_probs
 
     def evaluate_everywhere(
         self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]]
@@ -235,7 +253,8 @@ class HeadSets:
         # From the position read backwards: what is nearest is cheapest, and tells most.
         chosen.sort(key=lambda at: (at > read, -at))
         everywhere = self.pose(prompt, intervention, heads, read)
-        if not self._same_base_everywhere(everywhere.editing):
+        of_tower = any(head.stack for head in heads)
+        if of_tower or not self._same_base_everywhere(everywhere.editing):
             for at in chosen:
                 posed = self.pose(prompt, intervention, heads, read, [at])
                 yield from ((at, found) for found in self.evaluate(posed, head_sets))
@@ -281,7 +300,8 @@ class HeadSets:
             left_alone=gates.left_alone,
         )
         mixed = any(editor.mixes_positions for editor in editors)
-        looks_back = model.kind == "causal" and not mixed
+        pictured = bool(posed.prompt.pictures)
+        looks_back = model.kind == "causal" and not mixed and not pictured
         ids = posed.prompt.ids[: posed.read + 1] if looks_back else posed.prompt.ids
         given = beside(posed.prompt)
         logits = self._forward.logits([ids], request, posed.read, gradients=True, beside=given)
@@ -310,7 +330,7 @@ class HeadSets:
         editor = editing.editor
         return (
             self.engine is not None
-            and self._model.kind == "causal"
+            and self._model.stacks.named(MAIN).causal
             and not editor.mixes_positions
             and editor.blocked is None
         )

@@ -14,6 +14,9 @@ from typing import Any
 from models.builtin import BUILTIN_NAME
 from models.errors import ErrorKind, UserError
 
+TABLETOP_NAME = "tabletop"
+"""The policy that ships with this program (`models.tabletop`)."""
+
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub's answer before it counts as unreachable."""
 
@@ -89,7 +92,7 @@ def is_complete(directory: Path) -> bool:
 
 def models_to_offer() -> list[str]:
     """Return the names of models that load without a network: the built-in one first."""
-    return [BUILTIN_NAME, *hub_models()]
+    return [BUILTIN_NAME, TABLETOP_NAME, *hub_models()]
 
 
 def hub_models() -> list[str]:

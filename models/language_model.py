@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,18 @@ import torch
 from torch import Tensor
 
 from models import tokens
+from models.actions import ActionSpace, followed_by, read_actions
 from models.attention_hooks import AttentionSite, install_hooks
 from models.attention_reading import AttentionReader, MapWriter, OfStack
-from models.attention_tap import TapRequest, dispatches
+from models.attention_tap import Call, TapRequest, dispatches, is_causal
 from models.blocks import watched_blocks
 from models.branching import BranchEngine
 from models.budget import MemoryBudget
-from models.discovery import find_dispatching_sites, find_returning_sites
+from models.discovery import (
+    dispatching_calls,
+    find_dispatching_sites,
+    find_returning_sites,
+)
 from models.edge_patching import EdgePatching
 from models.edits import AblationLike, Intervention, Plan
 from models.errors import ErrorKind, UserError
@@ -27,12 +33,15 @@ from models.fused import fuse
 from models.head_sets import HeadSets
 from models.layerwise import Layerwise, refuse_hooked
 from models.model_facts import decoder_start, kind_of, max_positions_of, tells_pairs_apart
+from models.picture import Picture
+from models.picture_prompts import PictureReader, picture_reader
 from models.placement import execution_device, weights_at_hand
 from models.residual_reader import ResidualReader
 from models.self_check import branches_rightly, run_self_check, same_numbers
 from models.stacks import Axes, StackTable
 from models.types import (
     MAIN,
+    VISION,
     AttentionMaps,
     Head,
     ModelInfo,
@@ -41,6 +50,7 @@ from models.types import (
     TokenizedPrompt,
     TokenProbability,
 )
+from models.vision import count_layers, probe_picture, split_sites, with_seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +77,37 @@ class LanguageModel:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, name: str, memory_gb: float | None = None
+        self,
+        model: Any,
+        processor: Any,
+        name: str,
+        memory_gb: float | None = None,
+        actions: Path | None = None,
     ) -> None:
         """Wrap a transformers model and tokenizer.
 
         Args:
-            model: a causal or masked language model or an encoder-decoder, loaded with
+            model: a causal or masked language model, an encoder-decoder or a model that reads
+                pictures too, loaded with
                 `attn_implementation` set to `attention_tap.ATTENTION_NAME` if it dispatches, to
                 "eager" if it does not.
+            processor: its tokenizer; of a model that reads pictures, what holds it.
             name: what the user called it.
             memory_gb: gigabytes (10^9 bytes) that one pass over many sets of heads may take; None
                 for a share of what is free.
+            actions: the file that says which of its tokens are actions (`models.actions`), if it is
+                there.
         """
         self.name = name
         self.lock = threading.RLock()
         self._model = model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(False)
+        tokenizer = getattr(processor, "tokenizer", processor)
         self._reader = tokens.TokenReader.of(tokenizer)
+        self._pictures: PictureReader | None = None
+        if hasattr(processor, "image_processor"):
+            self._pictures = picture_reader(model, processor, self._reader, name)
         self.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         if self.dtype == torch.float32:
@@ -93,11 +116,13 @@ class LanguageModel:
         self.pairs = tells_pairs_apart(model, tokenizer)
         self.max_positions = max_positions_of(model, tokenizer)
         self._pass = ForwardPass(model, name, self.lock)
+        self._n_before = 0
+        self._n_seen: int | None = None
         self.dispatches = dispatches(type(model))
         self.sites = self._find_sites()
         self.stacks = self._find_stacks()
-        one_stack = len(self.stacks.stacks) == 1
-        self._blocks = watched_blocks(model, self.sites) if one_stack else None
+        one_stack = self.kind != "encoder-decoder"
+        self._blocks = watched_blocks(model, self._main_sites) if one_stack else None
         self.n_layers = self.stacks.named(MAIN).n_layers
         self.n_heads = self.stacks.named(MAIN).n_heads
         self.n_kv_heads = max(site.n_kv_heads for site in self.sites)
@@ -114,6 +139,9 @@ class LanguageModel:
         self.head_sets = HeadSets(
             self, self._pass, self._find_engine, budget, self._decodes_alone()
         )
+        self.actions: ActionSpace | None = None
+        if actions is not None:
+            self.actions = read_actions(actions, self._reader, self.n_vocab)
         self.info = self._describe()
 
     # --- text -----------------------------------------------------------------------------
@@ -125,6 +153,7 @@ class LanguageModel:
         *,
         decoder: str | None = None,
         pair: str | None = None,
+        pictures: Sequence[Picture] = (),
     ) -> TokenizedPrompt:
         """Turn text into a prompt.
 
@@ -135,11 +164,15 @@ class LanguageModel:
             decoder: what an encoder-decoder's decoder has written so far; the token that starts it
                 is put in front. None and the empty text leave that token alone.
             pair: for an encoder that tells sentences apart, the second sentence of a pair.
+            pictures: for a model that reads them. They stand where the text has the model's image
+                token, in front of it if it has none.
 
         Raises:
             UserError: the text is empty, gives no tokens, or exceeds the model's context; or the
-                model has no decoder beside an encoder, or knows no pairs.
+                model has no decoder beside an encoder, knows no pairs, or reads no pictures.
         """
+        if pictures:
+            return self._tokenize_pictures(text, bos, pictures)
         if pair is not None and not self.pairs:
             raise UserError(
                 ErrorKind.PROMPT,
@@ -148,6 +181,23 @@ class LanguageModel:
         prompt = tokens.tokenize(self._reader, text, self.max_positions, bos, pair)
         self._check_embedded(prompt.ids)
         return self.with_decoder(prompt, decoder)
+
+    def _tokenize_pictures(
+        self, text: str, bos: bool | None, pictures: Sequence[Picture]
+    ) -> TokenizedPrompt:
+        if self._pictures is None:
+            raise UserError(
+                ErrorKind.PICTURE,
+                f"{self.name} reads text alone; leave the picture out, or choose a model that "
+                "reads pictures (tabletop).",
+            )
+        prompt = self._pictures.prompt(text, pictures, self.max_positions, bos)
+        self._check_embedded(prompt.ids)
+        return with_seen(prompt, self._pictures, self._n_seen)
+
+    def followed_by(self, prompt: TokenizedPrompt, added: Sequence[int]) -> TokenizedPrompt:
+        """Return a prompt with tokens behind it, as if the model had answered them."""
+        return followed_by(prompt, added, self._reader)
 
     def with_decoder(self, source: TokenizedPrompt, text: str | None) -> TokenizedPrompt:
         """Return the prompt of an encoder-decoder that reads `source` and has written `text`.
@@ -322,14 +372,31 @@ class LanguageModel:
             what: the subject of the sentence, singular: "The residual stream in parts".
 
         Raises:
-            UserError: the model is an encoder-decoder.
+            UserError: the model is an encoder-decoder, or reads pictures.
         """
+        if self._pictures is not None:
+            raise UserError(
+                ErrorKind.MODEL,
+                f"{what} needs a model that reads text alone, and {self.name} reads pictures; its "
+                "attention maps, ablations and searches work as ever.",
+            )
         if len(self.stacks.stacks) > 1:
             raise UserError(
                 ErrorKind.MODEL,
                 f"{what} needs a model with one stack of attention layers, and {self.name} is an "
                 "encoder-decoder; its attention maps, ablations and searches work as ever.",
             )
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether its prompts may have pictures in them."""
+        return self._pictures is not None
+
+    def heads_on(self, prompt: TokenizedPrompt) -> tuple[Head, ...]:
+        """Return every head that runs on a prompt and can be looked at: those of the vision tower
+        only where the prompt has its positions."""
+        heads = self.all_heads(None)
+        return heads if prompt.seen is not None else tuple(h for h in heads if h.stack != VISION)
 
     def map_bytes(self, prompt: TokenizedPrompt, heads: Sequence[Head]) -> int:
         """Return the memory that the attention maps of heads take, in bytes."""
@@ -595,6 +662,11 @@ class LanguageModel:
 
     # --- at load --------------------------------------------------------------------------
 
+    @property
+    def _main_sites(self) -> list[AttentionSite]:
+        """The attention layers behind the vision tower's; all of them where there is none."""
+        return self.sites[self._n_before :]
+
     def _probe_prompt(self) -> TokenizedPrompt:
         """Return a prompt of a few different ordinary token ids: the self-check's short prompt.
 
@@ -604,6 +676,9 @@ class LanguageModel:
         ordinary = [i for i in range(n_ids // 2, n_ids) if i not in self._reader.special_ids]
         step = max(1, len(ordinary) // 8)
         ids = ordinary[::step][:7]
+        if self._pictures is not None:
+            text = self._reader.tokenizer.decode(ids[:3])
+            return self._pictures.prompt(text, [probe_picture()], self.max_positions)
         prompt = tokens.prompt_of_ids(self._reader, ids)
         if self.kind != "encoder-decoder":
             return prompt
@@ -639,6 +714,18 @@ class LanguageModel:
             self._pass.refuse_not_finite(logits)
 
         one_stack = self.kind != "encoder-decoder"
+        if self._pictures is not None:
+            if not self.dispatches:
+                raise UserError(
+                    ErrorKind.MODEL,
+                    f"{type(self._model).__name__} is not supported: models that read pictures "
+                    "must look their attention function up in transformers' registry.",
+                )
+            found = split_sites(self._model, dispatching_calls(self._model, forward), prompt)
+            self._n_before = len(found.seeing)
+            self._n_seen = found.seeing[0].extent[0] if found.seeing else None
+            count_layers(self._model, self._n_before)
+            return found.all
         if self.dispatches:
             return find_dispatching_sites(self._model, forward, one_stack)
         n, n_source = len(prompt), len(prompt.typed)
@@ -649,6 +736,9 @@ class LanguageModel:
         return sites
 
     def _find_stacks(self) -> StackTable:
+        if self._pictures is not None:
+            seeing, reading = self.sites[: self._n_before], self._main_sites
+            return StackTable.of_vision_and_language(seeing, reading, not self._looks_ahead())
         if self.kind != "encoder-decoder":
             return StackTable.of_one(self.sites, causal=self.kind == "causal")
         prompt = self._probe_prompt()
@@ -659,13 +749,34 @@ class LanguageModel:
         """Return what evaluates sets of heads as branches, if that is right for this model."""
         if not self.dispatches or self._blocks is None or self.kind == "encoder-decoder":
             return None
-        causal = self.kind == "causal"
+        causal = self.stacks.named(MAIN).causal
+        sites = self._main_sites
         engine = BranchEngine.install(
-            self._model, self.sites, self._blocks, causal, self._pass.logits
+            self._model, sites, self._blocks, causal, self._pass.logits, self._n_before
         )
-        ids = self._probe_prompt().ids
-        proven = branches_rightly(engine, self.sites, causal, ids, self._pass.logits)
+        probe = self._probe_prompt()
+        logits = partial(self._pass.logits, beside=beside(probe))
+        proven = branches_rightly(engine, sites, causal, probe, logits, self._n_before)
         return engine if proven else None
+
+    def _looks_ahead(self) -> bool:
+        """Whether the language model of one that reads pictures lets a position see later ones, as
+        some do within a picture."""
+        ahead = False
+
+        def watch(layer: int, call: Call) -> None:
+            nonlocal ahead
+            if call.inputs is None or layer < self._n_before:
+                return
+            mask = call.inputs.mask
+            if mask is None:
+                ahead = ahead or not is_causal(call.inputs)
+            else:
+                seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+                ahead = ahead or bool(seen.triu(1).any())
+
+        self._probe_logits(TapRequest(on_call=watch))
+        return ahead
 
     def _decodes_alone(self) -> bool:
         """Return whether an encoder-decoder's decoder, run on what its encoder has made of a
@@ -715,4 +826,5 @@ class LanguageModel:
             ),
             stacks=self.stacks.stacks,
             pairs=self.pairs,
+            image_token=None if self._pictures is None else self._pictures.image_token,
         )

@@ -85,7 +85,8 @@ def load_pretrained(
         progress: called with sentences that say what is going on.
 
     Returns:
-        The torch model, in evaluation mode on its device, and the tokenizer.
+        The torch model, in evaluation mode on its device, and the tokenizer; of a model that reads
+        pictures, the processor that holds it.
 
     Raises:
         UserError: nothing by that name can be loaded; the message says why.
@@ -97,7 +98,7 @@ def load_pretrained(
     with exclusive_and_quiet():
         config = _read_config(checkpoint)
         model_class = _model_class(checkpoint, config)
-        tokenizer = _load_tokenizer(checkpoint)
+        tokenizer = _load_processor(checkpoint, config) or _load_tokenizer(checkpoint)
         model = _load_weights(checkpoint, config, model_class, torch_dtype, device_map)
         if device_map is None:
             model = _move(model, torch_device, checkpoint.name)
@@ -328,6 +329,7 @@ def _model_class(checkpoint: Checkpoint, config: Any) -> Any:
     """Choose the class that predicts tokens, or say why there is none."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         MODEL_FOR_MASKED_LM_MAPPING,
         MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     )
@@ -335,6 +337,8 @@ def _model_class(checkpoint: Checkpoint, config: Any) -> Any:
     stated = tuple(config.architectures or ())
     shown = stated[0] if stated else config.model_type
     other = sorted(set(config.sub_configs) - {"text_config", "encoder", "decoder"})
+    if reads_pictures(config):
+        return _first(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)])
     if other:
         kinds = ", ".join(name.removesuffix("_config") for name in other)
         raise _unsupported(checkpoint.name, shown, f"a model of more than text ({kinds})")
@@ -349,6 +353,18 @@ def _model_class(checkpoint: Checkpoint, config: Any) -> Any:
     if causal is not None:
         return _first(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
     raise _unsupported(checkpoint.name, shown, "no language model that predicts tokens")
+
+
+def reads_pictures(config: Any) -> bool:
+    """Whether a model answers to text with pictures in it, and does so with text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    encoders = getattr(config, "is_encoder_decoder", False)
+    return (
+        type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        and "vision_config" in config.sub_configs
+        and not encoders
+    )
 
 
 def _states_masked(stated: tuple[str, ...], config: Any) -> bool:
@@ -371,6 +387,46 @@ def _unsupported(name: str, architecture: str, what: str) -> UserError:
 
 
 # --- tokenizer and weights ----------------------------------------------------------------
+
+
+def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
+    """Return what prepares text and pictures for a model; None for a model that reads text."""
+    from transformers import AutoProcessor
+
+    if not reads_pictures(config):
+        return None
+    with _failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
+        if getattr(config, "video_token_id", None) is not None and _takes_grids(config):
+            return _grid_processor(checkpoint, config)
+        processor = AutoProcessor.from_pretrained(
+            checkpoint.directory, trust_remote_code=False, local_files_only=True
+        )
+    if getattr(processor, "image_processor", None) is None:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{checkpoint.name} has no processor for pictures; put its files "
+            "(processor_config.json or preprocessor_config.json) beside config.json.",
+        )
+    return processor
+
+
+def _takes_grids(config: Any) -> bool:
+    """Whether a model is handed a picture's patches one by one, with the size of their grid."""
+    return hasattr(config.vision_config, "temporal_patch_size")
+
+
+def _grid_processor(checkpoint: Checkpoint, config: Any) -> Any:
+    from transformers import AutoImageProcessor
+
+    from models.picture_prompts import GridProcessor
+
+    tokenizer = _load_tokenizer(checkpoint)
+    images = AutoImageProcessor.from_pretrained(
+        checkpoint.directory, trust_remote_code=False, local_files_only=True
+    )
+    stated = (config.image_token_id, config.vision_start_token_id, config.vision_end_token_id)
+    mark, before, behind = tokenizer.convert_ids_to_tokens(stated)
+    return GridProcessor(images, tokenizer, mark, (before, behind))
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:

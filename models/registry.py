@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from models.actions import ACTIONS_FILE
 from models.builtin import BUILTIN_NAME, ensure_builtin
-from models.hub import models_to_offer
+from models.hub import TABLETOP_NAME, models_to_offer
 from models.language_model import LanguageModel
 from models.loading import DeviceMap, load_pretrained, resolve_device, resolve_dtype
 
@@ -19,6 +20,8 @@ MEMORY_SHARE = 0.6
 """Share of the memory free at the start that loaded models may take together."""
 
 GIGABYTE = 1e9
+
+TABLETOP_WEIGHTS = Path(__file__).parent / "tabletop" / "weights"
 
 Notify = Callable[[str], None]
 
@@ -35,7 +38,8 @@ def load_model(
     """Load a model and make it prove itself.
 
     Args:
-        name: "builtin", a hub id such as "gpt2", a directory, or a `.gguf` file.
+        name: "builtin", "tabletop" (a policy for a simulated robot), a hub id such as "gpt2", a
+            directory, or a `.gguf` file.
         device: "auto" (cuda, else mps, else cpu) or a torch device.
         dtype: "float32" (also for None), "bfloat16" or "float16".
         device_map: "auto" spreads a large model over all devices, and what does not fit over main
@@ -51,6 +55,8 @@ def load_model(
     place, label = name, str(name)
     if label == BUILTIN_NAME:
         place, label = ensure_builtin(progress), "the built-in model"
+    elif label == TABLETOP_NAME:
+        place, label = TABLETOP_WEIGHTS, "the tabletop policy"
     model, tokenizer = load_pretrained(
         place,
         label=label,
@@ -59,7 +65,13 @@ def load_model(
         device_map=device_map,
         progress=progress,
     )
-    return LanguageModel(model, tokenizer, name=str(name), memory_gb=pass_memory_gb)
+    return LanguageModel(
+        model,
+        tokenizer,
+        name=str(name),
+        memory_gb=pass_memory_gb,
+        actions=Path(place) / ACTIONS_FILE,
+    )
 
 
 class Registry:
@@ -170,7 +182,7 @@ class Registry:
 
 def _key(name: str) -> str:
     """One key for all spellings of a path; ids are their own."""
-    if name == BUILTIN_NAME:  # also where a directory of that name lies about
+    if name in (BUILTIN_NAME, TABLETOP_NAME):  # also where a directory of that name lies about
         return name
     path = Path(name).expanduser()
     try:

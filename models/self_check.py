@@ -26,9 +26,10 @@ from models.branching import BranchEngine, Editing, LogitsOf
 from models.discovery import projection_weight
 from models.edits import RowPlan, acted_on_mask
 from models.errors import ErrorKind, UserError
+from models.forward_pass import beside
 from models.placement import execution_device, weights_at_hand
 from models.stacks import StackTable
-from models.types import Check, Head, SelfCheck, Stack
+from models.types import Check, Head, SelfCheck, Stack, TokenizedPrompt
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest error allowed, relative to the largest value compared. A real mistake (a wrong head, a
@@ -120,8 +121,9 @@ def branches_rightly(
     engine: BranchEngine,
     sites: Sequence[AttentionSite],
     causal: bool,
-    ids: Sequence[int],
+    prompt: TokenizedPrompt,
     logits_of: LogitsOf,
+    n_before: int = 0,
 ) -> bool:
     """Return whether rows that branch off block by block give what one row a set gives.
 
@@ -130,9 +132,13 @@ def branches_rightly(
     top of a common one, at all positions and, for causal models, at the middle one alone.
 
     Args:
-        ids: one row of token ids.
-        logits_of: runs the model on a batch under a request, giving logits at a position.
+        sites: of the blocks.
+        prompt: a short one.
+        logits_of: runs the model on a batch under a request, giving logits at a position; it adds
+            what goes beside the ids.
+        n_before: attention layers that run before the blocks.
     """
+    ids = prompt.ids
     layers = range(0, len(sites), max(1, len(sites) // BRANCHING_LAYERS))
     common = Head(len(sites) // 2, 0)
     singles = [Head(layer, (layer + 1) % sites[layer].n_heads) for layer in layers]
@@ -142,11 +148,12 @@ def branches_rightly(
     for positions in (None, [middle]) if causal else (None,):
         acted_on = acted_on_mask(positions, len(ids), device)
         editing = Editing(_ZeroZ(), acted_on, len(ids) - 1)
-        rows = RowPlan.for_rows(_ZeroZ(), [sorted(heads) for heads in sets], acted_on, device)
+        running = [[Head(h.layer + n_before, h.head) for h in sorted(heads)] for heads in sets]
+        rows = RowPlan.for_rows(_ZeroZ(), running, acted_on, device)
         with torch.inference_mode():
             expected = logits_of([ids] * len(sets), TapRequest(plan=rows), len(ids) - 1)[:, 0]
             try:
-                base = engine.base_run(ids, sets, editing)
+                base = engine.base_run(ids, sets, editing, beside=beside(prompt))
                 passes = list(engine.evaluate(base, sets, len(sets)))
             except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
                 return False

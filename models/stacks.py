@@ -14,7 +14,7 @@ from torch import nn
 
 from models.attention_hooks import AttentionSite
 from models.errors import ErrorKind, UserError
-from models.types import CROSS, ENCODER, MAIN, Head, Stack, TokenizedPrompt
+from models.types import CROSS, ENCODER, MAIN, VISION, Head, Stack, TokenizedPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,28 @@ class StackTable:
             stack(CROSS, "cross attention", "prompt", "source"),
         )
         return StackTable(stacks, tuple(places), n_heads)
+
+    @staticmethod
+    def of_vision_and_language(
+        seeing: Sequence[AttentionSite], reading: Sequence[AttentionSite], causal: bool
+    ) -> "StackTable":
+        """Return the table of a model whose vision tower runs before its language model.
+
+        Args:
+            seeing: the tower's layers; none where they cannot be looked at one by one.
+            reading: the language model's.
+            causal: whether no position of the language model looks ahead.
+        """
+        stacks = [Stack(MAIN, "language", len(reading), _most_heads(reading), causal=causal)]
+        if seeing:
+            tower = Stack(
+                VISION, "vision", len(seeing), _most_heads(seeing), "picture", "picture", False
+            )
+            stacks.insert(0, tower)
+        places = [(VISION, i) for i in range(len(seeing))]
+        places += [(MAIN, i) for i in range(len(reading))]
+        n_heads = tuple(site.n_heads for site in (*seeing, *reading))
+        return StackTable(tuple(stacks), tuple(places), n_heads)
 
     def named(self, name: str) -> Stack:
         """Return a stack by its name; raise `UserError` if there is none.
@@ -165,6 +187,11 @@ class StackTable:
         """How many attention layers the encoder has, which run before all others."""
         return sum(name == ENCODER for name, _ in self.places)
 
+    @property
+    def vision_layers(self) -> int:
+        """How many attention layers the vision tower has, which run before all others."""
+        return sum(name == VISION for name, _ in self.places)
+
     def by_stack(self, heads: Sequence[Head]) -> dict[str, tuple[Head, ...]]:
         """Return the heads of each stack that they are of, in the order given."""
         names = dict.fromkeys(head.stack for head in heads)
@@ -189,8 +216,19 @@ class StackTable:
     def axes(self, prompt: TokenizedPrompt, name: str = MAIN) -> Axes:
         """Return the positions that a stack joins on a prompt."""
         stack = self.named(name)
-        sides = {"prompt": prompt, "source": prompt.typed}
-        return Axes(sides[stack.queries], sides[stack.keys], stack.causal)
+        sides = {"prompt": prompt, "source": prompt.typed, "picture": prompt.seen}
+        queries, keys = sides[stack.queries], sides[stack.keys]
+        if queries is None or keys is None:
+            raise UserError(
+                ErrorKind.HEADS,
+                f"The heads of the {stack.label} stack can be looked at where there is one picture "
+                "in the prompt; give one, or choose other heads.",
+            )
+        return Axes(queries, keys, stack.causal)
+
+
+def _most_heads(sites: Sequence[AttentionSite]) -> int:
+    return max(site.n_heads for site in sites)
 
 
 def _unknown_kind(

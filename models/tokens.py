@@ -153,9 +153,9 @@ def tokenize(
     """
     if not text:
         raise UserError(ErrorKind.PROMPT, "The prompt is empty; type some text.")
-    _refuse_unusable_text(text, "prompt", max_positions)
+    refuse_unusable_text(text, "prompt", max_positions)
     if pair is not None:
-        _refuse_unusable_text(pair, "second sentence", max_positions)
+        refuse_unusable_text(pair, "second sentence", max_positions)
     tokenizer = reader.tokenizer
     own = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     encoded = tokenizer(text, pair, verbose=False, return_token_type_ids=pair is not None)
@@ -165,7 +165,7 @@ def tokenize(
         raise UserError(
             ErrorKind.PROMPT, "The tokenizer turns this prompt into no tokens; type some words."
         )
-    _refuse_too_many(len(ids), "prompt", max_positions)
+    refuse_too_many(len(ids), "prompt", max_positions)
     prompt = prompt_of_ids(reader, ids, text)
     if pair is None:
         return prompt
@@ -187,18 +187,18 @@ def decoder_prompt(
     Raises:
         UserError: the text is no valid Unicode, or does not fit the model's context.
     """
-    _refuse_unusable_text(text, "decoder text", max_positions)
+    refuse_unusable_text(text, "decoder text", max_positions)
     ids = []
     if text:
         # Translation models write the target's language by another vocabulary.
         encoded = reader.tokenizer(text_target=text, add_special_tokens=False, verbose=False)
         ids = encoded["input_ids"]
     ids = [start, *ids]
-    _refuse_too_many(len(ids), "decoder text", max_positions)
+    refuse_too_many(len(ids), "decoder text", max_positions)
     return replace(prompt_of_ids(reader, ids, text), source=source)
 
 
-def _refuse_unusable_text(text: str, role: str, max_positions: int) -> None:
+def refuse_unusable_text(text: str, role: str, max_positions: int) -> None:
     """Refuse text that no tokenizer takes, or that is so long that it cannot fit."""
     _refuse_broken_text(text, role, ErrorKind.PROMPT)
     limit = max(LEAST_CHARACTER_LIMIT, CHARACTERS_A_POSITION * max_positions)
@@ -210,7 +210,7 @@ def _refuse_unusable_text(text: str, role: str, max_positions: int) -> None:
         )
 
 
-def _refuse_too_many(n_tokens: int, role: str, max_positions: int) -> None:
+def refuse_too_many(n_tokens: int, role: str, max_positions: int) -> None:
     if n_tokens > max_positions:
         raise UserError(
             ErrorKind.PROMPT,

@@ -5,18 +5,21 @@ NumPy arrays on the CPU, float32 unless a docstring says otherwise.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from models.picture import Cell, Picture
+
 FloatArray = np.ndarray
 """A NumPy array of floats; the docstring beside it gives dtype and shape."""
 
-MAIN, ENCODER, CROSS = "", "encoder", "cross"
-"""Names of stacks; an encoder-decoder's main one is its decoder's attention to itself."""
+MAIN, ENCODER, CROSS, VISION = "", "encoder", "cross", "vision"
+"""Names of stacks; an encoder-decoder's main one is its decoder's attention to itself, that of a
+model that sees its language model's."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,7 +58,8 @@ class Stack:
     n_heads: int
     """The most heads that a layer of it has."""
     queries: str = "prompt"
-    """Whose positions look: "prompt", or "source" (what an encoder-decoder's encoder reads)."""
+    """Whose positions look: "prompt", "source" (what an encoder-decoder's encoder reads), or
+    "picture" (what a vision tower sees)."""
     keys: str = "prompt"
     """Whose positions are looked at."""
     causal: bool = True
@@ -92,7 +96,7 @@ class TokenizedPrompt:
 
     `labels` are what a person reads (a leading space is a middle dot, a newline is visible);
     they may repeat. `texts` are the characters of each token, for flowing text. `kinds` says of
-    each position whether it is "text" or "special" (a beginning-of-sequence token, say).
+    each position whether it is "text", "special" (a beginning-of-sequence token, say) or "image".
 
     The prompt of an encoder-decoder is its decoder's, as predictions are read there; what the
     encoder reads is its `source`.
@@ -107,11 +111,22 @@ class TokenizedPrompt:
     """What the encoder of an encoder-decoder reads."""
     segments: tuple[int, ...] | None = None
     """Of which sentence of a pair each position is, 0 or 1; None where there is no pair."""
+    pictures: tuple[Picture, ...] = ()
+    """What stands in it beside text."""
+    cells: "tuple[Cell | None, ...] | None" = None
+    """The part of a picture that each position stands for; None for text, and None for all where
+    the processor's positions could not be told from its pixels."""
+    given: Mapping[str, FloatArray] | None = field(default=None, compare=False, repr=False)
+    """What the model is given of the pictures: keyword -> array; for one row of a batch."""
+    seen: "TokenizedPrompt | None" = None
+    """The positions of the model's vision tower, where its heads can be looked at."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.labels), len(self.texts), len(self.kinds)}
         if self.segments is not None:
             sizes.add(len(self.segments))
+        if self.cells is not None:
+            sizes.add(len(self.cells))
         if len(sizes) != 1:
             raise ValueError(f"ids, labels, texts and kinds differ in length: {sorted(sizes)}")
 
@@ -121,7 +136,10 @@ class TokenizedPrompt:
     @property
     def content(self) -> Hashable:
         """All that the model is given: equal for prompts on which it does the same."""
-        return (self.ids, self.segments, None if self.source is None else self.source.ids)
+        source = None if self.source is None else self.source.ids
+        pictures = tuple(picture.digest for picture in self.pictures)
+        # The vision tower's positions have the same ids on any picture, and other kinds.
+        return (self.ids, self.segments, source, pictures, self.kinds if pictures else ())
 
     @property
     def typed(self) -> "TokenizedPrompt":
@@ -159,6 +177,8 @@ class TokenizedPrompt:
         }
         if self.segments is not None:
             data["segments"] = list(self.segments)
+        if self.pictures:
+            data["pictures"] = [picture.name for picture in self.pictures]
         if self.source is not None:
             source = {"tokens": list(self.source.labels), "ids": list(self.source.ids)}
             data |= {"decoder": self.text, "source": source}
@@ -355,6 +375,8 @@ class ModelInfo:
     """Its stacks of attention layers, in the order they run."""
     pairs: bool = False
     """Whether it tells the two sentences of a pair apart."""
+    image_token: str | None = None
+    """What stands for a picture in a prompt; None for a model that reads text alone."""
 
 
 @dataclass(frozen=True, slots=True)

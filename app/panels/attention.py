@@ -17,11 +17,18 @@ from app.panels.pieces import browser, empty, waiting
 from app.panels.wait_strip import awaiting
 from app.runs import Outcome, map_key
 from app.services import Services, acted_of, build_intervention, drawable, most_positions
-from app.view import View
+from app.view import PICTURES, View
 from models.types import MAP_KINDS
 from viz.attention import dots_across, token_message
 from viz.cells import Region
 from viz.sink import SINK_NOTES
+
+
+def picture_options(sees: bool) -> list[dict[str, str]]:
+    """Return the pictures that can be chosen: that on an image for models that read images."""
+    kinds = ((name, word) for name, word in PICTURES.items() if sees or name != "image")
+    return [{"value": name, "label": word} for name, word in kinds]
+
 
 STORES = (
     ids.TOKEN, ids.DRAWN, ids.MAPS, ids.ZOOM_REQUEST, ids.ZOOMED, ids.DROP_HEAD,
@@ -32,6 +39,7 @@ STORES = (
 READING = {
     "lines": "queries left, keys right; point at a token for its lines alone, click to keep it",
     "text": "point at a token to see where it looks, click to keep it; arrow keys move it",
+    "image": "where the selected token looks on the image; click a patch or a token to select it",
 }
 """How to read each picture but the matrix."""
 AXES = {
@@ -50,7 +58,7 @@ def layout() -> html.Div:
     return html.Div(
         [
             toolbar(),
-            html.Div(_chosen_heads(), **shown_for("matrix", "lines", "text")),
+            html.Div(_chosen_heads(), **shown_for("matrix", "lines", "text", "image")),
             html.Div(overview.layout(), **shown_for("overview")),
             *(dcc.Store(id=store) for store in STORES),
             dcc.Store(id=ids.SHOWN, data=1),
@@ -74,6 +82,7 @@ def _chosen_heads() -> list[Any]:
                 _place("matrix", id=ids.ATTENTION_GRID, className="map-grid"),
                 _place("lines", className="lines"),
                 _place("text", className="text"),
+                _place("image", className="on-image"),
             ],
             id=ids.ATTENTION_PICTURES,
             className="pictures",

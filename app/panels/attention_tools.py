@@ -45,7 +45,7 @@ def toolbar() -> html.Div:
                     ),
                 ],
                 className="tool",
-                **shown_for("matrix", "lines", "text"),
+                **shown_for("matrix", "lines", "text", "image"),
             ),
             html.Div(
                 html.Div(
@@ -62,7 +62,7 @@ def toolbar() -> html.Div:
                     className="tool",
                     hidden=True,
                 ),
-                **shown_for("matrix", "lines", "text"),
+                **shown_for("matrix", "lines", "text", "image"),
             ),
             html.Div(className="row-end"),
             html.Div(
@@ -83,7 +83,7 @@ def toolbar() -> html.Div:
                     html.Span("0", id=ids.THRESHOLD_READING, className="reading"),
                 ],
                 className="tool",
-                **shown_for("matrix", "lines", "text"),
+                **shown_for("matrix", "lines", "text", "image"),
             ),
             html.Div(
                 segmented(
@@ -93,7 +93,7 @@ def toolbar() -> html.Div:
                     "What is shown of the selected token",
                 ),
                 className="tool",
-                **shown_for("text"),
+                **shown_for("text", "image"),
             ),
             html.Div(overview.legend(), className="tool", **shown_for("overview")),
             html.Div(className="grow"),

@@ -12,7 +12,7 @@ from app.panels.export_menu import export_menu
 from app.panels.pieces import browser, choose_on_click, graph, segmented, waiting
 from app.panels.term_list import term_list
 from app.panels.wait_strip import awaiting
-from app.services import Services, prompt_of
+from app.services import Services
 from app.view import View
 from models.errors import UserError
 from models.types import TokenProbability
@@ -263,7 +263,7 @@ def _shown(
 ) -> tuple[Any, ...]:
     """Return what goes into the note, the terms, the map and the lens, and which are hidden."""
     model = services.model(view.model)
-    prompt = prompt_of(view, model)
+    prompt = services.prompt(view, model)
     stream = services.streams.get(model, prompt)
     if show == "lens":
         lens = ablation.logit_lens(model, prompt, view.position, target or None, 1, stream=stream)

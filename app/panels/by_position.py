@@ -12,9 +12,10 @@ from ablation.metrics import metric_named
 from ablation.types import PositionScores, Progress
 from app import ids, words
 from app.panels.pieces import browser, graph
-from app.services import Services, build_intervention, prompt_of
+from app.services import Services, build_intervention
 from app.view import View
 from models.errors import ErrorKind, UserError
+from models.types import TokenizedPrompt
 from viz.positions import map_width, most_heads, position_map_figure
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def layout() -> html.Div:
 
 def run(
     model: "LanguageModel",
+    prompt: TokenizedPrompt,
     view: View,
     report: Callable[[Progress], None],
     cancel: threading.Event,
@@ -74,7 +76,6 @@ def run(
     Raises:
         UserError: no heads are chosen, or more than a map can show, or a choice does not fit.
     """
-    prompt = prompt_of(view, model)
     heads = view.heads or ()
     if not heads:
         raise UserError(

@@ -22,7 +22,7 @@ from app.panels.export_menu import export_menu
 from app.panels.head_maps import HEIGHT, large_map
 from app.panels.pieces import browser, empty, graph, head_bars, segmented
 from app.panels.progress import Bar, cancels, progress_place, watch_page
-from app.services import Services, intervention_of, prompt_of
+from app.services import Services, intervention_of
 from app.view import MAX_PROMPT_CHARACTERS, View
 from models.errors import ErrorKind, UserError
 from models.types import Head
@@ -144,7 +144,7 @@ def pair_of(services: Services, view: View, way: str, text: str, second: str = "
         UserError: something is missing, or the runs do not correspond.
     """
     model, stack = services.model(view.model), view.stack_name
-    prompt = prompt_of(view, model)
+    prompt = services.prompt(view, model)
     if way == "ablated":
         if not view.heads:
             raise UserError(
@@ -169,7 +169,7 @@ def pair_of(services: Services, view: View, way: str, text: str, second: str = "
         )
     text = text if text.strip() else view.prompt
     other = replace(view, prompt=text, second=second or view.second)
-    return with_prompt(model, prompt, prompt_of(other, model), stack)
+    return with_prompt(model, prompt, services.prompt(other, model), stack)
 
 
 def caption(pair: Pair, change: HeadValues) -> str:

@@ -42,7 +42,7 @@ def look(view: View, outcome: Outcome, extents: Sequence[Extent], dark: bool) ->
 def signature(view: View, outcome: Outcome, how: Look) -> str:
     """Return what all maps that are drawn have in common: if it changes, all change."""
     data = view.to_json()
-    same = {name: data[name] for name in ("model", "prompt", "second", "bos", "ablate")}
+    same = {name: data[name] for name in ("model", "prompt", "second", "images", "bos", "ablate")}
     if view.ablate:
         same |= {name: data[name] for name in ("heads", "intervention", "acted")}
     return hashlib.sha256(
@@ -160,7 +160,7 @@ def message(
         "extra": extras,
         "names": token_names(prompt),
         "labels": list(prompt.labels),
-        "source": None if prompt.source is None else _names_and_labels(prompt.source),
+        "source": _of_source(prompt),
         "marked": how.position,
         "maps": new,
     }
@@ -169,6 +169,12 @@ def message(
 def standing(sent: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return what must be known of the maps that stand once these are drawn."""
     return {"heads": [*sent["order"], *sent["extra"]], "serial": sent["serial"], "kind": kind}
+
+
+def _of_source(prompt: TokenizedPrompt) -> dict[str, list[str]] | None:
+    """Return what the positions of the other side are called: an encoder's, or a vision tower's."""
+    other = prompt.source or prompt.seen
+    return None if other is None else _names_and_labels(other)
 
 
 def _names_and_labels(positions: TokenizedPrompt) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from app import ids, words
 from app.panels.pieces import browser, switch, waiting
 from app.panels.term_list import term_list
 from app.panels.wait_strip import awaiting
-from app.services import Services, prompt_of
+from app.services import Services
 from app.view import View, head_from_text
 from app.waits import step
 from models.errors import UserError
@@ -185,7 +185,7 @@ def _explained(
     """Return the panel's title and body for a cell, and which panels are hidden."""
     head = head_from_text(opened["head"])
     model = services.model(view.model)
-    prompt = prompt_of(view, model)
+    prompt = services.prompt(view, model)
     query, key, side = int(opened["query"]), int(opened["key"]), int(opened["step"])
     if side > 1:
         shown = _shown_map(services, view, pages, head)

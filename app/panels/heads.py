@@ -138,6 +138,7 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.DARK, "data"),
         Input(ids.PROMPT, "data"),
         Input(ids.SECOND, "data"),
+        Input(ids.IMAGES, "data"),
         Input(ids.STACK, "value"),
         Input(ids.MODEL_SHAPE, "data"),
         Input(ids.CELLS, "value"),
@@ -151,6 +152,7 @@ def register(app: Dash, services: Services) -> None:
         dark: bool,
         prompt: str,
         second: str | None,
+        images: list[str] | None,
         stack_value: str,
         shape: dict[str, Any] | None,
         cells: str,
@@ -159,14 +161,14 @@ def register(app: Dash, services: Services) -> None:
         chosen: list[str],
     ) -> Any:
         causes = set(ctx.triggered_prop_ids.values())
-        about_sweep = causes <= {ids.PROMPT, ids.SECOND}
+        about_sweep = causes <= {ids.PROMPT, ids.SECOND, ids.IMAGES}
         about_metric = causes <= {ids.OVERVIEW_DRAWN, ids.BOS_USED}
         plain = cells == THUMBNAIL and (about_metric or (about_sweep and sweep is None))
         if shape is None or plain:
             return no_update
         known = {stack.name or MAIN_STACK: stack for stack in _stacks(shape)}
         stack = known.get(stack_value, known[MAIN_STACK])
-        view = View(shape["model"], prompt, second or "", bos)
+        view = View(shape["model"], prompt, second or "", tuple(images or ()), bos)
         scores: HeadScores | HeadValues | None = _metric(services, view, cells, stack.name)
         if scores is None:
             scores = _scores(services, sweep, shape, (prompt, second or ""))

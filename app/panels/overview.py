@@ -16,7 +16,7 @@ from app.jobs import Job
 from app.overviews import named, shows_overview, summary_of
 from app.panels.pieces import browser
 from app.panels.wait_strip import awaiting
-from app.services import Services, ablation_of, prompt_of
+from app.services import Services, ablation_of
 from app.view import View
 from models.errors import UserError
 from viz.overview import overview_message
@@ -105,7 +105,7 @@ def wanted(services: Services, view: View | None, tab: str, drawn: str | None) -
         services.jobs.drop(tab, KIND)
         return None
     model = services.model(view.model)
-    prompt = prompt_of(view, model)
+    prompt = services.prompt(view, model)
     asked = summary_of(model, prompt, ablation_of(view, prompt)[0], view.stack_name, view.sink)
     key = hashlib.sha256(repr(asked).encode()).hexdigest()
     running = services.jobs.current(tab, KIND)
@@ -124,7 +124,7 @@ def summarise(
         UserError: the clean run cannot be done.
     """
     model = services.model(view.model)
-    prompt = prompt_of(view, model)
+    prompt = services.prompt(view, model)
     ablation, problem = ablation_of(view, prompt)
 
     def read(ablation: Ablation | None) -> HeadSummaries:

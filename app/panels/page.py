@@ -8,7 +8,9 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, ctx, html, no_update, set_props
 
 from app import controls, ids, notices, permalink
+from app.images import table_text
 from app.panels import (
+    action,
     attention,
     attribution,
     by_position,
@@ -34,7 +36,7 @@ from app.panels import (
     wait_strip,
 )
 from app.panels.circuit_asked import LINKED, opened_form
-from app.services import Services, prompt_of
+from app.services import Services
 from app.view import View
 from models.errors import UserError
 from viz.theme import css_variables
@@ -88,7 +90,7 @@ def layout(services: Services) -> dmc.MantineProvider:
                     ),
                     dmc.AppShellMain([_tabs(), wait_strip.layout()], className="middle"),
                     dmc.AppShellAside(
-                        [prediction.layout(), explain.layout(), token.layout()],
+                        [prediction.layout(), action.layout(), explain.layout(), token.layout()],
                         className="column right",
                     ),
                 ],
@@ -178,6 +180,10 @@ EXTRA_OUTPUTS = (
     (ids.STACK, "data"),
     (ids.STACK_PLACE, "hidden"),
     (ids.BOS, "checked"),
+    (ids.IMAGE_PLACE, "hidden"),
+    (ids.IMAGES_SHOWN, "data"),
+    (ids.EXAMPLES, "data"),
+    (ids.PICTURE, "data"),
     (ids.TOKENS, "data"),
     (ids.TOKEN_COUNT, "children"),
     (ids.INTERVENTION_KIND, "value"),
@@ -197,7 +203,7 @@ EXTRA_OUTPUTS = (
 
 def filled(services: Services, view: View, model: Any) -> list[Any]:
     """Return what goes into the controls and `EXTRA_OUTPUTS` for a settled view."""
-    tokens = prompt_of(view, model)
+    tokens = services.prompt(view, model)
     return [
         *controls.values(view),
         heads.shape(model),
@@ -214,6 +220,10 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         heads.stack_choices(model.info.stacks),
         len(model.info.stacks) == 1,
         view.bos,
+        not model.reads_pictures,
+        prompt.pictured(tokens, view.images),
+        prompt.example_options(model.info),
+        attention.picture_options(model.reads_pictures),
         prompt.strip(tokens),
         prompt.token_count(tokens),
         view.intervention.name,
@@ -286,6 +296,7 @@ def register(app: Dash, services: Services) -> None:
         attribution,
         overview,
         prediction,
+        action,
         study_run,
         by_position,
         circuit_question,
@@ -353,12 +364,18 @@ def _register_prompt(app: Dash, services: Services) -> None:
     @app.callback(
         Output(ids.PROMPT, "data", allow_duplicate=True),
         Output(ids.SECOND, "data", allow_duplicate=True),
+        Output(ids.IMAGES, "data", allow_duplicate=True),
+        Output(ids.IMAGES_SHOWN, "data", allow_duplicate=True),
         Output(ids.BOS_USED, "data", allow_duplicate=True),
         Output(ids.POSITION, "data", allow_duplicate=True),
         Output(ids.TOKEN, "data", allow_duplicate=True),
         Output(ids.TOKENS, "data", allow_duplicate=True),
         Output(ids.TOKEN_COUNT, "children", allow_duplicate=True),
         Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
+        Output(ids.PROMPT_TEXT, "value", allow_duplicate=True),
+        Output(ids.SWEEP, "data", allow_duplicate=True),
+        Output(ids.SEARCH, "data", allow_duplicate=True),
+        Output(ids.BY_POSITION, "data", allow_duplicate=True),
         Input(ids.PROMPT_REQUEST, "data"),
         State(ids.VIEW, "data"),
         State(ids.TAB_ID, "data"),
@@ -368,12 +385,21 @@ def _register_prompt(app: Dash, services: Services) -> None:
     def run_prompt(request: dict[str, Any] | None, data: dict[str, Any] | None, tab: str) -> Any:
         if request is None or data is None:
             return no_update
-        text = View.from_json({"prompt": request["text"] or " "}).prompt if request["text"] else ""
+        scene = request.get("scene")
+        written = table_text(scene) if scene else request["text"]
+        text = View.from_json({"prompt": written}).prompt if written else ""
         second = View.from_json({"second": request["second"]}).second
+        named = [scene] if scene else request.get("images")
+        images = View.from_json({"images": named}).images
         model = services.model(data["model"])
-        asked = replace(View.from_json(data), prompt=text, second=second, bos=request["bos"])
-        tokens = prompt_of(asked, model)
+        before = View.from_json(data)
+        asked = replace(before, prompt=text, second=second, images=images, bos=request["bos"])
+        tokens = services.prompt(asked, model)
         position = model.resolve_position(tokens, None)
         services.begin(replace(asked, position=position), tab)
         strip, count = prompt.strip(tokens), prompt.token_count(tokens)
-        return text, second, request["bos"], position, None, strip, count, None
+        # What was found out about another picture is not told from this one's by the text.
+        studies = (no_update if images == before.images else None,) * 3
+        pictured = no_update if not model.reads_pictures else prompt.pictured(tokens, images)
+        shown = (text, second, list(images), pictured, request["bos"], position, None, strip, count)
+        return *shown, None, text if scene else no_update, *studies

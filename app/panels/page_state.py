@@ -29,7 +29,7 @@ def stores() -> list[dcc.Store]:
         ids.VIEW, ids.FRAGMENT_IN, ids.FRAGMENT_OUT, ids.MODEL, ids.MODEL_SHAPE, ids.PROMPT,
         ids.BOS_USED, ids.POSITION, ids.INTERVENTION, ids.WATCHED, ids.SWEEP, ids.SEARCH,
         ids.BY_POSITION, ids.CIRCUIT, ids.PATCHING, ids.STUDIES, ids.TOKEN_OPEN,
-        ids.PROMPT_REQUEST, ids.SECOND,
+        ids.PROMPT_REQUEST, ids.SECOND, ids.IMAGES, ids.IMAGES_SHOWN,
         *ids.CHANGES_IN_TAB.values(),
     )  # fmt: skip
     return [

@@ -112,6 +112,7 @@ def asked(view: View, dark: bool) -> list[Any]:
         "model",
         "prompt",
         "second",
+        "images",
         "bos",
         "position",
         "watched",

@@ -1,14 +1,20 @@
 """The prompt: its text, examples, and its tokens, one of which is read."""
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, State, dcc, html
+from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import ids, words
 from app.examples import EXAMPLES
+from app.images import TABLE, boxes, shown
 from app.panels.pieces import browser, section, switch
 from app.services import Services
+from app.view import View
+from models.tabletop.scenes import EXAMPLES as SCENES
+from models.tabletop.scenes import scene_label
 from models.types import ModelInfo, TokenizedPrompt
 
 
@@ -39,6 +45,21 @@ def layout() -> html.Section:
         ),
         html.Div(
             [
+                html.Div(id=ids.IMAGE_STRIP, className="image-strip"),  # by assets/images.js
+                dcc.Upload(
+                    "Add a picture: drop, paste or choose a file",
+                    id=ids.IMAGE_UPLOAD,
+                    multiple=True,
+                    accept="image/*",
+                    className="image-upload",
+                ),
+            ],
+            id=ids.IMAGE_PLACE,
+            className="image-place",
+            hidden=True,
+        ),
+        html.Div(
+            [
                 switch(ids.BOS, "beginning-of-sequence token"),
                 html.Div(className="grow"),
                 dmc.Button("Run", id=ids.PROMPT_RUN, size="compact-xs"),
@@ -57,7 +78,7 @@ def layout() -> html.Section:
                 html.Span(id=ids.TOKEN_COUNT, className="muted"),
                 dmc.Select(
                     id=ids.EXAMPLES,
-                    data=_example_options(),
+                    data=example_options(None),
                     placeholder="Examples",
                     size="xs",
                     w=104,
@@ -83,6 +104,18 @@ def strip(prompt: TokenizedPrompt) -> dict[str, Any]:
         "segments": None if prompt.segments is None else list(prompt.segments),
         "source": None if prompt.source is None else strip(prompt.source),
     }
+
+
+def pictured(prompt: TokenizedPrompt, names: Sequence[str]) -> dict[str, Any]:
+    """Return the pictures of a prompt as `assets/images.js` takes them.
+
+    Args:
+        names: what the view calls them.
+    """
+    found = (prompt.cells, None if prompt.seen is None else prompt.seen.cells)
+    cells, seen = (None if one is None else boxes(one) for one in found)
+    shown_pictures = [shown(picture) for picture in prompt.pictures]
+    return {"names": list(names), "pictures": shown_pictures, "cells": cells, "seen": seen}
 
 
 def token_count(prompt: TokenizedPrompt) -> str:
@@ -114,8 +147,14 @@ def second_word(info: ModelInfo) -> Any:
     return html.Span(word, className="field-label", title=meaning)
 
 
-def _example_options() -> list[dict[str, Any]]:
+def example_options(info: ModelInfo | None) -> list[dict[str, Any]]:
+    """Return what the list of examples holds for a model: text, or scenes with a picture."""
     groups: dict[str, list[dict[str, str]]] = {}
+    if info is not None and info.image_token is not None:
+        for name in SCENES:
+            item = {"value": name, "label": scene_label(name)}
+            groups.setdefault("The simulated table", []).append(item)
+        return [{"group": group, "items": items} for group, items in groups.items()]
     for example in EXAMPLES:
         item = {"value": example.text, "label": example.label}
         groups.setdefault(example.group, []).append(item)
@@ -136,9 +175,38 @@ def register(app: Dash, services: Services) -> None:
         State(ids.PROMPT, "data"),
         State(ids.BOS_USED, "data"),
         State(ids.SECOND, "data"),
+        State(ids.IMAGES, "data"),
         State(ids.LIMITS, "data"),
         prevent_initial_call=True,
     )
+    app.clientside_callback(
+        browser("show", "images"), Input(ids.IMAGES_SHOWN, "data"), prevent_initial_call=True
+    )
+
+    @app.callback(
+        Output(ids.PROMPT_REQUEST, "data", allow_duplicate=True),
+        Output(ids.IMAGE_UPLOAD, "contents"),
+        Input(ids.IMAGE_UPLOAD, "contents"),
+        State(ids.IMAGE_UPLOAD, "filename"),
+        State(ids.VIEW, "data"),
+        running=[(Output(ids.IMAGE_UPLOAD, "disabled"), True, False)],
+        prevent_initial_call=True,
+    )
+    def take(
+        contents: list[str] | None, names: list[str] | None, data: dict[str, Any] | None
+    ) -> Any:
+        if not contents or data is None:
+            return no_update, no_update
+        kept = [
+            services.images.keep_url(url, name)
+            for url, name in zip(contents, names or [], strict=False)
+        ]
+        view = View.from_json(data)
+        # A picture of the table is an example: what a person gives takes its place.
+        given = [name for name in view.images if not name.startswith(TABLE)]
+        request = {"text": view.prompt, "second": view.second, "bos": view.bos}
+        return {**request, "images": [*given, *kept], "at": time.time()}, None
+
     app.clientside_callback(
         browser("show", "tokens"),
         Input(ids.TOKENS, "data"),

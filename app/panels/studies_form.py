@@ -10,7 +10,7 @@ from ablation.studies import PROMPT_STUDIES, plan_study, study_named
 from ablation.studies.options import StudyOption
 from app import ids, words
 from app.jobs import duration
-from app.services import Services, prompt_of
+from app.services import Services
 from app.view import View
 from models.errors import ErrorKind, UserError
 
@@ -115,7 +115,7 @@ def prompts_of(
     from ablation.studies.prompts import given_prompts, shipped_prompts
 
     if chosen == THIS_PROMPT:
-        prompt_of(view, model)
+        services.prompt(view, model)
         return given_prompts([view.prompt])
     if chosen == FILE:
         found: PromptSet | None = services.results.get(file) if file else None

@@ -19,7 +19,7 @@ from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
 from app.panels.pieces import browser, choose_on_click
 from app.panels.progress import REPORT_SECONDS, Bar, cancels, watch_page
 from app.panels.study import SWEEP_MAP_HEIGHT, search_columns, sweep_columns
-from app.services import Services, build_intervention, intervention_of, prompt_of
+from app.services import Services, build_intervention, intervention_of
 from app.view import View
 from models.errors import ErrorKind, UserError
 from viz.heads import head_map_figure, ranking_table
@@ -116,8 +116,9 @@ def run_study(
     """
     model = services.model(view.model)
     if view.study == "positions":
-        return by_position.run(model, view, report, job.cancel)
-    prompt = prompt_of(view, model)
+        prompt = services.prompt(view, model)
+        return by_position.run(model, prompt, view, report, job.cancel)
+    prompt = services.prompt(view, model)
     intervention, positions = intervention_of(view, prompt)
     if view.study == "sweep":
         needs_target = metric_named(view.metric).info.needs_target

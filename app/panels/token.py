@@ -7,7 +7,7 @@ from dash import Dash, Input, Output, State, html
 from app import ids, words
 from app.panels.pieces import browser
 from app.panels.wait_strip import awaiting
-from app.services import Services, prompt_of
+from app.services import Services
 from app.view import View
 from app.waits import step
 from models.types import TokenDetail, TokenProbability
@@ -92,7 +92,7 @@ def register(app: Dash, services: Services) -> None:
             return "", [], True
         view = View.from_json(data)
         model = services.model(view.model)
-        prompt = prompt_of(view, model)
+        prompt = services.prompt(view, model)
         position = opened["position"]
         with (
             awaiting(services, tab, "token", view, position),

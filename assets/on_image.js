@@ -1,0 +1,327 @@
+// Attention on the picture: a card a head, the picture with the weights of the selected token over
+// the parts of it that its keys stand for; below it the prompt's words, shaded alike. Without a
+// selected token it is the one whose prediction is read. Patches and words can be selected.
+
+(function () {
+  "use strict";
+
+  const HUES = 7;
+  const STRONGEST = 0.85; // opacity of the largest weight
+
+  function element(name, className, text) {
+    const made = document.createElement(name);
+    made.className = className;
+    if (text !== undefined) {
+      made.textContent = text;
+    }
+    return made;
+  }
+
+  function percent(part) {
+    return part >= 0.995 ? "100 %" : part < 0.01 ? (100 * part).toFixed(1) + " %" : Math.round(100 * part) + " %";
+  }
+
+  window.attention = Object.assign({ drawers: {} }, window.attention);
+  window.attention.drawers.image = function (place, host) {
+    const { weights } = window.attention;
+    const note = element("p", "on-image-note");
+    const tools = element("div", "on-image-tools");
+    const grid = element("div", "on-image-grid");
+    const strength = element("input", "");
+    strength.type = "range";
+    strength.min = 10;
+    strength.max = 100;
+    strength.value = 100;
+    strength.setAttribute("aria-label", "Strength of the overlay");
+    const label = element("label", "field-label", "overlay ");
+    label.append(strength);
+    const least = element("span", "on-image-tip");
+    tools.append(label, least);
+    strength.addEventListener("input", () => paint());
+    place.replaceChildren(note, tools, grid);
+
+    let known = null;
+    let chosen = { token: null, direction: "at", side: "prompt" };
+    let cards = []; // { head, hue, canvases, words, title, said, side, found }
+
+    // --- what is selected ---
+
+    function sideOf(head) {
+      return known.maps[head].sides[0];
+    }
+
+    function boxesOf(side) {
+      const { cells, seen } = window.attention.images();
+      return side === "source" ? seen : cells;
+    }
+
+    // The selected position among those of a side: a patch that is selected in the prompt is the same
+    // patch of the picture for the tower's heads, and the reverse.
+    function selected(side) {
+      const { token } = chosen;
+      if (token !== null && chosen.side === side) {
+        return token;
+      }
+      if (token !== null) {
+        const from = boxesOf(chosen.side);
+        const box = from && from[token];
+        const to = boxesOf(side);
+        const same = box && to ? to.findIndex((one) => one && close(one, box)) : -1;
+        if (same >= 0) {
+          return same;
+        }
+      }
+      return side === "prompt" ? known.marked : middle(boxesOf(side));
+    }
+
+    function close(one, other) {
+      return one.every((edge, i) => Math.abs(edge - other[i]) < 1);
+    }
+
+    // The position that stands for the middle of the first picture.
+    function middle(boxes) {
+      const { pictures } = window.attention.images();
+      const [x, y] = [pictures[0].width / 2, pictures[0].height / 2];
+      const found = (boxes || []).findIndex(
+        (box) => box && box[1] <= x && x < box[3] && box[2] <= y && y < box[4]
+      );
+      return Math.max(found, 0);
+    }
+
+    // --- building ---
+
+    function build() {
+      const { pictures, cells } = window.attention.images();
+      if (!pictures.length || !cells) {
+        note.textContent = pictures.length
+          ? "Which part of the picture each position shows could not be told from this model's " +
+            "processor, so nothing is drawn on it; Matrix and Text show the positions by number."
+          : "There is no picture in this prompt: add one on the left.";
+        grid.replaceChildren();
+        tools.hidden = true;
+        cards = [];
+        return;
+      }
+      note.textContent = "";
+      tools.hidden = false;
+      cards = known.order.map((head, i) => card(head, i % HUES, pictures));
+      grid.replaceChildren(...cards.map((one) => one.element));
+    }
+
+    function card(head, hue, pictures) {
+      const made = element("section", "on-image-card");
+      made.style.setProperty("--hue", `var(--av-head-${hue})`);
+      const side = sideOf(head);
+      const title = element("div", "on-image-title");
+      const said = element("span", "on-image-said");
+      title.append(element("span", "text-head", known.maps[head].name), said);
+      const one = { head, hue, side, element: made, said, words: null, canvases: [], found: null };
+      made.append(title);
+      pictures.forEach((picture, i) => {
+        const canvas = element("canvas", "on-image-canvas");
+        canvas.setAttribute("role", "img");
+        canvas.setAttribute("aria-label", "Attention of " + known.maps[head].name + " on " + picture.name);
+        const image = new window.Image();
+        image.addEventListener("load", () => paint());
+        image.src = picture.src;
+        canvas.addEventListener("pointermove", (event) => point(one, i, event));
+        canvas.addEventListener("pointerleave", () => (least.textContent = ""));
+        canvas.addEventListener("click", (event) => pick(one, i, event));
+        one.canvases.push({ canvas, image, picture });
+        made.append(canvas);
+      });
+      if (side === "prompt") {
+        one.words = element("div", "on-image-words");
+        known.labels.forEach((text, position) => {
+          if (!boxesOf("prompt")[position]) {
+            const word = element("button", "on-image-word", text);
+            word.type = "button";
+            word.dataset.position = position;
+            word.addEventListener("click", () => select(position, "prompt"));
+            one.words.append(word);
+          }
+        });
+        made.append(one.words);
+      }
+      return one;
+    }
+
+    // --- pointing ---
+
+    function boxAt(one, index, event) {
+      const { canvas, picture } = one.canvases[index];
+      const frame = canvas.getBoundingClientRect();
+      const x = ((event.clientX - frame.left) / frame.width) * picture.width;
+      const y = ((event.clientY - frame.top) / frame.height) * picture.height;
+      const boxes = boxesOf(one.side) || [];
+      let found = -1; // the smallest: a picture may be shown whole and in tiles
+      boxes.forEach((box, i) => {
+        const inside = box && box[0] === index && box[1] <= x && x < box[3] && box[2] <= y && y < box[4];
+        if (inside && (found < 0 || area(box) < area(boxes[found]))) {
+          found = i;
+        }
+      });
+      return found;
+    }
+
+    function area(box) {
+      return (box[3] - box[1]) * (box[4] - box[2]);
+    }
+
+    function point(one, index, event) {
+      const at = boxAt(one, index, event);
+      const weight = at >= 0 && one.found ? one.found[at] : NaN;
+      const names = one.side === "source" ? known.source.labels : known.labels;
+      least.textContent =
+        at < 0 ? "" : known.maps[one.head].name + " · " + names[at] + " · " + weights.exact(weight);
+    }
+
+    function pick(one, index, event) {
+      const at = boxAt(one, index, event);
+      if (at >= 0) {
+        select(at, one.side);
+      }
+    }
+
+    function select(position, side) {
+      const again = chosen.token === position && chosen.side === side;
+      host.select(again ? null : position, chosen.direction, side);
+    }
+
+    // --- painting ---
+
+    function paint() {
+      if (!known) {
+        return;
+      }
+      for (const one of cards) {
+        one.found = host.weights(one.head, selected(one.side), chosen.direction);
+        if (one.found) {
+          paintCard(one);
+        }
+      }
+    }
+
+    function paintCard(one) {
+      const { found, side } = one;
+      const boxes = boxesOf(side) || [];
+      const { scale } = known.maps[one.head];
+      let most = 0;
+      let sum = 0;
+      let onImage = 0;
+      found.forEach((weight, i) => {
+        if (weight > 0) {
+          sum += weight;
+          most = Math.max(most, boxes[i] ? weight : 0);
+          onImage += boxes[i] ? weight : 0;
+        }
+      });
+      const names = side === "source" ? known.source.labels : known.labels;
+      const whose = names[selected(side)];
+      const verb = chosen.direction === "at" ? " looks" : " is looked at";
+      const part = scale.unit === 1 && chosen.direction === "at" ? percent(sum ? onImage / sum : 0) + " on the image" : "";
+      one.said.textContent = whose + verb + (part ? ", " + part : "") + ", max " + weights.exact(most);
+      const share = (weight) =>
+        weight > 0 && !(scale.threshold > weight) && most > 0 ? Math.min(1, weight / most) : 0;
+      for (const { canvas, image, picture } of one.canvases) {
+        paintCanvas(one, canvas, image, picture, boxes, share);
+      }
+      if (one.words) {
+        for (const word of one.words.children) {
+          const position = Number(word.dataset.position);
+          word.style.setProperty("--shade", Math.round(70 * share(Math.min(found[position] || 0, most))) + "%");
+          word.title = word.textContent + ": " + weights.exact(found[position]);
+          word.classList.toggle("selected", side === "prompt" && position === selected("prompt"));
+        }
+      }
+    }
+
+    function paintCanvas(one, canvas, image, picture, boxes, share) {
+      const size = Number(getComputedStyle(grid).getPropertyValue("--side").replace("px", "")) || 300;
+      const zoom = size / Math.max(picture.width, picture.height);
+      const ratio = window.devicePixelRatio || 1;
+      const [width, height] = [Math.round(picture.width * zoom), Math.round(picture.height * zoom)];
+      canvas.style.width = width + "px";
+      canvas.style.height = height + "px";
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+      const pen = canvas.getContext("2d");
+      pen.scale(ratio, ratio);
+      pen.imageSmoothingEnabled = picture.width > width;
+      if (image.complete && image.naturalWidth) {
+        pen.filter = "grayscale(0.55)";
+        pen.drawImage(image, 0, 0, width, height);
+        pen.filter = "none";
+      }
+      const hue = getComputedStyle(one.element).getPropertyValue("--hue").trim();
+      const index = one.canvases.findIndex((each) => each.canvas === canvas);
+      pen.fillStyle = hue;
+      boxes.forEach((box, i) => {
+        if (!box || box[0] !== index) {
+          return;
+        }
+        pen.globalAlpha = STRONGEST * share(one.found[i]) * (strength.value / 100);
+        if (pen.globalAlpha > 0.004) {
+          pen.fillRect(box[1] * zoom, box[2] * zoom, (box[3] - box[1]) * zoom, (box[4] - box[2]) * zoom);
+        }
+      });
+      pen.globalAlpha = 1;
+      const here = boxes[selected(one.side)];
+      if (here && here[0] === index) {
+        pen.strokeStyle = getComputedStyle(document.body).getPropertyValue("--av-accent").trim();
+        pen.lineWidth = 2;
+        pen.strokeRect(here[1] * zoom + 1, here[2] * zoom + 1, (here[3] - here[1]) * zoom - 2, (here[4] - here[2]) * zoom - 2);
+      }
+    }
+
+    document.addEventListener("pictures", () => known && show());
+
+    function show() {
+      build();
+      paint();
+    }
+
+    function svg(head) {
+      const { svgPen } = window.attention;
+      const wanted = cards.filter((one) => one.found && (!head || one.head === head));
+      return wanted.length && svgPen ? drawn(wanted) : null;
+    }
+
+    // The cards as they stand, as pictures in an SVG.
+    function drawn(wanted) {
+      const gap = 12;
+      let [x, tallest] = [0, 0];
+      const parts = wanted.map((one) => {
+        const [{ canvas }] = one.canvases;
+        const [width, height] = [parseFloat(canvas.style.width), parseFloat(canvas.style.height)];
+        const name = known.maps[one.head].name;
+        const part =
+          `<text x="${x}" y="14" font-family="sans-serif" font-size="13" font-weight="600">${name}</text>` +
+          `<image x="${x}" y="20" width="${width}" height="${height}" href="${canvas.toDataURL()}"/>`;
+        x += width + gap;
+        tallest = Math.max(tallest, height);
+        return part;
+      });
+      const size = `width="${x - gap}" height="${tallest + 20}"`;
+      return `<svg xmlns="http://www.w3.org/2000/svg" ${size}>${parts.join("")}</svg>`;
+    }
+
+    return {
+      update(now) {
+        known = now;
+        const first = known.maps[known.order[0]];
+        const size = first && first.figure.layout.width;
+        grid.style.setProperty("--side", (size || 300) + "px");
+        show();
+      },
+      select(now) {
+        chosen = now;
+        paint();
+      },
+      weightsCame() {
+        paint();
+      },
+      svg,
+    };
+  };
+})();

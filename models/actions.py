@@ -1,0 +1,183 @@
+"""Policies whose actions are tokens: which tokens are which dimension, and what each stands for.
+
+A policy's directory says so in `actions.json`:
+
+    {"actions": [
+        {"name": "dx", "unit": "px", "tokens": {"<-2>": -2, "<0>": 0, "<+2>": 2}, "axis": "x"},
+        {"name": "grip", "tokens": {"<open>": 0, "<shut>": 1}, "words": {"0": "open", "1": "shut"}}
+     ],
+     "origin": {"pattern": "x(\\\\d+) y(\\\\d+)", "scale": 2}}
+
+The dimensions are answered in this order, a token each. `axis` is given to those that are motion in
+the plane of the picture: "x" to the right, "y" downwards. `origin` says where what moves is on the
+picture: two numbers of the prompt's text, times `scale`, in pixels. In place of `tokens`, `bins`
+with `first` (a token id), `count`, `low` and `high` describes evenly spaced bins (OpenVLA's).
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.errors import ErrorKind, UserError
+from models.tokens import TokenReader
+from models.types import FloatArray, TokenizedPrompt
+
+ACTIONS_FILE = "actions.json"
+MOST_DIMENSIONS = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActionDimension:
+    """One number of an action, answered by one token."""
+
+    name: str
+    unit: str
+    token_ids: tuple[int, ...]
+    values: FloatArray
+    """float64 [n_tokens]: what each token stands for."""
+    words: Mapping[float, str]
+    """What values are called, for those that are no quantities: open, close."""
+    axis: str | None = None
+
+    @property
+    def reach(self) -> float:
+        """The distance between its largest and its smallest value."""
+        return float(self.values.max() - self.values.min())
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether its values are named and no quantities."""
+        return bool(self.words)
+
+    def said(self, value: float) -> str:
+        """Return a value in words, with its unit."""
+        if value in self.words:
+            return self.words[value]
+        return f"{value:{'+' if value else ''}g} {self.unit}".strip()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActionSpace:
+    """What a policy's answers mean."""
+
+    dimensions: tuple[ActionDimension, ...]
+    origin_pattern: str | None = None
+    origin_scale: float = 1.0
+
+    def origin(self, prompt: TokenizedPrompt) -> tuple[float, float] | None:
+        """Return where on the picture that is which moves, in pixels; None if it is not told."""
+        found = self.origin_pattern and re.search(self.origin_pattern, prompt.text)
+        if not found:
+            return None
+        x, y = (float(number) * self.origin_scale for number in found.groups()[:2])
+        return x, y
+
+    def named(self, name: str) -> int:
+        """Return which dimension has a name; raise `UserError` if none has."""
+        for index, dimension in enumerate(self.dimensions):
+            if dimension.name == name:
+                return index
+        known = ", ".join(dimension.name for dimension in self.dimensions)
+        raise UserError(
+            ErrorKind.TARGET, f"The policy has no action {name!r}; its actions are {known}."
+        )
+
+
+def read_actions(path: Path, reader: TokenReader, n_vocab: int) -> ActionSpace | None:
+    """Read the description of a policy's actions; None if there is no such file.
+
+    Raises:
+        UserError: the file is damaged, or does not fit the model.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise _refusal(path, "it cannot be read") from error
+    try:
+        data = json.loads(text)
+        described = data["actions"]
+        if not isinstance(described, list) or not 0 < len(described) <= MOST_DIMENSIONS:
+            raise _refusal(path, f"it must list 1 to {MOST_DIMENSIONS} actions")
+        dimensions = tuple(_dimension(path, one, reader, n_vocab) for one in described)
+        origin = data.get("origin") or {}
+        pattern = origin.get("pattern")
+        if pattern is not None and re.compile(pattern).groups < 2:
+            raise _refusal(path, "the pattern of origin needs two groups of digits")
+        return ActionSpace(dimensions, pattern, float(origin.get("scale", 1)))
+    except json.JSONDecodeError as error:
+        raise _refusal(path, f"line {error.lineno} is not valid JSON") from error
+    except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
+        raise _refusal(path, f"it does not have the form that is described ({error})") from error
+
+
+def _dimension(path: Path, data: Any, reader: TokenReader, n_vocab: int) -> ActionDimension:
+    name = str(data["name"])
+    if "bins" in data:
+        bins = data["bins"]
+        count = int(bins["count"])
+        ids = tuple(range(int(bins["first"]), int(bins["first"]) + count))
+        edges = np.linspace(float(bins["low"]), float(bins["high"]), count + 1)
+        values = (edges[:-1] + edges[1:]) / 2
+    else:
+        ids = tuple(_token_id(path, name, token, reader) for token in data["tokens"])
+        values = np.array([float(value) for value in data["tokens"].values()])
+    if len(ids) < 2 or not np.isfinite(values).all():
+        raise _refusal(path, f"the action {name!r} needs at least two tokens with finite values")
+    outside = next((i for i in ids if not 0 <= i < n_vocab), None)
+    if outside is not None:
+        raise _refusal(
+            path, f"the action {name!r} names the token {outside}, and ids end at {n_vocab - 1}"
+        )
+    words = {float(value): str(word) for value, word in data.get("words", {}).items()}
+    axis = data.get("axis")
+    if axis not in (None, "x", "y"):
+        raise _refusal(path, f"the axis of {name!r} must be x or y, not {axis!r}")
+    return ActionDimension(name, str(data.get("unit", "")), ids, values, words, axis)
+
+
+def _token_id(path: Path, name: str, token: str, reader: TokenReader) -> int:
+    ids = reader.tokenizer(token, add_special_tokens=False, verbose=False)["input_ids"]
+    if len(ids) != 1 or reader.text(ids[0]).strip() != token.strip():
+        raise _refusal(path, f"{token!r}, of the action {name!r}, is not one token of the model")
+    return int(ids[0])
+
+
+def _refusal(path: Path, what: str) -> UserError:
+    return UserError(ErrorKind.MODEL, f"The description of actions {path} is wrong: {what}.")
+
+
+def followed_by(
+    prompt: TokenizedPrompt, added: Sequence[int], reader: TokenReader
+) -> TokenizedPrompt:
+    """Return a prompt with tokens behind it, as if the model had answered them."""
+    if not added:
+        return prompt
+    ids = list(added)
+    n = len(ids)
+    given = None
+    if prompt.given is not None:
+        given = {name: _lengthened(array, len(prompt), n) for name, array in prompt.given.items()}
+    return replace(
+        prompt,
+        ids=(*prompt.ids, *ids),
+        labels=(*prompt.labels, *map(reader.label, ids)),
+        texts=(*prompt.texts, *map(reader.text, ids)),
+        kinds=(*prompt.kinds, *["action"] * n),
+        cells=None if prompt.cells is None else (*prompt.cells, *[None] * n),
+        given=given,
+    )
+
+
+def _lengthened(array: FloatArray, n_positions: int, n: int) -> FloatArray:
+    """Return what a model is given with the entries of further text positions, where it has one
+    for each position."""
+    if array.shape != (1, n_positions):
+        return array
+    return np.concatenate([array, np.zeros((1, n), dtype=array.dtype)], axis=1)

@@ -1,0 +1,6 @@
+"""A small simulated table, and the policy that ships for it: a vision-language-action model.
+
+`table` is the world (gym-style reset and step), `drawing` its camera, `words` the language of
+instructions, states and actions, `policy` the model's architecture and files, `training` how its
+weights were made.
+"""

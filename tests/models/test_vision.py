@@ -1,0 +1,303 @@
+"""Models that read pictures, held against transformers' own eager run with plain hooks on the
+output projections; and each position of a picture against the pixels that it comes from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_vision import FAMILIES, QUESTION, noise_picture, tiny_vision_directory, tiny_vision_model
+from torch import nn
+from transformers import AutoModelForImageTextToText
+
+from ablation import Ablation, Zero, search_heads, sweep_heads
+from models.errors import ErrorKind, UserError
+from models.forward_pass import beside
+from models.picture import Picture
+from models.types import Head, TokenizedPrompt
+
+TOLERANCE = 3e-5
+"""Of probabilities and log-probabilities: float32 rounding is up to 1.4e-5 here, a real mistake of
+order 0.1."""
+
+EVERY = pytest.mark.parametrize("name", list(FAMILIES))
+SEEING = [name for name, family in FAMILIES.items() if family.tower]
+
+
+def prompt_of(name: str, seed: int = 0) -> TokenizedPrompt:
+    family = FAMILIES[name]
+    model = tiny_vision_model(name)
+    return model.tokenize(QUESTION, pictures=[noise_picture(family.picture, seed)])
+
+
+def eager(name: str) -> Any:
+    return AutoModelForImageTextToText.from_pretrained(
+        tiny_vision_directory(name), attn_implementation="eager"
+    ).eval()
+
+
+def inputs(prompt: TokenizedPrompt) -> dict[str, torch.Tensor]:
+    given = {k: torch.from_numpy(np.asarray(v)) for k, v in beside(prompt).items()}
+    return {"input_ids": torch.tensor([prompt.ids]), **given}
+
+
+def projections(model: Any, vision: bool) -> list[nn.Linear]:
+    """Return the output projections of the language model's layers, or of the tower's, in order."""
+    inside = set(model.get_decoder().modules())
+    names = ("o_proj", "out_proj", "proj")
+    found = [
+        module
+        for path, module in model.named_modules()
+        if path.rsplit(".", 1)[-1] in names and "attn" in path and isinstance(module, nn.Linear)
+    ]
+    return [module for module in found if (module in inside) != vision]
+
+
+@contextmanager
+def zeroed(projection: nn.Linear, head: int, n_heads: int) -> Iterator[None]:
+    width = projection.in_features // n_heads
+
+    def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        z = args[0].clone()
+        z[..., head * width : (head + 1) * width] = 0
+        return (z,)
+
+    handle = projection.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def log_probs(model: Any, prompt: TokenizedPrompt) -> np.ndarray:
+    with torch.inference_mode():
+        logits = model(**inputs(prompt)).logits[0, -1]
+    return torch.log_softmax(logits.double(), -1).numpy()
+
+
+@EVERY
+def test_attention_is_that_of_an_eager_run(name: str) -> None:
+    model, prompt = tiny_vision_model(name), prompt_of(name)
+    with torch.inference_mode():
+        expected = eager(name)(**inputs(prompt), output_attentions=True).attentions
+    maps = model.attention(prompt, model.all_heads())
+    found = maps.values.reshape(model.n_layers, model.n_heads, *maps.values.shape[1:])
+    for layer, pattern in enumerate(expected[-model.n_layers :]):
+        np.testing.assert_allclose(found[layer], pattern[0].numpy(), atol=TOLERANCE)
+    assert model.stacks.named("").causal is FAMILIES[name].causal
+
+
+@EVERY
+def test_every_head_of_the_language_model_zeroed_equals_a_plain_hook(name: str) -> None:
+    model, prompt, reference = tiny_vision_model(name), prompt_of(name), eager(name)
+    assert model.branches
+    heads = model.all_heads()
+    found = model.ablated_logprobs(prompt, [[head] for head in heads], Zero()).numpy()
+    clean = log_probs(reference, prompt)
+    np.testing.assert_allclose(model.predict(prompt).log_probs, clean, atol=TOLERANCE)
+    layers = projections(reference, vision=False)
+    moved = 0.0
+    for row, head in zip(found, heads, strict=True):
+        with zeroed(layers[head.layer], head.head, model.n_heads):
+            expected = log_probs(reference, prompt)
+        np.testing.assert_allclose(row, expected, atol=TOLERANCE)
+        moved = max(moved, float(np.abs(expected - clean).max()))
+    assert moved > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_every_head_of_the_tower_zeroed_equals_a_plain_hook(name: str) -> None:
+    model, prompt, reference = tiny_vision_model(name), prompt_of(name), eager(name)
+    tower = model.stacks.named("vision")
+    heads = model.all_heads("vision")
+    assert len(heads) == tower.n_layers * tower.n_heads
+    both = [[head] for head in heads] + [[heads[0], Head(1, 2)], [Head(1, 2)]]
+    found = model.ablated_logprobs(prompt, both, Zero()).numpy()
+    layers = projections(reference, vision=True)
+    inside = projections(reference, vision=False)
+    for row, head in zip(found, heads, strict=False):
+        with zeroed(layers[head.layer], head.head, tower.n_heads):
+            expected = log_probs(reference, prompt)
+        np.testing.assert_allclose(row, expected, atol=TOLERANCE)
+    with zeroed(inside[1], 2, model.n_heads):
+        np.testing.assert_allclose(found[-1], log_probs(reference, prompt), atol=TOLERANCE)
+        with zeroed(layers[0], 0, tower.n_heads):
+            np.testing.assert_allclose(found[-2], log_probs(reference, prompt), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_the_tower_shows_its_attention_among_patches(name: str) -> None:
+    model, prompt, reference = tiny_vision_model(name), prompt_of(name), eager(name)
+    assert prompt.seen is not None
+    maps = model.attention(prompt, model.all_heads("vision"))
+    assert maps.prompt == prompt.seen
+    seen: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen.append(output[1])
+
+    parents = {id(p): path for path, p in reference.named_modules()}
+    for projection in projections(reference, vision=True):
+        path = parents[id(projection)].rsplit(".", 1)[0]
+        reference.get_submodule(path).register_forward_hook(keep)
+    log_probs(reference, prompt)
+    expected = torch.cat([pattern[0] for pattern in seen])
+    np.testing.assert_allclose(maps.values, expected.numpy(), atol=TOLERANCE)
+
+
+@EVERY
+def test_a_bright_cell_comes_out_where_it_is(name: str) -> None:
+    """A picture is black but for what one cell covers: of what the language model is given at the
+    picture's positions, that cell's changes most."""
+    family, model = FAMILIES[name], tiny_vision_model(name)
+    reference = eager(name)
+    width, height = family.picture
+    dark = Picture(np.zeros((height, width, 3), np.uint8), "dark")
+    prompt = model.tokenize(QUESTION, pictures=[dark])
+    assert prompt.cells is not None
+    at = [i for i, kind in enumerate(prompt.kinds) if kind == "image"]
+    cells = [prompt.cells[i] for i in at]
+    assert all(cell is not None for cell in cells)
+    before = embedded(reference, prompt)[at]
+    last = max(cell.tile for cell in cells if cell)
+    whole = [k for k, cell in enumerate(cells) if cell and cell.tile == last]
+    assert len(whole) == family.side**2  # of the whole picture, where it is shown in tiles too
+    for k in (whole[0], whole[1], whole[family.side], whole[-1]):
+        cell = cells[k]
+        assert cell is not None
+        pixels = dark.pixels.copy()
+        rows = slice(round(cell.top), round(cell.bottom))
+        pixels[rows, round(cell.left) : round(cell.right)] = 255
+        lit = model.tokenize(QUESTION, pictures=[Picture(pixels, "lit")])
+        change = (embedded(reference, lit)[at] - before).norm(dim=-1)
+        brightest = whole[int(change[whole].argmax())]
+        assert brightest == k, (cells[brightest], cell)
+
+
+def embedded(model: Any, prompt: TokenizedPrompt) -> torch.Tensor:
+    """Return what the language model is given, [position, d_model]."""
+    kept: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        kept.append(kwargs["inputs_embeds"][0])
+
+    handle = model.get_decoder().register_forward_pre_hook(keep, with_kwargs=True)
+    log_probs(model, prompt)
+    handle.remove()
+    return kept[0]
+
+
+@EVERY
+def test_cells_cover_the_picture_once(name: str) -> None:
+    prompt = prompt_of(name)
+    assert prompt.cells is not None
+    cells = [cell for cell in prompt.cells if cell is not None]
+    width, height = FAMILIES[name].picture
+    last = max(cell.tile for cell in cells)
+    whole = [cell for cell in cells if cell.tile == last]
+    area = sum((cell.right - cell.left) * (cell.bottom - cell.top) for cell in whole)
+    assert area == pytest.approx(width * height, rel=0.05)
+    assert {cell.row for cell in whole} == set(range(FAMILIES[name].side))
+
+
+def test_a_wide_picture_is_cropped_as_its_processor_does() -> None:
+    """CLIP's resizes the shorter side and cuts out the middle: of 64 x 32 the middle half."""
+    model = tiny_vision_model("llava")
+    prompt = model.tokenize(QUESTION, pictures=[noise_picture((64, 32))])
+    assert prompt.cells is not None
+    cells = [cell for cell in prompt.cells if cell is not None]
+    assert min(cell.left for cell in cells) == pytest.approx(16, abs=0.6)
+    assert max(cell.right for cell in cells) == pytest.approx(48, abs=0.6)
+
+
+def test_sweep_and_search_work_on_pictures() -> None:
+    model, prompt = tiny_vision_model("llava"), prompt_of("llava")
+    scores = sweep_heads(model, prompt)
+    singles = {head: float(scores.values[head.layer, head.head]) for head in model.all_heads()}
+    tower = sweep_heads(model, prompt, stack="vision")
+    singles |= {
+        head: float(tower.values[head.layer, head.head]) for head in model.all_heads("vision")
+    }
+    found = search_heads(model, prompt, max_heads=2)
+    assert found.steps[0].head == max(singles, key=lambda head: singles[head])
+    text = search_heads(model, model.tokenize(QUESTION), max_heads=2)
+    assert all(head.stack == "" for head in text.heads)
+    screened = search_heads(model, prompt, max_heads=2, strategy="screened", screen=40)
+    assert screened.heads == found.heads
+
+
+def test_an_ablation_knows_another_picture() -> None:
+    model = tiny_vision_model("llava")
+    heads = Ablation((Head(1, 1), Head(1, 0, "vision")), Zero())
+    one, other = (model.predict(prompt_of("llava", seed), ablation=heads) for seed in (0, 1))
+    assert not np.allclose(one.log_probs, other.log_probs, atol=1e-3)
+    assert prompt_of("llava", 0).content != prompt_of("llava", 1).content
+
+
+def test_several_pictures_stand_where_the_text_says() -> None:
+    model = tiny_vision_model("llava")
+    pictures = [noise_picture(seed=1), noise_picture(seed=2)]
+    prompt = model.tokenize("is <image> or <image> red", pictures=pictures)
+    kinds = "".join("i" if kind == "image" else "t" for kind in prompt.kinds)
+    assert kinds == "t" + 16 * "i" + "t" + 16 * "i" + "t"
+    assert prompt.cells is not None
+    assert prompt.cells[20] is not None
+    assert prompt.cells[20].picture == 1
+    assert prompt.seen is None
+    assert all(head.stack == "" for head in model.heads_on(prompt))
+    sweep = sweep_heads(model, prompt)
+    assert np.isfinite(sweep.values).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "n_pictures", "said"),
+    [
+        ("", 1, "The prompt is empty"),
+        ("<image> ", 1, "The prompt is empty"),
+        ("is <image> or <image> red", 1, "names 2 pictures"),
+        (QUESTION, 9, "9 pictures were given; at most 8"),
+    ],
+)
+def test_text_and_pictures_that_do_not_fit_are_refused(
+    text: str, n_pictures: int, said: str
+) -> None:
+    model = tiny_vision_model("llava")
+    with pytest.raises(UserError, match=said):
+        model.tokenize(text, pictures=[noise_picture()] * n_pictures)
+
+
+def test_too_many_positions_are_refused() -> None:
+    model = tiny_vision_model("llava")
+    words = " ".join(["red"] * 600)
+    with pytest.raises(UserError, match="with its pictures has 616 tokens"):
+        model.tokenize(words, pictures=[noise_picture()])
+
+
+def test_a_model_of_text_refuses_a_picture(llama: Any) -> None:
+    with pytest.raises(UserError, match="reads text alone") as refused:
+        llama.tokenize("Hello", pictures=[noise_picture()])
+    assert refused.value.kind is ErrorKind.PICTURE
+
+
+def test_what_needs_text_alone_says_so() -> None:
+    model = tiny_vision_model("llava")
+    with pytest.raises(UserError, match="reads text alone, and"):
+        _ = model.residual
+
+
+def test_heads_of_the_tower_need_one_picture() -> None:
+    model = tiny_vision_model("llava")
+    with pytest.raises(UserError, match="one picture in the prompt"):
+        model.attention(model.tokenize(QUESTION), [Head(0, 0, "vision")])
+
+
+def test_cells_that_do_not_come_out_even_are_no_cells() -> None:
+    from models.picture_geometry import image_cells
+
+    model = tiny_vision_model("llava")
+    reader = model._pictures
+    assert reader is not None
+    assert image_cells(reader.images_alone, [noise_picture()], 15) is None
+    assert image_cells(reader.images_alone, [noise_picture()], 17) is None

@@ -1,0 +1,338 @@
+"""Tiny random models that read pictures, made from configs, with the processors of their families.
+
+Written as checkpoint directories, so that tests load them through the front door and can load a
+second, untouched copy of the same weights as an independent reference.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+
+from models.language_model import LanguageModel
+from models.picture import Picture
+from models.registry import load_model
+
+WORDS = ["what", "is", "in", "this", "picture", "a", "red", "square", "or", "the", "blue", "circle"]
+QUESTION = "what is in this picture"
+
+_CLIP = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
+_SIGLIP = {**_CLIP, "model_type": "siglip_vision_model", "vision_use_head": False}
+_LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VisionFamily:
+    """How to make one architecture small."""
+
+    model_type: str
+    vision: dict[str, Any]
+    text: dict[str, Any]
+    processor: Callable[[Any], Any]
+    """tokenizer -> the family's processor"""
+    tokens: dict[str, str] = field(default_factory=lambda: {"image_token": "<image>"})
+    """What the tokenizer's special tokens are called, and how they are written."""
+    config: dict[str, Any] = field(default_factory=dict)
+    more_words: tuple[str, ...] = ()
+    image_id: str = "<image>"
+    """The token that stands for a part of a picture."""
+    picture: tuple[int, int] = (32, 32)
+    """Width and height of what tests show it."""
+    side: int = 4
+    """Positions along each side of that picture, or of its whole view."""
+    tower: bool = True
+    """Whether the tower's heads are a stack."""
+    causal: bool = True
+
+
+def _llava(tokenizer: Any) -> Any:
+    from transformers import LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+    )
+
+
+def _llava_siglip(tokenizer: Any) -> Any:
+    from transformers import LlavaProcessor, SiglipImageProcessorPil
+
+    images = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="full",
+        image_token="<image>",
+    )
+
+
+def _paligemma(tokenizer: Any) -> Any:
+    from transformers import PaliGemmaProcessor, SiglipImageProcessorPil
+
+    images = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    images.image_seq_length = 16
+    return PaliGemmaProcessor(images, tokenizer)
+
+
+def _gemma3(tokenizer: Any) -> Any:
+    from transformers import Gemma3Processor
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    images = Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    return Gemma3Processor(images, tokenizer, image_seq_length=4)
+
+
+def _qwen(tokenizer: Any) -> Any:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    return _ImagesAlone(
+        Qwen2VLImageProcessorPil(
+            size={"shortest_edge": 256, "longest_edge": 65536},
+            patch_size=8,
+            merge_size=2,
+            temporal_patch_size=2,
+        ),
+        tokenizer,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _ImagesAlone:
+    """Writes what a checkpoint has whose own processor cannot be made without a video library."""
+
+    image_processor: Any
+    tokenizer: Any
+
+    def save_pretrained(self, directory: Path) -> None:
+        self.image_processor.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+def _idefics3(tokenizer: Any) -> Any:
+    from transformers import Idefics3Processor
+    from transformers.models.idefics3.image_processing_pil_idefics3 import (
+        Idefics3ImageProcessorPil,
+    )
+
+    images = Idefics3ImageProcessorPil(
+        size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
+    )
+    return Idefics3Processor(images, tokenizer, image_seq_len=4)
+
+
+FAMILIES = {
+    "llava": VisionFamily("llava", _CLIP, _LLAMA, _llava),
+    "llava-siglip": VisionFamily(
+        "llava",
+        _SIGLIP,
+        _LLAMA,
+        _llava_siglip,
+        config={"vision_feature_select_strategy": "full", "vision_feature_layer": -1},
+    ),
+    "paligemma": VisionFamily(
+        "paligemma",
+        {**_SIGLIP, "projection_dim": 32},
+        {**_LLAMA, "model_type": "gemma", "head_dim": 8},
+        _paligemma,
+        config={"projection_dim": 32, "hidden_size": 32},
+        causal=False,
+    ),
+    "gemma3": VisionFamily(
+        "gemma3",
+        _SIGLIP,
+        {**_LLAMA, "model_type": "gemma3_text", "head_dim": 8},
+        _gemma3,
+        tokens={
+            "image_token": "<image_soft_token>",
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+        },
+        config={"mm_tokens_per_image": 4},
+        image_id="<image_soft_token>",
+        side=2,
+        causal=False,
+    ),
+    "qwen2-vl": VisionFamily(
+        "qwen2_vl",
+        {
+            "depth": 3,
+            "embed_dim": 32,
+            "hidden_size": 32,
+            "num_heads": 4,
+            "patch_size": 8,
+            "mlp_ratio": 2,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        {
+            **_LLAMA,
+            "model_type": "qwen2_vl_text",
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [1, 1, 2],
+            },
+        },
+        _qwen,
+        tokens={
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+            "vision_start_token": "<|vision_start|>",
+            "vision_end_token": "<|vision_end|>",
+        },
+        image_id="<|image_pad|>",
+        picture=(64, 64),
+        side=4,
+        tower=False,
+    ),
+    "qwen2.5-vl": VisionFamily(
+        "qwen2_5_vl",
+        {
+            "depth": 3,
+            "hidden_size": 32,
+            "out_hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 4,
+            "patch_size": 8,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+        {
+            **_LLAMA,
+            "model_type": "qwen2_5_vl_text",
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [1, 1, 2],
+            },
+        },
+        _qwen,
+        tokens={
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+            "vision_start_token": "<|vision_start|>",
+            "vision_end_token": "<|vision_end|>",
+        },
+        image_id="<|image_pad|>",
+        picture=(64, 64),
+        side=4,
+        tower=False,
+    ),
+    "idefics3": VisionFamily(
+        "idefics3",
+        {**_CLIP, "model_type": "idefics3_vision"},
+        _LLAMA,
+        _idefics3,
+        tokens={"image_token": "<image>"},
+        config={"scale_factor": 2},
+        more_words=(
+            "<fake_token_around_image>",
+            "<global-img>",
+            "<end_of_utterance>",
+            *(f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)),
+        ),
+        picture=(64, 64),
+        side=2,
+        tower=False,
+    ),
+}
+
+
+def tokenizer_of(family: VisionFamily) -> PreTrainedTokenizerFast:
+    special = ["<s>", "<unk>", "<pad>", *family.tokens.values()]
+    words = [*special, *family.more_words, *WORDS]
+    ids = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        extra_special_tokens=family.tokens,
+        additional_special_tokens=list(family.more_words),
+    )
+
+
+@cache
+def tiny_vision_directory(name: str, seed: int = 0) -> Path:
+    """Return a checkpoint directory of a family; made once a process."""
+    family = FAMILIES[name]
+    directory = Path(mkdtemp(prefix=f"tiny-{name}-"))
+    tokenizer = tokenizer_of(family)
+    processor = family.processor(tokenizer)
+    image_id = tokenizer.convert_tokens_to_ids(family.image_id)
+    text = {
+        **family.text,
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": None,
+    }
+    stated = {"image_token_id": image_id, "image_token_index": image_id}
+    for kind in ("video", "vision_start", "vision_end"):
+        if f"{kind}_token" in family.tokens:
+            word = family.tokens[f"{kind}_token"]
+            stated[f"{kind}_token_id"] = tokenizer.convert_tokens_to_ids(word)
+    config = AutoConfig.for_model(
+        family.model_type,
+        vision_config=family.vision,
+        text_config=text,
+        pad_token_id=tokenizer.pad_token_id,
+        **stated,
+        **family.config,
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForImageTextToText.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.2)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
+
+
+@cache
+def tiny_vision_model(name: str) -> LanguageModel:
+    return load_model(tiny_vision_directory(name), device="cpu")
+
+
+def noise_picture(size: tuple[int, int] = (32, 32), seed: int = 0) -> Picture:
+    """Return a picture of coloured noise; size is width and height."""
+    rng = np.random.default_rng(seed)
+    return Picture(rng.integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8), "noise")
