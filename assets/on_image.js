@@ -82,10 +82,14 @@
     function middle(boxes) {
       const { pictures } = window.attention.images();
       const [x, y] = [pictures[0].width / 2, pictures[0].height / 2];
-      const found = (boxes || []).findIndex(
-        (box) => box && box[1] <= x && x < box[3] && box[2] <= y && y < box[4]
-      );
-      return Math.max(found, 0);
+      const away = (box) => Math.hypot((box[1] + box[3]) / 2 - x, (box[2] + box[4]) / 2 - y);
+      let nearest = 0;
+      (boxes || []).forEach((box, i) => {
+        if (box && box[0] === 0 && (!boxes[nearest] || away(box) < away(boxes[nearest]))) {
+          nearest = i;
+        }
+      });
+      return nearest;
     }
 
     // --- building ---

@@ -56,13 +56,16 @@ class ForwardPass:
         position: int,
         beside: Beside | None = None,
         encoded: Tensor | None = None,
+        stacked: bool = False,
     ) -> Tensor:
         """Run a batch of prompts of equal length; return logits [batch, n_vocab] at a position.
 
         Raises:
             UserError: memory ran out, or the logits are not finite.
         """
-        logits = self.logits(ids, request, position, beside=beside, encoded=encoded)[:, 0]
+        logits = self.logits(
+            ids, request, position, beside=beside, encoded=encoded, stacked=stacked
+        )[:, 0]
         self.refuse_not_finite(logits)
         return logits
 
@@ -74,6 +77,7 @@ class ForwardPass:
         gradients: bool = False,
         beside: Beside | None = None,
         encoded: Tensor | None = None,
+        stacked: bool = False,
     ) -> Tensor:
         """Run a batch; return logits [batch, 1, n_vocab], or [batch, position, n_vocab] for all.
 
@@ -83,11 +87,12 @@ class ForwardPass:
             beside: what goes in with them.
             encoded: what the encoder makes of the source (`encode`), [1, n_source, d_model]. With
                 it the decoder alone runs; `request` counts its layers on from the encoder's.
+            stacked: whether arrays of `beside` are of the whole batch, each row with its own.
 
         Raises:
             UserError: memory ran out, or a knockout left a query no key.
         """
-        given: dict[str, Any] = {**self.inputs(ids, beside)}
+        given: dict[str, Any] = {**self.inputs(ids, beside, stacked)}
         if encoded is not None:
             del given["input_ids"]
             given["encoder_outputs"] = BaseModelOutput(encoded.expand(len(ids), -1, -1))
@@ -112,7 +117,7 @@ class ForwardPass:
         return hidden
 
     def inputs(
-        self, ids: Sequence[Sequence[int]], beside: Beside | None = None
+        self, ids: Sequence[Sequence[int]], beside: Beside | None = None, stacked: bool = False
     ) -> dict[str, Tensor]:
         """Return a batch as the model takes it: keyword -> int64 [batch, position]; pictures as
         their processor made them, one row's behind the other's."""
@@ -122,7 +127,8 @@ class ForwardPass:
                 array = torch.from_numpy(row).to(self.device)
                 if array.is_floating_point():
                     array = array.to(self._dtype)
-                batch[name] = array.repeat(len(ids), *[1] * (array.ndim - 1))
+                times = 1 if stacked else len(ids)
+                batch[name] = array.repeat(times, *[1] * (array.ndim - 1))
             else:
                 batch[name] = torch.tensor([list(row)] * len(ids), device=self.device)
         return batch

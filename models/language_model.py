@@ -478,6 +478,37 @@ class LanguageModel:
         logits = self._pass.logits_at([prompt.ids], request, position, beside(prompt))
         return Run(self.prediction_from(log_softmax64(logits)[0], position, top_k), maps)
 
+    def batch_log_probs(
+        self, prompts: Sequence[TokenizedPrompt], ablation: AblationLike | None = None
+    ) -> Tensor:
+        """Return what different prompts of equal length and like pictures predict at their ends.
+
+        Args:
+            ablation: the same for all; its intervention is made ready for the first prompt, so one
+                that takes something from the prompt itself does not belong here.
+
+        Returns:
+            float64 [n_prompts, n_vocab], natural log-probabilities.
+
+        Raises:
+            UserError: the ablation does not fit, or numbers are not finite.
+        """
+        first, last = prompts[0], len(prompts[0]) - 1
+        if any(len(prompt) != len(first) for prompt in prompts):
+            raise ValueError("prompts of a batch must be of equal length")
+        request = TapRequest()
+        if ablation is not None and ablation.heads:
+            posed = self.head_sets.pose(
+                first, ablation.intervention, ablation.heads, last, ablation.positions
+            )
+            request.plan = posed.plan([ablation.heads] * len(prompts))
+        together = {
+            name: np.concatenate([(prompt.given or {})[name] for prompt in prompts])
+            for name in first.given or {}
+        }
+        ids = [prompt.ids for prompt in prompts]
+        return log_softmax64(self._pass.logits_at(ids, request, last, together, stacked=True))
+
     def read_attention(
         self,
         prompt: TokenizedPrompt,

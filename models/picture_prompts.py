@@ -1,10 +1,11 @@
 """Text and pictures to a prompt: what a model's processor makes of both, and what stands where."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 
 from models import tokens
 from models.errors import ErrorKind, UserError
@@ -49,7 +50,7 @@ class GridProcessor:
         return {**made, "input_ids": np.array([ids]), "mm_token_type_ids": np.array(kinds)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PictureReader:
     """Turns text with pictures into prompts for one model."""
 
@@ -61,6 +62,19 @@ class PictureReader:
     """How many patches along each side make one position."""
     name: str
     """The model's, for messages."""
+    known: LRUCache[Hashable, list[Cell | None] | None] = field(
+        default_factory=lambda: LRUCache(64)
+    )
+    """What `cells` has found."""
+
+    def cells(self, pictures: Sequence[Picture], n_positions: int) -> list[Cell | None] | None:
+        """Return `image_cells`, which depends on the pictures' sizes alone."""
+        sizes = tuple((picture.width, picture.height) for picture in pictures)
+        key = (sizes, n_positions)
+        if key not in self.known:
+            found = image_cells(self.images_alone, pictures, n_positions, self.merge)
+            self.known[key] = found
+        return self.known[key]
 
     @property
     def image_token(self) -> str:
@@ -142,7 +156,7 @@ class PictureReader:
         arrays: Mapping[str, np.ndarray],
     ) -> TokenizedPrompt:
         at = [i for i, token in enumerate(ids) if token == self.image_id]
-        found = image_cells(self.images_alone, pictures, len(at), self.merge)
+        found = self.cells(pictures, len(at))
         cells: list[Cell | None] = [None] * len(ids)
         plain = tokens.prompt_of_ids(self.reader, ids, text)
         labels, kinds = list(plain.labels), list(plain.kinds)

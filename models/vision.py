@@ -17,7 +17,6 @@ from models.attention_hooks import AttentionSite
 from models.attention_tap import TapRequest, active_request
 from models.errors import ErrorKind, UserError
 from models.picture import Cell, Picture
-from models.picture_geometry import image_cells
 from models.picture_prompts import PictureReader, cell_label
 from models.tokens import prompt_of_ids
 from models.types import TokenizedPrompt
@@ -118,7 +117,7 @@ def with_seen(
         return prompt
     side = int(n_positions**0.5)
     first = n_positions - side * side  # a class token stands in front
-    found = image_cells(reader.images_alone, prompt.pictures, side * side, reader.merge)
+    found = reader.cells(prompt.pictures, side * side)
     cells: list[Cell | None] = [None] * first
     cells += found or [None] * (side * side)
     labels = [f"class{i or ''}" for i in range(first)]

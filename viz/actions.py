@@ -14,6 +14,10 @@ from viz.theme import LIGHT
 
 ARROW_HEAD = 7.0
 """Length of an arrow's head, in CSS pixels."""
+THICKNESS = (4.5, 2.0)
+"""Of the clean policy's arrow and of the ablated one's, which may lie on it, in CSS pixels."""
+LEAST_NATS = 1e-4
+"""Smaller divergences are shown as none."""
 SHORTEST = 1.0
 """A motion shorter than this, in CSS pixels, is a dot."""
 
@@ -47,12 +51,17 @@ def action_rows(before: Any, change: Any = None) -> list[ActionRow]:
                 dimension.name,
                 dimension.said(value),
                 after,
-                "" if change is None else f"{change.kl[i]:.3g}",
+                "" if change is None else _small(float(change.kl[i])),
                 change is not None and float(change.after.values[i]) != value,
                 f"{float(np.exp(before.log_probs[i].max())):.2f}".removeprefix("0"),
             )
         )
     return rows
+
+
+def _small(nats: float) -> str:
+    """Return a divergence in two digits."""
+    return "0" if nats < LEAST_NATS else f"{nats:.2g}".replace("0.", ".", 1)
 
 
 def motion_svg(
@@ -77,7 +86,8 @@ def motion_svg(
     strokes = (LIGHT.text, LIGHT.accent)  # pictures are as bright in either theme
     href = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
     arrows = "".join(
-        _arrow(origin, move, scale, stroke) for move, stroke in zip(moves, strokes, strict=False)
+        _arrow(origin, move, scale, stroke, thick)
+        for move, stroke, thick in zip(moves, strokes, THICKNESS, strict=False)
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -87,7 +97,11 @@ def motion_svg(
 
 
 def _arrow(
-    origin: tuple[float, float], move: tuple[float, float], scale: float, stroke: str
+    origin: tuple[float, float],
+    move: tuple[float, float],
+    scale: float,
+    stroke: str,
+    thick: float,
 ) -> str:
     start = (np.array(origin) + 0.5) * scale
     way = np.array(move) * scale
@@ -109,8 +123,8 @@ def _arrow(
         for name, value in zip(("x1", "y1", "x2", "y2"), (*start, *base), strict=True)
     )
     return (
-        f'<g stroke="#fff" stroke-width="6" stroke-linejoin="round"><line {line} '
+        f'<g stroke="#fff" stroke-width="{thick + 3}" stroke-linejoin="round"><line {line} '
         f'stroke-linecap="round"/><polygon points="{points}" stroke-width="3"/></g>'
-        f'<line {line} stroke="{escape(stroke)}" stroke-width="3" stroke-linecap="round"/>'
+        f'<line {line} stroke="{escape(stroke)}" stroke-width="{thick}" stroke-linecap="round"/>'
         f'<polygon points="{points}" fill="{escape(stroke)}"/>'
     )

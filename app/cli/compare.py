@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from app.cli.question import Question, open_model, pose
+from app.cli.question import Question, given_beside, open_model, pose
 from app.cli.sweep import INTERRUPTED
 from app.cli.tables import grid_tables, ranking_table
 from app.cli.terminal import Terminal, cancelled_by_interrupt
@@ -55,7 +55,8 @@ def _pair(question: Question, options: Namespace, terminal: Terminal) -> "Pair":
     if options.with_prompt is not None or options.with_decoder is not None:
         text = options.prompt if options.with_prompt is None else options.with_prompt
         written = options.decoder if options.with_decoder is None else options.with_decoder
-        changed = model.tokenize(text, options.bos, decoder=written, pair=options.pair)
+        given = {**given_beside(options), "decoder": written}
+        changed = model.tokenize(text, options.bos, **given)
         return with_prompt(model, prompt, changed, stack)
     if options.with_model is not None:
         with terminal.sentences() as say:

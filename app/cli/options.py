@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 HEADS_HELP = (
     "5.3 or L5H3, 5.* or L5 for a layer, *.3, 3-5.0-2, 5.0-3, all; of an encoder-decoder also "
-    "encoder:5.3, cross:all; separated by commas"
+    "encoder:5.3, cross:all, of a model that sees vision:5.3; separated by commas"
 )
 
 
@@ -20,8 +20,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="builtin",
         metavar="M",
-        help="builtin (SmolLM2-135M), a Hugging Face id such as gpt2, a directory, or a .gguf file "
-        "(default: %(default)s)",
+        help="builtin (SmolLM2-135M), tabletop (a policy for a simulated robot), a Hugging Face id "
+        "such as gpt2, a directory, or a .gguf file (default: %(default)s)",
     )
     group.add_argument(
         "--device", default="auto", metavar="D", help="auto, cpu, cuda or mps (default: auto)"
@@ -45,7 +45,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_prompt(
-    parser: argparse.ArgumentParser, several: bool = False, position: bool = True
+    parser: argparse.ArgumentParser,
+    several: bool = False,
+    position: bool = True,
+    required: bool = True,
 ) -> None:
     add_model(parser)
     group = parser.add_argument_group("prompt")
@@ -58,7 +61,7 @@ def add_prompt(
             help="the text to run; several times for the mean over several prompts",
         )
     else:
-        group.add_argument("--prompt", required=True, metavar="TEXT", help="the text to run")
+        group.add_argument("--prompt", required=required, metavar="TEXT", help="the text to run")
     if position:
         group.add_argument(
             "--position",
@@ -70,7 +73,18 @@ def add_prompt(
     add_bos(group)
 
 
+def add_images(group: Any) -> None:
+    group.add_argument(
+        "--image",
+        action="append",
+        metavar="FILE",
+        help="for a model that reads pictures: a picture, several times for several; or a scene of "
+        "the simulated table, tabletop:7 or tabletop:held-out:7",
+    )
+
+
 def add_bos(group: Any) -> None:
+    add_images(group)
     group.add_argument(
         "--decoder",
         metavar="TEXT",
@@ -95,7 +109,8 @@ def add_stack(parser: Any, meaning: str) -> None:
         "--stack",
         default="",
         metavar="NAME",
-        help=f"{meaning}: encoder or cross, of an encoder-decoder (default: the decoder's own)",
+        help=f"{meaning}: encoder or cross, of an encoder-decoder; vision, of a model that sees "
+        "(default: the main one)",
     )
 
 

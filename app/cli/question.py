@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ablation.interventions import Intervention
     from ablation.types import Ablation
     from models.language_model import LanguageModel
+    from models.picture import Picture
 
 TARGET_ID = "id:"
 """In front of a number, makes a target of a token id."""
@@ -120,13 +121,37 @@ def pose(options: Namespace, terminal: Terminal) -> Question:
         acted_on = None if options.positions is None else read_positions(options.positions)
         model = open_model(options, options.model, say)
     texts = [options.prompt] if isinstance(options.prompt, str) else options.prompt
-    given = {"decoder": options.decoder, "pair": options.pair}
+    given = given_beside(options)
     prompts = tuple(model.tokenize(text, options.bos, **given) for text in texts)
     for prompt in prompts:
         model.resolve_position(prompt, options.position)
         if len(model.stacks.stacks) == 1:
             resolve_positions(acted_on, len(prompt))
     return Question(model, prompts, options.position, intervention, acted_on)
+
+
+def given_beside(options: Namespace) -> dict[str, Any]:
+    """Return what goes with the text of a prompt, as `LanguageModel.tokenize` takes it.
+
+    Raises:
+        UserError: a picture that cannot be read.
+    """
+    given: dict[str, Any] = {"decoder": options.decoder, "pair": options.pair}
+    if options.image:
+        given["pictures"] = [picture_named(name) for name in options.image]
+    return given
+
+
+def picture_named(name: str) -> "Picture":
+    """Return a picture by its path, or a scene of the simulated table by its name.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    from app.images import TABLE, table_picture
+    from models.picture import read_picture
+
+    return table_picture(name) if name.startswith(TABLE) else read_picture(name)
 
 
 def open_model(options: Namespace, name: str, say: Callable[[str], None]) -> "LanguageModel":

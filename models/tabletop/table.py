@@ -108,6 +108,13 @@ class Table:
         self.scene: Scene | None = None
         self.steps = 0
 
+    @staticmethod
+    def at(scene: Scene) -> "Table":
+        """Return a table on which an episode begins with a scene."""
+        table = Table()
+        table.scene = scene
+        return table
+
     def reset(self, seed: int) -> Scene:
         """Start an episode."""
         rng = np.random.default_rng(seed)

@@ -1,0 +1,198 @@
+"""`policy`: what a policy does, and which heads it needs for that."""
+
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from app.cli.question import given_beside, open_model, read_heads
+from app.cli.sweep import INTERRUPTED
+from app.cli.tables import grid_tables, ranking_table, step_line
+from app.cli.terminal import Terminal, cancelled_by_interrupt
+from models.errors import ErrorKind, UserError
+
+if TYPE_CHECKING:
+    from ablation.types import Ablation
+    from models.language_model import LanguageModel
+    from models.types import TokenizedPrompt
+
+
+def run(options: Namespace, terminal: Terminal) -> int:
+    with terminal.sentences() as say:
+        from ablation import parse_intervention
+        from ablation.heads import check_notation
+
+        check_notation(options.ablate or "")
+        options.intervention = parse_intervention(options.intervention)
+        if options.positions is not None:
+            raise UserError(
+                ErrorKind.OPTION,
+                "--positions does not go with policy, whose prompt grows while it answers; leave "
+                "it out.",
+            )
+        model = open_model(options, options.model, say)
+    if options.episodes is not None:
+        return _episodes(model, options, terminal)
+    prompt = _prompt(model, options)
+    if options.sweep:
+        return _sweep(model, prompt, options, terminal)
+    if options.search:
+        return _search(model, prompt, options, terminal)
+    if options.goal is not None:
+        return _goal(model, prompt, options, terminal)
+    return _act(model, prompt, options, terminal)
+
+
+def _prompt(model: "LanguageModel", options: Namespace) -> "TokenizedPrompt":
+    """Return the prompt; that of a scene of the table says itself what the policy is told."""
+    from app.images import TABLE, table_text
+
+    text = options.prompt
+    if text is None and len(options.image or ()) == 1 and options.image[0].startswith(TABLE):
+        text = table_text(options.image[0])
+    if text is None:
+        raise UserError(
+            ErrorKind.PROMPT,
+            "Nothing is said of what the policy is told; give --prompt, or a scene of the table "
+            "with --image tabletop:7.",
+        )
+    return model.tokenize(text, options.bos, **given_beside(options))
+
+
+def _ablation(model: "LanguageModel", options: Namespace) -> "Ablation | None":
+    from ablation import Ablation
+
+    if options.ablate is None:
+        return None
+    return Ablation(read_heads(model, options.ablate), options.intervention)
+
+
+def _act(
+    model: "LanguageModel", prompt: "TokenizedPrompt", options: Namespace, terminal: Terminal
+) -> int:
+    from ablation.actions import act, compare_actions
+    from viz.actions import action_rows
+
+    ablation = _ablation(model, options)
+    change = None if ablation is None else compare_actions(model, prompt, ablation)
+    before = act(model, prompt) if change is None else change.before
+    table = Table()
+    names = ("action", "before", "prob.") if change is None else ("action", "before", "after", "KL")
+    for name in names:
+        table.add_column(name, justify="left" if name == "action" else "right")
+    for row in action_rows(before, change):
+        cells = (row.before, row.confidence) if change is None else (row.before, row.after, row.kl)
+        table.add_row(row.name, *cells)
+    terminal.print(f"{model.name}: {prompt.text}")
+    terminal.print(table)
+    if change is not None:
+        terminal.print(f"moved by {change.l2:.3g} of its reach")
+        for name in (*change.sign_flips, *change.choice_flips):
+            terminal.print(f"{name} flips")
+    terminal.write_json({**_about(model, prompt), **_change_json(before, change)})
+    return 0
+
+
+def _about(model: "LanguageModel", prompt: "TokenizedPrompt") -> dict[str, Any]:
+    return {"model": model.name, **prompt.to_json()}
+
+
+def _change_json(before: Any, change: Any) -> dict[str, Any]:
+    return {"before": before.to_json()} if change is None else change.to_json()
+
+
+def _sweep(
+    model: "LanguageModel", prompt: "TokenizedPrompt", options: Namespace, terminal: Terminal
+) -> int:
+    from ablation.actions import sweep_actions
+
+    with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
+        scores = sweep_actions(
+            model,
+            prompt,
+            options.intervention,
+            stack=options.stack,
+            progress=progress,
+            cancel=cancel,
+        )
+    terminal.print(f"{model.name}: {prompt.text}, {options.intervention.label}")
+    terminal.print(ranking_table(scores, options.top_k))
+    for table in grid_tables(scores, terminal.width):
+        terminal.print(table)
+    terminal.write_json({**_about(model, prompt), **scores.to_json()})
+    return INTERRUPTED if scores.stopped == "cancelled" else 0
+
+
+def _search(
+    model: "LanguageModel", prompt: "TokenizedPrompt", options: Namespace, terminal: Terminal
+) -> int:
+    from ablation.actions import act, search_most_change
+
+    clean = act(model, prompt)
+    with terminal.bar() as progress:
+        steps = search_most_change(
+            model, prompt, options.intervention, options.max_heads, progress=progress
+        )
+    terminal.print(f"{model.name}: {prompt.text}; the action is {_said(clean, clean.values)}")
+    for number, step in enumerate(steps, 1):
+        said = _said(clean, step.values)
+        terminal.print(f"{number}. {step.head}: moved by {step.l2:.3g} of its reach: {said}")
+    found = [{"head": s.head.to_json(), "l2": s.l2, "action": s.values.tolist()} for s in steps]
+    terminal.write_json({**_about(model, prompt), "before": clean.to_json(), "steps": found})
+    return 0
+
+
+def _said(action: Any, values: Any) -> str:
+    pairs = zip(action.space.dimensions, values.tolist(), strict=True)
+    return ", ".join(f"{dimension.name} {dimension.said(value)}" for dimension, value in pairs)
+
+
+def _goal(
+    model: "LanguageModel", prompt: "TokenizedPrompt", options: Namespace, terminal: Terminal
+) -> int:
+    from ablation.actions import search_action
+    from ablation.types import STOP_REASONS
+
+    with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
+        found = search_action(
+            model,
+            prompt,
+            options.goal,
+            options.intervention,
+            options.max_heads,
+            progress=progress,
+            cancel=cancel,
+        )
+    terminal.print(f"{model.name}: {prompt.text}; wanted: {options.goal}")
+    for number, step in enumerate(found.steps, 1):
+        terminal.print(step_line(number, step))
+    terminal.print(STOP_REASONS[found.stopped])
+    terminal.print(f"heads: {', '.join(map(str, found.heads)) or 'none'}")
+    terminal.write_json({**_about(model, prompt), "goal": options.goal, **found.to_json()})
+    return INTERRUPTED if found.stopped == "cancelled" else 0
+
+
+def _episodes(model: "LanguageModel", options: Namespace, terminal: Terminal) -> int:
+    from ablation.closed_loop import closed_loop
+
+    heads = () if options.ablate is None else read_heads(model, options.ablate)
+    with terminal.bar() as progress:
+        found = closed_loop(
+            model,
+            heads,
+            options.intervention,
+            pairs=options.pairs,
+            n_episodes=options.episodes,
+            progress=progress,
+        )
+    terminal.print(f"{model.name}: targets of pairs {found.pairs}, {options.episodes} episodes")
+    terminal.print(f"whole: {found.clean.said()} reach their target")
+    if found.ablated is not None:
+        terminal.print(f"with {options.ablate} ablated: {found.ablated.said()}")
+    if found.random is not None:
+        terminal.print(
+            f"with as many random heads of the same layers, {found.n_draws} draws: "
+            f"{found.random.said()}"
+        )
+    terminal.write_json({"model": model.name, **found.to_json()})
+    return 0
