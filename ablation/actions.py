@@ -300,7 +300,14 @@ def search_action(
         )
     so_far = model.followed_by(prompt, clean.token_ids[: wanted.dimension])
     return search_heads(
-        model, so_far, None, intervention, max_heads, any_of=wanted.token_ids, **options
+        model,
+        so_far,
+        None,
+        intervention,
+        max_heads,
+        any_of=wanted.token_ids,
+        among=clean.space.dimensions[wanted.dimension].token_ids,
+        **options,
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ablation.evaluation import Question
 from ablation.metrics import kl_divergence
 from models.errors import ErrorKind, UserError
-from models.types import Prediction
+from models.types import FloatArray, Prediction
 
 LEAST_GAIN = 1e-6
 """A targeted step has to raise log p(target) by more nats than this. In float32 the logits of one
@@ -48,6 +48,11 @@ class Objective(Protocol):
         """Return how likely [n_vocab] makes what is wanted; None where nothing is."""
         ...
 
+    @property
+    def among(self) -> tuple[int, ...] | None:
+        """The tokens that count, the most likely of which is on top; None for all."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class MostChange:
@@ -57,6 +62,7 @@ class MostChange:
     target_id: None = None
     flat_at_clean: bool = True
     """KL is least at the clean run."""
+    among: None = None
 
     def clean_score(self, baseline: Prediction) -> float:
         return 0.0
@@ -81,6 +87,7 @@ class TargetOnTop:
     target_id: int
     name: str = "target"
     flat_at_clean: bool = False
+    among: None = None
 
     def clean_score(self, baseline: Prediction) -> float:
         return float(baseline.log_probs[self.target_id])
@@ -104,6 +111,7 @@ class AnyOnTop:
     likely token."""
 
     ids: frozenset[int]
+    among: tuple[int, ...] | None = None
     name: str = "targets"
     target_id: None = None
     flat_at_clean: bool = False
@@ -136,21 +144,37 @@ class Aim:
         return self.objective.scores(self.question.clean_log_probs(log_probs), log_probs)
 
 
-def aim_at(question: Question, target_id: int | None, any_of: frozenset[int] | None = None) -> Aim:
+def on_top(log_probs: Tensor | FloatArray, among: tuple[int, ...] | None = None) -> int:
+    """Return the most likely token of [n_vocab], or of some; of equals the lowest id."""
+    rows = log_probs.cpu().numpy() if isinstance(log_probs, Tensor) else log_probs
+    if among is None:
+        return int(rows.argmax())
+    chosen = sorted(among)
+    return chosen[int(rows[chosen].argmax())]
+
+
+def aim_at(
+    question: Question,
+    target_id: int | None,
+    any_of: frozenset[int] | None = None,
+    among: tuple[int, ...] | None = None,
+) -> Aim:
     """Return what is sought on a prompt: a token on top, one of several, or the most change.
 
     Raises:
         UserError: the target is the most likely token already.
     """
     if any_of:
-        top = question.baseline.top[0]
-        if top.id in any_of:
+        log_probs = question.baseline.log_probs
+        best = on_top(log_probs, among)
+        top = question.model.describe_token(best, float(log_probs[best]))
+        if best in any_of:
             raise UserError(
                 ErrorKind.TARGET,
                 f"The most likely token, {top.text!r} ({top.prob:.1%}), is one of those sought "
                 "already; choose others.",
             )
-        return Aim(question, AnyOnTop(any_of))
+        return Aim(question, AnyOnTop(any_of, among))
     if target_id is None:
         return Aim(question, MostChange())
     top = question.baseline.top[0]

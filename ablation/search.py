@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ablation.evaluation import Cancelled, Prompts, pose_all, targets_of
 from ablation.interventions import Intervention, Zero
-from ablation.metrics import kl_divergence, top_token
-from ablation.objectives import Aim, aim_at
+from ablation.metrics import kl_divergence
+from ablation.objectives import Aim, aim_at, on_top
 from ablation.screening import SCREENED, check_strategy, most_promising, screens
 from ablation.types import Necessity, Progress, SearchResult, SearchStep
 from models.errors import ErrorKind, UserError
@@ -32,6 +32,7 @@ def search_heads(
     max_heads: int = 10,
     *,
     any_of: Sequence[int] | None = None,
+    among: Sequence[int] | None = None,
     position: int | None = None,
     positions: Sequence[int] | None = None,
     candidates: Sequence[Head] | None = None,
@@ -61,6 +62,7 @@ def search_heads(
             the `screen` most promising ones (`ablation.screening`); the result says so. The first
             step of a generic search is exact all the same: there the gradient of KL vanishes.
         any_of: token ids, in place of a target: one of them shall be the most likely token.
+        among: with `any_of`, the tokens that count; None for all.
         screen: how many heads a screened step evaluates exactly.
         progress: called after each batch with the result so far (`stopped` being "running").
         cancel: looked at before each batch; once set, what was found so far is returned.
@@ -76,7 +78,8 @@ def search_heads(
     targets = targets_of(model, target, len(questions))
     wanted = None if any_of is None else frozenset(any_of)
     aims = tuple(
-        aim_at(question, one, wanted) for question, one in zip(questions, targets, strict=True)
+        aim_at(question, one, wanted, None if among is None else tuple(among))
+        for question, one in zip(questions, targets, strict=True)
     )
     search = Search(aims, heads, limit, strategy, screen, progress)
     clean = [aim.objective.clean_score(aim.question.baseline) for aim in aims]
@@ -249,7 +252,7 @@ def _score(aim: Aim, log_probs: Tensor) -> float:
 def _first_not_reached(search: Search, rows: Sequence[Tensor]) -> TokenProbability | None:
     """Return the most likely token of the first prompt whose target is not on top, if any."""
     for aim, row in zip(search.aims, rows, strict=True):
-        top_id = top_token(row)
+        top_id = on_top(row, aim.objective.among)
         if not aim.objective.is_reached(top_id):
             return aim.question.model.describe_token(top_id, row[top_id].item())
     return None
@@ -288,7 +291,7 @@ def _limit(max_heads: int, n_candidates: int) -> int:
 
 def _stop_reason(search: Search, n_kept: int, finals: Sequence[Prediction]) -> str:
     reached = (
-        aim.objective.is_reached(final.top[0].id)
+        aim.objective.is_reached(on_top(final.log_probs, aim.objective.among))
         for aim, final in zip(search.aims, finals, strict=True)
     )
     if all(reached):

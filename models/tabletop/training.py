@@ -147,7 +147,8 @@ def losses(
     """Return what is minimised, by name."""
     core = policy.model
     n_images = len(batch.pixels)
-    seen = core.vision_tower(batch.pixels).last_hidden_state
+    # What LLaVA hands on: the last layer's output, without the tower's final norm.
+    seen = core.vision_tower(batch.pixels, output_hidden_states=True).hidden_states[-1]
     embed = core.get_input_embeddings()
     opening = embed(torch.full((n_images, 1), ID[BOS]))
     words = embed(batch.words.flatten(1))
