@@ -119,7 +119,11 @@ class Services:
         model = self.model(view.model)
         prompt = self.prompt(view, model)
         ablation, problem = ablation_of(view, prompt)
-        heads = drawable(view.heads or (), pages, most_positions(prompt))
+        chosen: Sequence[Head] = view.heads or ()
+        if model.reads_pictures:  # the tower's heads see nothing where there is no picture
+            running = set(model.heads_on(prompt))
+            chosen = [head for head in chosen if head in running]
+        heads = drawable(chosen, pages, most_positions(prompt))
         if shows_overview(view) and not maps:
             # The pass that reads all heads predicts too: it shall come first.
             self.overviews.begin(

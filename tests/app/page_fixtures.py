@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+import torch
 import uvicorn
 from dash import Dash
 from tiny import byte_level_tokenizer, tiny_directory, tiny_torch_model
@@ -18,6 +19,8 @@ from app.server import AsgiApp, Message, Receive, Scope, Send, guarded
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.registry import load_model
+from models.tabletop.files import save_policy
+from models.tabletop.policy import new_policy
 
 START_SECONDS = 30
 
@@ -27,7 +30,7 @@ DEEP_PASS_GB = 0.003
 
 @cache
 def _loaded(name: str) -> LanguageModel:
-    special = {"deep": _deep_directory, "long": _long_directory}
+    special = {"deep": _deep_directory, "long": _long_directory, "tabletop": policy_directory}
     directory = special[name]() if name in special else tiny_directory(name)
     room = DEEP_PASS_GB if name == "deep" else None
     model = load_model(directory, device="cpu", pass_memory_gb=room)
@@ -54,10 +57,24 @@ def _long_directory() -> Path:
     return directory
 
 
+@cache
+def policy_directory() -> Path:
+    """Write a policy of the simulated table with random weights, wide enough that heads differ."""
+    directory = Path(mkdtemp(prefix="tiny-policy-"))
+    torch.manual_seed(0)
+    policy = new_policy()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.15)
+    save_policy(policy, directory)
+    return directory
+
+
 class Shelf:
     """A registry of tiny models under short names."""
 
-    names = ("llama", "gpt2", "bert", "gptj", "bart", "deep", "long")
+    names = ("llama", "gpt2", "bert", "gptj", "bart", "deep", "long", "tabletop")
 
     def get(self, name: str, progress: Callable[[str], None] | None = None) -> LanguageModel:
         if name not in self.names:

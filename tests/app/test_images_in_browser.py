@@ -1,0 +1,155 @@
+"""Models that see, in Chromium: attention on the picture, giving pictures, actions and episodes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from page_fixtures import make_page, serving
+from playwright.sync_api import Page, expect
+from tiny_vision import noise_picture
+
+from app import permalink
+from app.view import View
+from models.types import Head
+
+HEADS = (Head(1, 2), Head(0, 1, "vision"))
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(make_page("tabletop")) as url:
+        yield url
+
+
+@pytest.fixture
+def policy(quiet: Page, address: str) -> Page:
+    quiet.goto(address + "#" + str(permalink.encode(View("tabletop", heads=HEADS))))
+    expect(quiet.locator(".on-image-canvas")).to_have_count(2)
+    expect(quiet.locator("#action-body table")).to_be_visible()
+    return quiet
+
+
+def painted(page: Page, index: int) -> str:
+    return str(page.locator(".on-image-canvas").nth(index).evaluate("(c) => c.toDataURL()"))
+
+
+def test_attention_is_drawn_on_the_picture_and_follows_the_selected_token(policy: Page) -> None:
+    said = policy.locator(".on-image-said").first
+    expect(said).to_contain_text("open looks")
+    before = painted(policy, 0)
+    policy.locator(".on-image-word", has_text="yellow").first.click()
+    expect(said).to_contain_text("yellow looks")
+    assert painted(policy, 0) != before
+    canvas = policy.locator(".on-image-canvas").first
+    box = canvas.bounding_box()
+    assert box is not None
+    cell = box["width"] / 8
+    canvas.hover(position={"x": 2.5 * cell, "y": 1.5 * cell})
+    expect(policy.locator(".on-image-tip")).to_contain_text("▦1,2 · ")
+    canvas.click(position={"x": 2.5 * cell, "y": 1.5 * cell})
+    expect(said).to_contain_text("▦1,2 looks")
+    # The same patch is the tower's.
+    expect(policy.locator(".on-image-said").nth(1)).to_contain_text("▦1,2 looks, 100 % on")
+    policy.locator("label", has_text="is looked at by").click()
+    expect(said).to_contain_text("is looked at")
+
+
+def test_the_weights_shown_are_those_of_the_model(policy: Page) -> None:
+    from page_fixtures import Shelf
+
+    from app.services import Services
+
+    services = Services(Shelf())
+    model = services.model("tabletop")
+    view = services.settled(View("tabletop", heads=HEADS), model)
+    prompt = services.prompt(view, model)
+    row = model.attention(prompt, [HEADS[0]]).values[0, -1]
+    cells = prompt.cells or ()
+    at = max((i for i, cell in enumerate(cells) if cell), key=lambda i: row[i])
+    cell = cells[at]
+    assert cell is not None
+    canvas = policy.locator(".on-image-canvas").first
+    box = canvas.bounding_box()
+    assert box is not None
+    zoom = box["width"] / 64
+    canvas.hover(
+        position={
+            "x": zoom * (cell.left + cell.right) / 2,
+            "y": zoom * (cell.top + cell.bottom) / 2,
+        }
+    )
+    expect(policy.locator(".on-image-tip")).to_contain_text(f"▦{cell.row},{cell.column} · ")
+    said = str(policy.locator(".on-image-tip").text_content()).rsplit(" ", 1)[1]
+    assert float(said) == pytest.approx(float(row[at]), rel=0.01)
+
+
+def test_a_picture_is_given_and_taken_out(policy: Page, tmp_path: Path) -> None:
+    path = tmp_path / "noise.png"
+    path.write_bytes(noise_picture((48, 32)).png())
+    before = painted(policy, 0)
+    policy.set_input_files("#image-upload input", str(path))
+    expect(policy.locator("#image-strip img")).to_have_attribute("alt", "noise.png")
+    expect(policy.locator(".on-image-canvas").first).to_have_attribute(
+        "aria-label", "Attention of L1H2 on noise.png"
+    )
+    assert painted(policy, 0) != before
+    wrong = tmp_path / "notes.png"
+    wrong.write_text("not a picture")
+    policy.set_input_files("#image-upload input", str(wrong))
+    expect(policy.locator(".mantine-Notification-root")).to_contain_text(
+        "notes.png is not a picture that can be read"
+    )
+    expect(policy.locator("#image-strip img")).to_have_attribute("alt", "noise.png")
+    policy.locator("#image-strip button").click()
+    expect(policy.locator("#image-strip img")).to_have_count(0)
+    expect(policy.locator(".on-image-note")).to_contain_text("no picture in this prompt")
+
+
+def test_an_example_brings_its_scene(policy: Page) -> None:
+    policy.locator("#examples").click()
+    policy.get_by_role("option", name="(pair never seen)").first.click()
+    expect(policy.locator("#image-strip img")).to_have_attribute("alt", "tabletop:held-out:3")
+    expect(policy.locator("#prompt-text")).not_to_have_value(
+        "touch the yellow triangle x16 y15 open"
+    )
+    expect(policy.locator(".on-image-canvas").first).to_have_attribute(
+        "aria-label", "Attention of L1H2 on tabletop:held-out:3"
+    )
+
+
+def test_an_ablation_shows_in_the_action_and_in_episodes(policy: Page) -> None:
+    table = policy.locator("#action-body table")
+    expect(table).not_to_contain_text("after")
+    policy.locator("#ablate").click(force=True)
+    expect(table).to_contain_text("after")
+    expect(policy.locator("#action-body")).to_contain_text("of its reach")
+    expect(policy.locator("#action-body img")).to_be_visible()
+    policy.locator("#episode-play").click()
+    expect(policy.locator(".film")).to_be_visible()
+    policy.locator("#episodes-run").click()
+    expect(policy.locator("#episodes-status")).to_contain_text("episodes")
+    policy.locator("#episodes-cancel").click()
+    expect(policy.locator("#episodes-result")).to_contain_text("Cancelled")
+
+
+def test_other_pictures_of_attention_work_on_what_is_seen(policy: Page) -> None:
+    policy.locator("label", has_text="Matrix").first.click()
+    expect(policy.locator(".map-card .main-svg").first).to_be_visible()
+    expect(policy.locator(".map-card .gtitle").nth(1)).to_contain_text("vision:L0H1")
+    policy.locator("label", has_text="Text").first.click()
+    expect(policy.locator(".stack-choice")).to_contain_text("vision tower")
+    policy.locator("label", has_text="Overview").first.click()
+    expect(policy.locator("#overview-note")).to_contain_text("32 heads")
+
+
+def test_a_model_of_text_has_no_place_for_pictures(policy: Page) -> None:
+    field = policy.locator("#model-picker")
+    field.fill("llama")
+    field.press("Enter")
+    expect(policy.locator("#image-place")).to_be_hidden()
+    expect(policy.locator("#action-panel")).to_be_hidden()
+    expect(policy.locator("#episodes-place")).to_be_hidden()
+    expect(policy.locator("label", has_text="Image")).to_have_count(0)
+    expect(policy.locator(".map-card .main-svg").first).to_be_visible()
