@@ -123,8 +123,14 @@ def space_of(model: LanguageModel) -> ActionSpace:
     return model.actions
 
 
+AblationOf = Callable[[TokenizedPrompt], Ablation | None]
+"""What is ablated on a prompt, for what depends on how long it has grown."""
+
+
 def act(
-    model: LanguageModel, prompt: TokenizedPrompt, ablation: Ablation | None = None
+    model: LanguageModel,
+    prompt: TokenizedPrompt,
+    ablation: Ablation | AblationOf | None = None,
 ) -> PolicyAction:
     """Return what a policy does.
 
@@ -136,14 +142,18 @@ def act(
     rows = []
     for dimension in space.dimensions:
         so_far = model.followed_by(prompt, chosen)
-        row = _among(dimension, model.predict(so_far, -1, ablation).log_probs)
+        row = _among(dimension, model.predict(so_far, -1, _on(so_far, ablation)).log_probs)
         rows.append(row)
         chosen.append(dimension.token_ids[int(row.argmax())])
     return PolicyAction(space, tuple(chosen), _values(space, chosen), tuple(rows))
 
 
+def _on(prompt: TokenizedPrompt, ablation: Ablation | AblationOf | None) -> Ablation | None:
+    return ablation(prompt) if callable(ablation) else ablation
+
+
 def compare_actions(
-    model: LanguageModel, prompt: TokenizedPrompt, ablation: Ablation
+    model: LanguageModel, prompt: TokenizedPrompt, ablation: Ablation | AblationOf
 ) -> ActionChange:
     """Return what ablating heads changes about a policy's action.
 
@@ -154,7 +164,7 @@ def compare_actions(
     kl = []
     for i, dimension in enumerate(before.space.dimensions):
         so_far = model.followed_by(prompt, before.token_ids[:i])
-        ablated = _among(dimension, model.predict(so_far, -1, ablation).log_probs)
+        ablated = _among(dimension, model.predict(so_far, -1, _on(so_far, ablation)).log_probs)
         clean = before.log_probs[i]
         kl.append(float(np.sum(np.exp(clean) * (clean - ablated))))
     return ActionChange(before, after, np.array(kl))

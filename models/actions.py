@@ -6,12 +6,14 @@ A policy's directory says so in `actions.json`:
         {"name": "dx", "unit": "px", "tokens": {"<-2>": -2, "<0>": 0, "<+2>": 2}, "axis": "x"},
         {"name": "grip", "tokens": {"<open>": 0, "<shut>": 1}, "words": {"0": "open", "1": "shut"}}
      ],
-     "origin": {"pattern": "x(\\\\d+) y(\\\\d+)", "scale": 2}}
+     "origin": {"pattern": "x([0-9]+) y([0-9]+)", "scale": 2},
+     "state": "x[0-9]+|y[0-9]+|open|closed"}
 
 The dimensions are answered in this order, a token each. `axis` is given to those that are motion in
 the plane of the picture: "x" to the right, "y" downwards. `origin` says where what moves is on the
-picture: two numbers of the prompt's text, times `scale`, in pixels. In place of `tokens`, `bins`
-with `first` (a token id), `count`, `low` and `high` describes evenly spaced bins (OpenVLA's).
+picture: two numbers of the prompt's text, times `scale`, in pixels. `state` is a pattern of the
+words that tell of the robot; the other words are the instruction. In place of `tokens`, `bins` with
+`first` (a token id), `count`, `low` and `high` describes evenly spaced bins (OpenVLA's).
 """
 
 import json
@@ -68,6 +70,17 @@ class ActionSpace:
     dimensions: tuple[ActionDimension, ...]
     origin_pattern: str | None = None
     origin_scale: float = 1.0
+    state_pattern: str | None = None
+
+    def kinds(self, prompt: TokenizedPrompt) -> tuple[str, ...]:
+        """Return the kinds of a prompt's positions, those that tell of the robot being "state"."""
+        if self.state_pattern is None:
+            return prompt.kinds
+        told = (re.fullmatch(self.state_pattern, text.strip()) for text in prompt.texts)
+        return tuple(
+            "state" if found and kind == "text" else kind
+            for found, kind in zip(told, prompt.kinds, strict=True)
+        )
 
     def origin(self, prompt: TokenizedPrompt) -> tuple[float, float] | None:
         """Return where on the picture that is which moves, in pixels; None if it is not told."""
@@ -110,7 +123,10 @@ def read_actions(path: Path, reader: TokenReader, n_vocab: int) -> ActionSpace |
         pattern = origin.get("pattern")
         if pattern is not None and re.compile(pattern).groups < 2:
             raise _refusal(path, "the pattern of origin needs two groups of digits")
-        return ActionSpace(dimensions, pattern, float(origin.get("scale", 1)))
+        state = data.get("state")
+        if state is not None:
+            re.compile(state)
+        return ActionSpace(dimensions, pattern, float(origin.get("scale", 1)), state)
     except json.JSONDecodeError as error:
         raise _refusal(path, f"line {error.lineno} is not valid JSON") from error
     except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:

@@ -193,6 +193,8 @@ class LanguageModel:
             )
         prompt = self._pictures.prompt(text, pictures, self.max_positions, bos)
         self._check_embedded(prompt.ids)
+        if self.actions is not None:
+            prompt = replace(prompt, kinds=self.actions.kinds(prompt))
         return with_seen(prompt, self._pictures, self._n_seen)
 
     def followed_by(self, prompt: TokenizedPrompt, added: Sequence[int]) -> TokenizedPrompt:

@@ -96,7 +96,8 @@ class TokenizedPrompt:
 
     `labels` are what a person reads (a leading space is a middle dot, a newline is visible);
     they may repeat. `texts` are the characters of each token, for flowing text. `kinds` says of
-    each position whether it is "text", "special" (a beginning-of-sequence token, say) or "image".
+    each position whether it is "text", "special" (a beginning-of-sequence token, say), "image", or
+    of a robot's policy "state" or "action".
 
     The prompt of an encoder-decoder is its decoder's, as predictions are read there; what the
     encoder reads is its `source`.

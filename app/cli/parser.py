@@ -368,6 +368,11 @@ def _add_policy(commands: Any) -> None:
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--sweep", action="store_true", help="score every head of a stack")
     asked.add_argument(
+        "--modalities",
+        action="store_true",
+        help="what the policy does if nobody may look at the picture, the instruction, the state",
+    )
+    asked.add_argument(
         "--search", action="store_true", help="the heads that together move the action farthest"
     )
     asked.add_argument(

@@ -34,6 +34,8 @@ def run(options: Namespace, terminal: Terminal) -> int:
     if options.episodes is not None:
         return _episodes(model, options, terminal)
     prompt = _prompt(model, options)
+    if options.modalities:
+        return _modalities(model, prompt, terminal)
     if options.sweep:
         return _sweep(model, prompt, options, terminal)
     if options.search:
@@ -90,6 +92,29 @@ def _act(
         for name in (*change.sign_flips, *change.choice_flips):
             terminal.print(f"{name} flips")
     terminal.write_json({**_about(model, prompt), **_change_json(before, change)})
+    return 0
+
+
+def _modalities(model: "LanguageModel", prompt: "TokenizedPrompt", terminal: Terminal) -> int:
+    from ablation.modalities import knock_out_modalities
+
+    found = knock_out_modalities(model, prompt)
+    clean = found[0].change.before
+    table = Table(
+        "hidden", "action then", "moved", *(f"KL {d.name}" for d in clean.space.dimensions)
+    )
+    for one in found:
+        change = one.change
+        table.add_row(
+            f"{one.name} ({one.n_positions} positions)",
+            _said(clean, change.after.values),
+            f"{change.l2:.3g}",
+            *(f"{nats:.3g}" for nats in change.kl),
+        )
+    terminal.print(f"{model.name}: {prompt.text}; the action is {_said(clean, clean.values)}")
+    terminal.print(table)
+    changes = {one.name: one.change.to_json() for one in found}
+    terminal.write_json({**_about(model, prompt), "modalities": changes})
     return 0
 
 

@@ -83,9 +83,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def description() -> dict[str, Any]:
     """Return what the answer's tokens mean: the file that tells of a policy's actions."""
     moves = {move_word(pixels): pixels for pixels in MOVES}
-    origin = {"pattern": r"x(\d+) y(\d+)", "scale": CELL}
+    origin = {"pattern": "x([0-9]+) y([0-9]+)", "scale": CELL}
     return {
         "origin": origin,
+        "state": "x[0-9]+|y[0-9]+|open|closed",
         "actions": [
             {"name": "dx", "unit": "px", "tokens": moves, "axis": "x"},
             {"name": "dy", "unit": "px", "tokens": moves, "axis": "y"},

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_policy import policy_directory
 from tiny_vision import tiny_vision_directory
 from transformers import AutoModelForImageTextToText
 
@@ -26,8 +27,6 @@ from models import load_model
 from models.actions import ACTIONS_FILE, read_actions
 from models.errors import UserError
 from models.language_model import LanguageModel
-from models.tabletop.files import save_policy
-from models.tabletop.policy import new_policy
 from models.types import Head, TokenizedPrompt
 
 SCENE = "tabletop:7"
@@ -35,22 +34,8 @@ HEADS = (Head(1, 2), Head(0, 1, "vision"))
 
 
 @pytest.fixture(scope="module")
-def policy_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy of the table with random weights, wide enough that heads differ."""
-    directory = tmp_path_factory.mktemp("policy")
-    torch.manual_seed(0)
-    policy = new_policy()
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.15)
-    save_policy(policy, directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def policy(policy_directory: Path) -> LanguageModel:
-    return load_model(policy_directory, device="cpu")
+def policy() -> LanguageModel:
+    return load_model(policy_directory(), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +77,12 @@ def plainly(directory: Path, prompt: TokenizedPrompt, heads: tuple[Head, ...] = 
 
 
 def test_an_action_is_what_the_model_answers_token_by_token(
-    policy: LanguageModel, policy_directory: Path, prompt: TokenizedPrompt
+    policy: LanguageModel, prompt: TokenizedPrompt
 ) -> None:
     action = act(policy, prompt)
-    assert list(action.token_ids) == plainly(policy_directory, prompt)
+    assert list(action.token_ids) == plainly(policy_directory(), prompt)
     ablated = act(policy, prompt, Ablation(HEADS, Zero()))
-    assert list(ablated.token_ids) == plainly(policy_directory, prompt, HEADS)
+    assert list(ablated.token_ids) == plainly(policy_directory(), prompt, HEADS)
     assert [d.name for d in action.space.dimensions] == ["dx", "dy", "gripper"]
     for row, dimension in zip(action.log_probs, action.space.dimensions, strict=True):
         assert len(row) == len(dimension.token_ids)

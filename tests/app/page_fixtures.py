@@ -9,18 +9,16 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-import torch
 import uvicorn
 from dash import Dash
 from tiny import byte_level_tokenizer, tiny_directory, tiny_torch_model
+from tiny_policy import policy_directory
 
 from app import create_app
 from app.server import AsgiApp, Message, Receive, Scope, Send, guarded
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.registry import load_model
-from models.tabletop.files import save_policy
-from models.tabletop.policy import new_policy
 
 START_SECONDS = 30
 
@@ -54,20 +52,6 @@ def _long_directory() -> Path:
     tokenizer = byte_level_tokenizer()
     tokenizer.model_max_length = 4096
     tokenizer.save_pretrained(directory)
-    return directory
-
-
-@cache
-def policy_directory() -> Path:
-    """Write a policy of the simulated table with random weights, wide enough that heads differ."""
-    directory = Path(mkdtemp(prefix="tiny-policy-"))
-    torch.manual_seed(0)
-    policy = new_policy()
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.15)
-    save_policy(policy, directory)
     return directory
 
 

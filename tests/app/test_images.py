@@ -4,7 +4,8 @@ import base64
 
 import numpy as np
 import pytest
-from page_fixtures import Shelf, policy_directory
+from page_fixtures import Shelf
+from tiny_policy import policy_directory
 from tiny_vision import noise_picture
 
 from ablation import Ablation, Zero

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 from tiny_vision import noise_picture
 
 from app import permalink
+from app.images import table_text
 from app.view import View
 from models.types import Head
 
@@ -105,15 +106,15 @@ def test_a_picture_is_given_and_taken_out(policy: Page, tmp_path: Path) -> None:
     policy.locator("#image-strip button").click()
     expect(policy.locator("#image-strip img")).to_have_count(0)
     expect(policy.locator(".on-image-note")).to_contain_text("no picture in this prompt")
+    policy.locator("label", has_text="Matrix").first.click()
+    expect(policy.locator(".map-card")).to_have_count(1)  # the tower's head sees nothing
 
 
 def test_an_example_brings_its_scene(policy: Page) -> None:
     policy.locator("#examples").click()
     policy.get_by_role("option", name="(pair never seen)").first.click()
     expect(policy.locator("#image-strip img")).to_have_attribute("alt", "tabletop:held-out:3")
-    expect(policy.locator("#prompt-text")).not_to_have_value(
-        "touch the yellow triangle x16 y15 open"
-    )
+    expect(policy.locator("#prompt-text")).not_to_have_value(table_text("tabletop:7"))
     expect(policy.locator(".on-image-canvas").first).to_have_attribute(
         "aria-label", "Attention of L1H2 on tabletop:held-out:3"
     )

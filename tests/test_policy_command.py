@@ -1,0 +1,151 @@
+"""`main.py policy` and `--image`: what is printed, what is written, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_policy import policy_directory
+from tiny_vision import noise_picture, tiny_vision_directory
+
+from ablation import Ablation, Zero
+from ablation.actions import act, compare_actions
+from ablation.modalities import knock_out_modalities, modality_positions
+from app.cli.run import run
+from app.images import table_picture, table_text
+from models.errors import UserError
+from models.language_model import LanguageModel
+from models.registry import load_model
+from models.types import Head, TokenizedPrompt
+
+SCENE = "tabletop:7"
+
+
+@pytest.fixture(scope="module")
+def policy() -> LanguageModel:
+    return load_model(policy_directory(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompt(policy: LanguageModel) -> TokenizedPrompt:
+    return policy.tokenize(table_text(SCENE), pictures=[table_picture(SCENE)])
+
+
+def command(*options: str) -> list[str]:
+    return ["policy", "--model", str(policy_directory()), "--image", SCENE, *options]
+
+
+def test_the_action_is_printed_and_written(
+    policy: LanguageModel,
+    prompt: TokenizedPrompt,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "action.json"
+    assert run(command("--ablate", "0.1, vision:1.2", "--json", str(path))) == 0
+    data = json.loads(path.read_text())
+    heads = (Head(0, 1), Head(1, 2, "vision"))
+    change = compare_actions(policy, prompt, Ablation(heads, Zero()))
+    assert data["before"] == change.before.to_json()
+    assert data["after"] == change.after.to_json()
+    assert data["l2"] == pytest.approx(change.l2)
+    assert data["pictures"] == [SCENE]
+    printed = capsys.readouterr().out
+    assert "touch the yellow triangle" in printed
+    assert "of its reach" in printed
+
+
+def test_heads_are_swept_and_searched(
+    policy: LanguageModel, prompt: TokenizedPrompt, tmp_path: Path
+) -> None:
+    path = tmp_path / "found.json"
+    assert run(command("--sweep", "--stack", "vision", "--json", str(path))) == 0
+    scores = np.array(json.loads(path.read_text())["scores"])
+    assert scores.shape == (3, 6)
+    assert run(command("--search", "--max-heads", "2", "--json", str(path))) == 0
+    steps = json.loads(path.read_text())["steps"]
+    assert len(steps) == 2
+    assert steps[0]["l2"] >= scores.max() - 1e-6
+    clean = act(policy, prompt)
+    goal = "dx<0" if clean.values[0] >= 0 else "dx>0"
+    assert run(command("--goal", goal, "--max-heads", "12", "--json", str(path))) == 0
+    assert json.loads(path.read_text())["stopped"] == "target_reached"
+
+
+def test_modalities_are_the_scale(
+    policy: LanguageModel, prompt: TokenizedPrompt, tmp_path: Path
+) -> None:
+    groups = modality_positions(prompt)
+    assert {name: len(where) for name, where in groups.items()} == {
+        "image": 64,
+        "instruction": 4,
+        "state": 3,
+    }
+    found = {one.name: one.change for one in knock_out_modalities(policy, prompt)}
+    assert all(change.kl.max() > 1e-4 for change in found.values())
+    other = policy.tokenize(table_text(SCENE), pictures=[table_picture("tabletop:11")])
+    blind = {one.name: one.change for one in knock_out_modalities(policy, other)}
+    # Whoever may not look at the picture does the same whatever it shows.
+    np.testing.assert_allclose(
+        found["image"].after.log_probs[0], blind["image"].after.log_probs[0], atol=1e-5
+    )
+    path = tmp_path / "found.json"
+    assert run(command("--modalities", "--json", str(path))) == 0
+    assert set(json.loads(path.read_text())["modalities"]) == set(found)
+
+
+def test_episodes_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "found.json"
+    options = ["--episodes", "3", "--pairs", "held-out", "--ablate", "0.1", "--json", str(path)]
+    assert run(["policy", "--model", str(policy_directory()), *options]) == 0
+    data = json.loads(path.read_text())
+    assert data["clean"]["episodes"] == data["ablated"]["episodes"] == 3
+    assert data["random"]["episodes"] == 9
+    assert "as many random heads" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model", "POLICY"], "Nothing is said of what the policy is told"),
+        (["--model", "POLICY", "--image", "nowhere.png", "--prompt", "a"], "cannot be read"),
+        (["--model", "POLICY", "--image", SCENE, "--goal", "up"], "Cannot read 'up' as a goal"),
+        (["--model", "POLICY", "--image", SCENE, "--positions", "3"], "--positions does not go"),
+        (["--model", "LLAVA", "--image", SCENE], "does not say which of its tokens are actions"),
+        (["--model", "LLAVA", "--episodes", "2"], "does not say which of its tokens are actions"),
+        (
+            ["--model", "POLICY", "--episodes", "2", "--ablate", "0.1", "--intervention", "mean"],
+            "zero or scale",
+        ),
+    ],
+)
+def test_wrong_questions_are_one_line(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"POLICY": str(policy_directory()), "LLAVA": str(tiny_vision_directory("llava"))}
+    assert run(["policy", *(places.get(option, option) for option in options)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said in error
+
+
+def test_other_commands_take_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "noise.png"
+    path.write_bytes(noise_picture().png())
+    model = str(tiny_vision_directory("llava"))
+    out = tmp_path / "out.json"
+    about = ["--model", model, "--image", str(path), "--prompt", "what is this"]
+    assert run(["predict", *about, "--json", str(out)]) == 0
+    loaded = load_model(model, device="cpu")
+    expected = loaded.predict(loaded.tokenize("what is this", pictures=[noise_picture()]))
+    top = json.loads(out.read_text())["baseline"]["top"][0]
+    assert top["prob"] == pytest.approx(expected.top[0].prob, abs=1e-6)
+    heads = ["--heads", "vision:1.2"]
+    assert run(["attention", *about, *heads, "--json", str(out)]) == 0
+    assert np.array(json.loads(out.read_text())["values"]).shape == (1, 17, 17)
+    assert run(["sweep", *about, "--stack", "vision", "--json", str(out)]) == 0
+    assert np.array(json.loads(out.read_text())["scores"]).shape == (3, 4)
+
+
+def test_one_modality_is_nothing_to_compare(policy: LanguageModel) -> None:
+    with pytest.raises(UserError, match="but one modality"):
+        knock_out_modalities(policy, policy.tokenize("find the red square"))
