@@ -391,42 +391,27 @@ def _unsupported(name: str, architecture: str, what: str) -> UserError:
 
 def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
     """Return what prepares text and pictures for a model; None for a model that reads text."""
-    from transformers import AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     if not reads_pictures(config):
         return None
+    if type(config) not in PROCESSOR_MAPPING:
+        raise _unsupported(checkpoint.name, config.model_type, "a model without a processor")
     with _failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
-        if getattr(config, "video_token_id", None) is not None and _takes_grids(config):
-            return _grid_processor(checkpoint, config)
-        processor = AutoProcessor.from_pretrained(
+        return _of_images_alone(PROCESSOR_MAPPING[type(config)]).from_pretrained(
             checkpoint.directory, trust_remote_code=False, local_files_only=True
         )
-    if getattr(processor, "image_processor", None) is None:
-        raise UserError(
-            ErrorKind.MODEL,
-            f"{checkpoint.name} has no processor for pictures; put its files "
-            "(processor_config.json or preprocessor_config.json) beside config.json.",
-        )
-    return processor
 
 
-def _takes_grids(config: Any) -> bool:
-    """Whether a model is handed a picture's patches one by one, with the size of their grid."""
-    return hasattr(config.vision_config, "temporal_patch_size")
+def _of_images_alone(processor_class: Any) -> Any:
+    """Return a class of processors without the part that prepares videos, which asks for a library
+    that nothing here needs."""
 
+    def get_attributes(_own: Any) -> list[str]:
+        return [name for name in processor_class.get_attributes() if "video" not in name]
 
-def _grid_processor(checkpoint: Checkpoint, config: Any) -> Any:
-    from transformers import AutoImageProcessor
-
-    from models.picture_prompts import GridProcessor
-
-    tokenizer = _load_tokenizer(checkpoint)
-    images = AutoImageProcessor.from_pretrained(
-        checkpoint.directory, trust_remote_code=False, local_files_only=True
-    )
-    stated = (config.image_token_id, config.vision_start_token_id, config.vision_end_token_id)
-    mark, before, behind = tokenizer.convert_ids_to_tokens(stated)
-    return GridProcessor(images, tokenizer, mark, (before, behind))
+    parts = {"get_attributes": classmethod(get_attributes)}
+    return type(processor_class.__name__, (processor_class,), parts)
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:

@@ -83,7 +83,7 @@ def _grids(
         where = where[0]
     if where.ndim != 4 or where.shape[1] != 3:
         return None
-    return _of_tiles(where, n_positions)
+    return _of_tiles(where, n_positions) or _of_lines(where, n_positions)
 
 
 def _ramps(height: int, width: int) -> np.ndarray:
@@ -102,10 +102,51 @@ def _of_tiles(where: np.ndarray, n_positions: int) -> list[Sources] | None:
     side = isqrt(height * width // each)
     if side * side * each != height * width or height % side or width % side:
         return None
+    return _squares(where, side)
+
+
+def _squares(where: np.ndarray, side: int) -> list[Sources]:
+    """Cut tiles [tile, channel, y, x] into squares of `side` pixels."""
+    n_tiles, _, height, width = where.shape
     squares = where.reshape(n_tiles, 3, height // side, side, width // side, side)
     squares = squares.transpose(0, 2, 4, 1, 3, 5)  # tile, row, column, channel, y, x
     flat = squares.reshape(*squares.shape[:4], side * side)
     return [Sources(tile[:, :, 0], tile[:, :, 1]) for tile in flat]
+
+
+def _of_lines(where: np.ndarray, n_positions: int) -> list[Sources] | None:
+    """Divide a picture that is given whole and then in tiles put together again: without the lines
+    of padding, and with a position at the end of each line that shows nothing (LLaVA-NeXT)."""
+    n_tiles, _, height, width = where.shape
+    for side in _common_divisors(height, width):
+        whole = (height // side) * (width // side)
+        for rows in _divisors(n_tiles - 1):
+            columns = (n_tiles - 1) // rows
+            tiles = where[1:].reshape(rows, columns, 3, height, width)
+            together = tiles.transpose(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)
+            [grid] = _squares(together[None], side)
+            shown = ~np.isnan(grid.x).all(-1)
+            kept = np.ix_(shown.any(1), shown.any(0))
+            n_lines, n_across = (int(shown.any(axis).sum()) for axis in (1, 0))
+            if n_tiles > 1 and whole + n_lines * (n_across + 1) == n_positions:
+                return [_squares(where[:1], side)[0], _with_ends(grid, kept)]
+    return None
+
+
+def _with_ends(grid: Sources, kept: tuple[np.ndarray, ...]) -> Sources:
+    """Return the lines and columns of a grid that are kept, each line with a blank end."""
+    x, y = (
+        np.pad(a[kept], ((0, 0), (0, 1), (0, 0)), constant_values=np.nan) for a in (grid.x, grid.y)
+    )
+    return Sources(x, y)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def _common_divisors(one: int, other: int) -> list[int]:
+    return [d for d in _divisors(one) if other % d == 0 and 4 <= d < one]
 
 
 def _of_patches(where: np.ndarray, grid: Any, merge: int) -> list[Sources] | None:

@@ -23,33 +23,6 @@ TEXT_INPUTS = ("input_ids", "attention_mask", "labels", "num_crops", "offset_map
 """What the processor returns of the text, or for training; the rest goes to the model as it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class GridProcessor:
-    """Prepares text and pictures for models that are handed patches one by one (Qwen2-VL and its
-    kin): transformers' own processors of these ask for a library for videos."""
-
-    image_processor: Any
-    tokenizer: Any
-    image_token: str
-    around: tuple[str, str]
-    """What stands before and behind a picture that is put in front of the text."""
-
-    def __call__(self, text: Sequence[str], images: Sequence[Any], **options: Any) -> Any:
-        """Return what the model is given of one text and its pictures; see `PictureReader`."""
-        [written] = text
-        made = dict(self.image_processor(images=list(images), **options)) if images else {}
-        each = [
-            int(np.prod(grid)) // self.image_processor.merge_size**2
-            for grid in made.get("image_grid_thw", ())
-        ]
-        before, *rest = written.split(self.image_token)
-        parts = (self.image_token * n + behind for n, behind in zip(each, rest, strict=True))
-        ids = self.tokenizer(before + "".join(parts), verbose=False)["input_ids"]
-        image_id = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        kinds = [[int(i == image_id) for i in ids]]
-        return {**made, "input_ids": np.array([ids]), "mm_token_type_ids": np.array(kinds)}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class PictureReader:
     """Turns text with pictures into prompts for one model."""
@@ -62,6 +35,8 @@ class PictureReader:
     """How many patches along each side make one position."""
     name: str
     """The model's, for messages."""
+    around: tuple[str, str] = ("", "")
+    """What stands before and behind a picture that is put in front of the text."""
     known: LRUCache[Hashable, list[Cell | None] | None] = field(
         default_factory=lambda: LRUCache(64)
     )
@@ -129,7 +104,7 @@ class PictureReader:
         return self._labelled(ids, text, pictures, arrays)
 
     def _in_front(self, text: str, n_pictures: int) -> str:
-        before, behind = getattr(self.processor, "around", ("", ""))
+        before, behind = self.around
         mark = f"{before}{self.image_token}{behind}"
         return " ".join([*[mark] * n_pictures, text])
 
@@ -226,4 +201,14 @@ def picture_reader(
         )
     vision = getattr(model.config, "vision_config", None)
     merge = getattr(vision, "spatial_merge_size", None)
-    return PictureReader(processor, reader, image_id, merge if isinstance(merge, int) else 1, name)
+    ends = (f"vision_{end}_token_id" for end in ("start", "end"))
+    stated_ends = [getattr(model.config, end, None) for end in ends]
+    around = tuple("" if i is None else reader.text(i) for i in stated_ends)
+    return PictureReader(
+        processor,
+        reader,
+        image_id,
+        merge if isinstance(merge, int) else 1,
+        name,
+        (around[0], around[1]),
+    )

@@ -66,6 +66,10 @@ class VisionFamily:
     tower: bool = True
     """Whether the tower's heads are a stack."""
     causal: bool = True
+    blank: int = 0
+    """Positions that show nothing of that picture: the ends of lines."""
+    branches: bool = True
+    """Whether sets of heads branch off; not where pictures enter behind several layers."""
 
 
 def _llava(tokenizer: Any) -> Any:
@@ -150,6 +154,26 @@ def _idefics3(tokenizer: Any) -> Any:
         size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
     )
     return Idefics3Processor(images, tokenizer, image_seq_len=4)
+
+
+def _llava_next(tokenizer: Any) -> Any:
+    from transformers import LlavaNextProcessor
+    from transformers.models.llava_next.image_processing_pil_llava_next import (
+        LlavaNextImageProcessorPil,
+    )
+
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 32},
+        crop_size={"height": 32, "width": 32},
+        image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
+    )
+    return LlavaNextProcessor(
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
 
 
 FAMILIES = {
@@ -251,6 +275,54 @@ FAMILIES = {
         picture=(64, 64),
         side=4,
         tower=False,
+    ),
+    "llava-next": VisionFamily(
+        "llava_next",
+        _CLIP,
+        _LLAMA,
+        _llava_next,
+        config={"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]},
+        picture=(64, 64),
+        side=8,
+        blank=8,
+        tower=False,
+    ),
+    "qwen3-vl": VisionFamily(
+        "qwen3_vl",
+        {
+            "depth": 3,
+            "hidden_size": 32,
+            "out_hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 4,
+            "patch_size": 8,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        {
+            **_LLAMA,
+            "model_type": "qwen3_vl_text",
+            "head_dim": 8,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 1, 1],
+            },
+        },
+        _qwen,
+        tokens={
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+            "vision_start_token": "<|vision_start|>",
+            "vision_end_token": "<|vision_end|>",
+        },
+        image_id="<|image_pad|>",
+        picture=(64, 64),
+        side=4,
+        tower=False,
+        branches=False,
     ),
     "idefics3": VisionFamily(
         "idefics3",
