@@ -342,15 +342,17 @@ def search_most_change(
     positions: Sequence[int] | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
-) -> tuple[ActionStep, ...]:
+) -> tuple[tuple[ActionStep, ...], str]:
     """Search greedily for the heads whose ablation together moves the action farthest.
 
     Each step tries every remaining head together with those chosen; ties, which are frequent as
     tokens are few, go to the lowest (stack, layer, head).
 
+    Returns:
+        The steps found, and "complete" or "cancelled".
+
     Raises:
         UserError: the model is no policy, or an argument does not fit.
-        Cancelled: `cancel` was set.
     """
     clean = act(model, prompt)
     heads = list(model.heads_on(prompt) if candidates is None else model.check_heads(candidates))
@@ -358,15 +360,18 @@ def search_most_change(
     steps: list[ActionStep] = []
     while heads and len(steps) < max_heads:
         sets = [(*kept, head) for head in heads]
-        answers = answers_of(
-            model, prompt, sets, intervention, positions, progress=progress, cancel=cancel
-        )
+        try:
+            answers = answers_of(
+                model, prompt, sets, intervention, positions, progress=progress, cancel=cancel
+            )
+        except Cancelled:
+            return tuple(steps), "cancelled"
         values = np.stack([_values(clean.space, answer) for answer in answers])
         away = distances(clean.space, clean.values, values)
         best = int(away.argmax())
         steps.append(ActionStep(heads[best], float(away[best]), values[best]))
         kept.append(heads.pop(best))
-    return tuple(steps)
+    return tuple(steps), "complete"
 
 
 def answers_of(

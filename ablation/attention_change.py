@@ -138,12 +138,12 @@ def with_model(
         UserError: the other model splits the prompt into other tokens, or is of another shape or
             kind.
     """
-    if len(model.stacks.stacks) != len(other.stacks.stacks):
+    if [s.name for s in model.stacks.stacks] != [s.name for s in other.stacks.stacks]:
         one, plain = sorted((model, other), key=lambda m: -len(m.stacks.stacks))
+        what = "an encoder-decoder" if one.kind == "encoder-decoder" else "a model that sees"
         raise UserError(
             ErrorKind.MODEL,
-            f"{one.name} is an encoder-decoder and {plain.name} is not; compare two models of the "
-            "same kind.",
+            f"{one.name} is {what} and {plain.name} is not; compare two models of the same kind.",
         )
     theirs = _tokens_of(other, prompt, model.has_bos(prompt))
     if not _same_tokens(theirs, prompt):
@@ -159,6 +159,8 @@ def with_model(
 
 def _tokens_of(other: "LanguageModel", prompt: TokenizedPrompt, bos: bool) -> TokenizedPrompt:
     """Return another model's tokens of a prompt's texts."""
+    if prompt.pictures:
+        return other.tokenize(prompt.text, bos=bos, pictures=prompt.pictures)
     if prompt.source is not None:
         return other.tokenize(prompt.source.text, bos=bos, decoder=prompt.text)
     texts = prompt.text.split(PAIR_MARK, 1) if prompt.segments is not None else [prompt.text]

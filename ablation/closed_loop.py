@@ -22,14 +22,13 @@ from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.picture import Picture
 from models.tabletop.drawing import draw
+from models.tabletop.rollouts import Outcomes, run_episodes
 from models.tabletop.table import Action, Scene, Table
 from models.tabletop.words import told
 from models.types import Head
 
-FIRST_SEED = 1_000_000
-"""Of the episodes; training draws its scenes otherwise."""
-AT_ONCE = 64
-"""Episodes that run side by side."""
+TRIES = 20
+"""Draws for each set that is wanted: some come twice."""
 CONFIDENCE = 0.95
 PAIRS = ("seen", "held-out")
 
@@ -38,19 +37,17 @@ PAIRS = ("seen", "held-out")
 class Success:
     """How many of some episodes reached their target."""
 
-    n_episodes: int
-    n_reached: int
-    n_closed: int
-    """Episodes in which the gripper closed at all: elsewhere too."""
+    outcomes: Outcomes
 
     @property
     def rate(self) -> float:
-        return self.n_reached / self.n_episodes
+        return self.outcomes.n_reached / self.outcomes.n_episodes
 
     @property
     def interval(self) -> tuple[float, float]:
         """The Wilson interval of the rate, at `CONFIDENCE`."""
-        found = binomtest(self.n_reached, self.n_episodes).proportion_ci(CONFIDENCE, "wilson")
+        test = binomtest(self.outcomes.n_reached, self.outcomes.n_episodes)
+        found = test.proportion_ci(CONFIDENCE, "wilson")
         return float(found.low), float(found.high)
 
     def said(self) -> str:
@@ -60,9 +57,9 @@ class Success:
     def to_json(self) -> dict[str, Any]:
         low, high = self.interval
         return {
-            "episodes": self.n_episodes,
-            "reached": self.n_reached,
-            "closed": self.n_closed,
+            "episodes": self.outcomes.n_episodes,
+            "reached": self.outcomes.n_reached,
+            "closed": self.outcomes.n_closed,
             "rate": self.rate,
             "interval": [low, high],
         }
@@ -75,17 +72,23 @@ class ClosedLoop:
     pairs: str
     clean: Success
     ablated: Success | None
-    random: Success | None
-    """All draws together."""
-    n_draws: int
+    random: tuple[Success, ...]
+    """One for each set drawn, all from the same starts; none where a layer has too few others."""
+
+    def said_of_random(self) -> str:
+        """Say how random heads do: the mean over the sets drawn, and their range."""
+        if not self.random:
+            return "" if self.ablated is None else "too few others to draw from"
+        rates = [one.rate for one in self.random]
+        draws = f"{len(rates)} draws" if len(rates) > 1 else "1 draw"
+        return f"{np.mean(rates):.0%} ({min(rates):.0%} to {max(rates):.0%} in {draws})"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "pairs": self.pairs,
             "clean": self.clean.to_json(),
             "ablated": None if self.ablated is None else self.ablated.to_json(),
-            "random": None if self.random is None else self.random.to_json(),
-            "draws": self.n_draws,
+            "random": [one.to_json() for one in self.random],
         }
 
 
@@ -94,6 +97,7 @@ def closed_loop(
     heads: Sequence[Head] = (),
     intervention: Intervention = Zero(),  # noqa: B008 - a frozen value
     *,
+    positions: Sequence[int] | None = None,
     pairs: str = "seen",
     n_episodes: int = 100,
     n_draws: int = 3,
@@ -104,6 +108,7 @@ def closed_loop(
     """Run episodes with a policy as it is, without some heads, and without random ones.
 
     Args:
+        positions: those acted on; None for all.
         pairs: which targets: "seen" in training, or "held-out".
         n_episodes: of each kind of run; all start alike.
         n_draws: how many sets of random heads, each over all episodes.
@@ -115,21 +120,29 @@ def closed_loop(
     """
     _refuse_others(model, intervention, pairs, n_episodes)
     heads = model.check_heads(heads)
-    draws = [_random_like(model, heads, seed + i) for i in range(n_draws if heads else 0)]
+    draws = _random_like(model, heads, n_draws, seed)
     sets = [(), *([tuple(heads)] if heads else []), *draws]
     counted = _Counted(len(sets) * n_episodes, progress)
-    found = [
-        _success(model, chosen, intervention, pairs, n_episodes, counted, cancel) for chosen in sets
-    ]
-    together = found[2:]
-    random = None
-    if together:
-        random = Success(
-            sum(one.n_episodes for one in together),
-            sum(one.n_reached for one in together),
-            sum(one.n_closed for one in together),
-        )
-    return ClosedLoop(pairs, found[0], found[1] if heads else None, random, len(together))
+    found = []
+    for chosen in sets:
+        where = None if positions is None else tuple(positions)
+        ablation = Ablation(chosen, intervention, where) if chosen else None
+        actor = _Actor(model, ablation, cancel)
+        found.append(Success(run_episodes(actor.act, pairs, n_episodes, counted.add)))
+    return ClosedLoop(pairs, found[0], found[1] if heads else None, tuple(found[2:]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Actor:
+    """Acts by the policy until it is cancelled."""
+
+    model: LanguageModel
+    ablation: Ablation | None
+    cancel: threading.Event | None
+
+    def act(self, scenes: Sequence[Scene]) -> list[Action]:
+        stop_if(self.cancel)
+        return act_in(self.model, scenes, self.ablation)
 
 
 @dataclass(slots=True)
@@ -166,49 +179,27 @@ def _refuse_others(
         raise UserError(ErrorKind.OPTION, "At least one episode is needed; ask for more than 0.")
 
 
-def _random_like(model: LanguageModel, heads: Sequence[Head], seed: int) -> tuple[Head, ...]:
-    """Return as many other heads of each layer, where the layer has them."""
+def _random_like(
+    model: LanguageModel, heads: Sequence[Head], n_draws: int, seed: int
+) -> list[tuple[Head, ...]]:
+    """Return different sets of as many other heads of each layer: fewer where there are no more,
+    none where a layer has too few others."""
     rng = np.random.default_rng(seed)
     everything, chosen = model.all_heads(None), set(heads)
-    found: list[Head] = []
+    pools = []
     for stack, layer in dict.fromkeys((head.stack, head.layer) for head in heads):
         mates = [h for h in everything if (h.stack, h.layer) == (stack, layer)]
-        n = sum(head in chosen for head in mates)
         others = [h for h in mates if h not in chosen]
-        pool = others if len(others) >= n else mates
-        found += [pool[i] for i in rng.choice(len(pool), n, replace=False)]
-    return tuple(sorted(found))
-
-
-def _success(
-    model: LanguageModel,
-    heads: Sequence[Head],
-    intervention: Intervention,
-    pairs: str,
-    n_episodes: int,
-    counted: _Counted,
-    cancel: threading.Event | None,
-) -> Success:
-    ablation = Ablation(tuple(heads), intervention) if heads else None
-    n_reached = n_closed = 0
-    for start in range(0, n_episodes, AT_ONCE):
-        n = min(AT_ONCE, n_episodes - start)
-        tables = [Table(pairs) for _ in range(n)]
-        scenes = [table.reset(FIRST_SEED + start + i) for i, table in enumerate(tables)]
-        running = list(range(n))
-        while running:
-            stop_if(cancel)
-            actions = act_in(model, [scenes[i] for i in running], ablation)
-            left = []
-            for i, action in zip(running, actions, strict=True):
-                scenes[i], over, reached = tables[i].step(action)
-                n_reached += reached
-                n_closed += action.close
-                if not over:
-                    left.append(i)
-            counted.add(len(running) - len(left))
-            running = left
-    return Success(n_episodes, n_reached, n_closed)
+        pools.append((others, len(mates) - len(others)))
+    if not pools or any(len(others) < n for others, n in pools):
+        return []
+    drawn: dict[tuple[Head, ...], None] = {}
+    for _ in range(TRIES * n_draws):
+        if len(drawn) == n_draws:
+            break
+        found = [o[i] for o, n in pools for i in rng.choice(len(o), n, replace=False)]
+        drawn[tuple(sorted(found))] = None
+    return list(drawn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class TargetOnTop:
 @dataclass(frozen=True, slots=True)
 class AnyOnTop:
     """Targeted: the largest probability of several tokens together, until one of them is the most
-    likely token."""
+    likely token; where only some tokens count, as a part of these."""
 
     ids: frozenset[int]
     among: tuple[int, ...] | None = None
@@ -117,10 +117,16 @@ class AnyOnTop:
     flat_at_clean: bool = False
 
     def clean_score(self, baseline: Prediction) -> float:
-        return float(np.logaddexp.reduce(baseline.log_probs[sorted(self.ids)]))
+        found = np.logaddexp.reduce(baseline.log_probs[sorted(self.ids)])
+        if self.among is None:
+            return float(found)
+        return float(found - np.logaddexp.reduce(baseline.log_probs[sorted(self.among)]))
 
     def scores(self, clean: Tensor, log_probs: Tensor) -> Tensor:
-        return log_probs[:, sorted(self.ids)].logsumexp(dim=1)
+        found = log_probs[:, sorted(self.ids)].logsumexp(dim=1)
+        if self.among is None:
+            return found
+        return found - log_probs[:, sorted(self.among)].logsumexp(dim=1)
 
     def is_gain(self, score: float, before: float) -> bool:
         return score > before + LEAST_GAIN
@@ -129,7 +135,7 @@ class AnyOnTop:
         return top_id in self.ids
 
     def target_logprob(self, log_probs: Tensor) -> float | None:
-        return log_probs[sorted(self.ids)].logsumexp(dim=0).item()
+        return self.scores(log_probs, log_probs[None])[0].item()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

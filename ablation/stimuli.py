@@ -24,7 +24,7 @@ import numpy as np
 
 from ablation.types import MetricInfo
 from models.errors import ErrorKind, UserError
-from models.types import CROSS, FloatArray, TokenizedPrompt
+from models.types import CROSS, VISION, FloatArray, TokenizedPrompt
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -75,7 +75,14 @@ def repeated_tokens(
             there is no such stack.
     """
     named = model.stacks.named(stack)
-    decodes = len(model.stacks.stacks) > 1 and named.queries == "prompt"
+    if named.name == VISION:
+        raise UserError(
+            ErrorKind.HEADS,
+            "Roles are played on random text, which the heads of the vision tower never see; "
+            "choose the language stack.",
+        )
+    translates = model.kind == "encoder-decoder"
+    decodes = translates and named.queries == "prompt"
     opening = [] if model.opening_id is None else [model.opening_id]
     ordinary = model.ordinary_ids()
     # The decoder's source is as many other tokens.
@@ -96,7 +103,7 @@ def repeated_tokens(
         for _ in range(n_sequences)
     )
     pose = {(): _alone, ("source", "source"): _read, ("prompt", "prompt"): _written}
-    sides = (named.queries, named.keys) if len(model.stacks.stacks) > 1 else ()
+    sides = (named.queries, named.keys) if translates else ()
     return tuple(pose.get(sides, _copied)(model, opening, ids, length) for ids in chosen)
 
 

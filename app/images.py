@@ -15,8 +15,9 @@ from PIL import Image
 from app.runs import Memory
 from models.errors import ErrorKind, UserError
 from models.picture import Cell, Picture, read_picture
+from models.tabletop.scenes import PREFIX as SCENE_PREFIX
 
-TABLE, GIVEN = "tabletop:", "given:"
+TABLE, GIVEN = SCENE_PREFIX, "given:"
 MOST_BYTES = 256 * 2**20
 SHOWN_SIDE = 640
 """Pixels along the longer side of what the browser gets of a picture."""

@@ -115,6 +115,7 @@ class Runs:
             n_tokens = len(prompt) + (0 if prompt.source is None else len(prompt.source))
             n_bytes = len(text) + PROMPT_BYTES * n_tokens
             n_bytes += sum(array.nbytes for array in (prompt.given or {}).values())
+            n_bytes += sum(picture.pixels.nbytes for picture in prompt.pictures)
             self._memory.put(key, prompt, n_bytes)
         return prompt
 

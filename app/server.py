@@ -26,6 +26,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+LARGEST_MESSAGE = 64 * 2**20
+"""Bytes of a message of the page: pictures come in one."""
 SHUTDOWN_SECONDS = 2
 """How long Ctrl-C waits for open connections."""
 
@@ -141,6 +143,7 @@ def serve(
             access_log=False,  # a link carries a prompt
             proxy_headers=False,
             server_header=False,
+            ws_max_size=LARGEST_MESSAGE,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         if open_browser:

@@ -14,6 +14,7 @@ from ablation.types import STRATEGIES
 from app.examples import EXAMPLES
 from app.field_readers import flag, fraction, one_of, optional, text, typed, whole
 from app.question_form import QuestionForm, read_question
+from models.picture import MOST_PICTURES
 from models.types import Head
 from viz.combined import COMBINATIONS
 from viz.sink import SINKS
@@ -39,7 +40,7 @@ SCALES = ("shared", "own")
 MAX_PROMPT_CHARACTERS = 200_000
 """A longer prompt is refused before it is tokenised: no model here could show its attention."""
 MAX_CHOSEN_HEADS = 4096
-MAX_IMAGES = 8
+MAX_IMAGES = MOST_PICTURES
 _STACK = re.compile(r"[a-z][a-z_]{0,30}")
 BETWEEN: Mapping[str, tuple[int, int] | None] = {"all": None, "a-b": (0, 1), "b-a": (1, 0)}
 """From which sentence of a pair to which: the part of a map that is drawn, None being all."""

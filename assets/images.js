@@ -52,6 +52,10 @@
   // A picture in the clipboard goes the way of a chosen file.
   document.addEventListener("paste", (event) => {
     const place = document.getElementById("image-place");
+    const types = [...((event.clipboardData && event.clipboardData.types) || [])];
+    if (types.includes("text/plain")) {
+      return; // programs for text and tables put a picture beside it
+    }
     const files = [...((event.clipboardData && event.clipboardData.files) || [])].filter((file) =>
       file.type.startsWith("image/")
     );

@@ -280,9 +280,13 @@
 
     document.addEventListener("pictures", () => known && show());
 
+    // The pictures of a prompt are here before its attention is: until then what stood stays.
     function show() {
-      build();
-      paint();
+      const { names } = window.attention.images();
+      if (JSON.stringify(names) === JSON.stringify(known.images)) {
+        build();
+        paint();
+      }
     }
 
     function svg(head) {
@@ -296,15 +300,16 @@
       const gap = 12;
       let [x, tallest] = [0, 0];
       const parts = wanted.map((one) => {
-        const [{ canvas }] = one.canvases;
-        const [width, height] = [parseFloat(canvas.style.width), parseFloat(canvas.style.height)];
         const name = known.maps[one.head].name;
-        const part =
-          `<text x="${x}" y="14" font-family="sans-serif" font-size="13" font-weight="600">${name}</text>` +
-          `<image x="${x}" y="20" width="${width}" height="${height}" href="${canvas.toDataURL()}"/>`;
-        x += width + gap;
-        tallest = Math.max(tallest, height);
-        return part;
+        const title = `<text x="${x}" y="14" font-family="sans-serif" font-size="13" font-weight="600">${name}</text>`;
+        const images = one.canvases.map(({ canvas }) => {
+          const [width, height] = [parseFloat(canvas.style.width), parseFloat(canvas.style.height)];
+          const image = `<image x="${x}" y="20" width="${width}" height="${height}" href="${canvas.toDataURL()}"/>`;
+          x += width + gap;
+          tallest = Math.max(tallest, height);
+          return image;
+        });
+        return title + images.join("");
       });
       const size = `width="${x - gap}" height="${tallest + 20}"`;
       return `<svg xmlns="http://www.w3.org/2000/svg" ${size}>${parts.join("")}</svg>`;

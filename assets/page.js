@@ -27,9 +27,10 @@
     return JSON.stringify(a) === JSON.stringify(b);
   }
 
-  // Whether a kept study is of the texts that are shown.
-  function sameTexts(kept, prompt, second) {
-    return kept.prompt === prompt && kept.second === (second || "");
+  // Whether a kept study is of the texts and pictures that are shown.
+  function sameTexts(kept, prompt, second, images) {
+    const samePictures = same(kept.images || [], images || []);
+    return kept.prompt === prompt && kept.second === (second || "") && samePictures;
   }
 
   function toggled(chosen, head) {
@@ -153,7 +154,7 @@
           "The prompt has " + long + " characters; at most " + most + " can be shown. Shorten it.";
         return [skip(), skip(), sentence, skip()];
       }
-      const isSame = sameTexts({ prompt: text, second: beside }, prompt, second);
+      const isSame = sameTexts({ prompt: text, second: beside }, prompt, second, []);
       if (cause !== "bos" && isSame && !document.getElementById("wait-cancelled").hidden) {
         document.getElementById("wait-again").click(); // the view does not change, so nothing would run
         return nothing;
@@ -211,9 +212,9 @@
 
     // --- study ---
 
-    sayOutdated(kind, sweep, search, byPosition, prompt, second) {
+    sayOutdated(kind, sweep, search, byPosition, prompt, second, images) {
       const kept = { sweep, positions: byPosition }[kind] || search;
-      if (!kept || sameTexts(kept, prompt, second)) {
+      if (!kept || sameTexts(kept, prompt, second, images)) {
         return "";
       }
       const text = kept.prompt + (kept.second ? " | " + kept.second : "");
@@ -244,9 +245,9 @@
     },
 
     // The tokens of an earlier prompt are not there any more.
-    openColumn(click, kept, prompt, second) {
+    openColumn(click, kept, prompt, second, images) {
       const point = click && click.points && click.points[0];
-      const current = kept && kept.opens && sameTexts(kept, prompt, second);
+      const current = kept && kept.opens && sameTexts(kept, prompt, second, images);
       return point && current ? { position: Number(point.x), at: Date.now() } : skip();
     },
   };

@@ -14,7 +14,7 @@
 
   function nameOf(stack) {
     const { images } = window.attention;
-    return images && images().seen ? SEEING[stack] : NAMES[stack];
+    return images && images().pictures.length ? SEEING[stack] : NAMES[stack];
   }
 
   function stackOf(known, head) {

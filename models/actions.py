@@ -13,7 +13,8 @@ The dimensions are answered in this order, a token each. `axis` is given to thos
 the plane of the picture: "x" to the right, "y" downwards. `origin` says where what moves is on the
 picture: two numbers of the prompt's text, times `scale`, in pixels. `state` is a pattern of the
 words that tell of the robot; the other words are the instruction. In place of `tokens`, `bins` with
-`first` (a token id), `count`, `low` and `high` describes evenly spaced bins (OpenVLA's).
+`first` (a token id), `count`, `low` and `high` describes evenly spaced bins; OpenVLA's go the other
+way (`"descending": true`): the highest value is the lowest id's.
 """
 
 import json
@@ -141,6 +142,7 @@ def _dimension(path: Path, data: Any, reader: TokenReader, n_vocab: int) -> Acti
         ids = tuple(range(int(bins["first"]), int(bins["first"]) + count))
         edges = np.linspace(float(bins["low"]), float(bins["high"]), count + 1)
         values = (edges[:-1] + edges[1:]) / 2
+        values = values[::-1].copy() if bins.get("descending") else values
     else:
         ids = tuple(_token_id(path, name, token, reader) for token in data["tokens"])
         values = np.array([float(value) for value in data["tokens"].values()])
@@ -179,7 +181,7 @@ def followed_by(
     n = len(ids)
     given = None
     if prompt.given is not None:
-        given = {name: _lengthened(array, len(prompt), n) for name, array in prompt.given.items()}
+        given = {name: _lengthened(name, array, prompt, n) for name, array in prompt.given.items()}
     return replace(
         prompt,
         ids=(*prompt.ids, *ids),
@@ -191,9 +193,15 @@ def followed_by(
     )
 
 
-def _lengthened(array: FloatArray, n_positions: int, n: int) -> FloatArray:
-    """Return what a model is given with the entries of further text positions, where it has one
-    for each position."""
-    if array.shape != (1, n_positions):
+def _lengthened(name: str, array: FloatArray, prompt: TokenizedPrompt, n: int) -> FloatArray:
+    """Return what a model is given with the entries of answered positions, where it has one for
+    each position.
+
+    Token types tell pictures (1) from text (0), or else a prefix (0), picture and all, whose
+    positions see each other, from what is answered to it (1).
+    """
+    if array.shape != (1, len(prompt)):
         return array
-    return np.concatenate([array, np.zeros((1, n), dtype=array.dtype)], axis=1)
+    pictured = array[0, [kind == "image" for kind in prompt.kinds]]
+    is_prefix = name == "token_type_ids" and not pictured.any()
+    return np.concatenate([array, np.full((1, n), int(is_prefix), dtype=array.dtype)], axis=1)

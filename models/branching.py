@@ -137,7 +137,8 @@ class BaseRun:
         n = self.n_positions
         acted_on = torch.arange(n, device=self.logits.device) == position
         # Behind the position read nothing matters.
-        window = Window(min(position, n), max(n - position, 0))
+        behind = position > self.editing.read
+        window = Window(n, 0) if behind else Window(position, n - position)
         return replace(self, editing=replace(self.editing, acted_on=acted_on), window=window)
 
 
@@ -245,7 +246,10 @@ class BranchEngine:
         common = frozenset.intersection(*head_sets)
         window = self._window(editing, len(ids))
         pictured = any(isinstance(row, np.ndarray) for row in (beside or {}).values())
-        if not pictured:  # of what comes behind the window nothing matters
+        if pictured:  # whose positions cannot be cut off from them
+            n = len(ids)
+            window = Window(window.first, n - window.first) if window.count else Window(n, 0)
+        else:  # of what comes behind the window nothing matters
             ids = ids[: window.end]
         branching = {branch_layer(heads, common) for heads in head_sets if heads != common}
         device = execution_device(self._model.get_input_embeddings())  # type: ignore[operator]

@@ -172,6 +172,11 @@ class LanguageModel:
                 model has no decoder beside an encoder, knows no pairs, or reads no pictures.
         """
         if pictures:
+            if pair is not None or decoder:
+                raise UserError(
+                    ErrorKind.PROMPT,
+                    "A prompt with pictures takes no second text; leave that out.",
+                )
             return self._tokenize_pictures(text, bos, pictures)
         if pair is not None and not self.pairs:
             raise UserError(
@@ -263,7 +268,10 @@ class LanguageModel:
                 )
 
     def has_bos(self, prompt: TokenizedPrompt) -> bool:
-        """Return whether a prompt begins with the token that opens a sequence."""
+        """Return whether a prompt begins with the token that opens a sequence; pictures may stand
+        in front of it."""
+        if prompt.pictures:
+            return self.opening_id in prompt.ids
         return prompt.typed.ids[0] == self.opening_id
 
     @property

@@ -5,6 +5,7 @@ No torch here: these travel between the rooms as the other values of `models.typ
 
 import hashlib
 import io
+import struct
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,11 @@ from models.errors import ErrorKind, UserError
 MOST_PIXELS = 40_000_000
 """Larger pictures are refused: no model sees so many, and they would fill the memory."""
 MOST_BYTES = 30_000_000
+MOST_PICTURES = 8
+"""Of a prompt: more would be a mistake, and each takes hundreds of positions."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is read; other formats may start other programs."""
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error)
 LEAST_SIDE = 8
 """Pixels; smaller ones fit no patch of any model."""
 
@@ -86,6 +92,7 @@ def read_picture(source: bytes | str | Path, name: str | None = None) -> Picture
     Raises:
         UserError: it is none, cannot be read, is animated, too large, or too small.
     """
+    Image.init()  # or formats that are rarely met are not known
     shown = name or (Path(source).name if not isinstance(source, bytes) else "The picture")
     if not isinstance(source, bytes):
         source = _bytes_of(Path(source), shown)
@@ -94,7 +101,7 @@ def read_picture(source: bytes | str | Path, name: str | None = None) -> Picture
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source)) as image:
+            with Image.open(io.BytesIO(source), formats=FORMATS) as image:
                 return Picture(_pixels(image, shown), shown)
     except UserError:
         raise
@@ -102,7 +109,7 @@ def read_picture(source: bytes | str | Path, name: str | None = None) -> Picture
         raise _refusal(
             f"{shown} has more than {MOST_PIXELS / 1e6:.0f} million pixels", "make it smaller"
         ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+    except (*_DAMAGED, UnidentifiedImageError) as error:
         raise _refusal(
             f"{shown} is not a picture that can be read", "give a PNG, JPEG or WebP file"
         ) from error
@@ -122,7 +129,8 @@ def _bytes_of(path: Path, shown: str) -> bytes:
 
 
 def _pixels(image: Image.Image, shown: str) -> np.ndarray:
-    if getattr(image, "n_frames", 1) > 1:
+    # A photograph with a preview inside (MPO) is one picture all the same.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise _refusal(f"{shown} is animated", "give one of its frames as a picture")
     if image.width * image.height > MOST_PIXELS:
         millions = image.width * image.height / 1e6

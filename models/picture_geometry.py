@@ -28,6 +28,29 @@ FAINT = 0.02
 is padding."""
 
 
+RAMP = 254
+"""Shades that a ramp goes through."""
+OFFSETS = (0.125, 0.375, 0.625, 0.875)
+"""Parts of a shade by which ramps are brighter: shades are whole numbers, and rounding that is
+another in each ramp comes out in their mean."""
+CROOKED = 0.05
+"""Places farther from a straight line than this part of a side are no line."""
+EDGE = 2
+"""Pixels at each edge of a tile that are not gone by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """How a processor hands out patches one by one."""
+
+    side: int
+    """Pixels along each side."""
+    frames: int
+    """How often each stands there, for a film's frames."""
+    merge: int
+    """How many along each side make one position."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sources:
     """Where pixels of one grid were taken from, as parts of the picture's width and height."""
@@ -38,21 +61,23 @@ class Sources:
 
 
 def image_cells(
-    process: Process, pictures: Sequence[Picture], n_positions: int, merge: int = 1
+    process: Process,
+    pictures: Sequence[Picture],
+    n_positions: int,
+    patch: Patch | None = None,
 ) -> list[Cell | None] | None:
     """Return what each image position of a prompt stands for, in their order.
 
     Args:
         n_positions: image positions that the prompt has for all pictures together.
-        merge: how many patches along each side make one position, for processors that hand out
-            patches one by one.
+        patch: for processors that hand out patches one by one.
 
     Returns:
         None for a position that shows padding alone; None for all if the numbers do not fit.
     """
     cells: list[Cell | None] = []
     for index, picture in enumerate(pictures):
-        grids = _grids(process, picture, n_positions // len(pictures), merge)
+        grids = _grids(process, picture, n_positions // len(pictures), patch)
         if grids is None:
             return None
         for tile, grid in enumerate(grids):
@@ -61,35 +86,38 @@ def image_cells(
 
 
 def _grids(
-    process: Process, picture: Picture, n_positions: int, merge: int
+    process: Process, picture: Picture, n_positions: int, patch: Patch | None
 ) -> list[Sources] | None:
     """Return the grids of positions that one picture is given as, in order."""
     shape = picture.pixels.shape
     black, white = np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
-    given = [process([one]) for one in (black, white, _ramps(*shape[:2]))]
+    ramps = [_ramps(shape[0], shape[1], offset) for offset in OFFSETS]
+    given = [process([one]) for one in (black, white, *ramps)]
     if not all("pixel_values" in one for one in given):
         return None
-    pixels = [one["pixel_values"] for one in given]
+    pixels = [np.asarray(one["pixel_values"], dtype=np.float64) for one in given]
     if any(values.shape != pixels[0].shape for values in pixels):
         return None
-    dark, bright, ramps = (np.asarray(values, dtype=np.float64) for values in pixels)
+    dark, bright, *ramped = pixels
     span = bright - dark
     shows = np.abs(span) > FAINT * np.abs(span).max()
     with np.errstate(divide="ignore", invalid="ignore"):
-        where = np.where(shows, (ramps - dark) / span, np.nan)
+        shades = 255 * (np.mean(ramped, axis=0) - dark) / span
+    where = np.where(shows, (shades - np.mean(OFFSETS)) / RAMP, np.nan)
     if "image_grid_thw" in given[0]:
-        return _of_patches(where, given[0]["image_grid_thw"], merge)
+        tile = _put_together(where, given[0]["image_grid_thw"], patch)
+        return None if tile is None else _of_tiles(tile, n_positions)
     if where.ndim == 5 and len(where) == 1:  # a batch of one prompt's tiles
         where = where[0]
     if where.ndim != 4 or where.shape[1] != 3:
         return None
-    return _of_tiles(where, n_positions) or _of_lines(where, n_positions)
+    return _of_tiles(where, n_positions) or _of_lines(where, n_positions, picture)
 
 
-def _ramps(height: int, width: int) -> np.ndarray:
+def _ramps(height: int, width: int, offset: float) -> np.ndarray:
     ramps = np.zeros((height, width, 3), np.uint8)
-    ramps[..., 0] = np.rint(np.linspace(0, 255, width))
-    ramps[..., 1] = np.rint(np.linspace(0, 255, height))[:, None]
+    ramps[..., 0] = np.rint(np.linspace(0, RAMP, width) + offset)
+    ramps[..., 1] = np.rint(np.linspace(0, RAMP, height) + offset)[:, None]
     return ramps
 
 
@@ -102,7 +130,32 @@ def _of_tiles(where: np.ndarray, n_positions: int) -> list[Sources] | None:
     side = isqrt(height * width // each)
     if side * side * each != height * width or height % side or width % side:
         return None
-    return _squares(where, side)
+    return _squares(_straightened(where), side)
+
+
+def _straightened(where: np.ndarray) -> np.ndarray:
+    """Return where pixels of tiles were taken from, on straight lines through what was measured.
+
+    A picture has 256 shades, so that one pixel's says its place to a part in 255 only; all of a
+    tile's together say it far better, as resizing and cropping take columns and rows evenly.
+    """
+    straight = np.full_like(where, np.nan)
+    for tile, line in zip(where, straight, strict=True):
+        for channel, axis in ((0, 1), (1, 0)):
+            measured = tile[channel] if axis == 1 else tile[channel].T  # [other, along]
+            shown = ~np.isnan(measured)
+            along = np.broadcast_to(np.arange(measured.shape[1]), measured.shape)
+            places = np.unique(along[shown])
+            # At a picture's edges resizing has less to go by, and shades are cut off.
+            inner = places[EDGE:-EDGE] if len(places) >= 4 * EDGE else places
+            used = shown & np.isin(along, inner)
+            if len(np.unique(along[used])) < 2:
+                line[channel] = tile[channel]
+                continue
+            slope, start = np.polyfit(along[used], measured[used], 1)
+            fitted = np.where(shown, start + slope * along, np.nan)
+            line[channel] = fitted if axis == 1 else fitted.T
+    return straight
 
 
 def _squares(where: np.ndarray, side: int) -> list[Sources]:
@@ -114,7 +167,7 @@ def _squares(where: np.ndarray, side: int) -> list[Sources]:
     return [Sources(tile[:, :, 0], tile[:, :, 1]) for tile in flat]
 
 
-def _of_lines(where: np.ndarray, n_positions: int) -> list[Sources] | None:
+def _of_lines(where: np.ndarray, n_positions: int, picture: Picture) -> list[Sources] | None:
     """Divide a picture that is given whole and then in tiles put together again: without the lines
     of padding, and with a position at the end of each line that shows nothing (LLaVA-NeXT)."""
     n_tiles, _, height, width = where.shape
@@ -124,16 +177,32 @@ def _of_lines(where: np.ndarray, n_positions: int) -> list[Sources] | None:
             columns = (n_tiles - 1) // rows
             tiles = where[1:].reshape(rows, columns, 3, height, width)
             together = tiles.transpose(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)
-            [grid] = _squares(together[None], side)
-            shown = ~np.isnan(grid.x).all(-1)
-            kept = np.ix_(shown.any(1), shown.any(0))
-            n_lines, n_across = (int(shown.any(axis).sum()) for axis in (1, 0))
-            if n_tiles > 1 and whole + n_lines * (n_across + 1) == n_positions:
-                return [_squares(where[:1], side)[0], _with_ends(grid, kept)]
+            grid_size = (rows * height // side, columns * width // side)
+            kept = _unpadded(*grid_size, picture)
+            lines, across = (
+                len(range(*part.indices(n))) for part, n in zip(kept, grid_size, strict=True)
+            )
+            if n_tiles > 1 and whole + lines * (across + 1) == n_positions:
+                first, grid = _straightened(where[:1]), _straightened(together[None])
+                # Tiles put together in a wrong order do not go on in each other.
+                if np.nanmax(np.abs(grid[:, :2] - together[None, :2])) < CROOKED:
+                    return [_squares(first, side)[0], _with_ends(_squares(grid, side)[0], kept)]
     return None
 
 
-def _with_ends(grid: Sources, kept: tuple[np.ndarray, ...]) -> Sources:
+def _unpadded(rows: int, columns: int, picture: Picture) -> tuple[slice, slice]:
+    """Return the lines and columns of a grid that the model keeps of a picture that was fitted into
+    it and padded: all but whole lines of padding, by its own rounding."""
+    if picture.width / picture.height > columns / rows:
+        shown = int(round(picture.height * (columns / picture.width), 7))
+        cut = (rows - shown) // 2
+        return slice(cut, rows - cut), slice(0, columns)
+    shown = int(round(picture.width * (rows / picture.height), 7))
+    cut = (columns - shown) // 2
+    return slice(0, rows), slice(cut, columns - cut)
+
+
+def _with_ends(grid: Sources, kept: tuple[slice, slice]) -> Sources:
     """Return the lines and columns of a grid that are kept, each line with a blank end."""
     x, y = (
         np.pad(a[kept], ((0, 0), (0, 1), (0, 0)), constant_values=np.nan) for a in (grid.x, grid.y)
@@ -149,19 +218,23 @@ def _common_divisors(one: int, other: int) -> list[int]:
     return [d for d in _divisors(one) if other % d == 0 and 4 <= d < one]
 
 
-def _of_patches(where: np.ndarray, grid: Any, merge: int) -> list[Sources] | None:
-    """Put patches that were handed out one by one, [patch, channel * time * y * x], on their grid.
+def _put_together(where: np.ndarray, grid: Any, patch: Patch | None) -> np.ndarray | None:
+    """Put patches that were handed out one by one, [patch, channel * time * y * x], together to a
+    picture, [1, channel, y, x].
 
     Those of a position follow each other, and positions go row by row (Qwen2-VL and its kin).
     """
-    if len(grid) != 1 or where.ndim != 2 or where.shape[1] % 3:
+    if patch is None or len(grid) != 1 or where.ndim != 2:
         return None
     frames, height, width = (int(n) for n in grid[0])
-    rows, columns = height // merge, width // merge
-    if frames != 1 or rows * columns * merge**2 != len(where):
+    side, merge = patch.side, patch.merge
+    size = 3 * patch.frames * side**2
+    if frames != 1 or where.shape != (height * width, size) or height % merge or width % merge:
         return None
-    channels = where.reshape(rows, columns, merge**2, 3, -1)
-    return [Sources(*(channels[:, :, :, i].reshape(rows, columns, -1) for i in (0, 1)))]
+    shape = (height // merge, width // merge, merge, merge, 3, patch.frames, side, side)
+    parts = where.reshape(shape)[:, :, :, :, :, 0]  # row, column, y, x of patches; channel, y, x
+    picture = parts.transpose(4, 0, 2, 5, 1, 3, 6)
+    return picture.reshape(1, 3, height * side, width * side)
 
 
 def _cells_of_grid(grid: Sources, picture: Picture, index: int, tile: int) -> list[Cell | None]:

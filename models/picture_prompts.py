@@ -9,15 +9,12 @@ from cachetools import LRUCache
 
 from models import tokens
 from models.errors import ErrorKind, UserError
-from models.picture import Cell, Picture
-from models.picture_geometry import image_cells
+from models.picture import MOST_PICTURES, Cell, Picture
+from models.picture_geometry import Patch, image_cells
 from models.types import TokenizedPrompt
 
 IMAGE = "image"
 """The kind of a position that shows part of a picture."""
-
-MOST_PICTURES = 8
-"""More would be a mistake, and each takes hundreds of positions."""
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "labels", "num_crops", "offset_mapping")
 """What the processor returns of the text, or for training; the rest goes to the model as it is."""
@@ -31,8 +28,8 @@ class PictureReader:
     reader: tokens.TokenReader
     image_id: int
     """The token that stands for a part of a picture."""
-    merge: int
-    """How many patches along each side make one position."""
+    patch: Patch | None
+    """How patches are handed out one by one; None where pictures are handed out whole."""
     name: str
     """The model's, for messages."""
     around: tuple[str, str] = ("", "")
@@ -47,7 +44,7 @@ class PictureReader:
         sizes = tuple((picture.width, picture.height) for picture in pictures)
         key = (sizes, n_positions)
         if key not in self.known:
-            found = image_cells(self.images_alone, pictures, n_positions, self.merge)
+            found = image_cells(self.images_alone, pictures, n_positions, self.patch)
             self.known[key] = found
         return self.known[key]
 
@@ -94,7 +91,8 @@ class PictureReader:
         full = text if n_named else self._in_front(text, len(pictures))
         made = self._process(full, pictures)
         ids = [int(i) for i in np.asarray(made["input_ids"])[0]]
-        if bos is not None:
+        opening = tokens.bos_id(self.reader.tokenizer)
+        if bos is not None and not (bos and opening in ids):  # it may stand behind the pictures
             ids = tokens.with_bos(self.reader.tokenizer, ids, bos)
         tokens.refuse_too_many(len(ids), "prompt with its pictures", max_positions)
         arrays = {
@@ -201,6 +199,9 @@ def picture_reader(
         )
     vision = getattr(model.config, "vision_config", None)
     merge = getattr(vision, "spatial_merge_size", None)
+    images = processor.image_processor
+    frames = getattr(images, "temporal_patch_size", None)
+    patch = Patch(images.patch_size, frames, merge) if merge and frames else None
     ends = (f"vision_{end}_token_id" for end in ("start", "end"))
     stated_ends = [getattr(model.config, end, None) for end in ends]
     around = tuple("" if i is None else reader.text(i) for i in stated_ends)
@@ -208,7 +209,7 @@ def picture_reader(
         processor,
         reader,
         image_id,
-        merge if isinstance(merge, int) else 1,
+        patch,
         name,
         (around[0], around[1]),
     )

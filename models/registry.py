@@ -70,7 +70,7 @@ def load_model(
         tokenizer,
         name=str(name),
         memory_gb=pass_memory_gb,
-        actions=Path(place) / ACTIONS_FILE,
+        actions=Path(model.name_or_path) / ACTIONS_FILE,  # where its files were found
     )
 
 

@@ -187,11 +187,6 @@ class StackTable:
         """How many attention layers the encoder has, which run before all others."""
         return sum(name == ENCODER for name, _ in self.places)
 
-    @property
-    def vision_layers(self) -> int:
-        """How many attention layers the vision tower has, which run before all others."""
-        return sum(name == VISION for name, _ in self.places)
-
     def by_stack(self, heads: Sequence[Head]) -> dict[str, tuple[Head, ...]]:
         """Return the heads of each stack that they are of, in the order given."""
         names = dict.fromkeys(head.stack for head in heads)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ablation.interventions import editors
 from ablation.interventions.notation import (
@@ -384,16 +384,19 @@ def _tokenize_like(
     """Tokenise `text` with a beginning-of-sequence token exactly when `prompt` has one.
 
     For an encoder-decoder the text takes the place of the source; the decoder text stays. For a
-    pair of sentences the text may be one too, with its mark between them.
+    pair of sentences the text may be one too, with its mark between them. Pictures stay.
     """
     wanted = model.has_bos(prompt)
     first, mark, second = text.partition(PAIR_MARK)
     paired = prompt.segments is not None and bool(mark)
     own: tuple[str, str | None] = (first, second) if paired else (text, None)
+    beside: dict[str, Any] = {"pair": own[1]} if not prompt.pictures else {}
+    if prompt.pictures:
+        beside["pictures"] = prompt.pictures
     try:
-        tokenized = model.tokenize(own[0], pair=own[1])
+        tokenized = model.tokenize(own[0], **beside)
         if model.has_bos(tokenized) != wanted:
-            tokenized = model.tokenize(own[0], bos=wanted, pair=own[1])
+            tokenized = model.tokenize(own[0], bos=wanted, **beside)
     except UserError as error:
         raise UserError(
             ErrorKind.INTERVENTION, f"The {role} {quoted(text)} cannot be used: {error}"

@@ -25,7 +25,7 @@ from ablation.head_metrics import HEAD_METRICS, metrics_of
 from ablation.studies.types import StudyResult
 from ablation.types import HeadValues, MetricInfo, Progress
 from models.errors import ErrorKind, UserError
-from models.types import CROSS, ENCODER, FloatArray, Head, TokenizedPrompt
+from models.types import CROSS, ENCODER, VISION, FloatArray, Head, TokenizedPrompt
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -264,7 +264,13 @@ def _fitting(
     """Return the passages that fit the model's context, by id, and how many do not."""
     prompts = []
     named = model.stacks.named(stack)
-    writes = len(model.stacks.stacks) > 1 and named.queries == "prompt"
+    if named.name == VISION:
+        raise UserError(
+            ErrorKind.HEADS,
+            "The corpus is text, which the heads of the vision tower never see; choose the "
+            "language stack.",
+        )
+    writes = model.kind == "encoder-decoder" and named.queries == "prompt"
     for passage in passages:
         try:
             prompt = model.tokenize(passage.text, decoder=passage.text if writes else None)
@@ -334,7 +340,7 @@ def _caveats(
         "The passages are short (40 to 80 words each); what heads do at long range is not seen.",
         "Attention weights say where a head looks, not what it adds to the prediction.",
     ]
-    if len(model.stacks.stacks) > 1 and stack != ENCODER:
+    if model.kind == "encoder-decoder" and stack != ENCODER:
         caveats.append("The decoder wrote each passage while the encoder read the same passage.")
     if too_long:
         caveats.append(f"{too_long} passages did not fit the model's context and were left out.")

@@ -18,18 +18,13 @@ if TYPE_CHECKING:
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
+    _check_fit(options)
     with terminal.sentences() as say:
         from ablation import parse_intervention
         from ablation.heads import check_notation
 
         check_notation(options.ablate or "")
         options.intervention = parse_intervention(options.intervention)
-        if options.positions is not None:
-            raise UserError(
-                ErrorKind.OPTION,
-                "--positions does not go with policy, whose prompt grows while it answers; leave "
-                "it out.",
-            )
         model = open_model(options, options.model, say)
     if options.episodes is not None:
         return _episodes(model, options, terminal)
@@ -43,6 +38,33 @@ def run(options: Namespace, terminal: Terminal) -> int:
     if options.goal is not None:
         return _goal(model, prompt, options, terminal)
     return _act(model, prompt, options, terminal)
+
+
+GOAL_REASONS = {
+    "target_reached": "The goal is reached.",
+    "no_improvement": "No remaining head makes what is wanted more likely.",
+}
+MODES = ("sweep", "modalities", "search", "goal", "episodes")
+
+
+def _check_fit(options: Namespace) -> None:
+    """Raise `UserError` for options that do not go together."""
+    mode = next((f"--{name}" for name in MODES if getattr(options, name)), "")
+    hides = mode == "--modalities"
+    plays = mode == "--episodes"
+    clashes = (
+        ("--positions", options.positions is not None, "policy", "whose prompt grows"),
+        ("--ablate", options.ablate and mode and not plays, mode, "which ablates by itself"),
+        ("--intervention", options.intervention != "zero" and hides, mode, "a knockout"),
+        ("--image", options.image and plays, mode, "which draws its own scenes"),
+        ("--prompt", options.prompt and plays, mode, "which has its own instructions"),
+        ("--stack", options.stack and mode != "--sweep", mode or "an action", "of all stacks"),
+    )
+    for option, given, other, why in clashes:
+        if given:
+            raise UserError(
+                ErrorKind.OPTION, f"{option} does not go with {other} ({why}); leave it out."
+            )
 
 
 def _prompt(model: "LanguageModel", options: Namespace) -> "TokenizedPrompt":
@@ -154,17 +176,25 @@ def _search(
     from ablation.actions import act, search_most_change
 
     clean = act(model, prompt)
-    with terminal.bar() as progress:
-        steps = search_most_change(
-            model, prompt, options.intervention, options.max_heads, progress=progress
+    with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
+        steps, stopped = search_most_change(
+            model,
+            prompt,
+            options.intervention,
+            options.max_heads,
+            progress=progress,
+            cancel=cancel,
         )
     terminal.print(f"{model.name}: {prompt.text}; the action is {_said(clean, clean.values)}")
     for number, step in enumerate(steps, 1):
         said = _said(clean, step.values)
         terminal.print(f"{number}. {step.head}: moved by {step.l2:.3g} of its reach: {said}")
+    if steps:
+        far = max(range(len(steps)), key=lambda i: steps[i].l2)
+        terminal.print(f"farthest with the first {far + 1}: {steps[far].l2:.3g} of its reach")
     found = [{"head": s.head.to_json(), "l2": s.l2, "action": s.values.tolist()} for s in steps]
     terminal.write_json({**_about(model, prompt), "before": clean.to_json(), "steps": found})
-    return 0
+    return INTERRUPTED if stopped == "cancelled" else 0
 
 
 def _said(action: Any, values: Any) -> str:
@@ -191,33 +221,35 @@ def _goal(
     terminal.print(f"{model.name}: {prompt.text}; wanted: {options.goal}")
     for number, step in enumerate(found.steps, 1):
         terminal.print(step_line(number, step))
-    terminal.print(STOP_REASONS[found.stopped])
+    terminal.print(GOAL_REASONS.get(found.stopped, STOP_REASONS[found.stopped]))
     terminal.print(f"heads: {', '.join(map(str, found.heads)) or 'none'}")
     terminal.write_json({**_about(model, prompt), "goal": options.goal, **found.to_json()})
     return INTERRUPTED if found.stopped == "cancelled" else 0
 
 
 def _episodes(model: "LanguageModel", options: Namespace, terminal: Terminal) -> int:
-    from ablation.closed_loop import closed_loop
+    from ablation.closed_loop import Cancelled, closed_loop
 
     heads = () if options.ablate is None else read_heads(model, options.ablate)
-    with terminal.bar() as progress:
-        found = closed_loop(
-            model,
-            heads,
-            options.intervention,
-            pairs=options.pairs,
-            n_episodes=options.episodes,
-            progress=progress,
-        )
+    try:
+        with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
+            found = closed_loop(
+                model,
+                heads,
+                options.intervention,
+                pairs=options.pairs,
+                n_episodes=options.episodes,
+                progress=progress,
+                cancel=cancel,
+            )
+    except Cancelled:
+        terminal.warn("Stopped by Ctrl-C before all episodes had ended; nothing is told of them.")
+        return INTERRUPTED
     terminal.print(f"{model.name}: targets of pairs {found.pairs}, {options.episodes} episodes")
     terminal.print(f"whole: {found.clean.said()} reach their target")
     if found.ablated is not None:
         terminal.print(f"with {options.ablate} ablated: {found.ablated.said()}")
-    if found.random is not None:
-        terminal.print(
-            f"with as many random heads of the same layers, {found.n_draws} draws: "
-            f"{found.random.said()}"
-        )
+    if found.ablated is not None:
+        terminal.print(f"with as many random heads of the same layers: {found.said_of_random()}")
     terminal.write_json({"model": model.name, **found.to_json()})
     return 0

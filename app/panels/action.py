@@ -10,6 +10,7 @@ from app.panels.wait_strip import awaiting
 from app.services import Services, ablation_of, acted_of
 from app.view import View
 from app.waits import step
+from models.errors import UserError
 from viz.actions import ActionRow, action_rows, motion_svg
 
 PICTURE_WIDTH = 150
@@ -60,7 +61,11 @@ def body(services: Services, view: View) -> list[Any]:
     prompt = services.prompt(view, model)
     ablation, problem = ablation_of(view, prompt)
     with services.runs.awaited(model), step("Asking for the action", len(model.sites)):
-        change = None if ablation is None else compare_actions(model, prompt, ablation)
+        change = None
+        try:
+            change = None if ablation is None else compare_actions(model, prompt, ablation)
+        except UserError as error:
+            problem = error
         before = act(model, prompt) if change is None else change.before
     parts: list[Any] = [table(action_rows(before, change))]
     if change is not None:

@@ -137,7 +137,7 @@ def _reading(view: View, outcome: Outcome) -> str:
         )
     if is_rolled_out:
         return axes
-    explained = outcome.prompt.source is None
+    explained = outcome.prompt.source is None and not outcome.prompt.pictures
     asked = "to see why the head looks there" if explained else "for its query token"
     return f"{axes}; click a cell {asked}"
 

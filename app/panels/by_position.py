@@ -171,5 +171,6 @@ def register(app: Dash, services: Services) -> None:
         State(ids.BY_POSITION, "data"),
         State(ids.PROMPT, "data"),
         State(ids.SECOND, "data"),
+        State(ids.IMAGES, "data"),
         prevent_initial_call=True,
     )

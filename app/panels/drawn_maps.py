@@ -162,6 +162,7 @@ def message(
         "labels": list(prompt.labels),
         "source": _of_source(prompt),
         "marked": how.position,
+        "images": list(view.images),
         "maps": new,
     }
 

@@ -69,13 +69,15 @@ def result(found: Any, heads: str, intervention: str) -> list[Any]:
     lines = [("whole", found.clean)]
     if found.ablated is not None:
         lines.append((f"{heads}: {intervention}", found.ablated))
-    if found.random is not None:
-        lines.append((f"random heads of the same layers, {found.n_draws} draws", found.random))
+    said_of = [(name, success.said()) for name, success in lines]
+    said_of += [("as many random heads of the same layers", found.said_of_random())]
     rows = [
-        html.Tr([html.Th(name, scope="row"), html.Td(success.said(), className="figure")])
-        for name, success in lines
+        html.Tr([html.Th(name, scope="row"), html.Td(said, className="figure")])
+        for name, said in said_of
+        if said
     ]
-    said = f"Targets reached in {found.clean.n_episodes} episodes, pairs {found.pairs} (95 %)."
+    n = found.clean.outcomes.n_episodes
+    said = f"Targets reached in {n} episodes, pairs {found.pairs} (95 %)."
     return [html.P(said, className="caption"), html.Table(html.Tbody(rows), className="numbers")]
 
 
@@ -88,6 +90,7 @@ def film_of(services: Services, view: View) -> bytes:
     from ablation.closed_loop import run_episode
     from models.tabletop.film import Reel, film
     from models.tabletop.scenes import named_scene
+    from models.tabletop.words import told
 
     if len(view.images) != 1 or not view.images[0].startswith(TABLE):
         raise UserError(
@@ -95,6 +98,12 @@ def film_of(services: Services, view: View) -> bytes:
             "An episode begins in a scene of the table; choose one from the examples.",
         )
     model, scene = services.model(view.model), named_scene(view.images[0])
+    if view.prompt != told(scene):
+        raise UserError(
+            ErrorKind.PROMPT,
+            f"An episode follows its scene's own instruction ({told(scene)!r}); choose the scene "
+            "from the examples again.",
+        )
     ablation, problem = ablation_of(view, services.prompt(view, model))
     if problem is not None:
         raise problem
@@ -114,9 +123,10 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.EPISODES_RESULT, "children", allow_duplicate=True),
         Output(ids.EPISODE_FILM, "children", allow_duplicate=True),
         Input(ids.MODEL, "data"),
+        Input(ids.ACTED, "data"),  # another scene, other heads: what was found is of others
         prevent_initial_call=True,
     )
-    def show(name: str | None) -> Any:
+    def show(name: str | None, _acted: Any) -> Any:
         return name != TABLETOP_NAME, None, None
 
     @app.callback(
@@ -147,6 +157,7 @@ def register(app: Dash, services: Services) -> None:
         options: dict[str, Any] = {}
         if ablation is not None:
             options["intervention"] = ablation.intervention
+            options["positions"] = ablation.positions
         with services.jobs.start(tab) as job:
             bar = Bar(job, ids.EPISODES_BAR, ids.EPISODES_STATUS, watch_page())
             bar.start()

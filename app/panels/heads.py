@@ -171,7 +171,7 @@ def register(app: Dash, services: Services) -> None:
         view = View(shape["model"], prompt, second or "", tuple(images or ()), bos)
         scores: HeadScores | HeadValues | None = _metric(services, view, cells, stack.name)
         if scores is None:
-            scores = _scores(services, sweep, shape, (prompt, second or ""))
+            scores = _scores(services, sweep, shape, (prompt, second or "", list(images or ())))
         if scores is not None and scores.stack != stack.name:
             scores = None
         figure = head_map_figure(
@@ -229,11 +229,11 @@ def _scores(
     services: Services,
     sweep: dict[str, Any] | None,
     shape: dict[str, Any],
-    texts: tuple[str, str],
+    texts: tuple[str, str, list[str]],
 ) -> HeadScores | None:
-    """Return the last sweep, if it is of the model, prompt and second text that are shown."""
+    """Return the last sweep, if it is of the model, the texts and the pictures that are shown."""
     if sweep is None or sweep["model"] != shape["model"]:
         return None
-    if (sweep["prompt"], sweep["second"]) != texts:
+    if (sweep["prompt"], sweep["second"], sweep["images"]) != texts:
         return None
     return services.results.get(sweep["key"])

@@ -39,7 +39,7 @@ from app.panels import (
 from app.panels.circuit_asked import LINKED, opened_form
 from app.services import Services
 from app.view import View
-from models.errors import UserError
+from models.errors import ErrorKind, UserError
 from viz.theme import css_variables
 
 Notify = Callable[[str], None]
@@ -262,12 +262,23 @@ def open_first(
     """
     try:
         model = services.model(wanted.model, progress)
-        return services.settled(wanted, model), model, None
+        view, lost = _without_lost_pictures(services, wanted, model)
+        return view, model, lost
     except UserError as error:
         if wanted == default:
             raise
         model = services.model(default.model, progress)
         return services.settled(default, model), model, str(error)
+
+
+def _without_lost_pictures(services: Services, wanted: View, model: Any) -> tuple[View, str | None]:
+    """Return the settled view; without its pictures, and why, if they are not here any more."""
+    try:
+        return services.settled(wanted, model), None
+    except UserError as error:
+        if error.kind is not ErrorKind.PICTURE:
+            raise
+        return services.settled(replace(wanted, images=()), model), str(error)
 
 
 def switched(
@@ -381,9 +392,6 @@ def _register_prompt(app: Dash, services: Services) -> None:
         Output(ids.TOKEN_COUNT, "children", allow_duplicate=True),
         Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
         Output(ids.PROMPT_TEXT, "value", allow_duplicate=True),
-        Output(ids.SWEEP, "data", allow_duplicate=True),
-        Output(ids.SEARCH, "data", allow_duplicate=True),
-        Output(ids.BY_POSITION, "data", allow_duplicate=True),
         Input(ids.PROMPT_REQUEST, "data"),
         State(ids.VIEW, "data"),
         State(ids.TAB_ID, "data"),
@@ -400,14 +408,13 @@ def _register_prompt(app: Dash, services: Services) -> None:
         named = [scene] if scene else request.get("images")
         images = View.from_json({"images": named}).images
         model = services.model(data["model"])
-        before = View.from_json(data)
-        asked = replace(before, prompt=text, second=second, images=images, bos=request["bos"])
+        asked = replace(
+            View.from_json(data), prompt=text, second=second, images=images, bos=request["bos"]
+        )
         tokens = services.prompt(asked, model)
         position = model.resolve_position(tokens, None)
         services.begin(replace(asked, position=position), tab)
         strip, count = prompt.strip(tokens), prompt.token_count(tokens)
-        # What was found out about another picture is not told from this one's by the text.
-        studies = (no_update if images == before.images else None,) * 3
         pictured = no_update if not model.reads_pictures else prompt.pictured(tokens, images)
         shown = (text, second, list(images), pictured, request["bos"], position, None, strip, count)
-        return *shown, None, text if scene else no_update, *studies
+        return *shown, None, text if scene else no_update

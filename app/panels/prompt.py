@@ -7,12 +7,14 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from app import ids, words
+from app import ids, notices, words
 from app.examples import EXAMPLES
 from app.images import TABLE, boxes, shown
 from app.panels.pieces import browser, section, switch
 from app.services import Services
 from app.view import View
+from models.errors import UserError
+from models.picture import MOST_BYTES
 from models.tabletop.scenes import EXAMPLES as SCENES
 from models.tabletop.scenes import scene_label
 from models.types import ModelInfo, TokenizedPrompt
@@ -51,6 +53,7 @@ def layout() -> html.Section:
                     id=ids.IMAGE_UPLOAD,
                     multiple=True,
                     accept="image/*",
+                    max_size=MOST_BYTES,
                     className="image-upload",
                 ),
             ],
@@ -188,23 +191,31 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.IMAGE_UPLOAD, "contents"),
         Input(ids.IMAGE_UPLOAD, "contents"),
         State(ids.IMAGE_UPLOAD, "filename"),
+        State(ids.PROMPT_TEXT, "value"),
         State(ids.VIEW, "data"),
         running=[(Output(ids.IMAGE_UPLOAD, "disabled"), True, False)],
         prevent_initial_call=True,
     )
     def take(
-        contents: list[str] | None, names: list[str] | None, data: dict[str, Any] | None
+        contents: list[str] | None,
+        names: list[str] | None,
+        text: str | None,
+        data: dict[str, Any] | None,
     ) -> Any:
         if not contents or data is None:
             return no_update, no_update
-        kept = [
-            services.images.keep_url(url, name)
-            for url, name in zip(contents, names or [], strict=False)
-        ]
+        kept = []
+        for url, name in zip(contents, names or [], strict=False):
+            try:
+                kept.append(services.images.keep_url(url, name))
+            except UserError as error:
+                notices.tell(str(error), color="red")
+        if not kept:
+            return no_update, None
         view = View.from_json(data)
         # A picture of the table is an example: what a person gives takes its place.
         given = [name for name in view.images if not name.startswith(TABLE)]
-        request = {"text": view.prompt, "second": view.second, "bos": view.bos}
+        request = {"text": text or view.prompt, "second": view.second, "bos": view.bos}
         return {**request, "images": [*given, *kept], "at": time.time()}, None
 
     app.clientside_callback(

@@ -161,6 +161,7 @@ def finished(
         "model": view.model,
         "prompt": view.prompt,
         "second": view.second,
+        "images": list(view.images),
         "intervention": build_intervention(view.intervention).label,
         "acted": view.acted,
     }
@@ -325,6 +326,7 @@ def _register_clientside(app: Dash) -> None:
         Input(ids.BY_POSITION, "data"),
         Input(ids.PROMPT, "data"),
         Input(ids.SECOND, "data"),
+        Input(ids.IMAGES, "data"),
     )
     app.clientside_callback(
         browser("chooseTarget"),

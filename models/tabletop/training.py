@@ -5,15 +5,17 @@
 A scene is all there is to know of a state, so states are drawn at random, many of them with the
 gripper near a thing, instead of being visited by rollouts. Each picture is learned from under
 several instructions at once, packed into one sequence behind it. Beside the actions, layers that
-are thrown away afterwards learn to read from the tower's patches what they show, and from the last
-word of the prompt where the target is: without these a policy of this size took ten times the
-steps to tell things apart.
+are thrown away afterwards learn to read from the tower's patches what they show, from the last word
+of the prompt where the target is, and from the words which patches show what they name. Without the
+last of these a thousand steps taught it to reach a single thing (96 of 100 moves), but not to tell
+several apart.
 """
 
 import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ from transformers import LlavaForConditionalGeneration
 from models.tabletop.drawing import draw
 from models.tabletop.files import save_policy
 from models.tabletop.policy import N_PATCHES, PATCH, new_policy
-from models.tabletop.rollouts import pixel_values, success_rate
+from models.tabletop.rollouts import pixel_values, plain_actions, run_episodes
 from models.tabletop.table import COLOURS, SHAPES, SIZE, VERBS, Scene, expert, random_scene
 from models.tabletop.words import (
     BOS,
@@ -44,6 +46,11 @@ SPREAD = 5.0
 LEAST_SHOWN = 10
 """Pixels of a patch that a thing must cover for the patch to show it."""
 PLACE_CELL = 2
+D_MATCH = 64
+SHAPE_WORD, LAST_WORD = 3, 6
+"""Of the words of an instruction with its state: the one that names the shape, and the last."""
+NAMED_AFTER = ((1, SHAPE_WORD), (2, LAST_WORD))
+"""(blocks, word): after so many blocks that word should know what is named."""
 ID = {word: i for i, word in enumerate(VOCABULARY)}
 
 
@@ -57,6 +64,8 @@ class Batch:
     """int64 [image, asked, 9]: instruction, state, and the first two words of the answer."""
     answers: Tensor
     """int64 [image, asked, 3]."""
+    targets: Tensor
+    """bool [image, asked, patch]: whether a patch shows the thing that is named."""
     places: Tensor
     """int64 [image, asked, 2]: the target's centre in cells of `PLACE_CELL` pixels."""
     colours: Tensor
@@ -75,6 +84,8 @@ class Readers(nn.Module):
         self.shape = nn.Linear(d_vision, len(SHAPES) + 1)
         self.centre_x = nn.Linear(d_vision, SIZE // PLACE_CELL)
         self.centre_y = nn.Linear(d_vision, SIZE // PLACE_CELL)
+        self.named = nn.ModuleList(nn.Linear(d_text, D_MATCH) for _ in NAMED_AFTER)
+        self.shown = nn.ModuleList(nn.Linear(d_vision, D_MATCH) for _ in NAMED_AFTER)
         self.x = nn.Linear(d_text, SIZE // PLACE_CELL)
         self.y = nn.Linear(d_text, SIZE // PLACE_CELL)
 
@@ -85,6 +96,13 @@ def make_batch(rng: np.random.Generator, n_images: int, n_things: tuple[int, int
     pictures, shows = draw(scenes)
     asked = [_instructions(rng, scene) for scene in scenes]
     words, answers, places = [], [], []
+    shown = _shown_things(scenes, shows)
+    targets = np.stack(
+        [
+            np.stack([patches == scene.target for scene in variants])
+            for variants, patches in zip(asked, shown, strict=True)
+        ]
+    )
     for variants in asked:
         for scene in variants:
             answer = [ID[word] for word in action_words(expert(scene))]
@@ -94,11 +112,12 @@ def make_batch(rng: np.random.Generator, n_images: int, n_things: tuple[int, int
             goal = scene.things[scene.target]
             places.append([int(goal.x) // PLACE_CELL, int(goal.y) // PLACE_CELL])
     shape = (n_images, N_ASKED, -1)
-    colours, shapes, centres = _patch_labels(scenes, shows)
+    colours, shapes, centres = _patch_labels(scenes, shown)
     return Batch(
         pixel_values(pictures),
         torch.tensor(words).view(shape),
         torch.tensor(answers).view(shape),
+        torch.from_numpy(targets),
         torch.tensor(places).view(shape),
         colours,
         shapes,
@@ -121,14 +140,18 @@ def _instructions(rng: np.random.Generator, scene: Scene) -> list[Scene]:
     return [replace(scene, target=int(i), verb=VERBS[rng.integers(len(VERBS))]) for i in order]
 
 
-def _patch_labels(scenes: Sequence[Scene], shows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Return colour, shape and centre of what each patch shows; see `Batch`."""
+def _shown_things(scenes: Sequence[Scene], shows: np.ndarray) -> np.ndarray:
+    """Return which thing each patch shows most of, int [image, patch]; -1 for none."""
     side = SIZE // PATCH
     cells = shows.reshape(-1, side, PATCH, side, PATCH).transpose(0, 1, 3, 2, 4)
     cells = cells.reshape(len(scenes), N_PATCHES, PATCH * PATCH)
     most = max(len(scene.things) for scene in scenes)
     counts = np.stack([(cells == i).sum(-1) for i in range(most)], axis=-1)
-    shown = np.where(counts.max(-1) >= LEAST_SHOWN, counts.argmax(-1), -1)
+    return np.where(counts.max(-1) >= LEAST_SHOWN, counts.argmax(-1), -1)
+
+
+def _patch_labels(scenes: Sequence[Scene], shown: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Return colour, shape and centre of what each patch shows; see `Batch`."""
     colours = np.full((len(scenes), N_PATCHES), len(COLOURS))
     shapes = np.full((len(scenes), N_PATCHES), len(SHAPES))
     centres = np.zeros((len(scenes), N_PATCHES, 2), dtype=np.int64)
@@ -154,10 +177,13 @@ def losses(
     words = embed(batch.words.flatten(1))
     stream = torch.cat([opening, core.multi_modal_projector(seen), words], dim=1)
     mask, positions = _packing(batch.words.shape[-1])
-    hidden = core.language_model(
-        inputs_embeds=stream, attention_mask=mask, position_ids=positions
-    ).last_hidden_state
-    hidden = hidden[:, 1 + N_PATCHES :].unflatten(1, (N_ASKED, -1))[:, :, -3:]
+    run = core.language_model(
+        inputs_embeds=stream,
+        attention_mask=mask,
+        position_ids=positions,
+        output_hidden_states=True,
+    )
+    hidden = _of_words(run.last_hidden_state)[:, :, -3:]
     logits = policy.lm_head(hidden)
     asking = hidden[:, :, 0]
     found = {
@@ -172,11 +198,22 @@ def losses(
     for name, labels in (("colour", batch.colours), ("shape", batch.shapes)):
         said = getattr(readers, name)(seen).flatten(0, 1)
         found[name] = functional.cross_entropy(said, labels.flatten())
+    for i, (blocks, word) in enumerate(NAMED_AFTER):
+        asked = readers.named[i](_of_words(run.hidden_states[blocks])[:, :, word])
+        scores = (asked @ readers.shown[i](seen).transpose(1, 2)).log_softmax(-1)
+        visible = batch.targets.any(-1)  # the gripper may hide a thing, but never all of it
+        on_target = scores.masked_fill(~batch.targets, -torch.inf)[visible].logsumexp(-1)
+        found[f"named_{i}"] = -0.5 * on_target.mean()
     shown = batch.colours < len(COLOURS)
     for i, name in enumerate(("centre_x", "centre_y")):
         said = getattr(readers, name)(seen)[shown]
         found[name] = 0.5 * functional.cross_entropy(said, batch.centres[shown][:, i])
     return found
+
+
+def _of_words(hidden: Tensor) -> Tensor:
+    """Return the states of the instructions' words, [image, asked, word, d_text]."""
+    return hidden[:, 1 + N_PATCHES :].unflatten(1, (N_ASKED, -1))
 
 
 def _packing(n_words: int) -> tuple[Tensor, Tensor]:
@@ -226,7 +263,10 @@ def train(
             console.print(f"{step:6d}  {time.monotonic() - began:6.0f} s  {told}", highlight=False)
         if step % 500 == 0 or step == n_steps:
             policy.eval()
-            rates = {pairs: success_rate(policy, pairs, 100).rate for pairs in ("seen", "held-out")}
+            rates = {}
+            for pairs in ("seen", "held-out"):
+                ended = run_episodes(partial(plain_actions, policy), pairs, 100)
+                rates[pairs] = ended.n_reached / ended.n_episodes
             console.print(f"{step:6d}  {rates}", highlight=False)
             save_policy(policy, out)
             policy.train()

@@ -145,7 +145,7 @@ def test_a_sweep_is_one_ablation_a_head(
 
 def test_the_generic_search_is_greedy(policy: LanguageModel, prompt: TokenizedPrompt) -> None:
     heads = policy.all_heads()[:12]
-    steps = search_most_change(policy, prompt, max_heads=2, candidates=heads)
+    steps, _ = search_most_change(policy, prompt, max_heads=2, candidates=heads)
     clean = act(policy, prompt)
     alone = answers_of(policy, prompt, [(h,) for h in heads], Zero())
     first = [act(policy, prompt, Ablation((h,), Zero())).token_ids for h in heads]

@@ -1,10 +1,13 @@
 """Reading pictures: what is taken, and the one sentence about what is not."""
 
+import contextlib
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from models.errors import ErrorKind, UserError
@@ -77,6 +80,23 @@ def test_what_is_no_picture_is_refused_in_a_sentence(content: bytes, said: str) 
     assert refused.value.kind is ErrorKind.PICTURE
     assert str(refused.value).startswith("frog.png")
     assert str(refused.value).endswith(".")
+
+
+def test_a_photograph_with_a_preview_inside_is_one_picture() -> None:
+    from PIL import MpoImagePlugin  # noqa: F401 - makes the format known
+
+    content = file_of(checks(), "MPO", save_all=True, append_images=[checks((10, 6))])
+    picture = read_picture(content)
+    assert (picture.width, picture.height) == (20, 12)
+
+
+@given(st.binary(max_size=400), st.sampled_from(["PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP"]))
+def test_damaged_files_never_crash(noise: bytes, kind: str) -> None:
+    content = bytearray(file_of(checks(), kind))
+    for i, byte in enumerate(noise):
+        content[(i * 7919) % len(content)] ^= byte
+    with contextlib.suppress(UserError):
+        assert read_picture(bytes(content)).pixels.shape[2] == 3
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -12,11 +12,23 @@ from tiny_vision import FAMILIES, QUESTION, noise_picture, tiny_vision_directory
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from ablation import Ablation, Zero, search_heads, sweep_heads
+from ablation import (
+    Ablation,
+    Zero,
+    compare,
+    head_dossier,
+    parse_intervention,
+    run_study,
+    search_heads,
+    sweep_heads,
+    sweep_positions,
+)
+from ablation.attention_change import attention_change, with_model
 from models.errors import ErrorKind, UserError
 from models.forward_pass import beside
 from models.picture import Picture
 from models.types import Head, TokenizedPrompt
+from viz.standalone import attention_html
 
 TOLERANCE = 3e-5
 """Of probabilities and log-probabilities: float32 rounding is up to 1.4e-5 here, a real mistake of
@@ -191,15 +203,56 @@ def embedded(model: Any, prompt: TokenizedPrompt) -> torch.Tensor:
 
 @EVERY
 def test_cells_cover_the_picture_once(name: str) -> None:
+    """Each cell begins where the one before it ends, at the exact pixel, from edge to edge."""
+    family = FAMILIES[name]
     prompt = prompt_of(name)
     assert prompt.cells is not None
     cells = [cell for cell in prompt.cells if cell is not None]
-    width, height = FAMILIES[name].picture
+    width, height = family.picture
     last = max(cell.tile for cell in cells)
-    whole = [cell for cell in cells if cell.tile == last]
-    area = sum((cell.right - cell.left) * (cell.bottom - cell.top) for cell in whole)
-    assert area == pytest.approx(width * height, rel=0.05)
-    assert {cell.row for cell in whole} == set(range(FAMILIES[name].side))
+    whole = {(cell.row, cell.column): cell for cell in cells if cell.tile == last}
+    assert set(whole) == {(i, j) for i in range(family.side) for j in range(family.side)}
+    for (row, column), cell in whole.items():
+        expected = [column * width, row * height, (column + 1) * width, (row + 1) * height]
+        found = [cell.left, cell.top, cell.right, cell.bottom]
+        np.testing.assert_allclose(found, np.array(expected) / family.side, atol=0.1)
+
+
+@pytest.mark.parametrize("size", [(2800, 1400), (640, 480), (333, 517), (100, 900)])
+@pytest.mark.parametrize("name", ["qwen2-vl", "llava-siglip"])
+def test_cells_of_any_picture_are_exact(name: str, size: tuple[int, int]) -> None:
+    """To a part in 2,000 of a side: what a straight line through shades of 256 can say."""
+    model = tiny_vision_model(name)
+    prompt = model.tokenize(QUESTION, pictures=[noise_picture(size)])
+    assert prompt.cells is not None
+    cells = [cell for cell in prompt.cells if cell is not None]
+    rows, columns = (1 + max(getattr(c, side) for c in cells) for side in ("row", "column"))
+    assert len(cells) == rows * columns
+    for cell in cells:
+        found = [cell.left, cell.right, cell.top, cell.bottom]
+        across, down = size[0] / columns, size[1] / rows
+        expected = [
+            cell.column * across,
+            (cell.column + 1) * across,
+            cell.row * down,
+            (cell.row + 1) * down,
+        ]
+        np.testing.assert_allclose(found, expected, atol=max(size) / 2000)
+
+
+@pytest.mark.parametrize(
+    "size", [(64, 64), (64, 32), (32, 64), (96, 54), (54, 96), (100, 37), (61, 200), (1920, 1080)]
+)
+def test_llava_next_shows_pictures_of_any_shape(size: tuple[int, int]) -> None:
+    model = tiny_vision_model("llava-next")
+    prompt = model.tokenize(QUESTION, pictures=[noise_picture(size)])
+    assert prompt.cells is not None
+    fine = [cell for cell in prompt.cells if cell is not None and cell.tile == 1]
+    n_lines, n_across = (len({getattr(c, side) for c in fine}) for side in ("row", "column"))
+    assert n_lines * n_across >= len(fine) >= 0.7 * n_lines * n_across  # lines of padding may stay
+    # Of the narrower side whole lines are dropped where they are but partly shown.
+    covered = (max(c.right for c in fine) - min(c.left for c in fine)) / size[0]
+    assert covered > 0.7
 
 
 def test_a_wide_picture_is_cropped_as_its_processor_does() -> None:
@@ -210,6 +263,87 @@ def test_a_wide_picture_is_cropped_as_its_processor_does() -> None:
     cells = [cell for cell in prompt.cells if cell is not None]
     assert min(cell.left for cell in cells) == pytest.approx(16, abs=0.6)
     assert max(cell.right for cell in cells) == pytest.approx(48, abs=0.6)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2-vl", "llava-next", "gemma3"])
+@pytest.mark.parametrize("position", [-2, 6])
+def test_any_position_can_be_read(name: str, position: int) -> None:
+    model, prompt, reference = tiny_vision_model(name), prompt_of(name), eager(name)
+    heads = model.all_heads()[::3]
+    found = model.ablated_logprobs(prompt, [[h] for h in heads], Zero(), position).numpy()
+    layers = projections(reference, vision=False)
+    for row, head in zip(found, heads, strict=True):
+        with zeroed(layers[head.layer], head.head, model.n_heads), torch.inference_mode():
+            logits = reference(**inputs(prompt)).logits[0, position]
+        expected = torch.log_softmax(logits.double(), -1).numpy()
+        np.testing.assert_allclose(row, expected, atol=TOLERANCE)
+
+
+def test_positions_are_swept_one_by_one() -> None:
+    model, prompt = tiny_vision_model("llava"), prompt_of("llava")
+    head = Head(1, 2)
+    found = sweep_positions(model, prompt, [head], position=18)
+    clean = model.predict(prompt, 18)
+    for at in (0, 7, 17, 18, 19):
+        after = model.predict(prompt, 18, Ablation((head,), Zero(), (at,)))
+        expected = compare(clean, after).kl
+        assert found.values[0, at] == pytest.approx(expected, abs=1e-6)
+    assert found.values[0, 19] == 0
+
+
+def test_references_keep_the_pictures() -> None:
+    model, prompt = tiny_vision_model("llava"), prompt_of("llava")
+    heads = (Head(1, 2), Head(0, 1, "vision"))
+    same = parse_intervention(f"resample:{QUESTION}")
+    after = model.predict(prompt, ablation=Ablation(heads[:1], same))
+    np.testing.assert_allclose(after.log_probs, model.predict(prompt).log_probs, atol=1e-5)
+    other = parse_intervention("resample:what is in this circle")
+    changed = model.predict(prompt, ablation=Ablation(heads[:1], other))
+    assert np.abs(changed.log_probs - after.log_probs).max() > 1e-4
+
+
+def test_two_models_are_compared_on_a_picture() -> None:
+    model, prompt = tiny_vision_model("llava"), prompt_of("llava")
+    pair = with_model(model, prompt, model, "vision")
+    change = attention_change(pair)
+    assert float(np.nanmax(change.values)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_page_of_its_own_holds_heads_of_both_stacks() -> None:
+    model, prompt = tiny_vision_model("llava"), prompt_of("llava")
+    run = model.run(prompt, heads=[Head(1, 2), Head(0, 1, "vision")])
+    page = attention_html(*run.maps)
+    assert "vision:L0H1" in page
+    assert "class" in page
+
+
+def test_answers_of_a_prefix_model_are_those_it_generates() -> None:
+    """PaliGemma's positions see each other up to what is answered: its own `generate` is right."""
+    for name in ("paligemma", "gemma3", "llava"):
+        model, prompt, reference = tiny_vision_model(name), prompt_of(name), eager(name)
+        given = inputs(prompt)
+        made = reference.generate(
+            **given,
+            max_new_tokens=3,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        answered = [int(i) for i in made.sequences[0, len(prompt) :]]
+        for n, logits in enumerate(made.logits):
+            so_far = model.followed_by(prompt, answered[:n])
+            expected = torch.log_softmax(logits[0].double(), -1).numpy()
+            found = model.predict(so_far).log_probs
+            np.testing.assert_allclose(found, expected, atol=TOLERANCE, err_msg=f"{name} {n}")
+
+
+def test_roles_and_the_corpus_are_of_text() -> None:
+    model = tiny_vision_model("llava")
+    assert head_dossier(model, length=8).values.shape[-1] == model.n_heads
+    with pytest.raises(UserError, match="random text, which the heads of the vision tower"):
+        head_dossier(model, length=8, stack="vision")
+    with pytest.raises(UserError, match="corpus is text"):
+        run_study("heads", model, stack="vision")
 
 
 def test_sweep_and_search_work_on_pictures() -> None:

@@ -118,10 +118,11 @@ def attention_html(
         done = replace(look, done=True)
         drawn, codes = _head(one.maps, 0, done, one.extent, _sides(one.maps, prompt))
         heads.append(({**drawn, "head": f"all {i}", "name": one.name, "of_all": True}, codes))
+    other = prompt.source or prompt.seen
     about = {
         "title": title,
         **_names_and_labels(prompt),
-        "source": None if prompt.source is None else _names_and_labels(prompt.source),
+        "source": None if other is None else _names_and_labels(other),
         "marked": position,
         "picture": picture,
         "token": token,
@@ -140,15 +141,17 @@ def attention_html(
 
 
 def _prompt_of(maps: Sequence[AttentionMaps]) -> TokenizedPrompt:
-    """Return what maps are of: an encoder-decoder's prompt rather than its source."""
-    return next((one.prompt for one in maps if one.prompt.source is not None), maps[0].prompt)
+    """Return what maps are of: the prompt rather than what an encoder or a vision tower reads."""
+    wholes = (one.prompt for one in maps if (one.prompt.source or one.prompt.seen) is not None)
+    return next(wholes, maps[0].prompt)
 
 
 def _sides(maps: AttentionMaps, prompt: TokenizedPrompt) -> list[str]:
     """Return of what the queries and the keys are the positions: "prompt" or "source"."""
     names = {prompt.content: "prompt"}
-    if prompt.source is not None:
-        names[prompt.source.content] = "source"
+    other = prompt.source or prompt.seen
+    if other is not None:
+        names[other.content] = "source"
     found = [names.get(positions.content) for positions in (maps.prompt, maps.keys)]
     if None in found:
         raise ValueError("all maps must be of one prompt")

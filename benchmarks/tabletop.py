@@ -1,0 +1,155 @@
+"""What the heads of the policy that ships do: success without each, and what each looks at.
+
+    .venv/bin/python -m benchmarks.tabletop [--episodes 200] [--each 60] [--scenes 60]
+
+First the policy as it is, in closed loop on pairs seen in training and on pairs held out. Then
+every head ablated alone (zero): success over episodes from the same starts, and, over single
+scenes, how far the first action moves. Beside it what the head looks at from the last word of the
+prompt: the words of the instruction, the named thing's patches, other things'.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ablation import Ablation, Zero
+from ablation.actions import act, answers_of, distances
+from ablation.closed_loop import closed_loop
+from models import load_model
+from models.language_model import LanguageModel
+from models.picture import Picture
+from models.tabletop.drawing import NOTHING, draw
+from models.tabletop.policy import N_PATCHES, PATCH
+from models.tabletop.table import SIZE, Scene, random_scene
+from models.tabletop.words import told
+from models.types import Head, TokenizedPrompt
+
+SHOWN = 12
+"""Heads listed."""
+FIRST_SCENE = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Looks:
+    """What each head of the language model looks at from the last word, float [n_layers, n_heads]
+    each, means over scenes."""
+
+    instruction: np.ndarray
+    target: np.ndarray
+    others: np.ndarray
+
+
+def scenes_of(n: int) -> list[Scene]:
+    rng = np.random.default_rng(FIRST_SCENE)
+    return [random_scene(rng, (3, 3)) for _ in range(n)]
+
+
+def prompt_of(model: LanguageModel, scene: Scene) -> TokenizedPrompt:
+    return model.tokenize(told(scene), pictures=[Picture(draw([scene])[0][0], "table")])
+
+
+def looks(model: LanguageModel, scenes: Sequence[Scene]) -> Looks:
+    heads = model.all_heads()
+    sums = np.zeros((3, model.n_layers, model.n_heads))
+    for scene in scenes:
+        prompt = prompt_of(model, scene)
+        rows = model.attention(prompt, heads, queries=[-1]).values[:, 0]
+        rows = rows.reshape(model.n_layers, model.n_heads, -1)
+        words = [i for i, kind in enumerate(prompt.kinds) if kind == "text"]
+        shown = _things(scene)
+        patches = rows[..., 1 : 1 + N_PATCHES]
+        sums[0] += rows[..., words].sum(-1)
+        sums[1] += patches[..., shown == scene.target].sum(-1)
+        sums[2] += patches[..., (shown != scene.target) & (shown != NOTHING)].sum(-1)
+    return Looks(*(sums / len(scenes)))
+
+
+def _things(scene: Scene) -> np.ndarray:
+    """Return which thing each patch shows any of, int [patch]."""
+    _, shows = draw([scene])
+    side = SIZE // PATCH
+    cells = shows[0].reshape(side, PATCH, side, PATCH).transpose(0, 2, 1, 3).reshape(N_PATCHES, -1)
+    found: np.ndarray = cells.max(axis=1)
+    return found
+
+
+def moved_by_each(model: LanguageModel, scenes: Sequence[Scene]) -> dict[Head, float]:
+    """Return how far ablating each head alone moves the first action, mean over scenes."""
+    heads = model.all_heads(None)
+    total = np.zeros(len(heads))
+    for scene in scenes:
+        prompt = prompt_of(model, scene)
+        clean = act(model, prompt)
+        answers = answers_of(model, prompt, [(head,) for head in heads], Zero())
+        dimensions = clean.space.dimensions
+        values = np.array(
+            [
+                [d.values[d.token_ids.index(t)] for d, t in zip(dimensions, answer, strict=True)]
+                for answer in answers
+            ]
+        )
+        total += distances(clean.space, clean.values, values)
+    return dict(zip(heads, (total / len(scenes)).tolist(), strict=True))
+
+
+def closing(model: LanguageModel, scenes: Sequence[Scene]) -> dict[Head, float]:
+    """Return how often ablating each head alone keeps the gripper open where it would close: the
+    gripper stands on the target."""
+    from dataclasses import replace
+
+    heads = model.all_heads(None)
+    stayed, n = np.zeros(len(heads)), 0
+    for scene in scenes:
+        goal = scene.things[scene.target]
+        prompt = prompt_of(model, replace(scene, x=goal.x, y=goal.y))
+        clean = act(model, prompt)
+        if clean.values[2] != 1:
+            continue
+        n += 1
+        for i, head in enumerate(heads):
+            after = act(model, prompt, Ablation((head,), Zero()))
+            stayed[i] += after.values[2] != 1
+    return dict(zip(heads, (stayed / max(1, n)).tolist(), strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--episodes", type=int, default=200, help="with the policy as it is")
+    parser.add_argument("--each", type=int, default=60, help="episodes without each head")
+    parser.add_argument("--scenes", type=int, default=60, help="single scenes")
+    options = parser.parse_args()
+    console, model = Console(), load_model("tabletop", device="cpu")
+    for pairs in ("seen", "held-out"):
+        found = closed_loop(model, pairs=pairs, n_episodes=options.episodes).clean
+        console.print(f"{pairs} pairs: {found.said()} of {found.outcomes.n_episodes} episodes")
+    scenes = scenes_of(options.scenes)
+    looked, moved = looks(model, scenes), moved_by_each(model, scenes)
+    open_still = closing(model, scenes[: options.scenes // 3])
+    rates = {}
+    for head in model.all_heads(None):
+        without = closed_loop(model, [head], n_episodes=options.each, n_draws=0).ablated
+        assert without is not None
+        rates[head] = without
+    table = Table(title="Without each head alone, least success first")
+    for column in ("head", "success", "action moved", "stays open", "looks at: words", "target"):
+        table.add_column(column, justify="right")
+    table.add_column("other things", justify="right")
+    order = sorted(rates, key=lambda head: (rates[head].rate, -moved[head]))
+    for head in order[:SHOWN]:
+        at = (head.layer, head.head)
+        parts = (looked.instruction, looked.target, looked.others)
+        seen = ["", "", ""] if head.stack else [f"{part[at]:.2f}" for part in parts]
+        table.add_row(
+            str(head), rates[head].said(), f"{moved[head]:.2f}", f"{open_still[head]:.0%}", *seen
+        )
+    console.print(table)
+    spared = sum(rate.rate >= 0.9 for rate in rates.values())
+    console.print(f"{spared} of {len(rates)} heads can be spared alone (success of 90 % or more)")
+
+
+if __name__ == "__main__":
+    main()
