@@ -96,7 +96,7 @@ def models_to_offer() -> list[str]:
 
 
 def hub_models() -> list[str]:
-    """Return the ids of the text models found whole in the hub's local cache, sorted."""
+    """Return the ids of the models found whole in the hub's local cache, sorted."""
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -105,7 +105,7 @@ def hub_models() -> list[str]:
     except (CacheNotFound, OSError):
         return []
     candidates = sorted(repo.repo_id for repo in repositories if repo.repo_type == "model")
-    return [name for name in candidates if _is_text_model(name)]
+    return [name for name in candidates if _is_offered(name)]
 
 
 def choose_files(files: Sequence[RemoteFile]) -> list[RemoteFile]:
@@ -151,11 +151,12 @@ def _is_tokenizer_file(name: str) -> bool:
     return name.startswith(("tokenizer", "vocab", "merges", "spiece", "sentencepiece"))
 
 
-def _is_text_model(model_id: str) -> bool:
+def _is_offered(model_id: str) -> bool:
     import json
 
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
@@ -170,7 +171,9 @@ def _is_text_model(model_id: str) -> bool:
     if not complete or not isinstance(config, dict) or config.get("is_encoder_decoder"):
         return False
     known = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_MASKED_LM_MAPPING_NAMES}
-    return config.get("model_type") in known and "vision_config" not in config
+    if "vision_config" in config:
+        return config.get("model_type") in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return config.get("model_type") in known
 
 
 def _list_files(model_id: str, endpoint: str | None) -> list[RemoteFile]:

@@ -32,6 +32,9 @@ DTYPES = {
 }
 """The dtypes that can be asked for, by name."""
 
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+"""What prepares pictures for a model, in newer and in older checkpoints."""
+
 LONGEST_NAME = 1000
 """Characters of a name or path; more is a mistake, and would make messages unreadable."""
 
@@ -397,6 +400,12 @@ def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
         return None
     if type(config) not in PROCESSOR_MAPPING:
         raise _unsupported(checkpoint.name, config.model_type, "a model without a processor")
+    if not any((checkpoint.directory / name).exists() for name in PROCESSOR_FILES):
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{checkpoint.name} has no processor for pictures; put its files "
+            f"({' or '.join(PROCESSOR_FILES)}) beside config.json.",
+        )
     with _failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
         return _of_images_alone(PROCESSOR_MAPPING[type(config)]).from_pretrained(
             checkpoint.directory, trust_remote_code=False, local_files_only=True

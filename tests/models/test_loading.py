@@ -186,7 +186,7 @@ def test_code_beside_a_known_architecture_is_not_run(checkpoint: Path) -> None:
     [
         (AutoConfig.for_model("whisper"), "an encoder-decoder that predicts no tokens"),
         (ViTConfig(), "no language model that predicts tokens"),
-        (AutoConfig.for_model("gemma3"), "more than text (vision)"),
+        (AutoConfig.for_model("qwen2_audio"), "more than text (audio)"),
     ],
 )
 def test_architectures_that_are_not_supported_yet(
@@ -196,6 +196,11 @@ def test_architectures_that_are_not_supported_yet(
     sentence = refusal(tmp_path)
     assert expected in sentence
     assert "not supported yet" in sentence
+
+
+def test_no_processor(tmp_path: Path) -> None:
+    AutoConfig.for_model("gemma3").save_pretrained(tmp_path)
+    assert "has no processor for pictures" in refusal(tmp_path)
 
 
 def test_no_tokenizer(checkpoint: Path) -> None:
