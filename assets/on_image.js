@@ -173,6 +173,9 @@
     }
 
     function point(one, index, event) {
+      if (!isCurrent()) {
+        return;
+      }
       const at = boxAt(one, index, event);
       const weight = at >= 0 && one.found ? one.found[at] : NaN;
       const names = one.side === "source" ? known.source.labels : known.labels;
@@ -181,6 +184,9 @@
     }
 
     function pick(one, index, event) {
+      if (!isCurrent()) {
+        return;
+      }
       const at = boxAt(one, index, event);
       if (at >= 0) {
         select(at, one.side);
@@ -195,7 +201,7 @@
     // --- painting ---
 
     function paint() {
-      if (!known) {
+      if (!known || !isCurrent()) {
         return;
       }
       for (const one of cards) {
@@ -281,9 +287,12 @@
     document.addEventListener("pictures", () => known && show());
 
     // The pictures of a prompt are here before its attention is: until then what stood stays.
+    function isCurrent() {
+      return JSON.stringify(window.attention.images().names) === JSON.stringify(known.images);
+    }
+
     function show() {
-      const { names } = window.attention.images();
-      if (JSON.stringify(names) === JSON.stringify(known.images)) {
+      if (isCurrent()) {
         build();
         paint();
       }
