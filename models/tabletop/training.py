@@ -1,6 +1,6 @@
 """How the policy's weights were made: it clones an expert on random scenes.
 
-    python -m models.tabletop.training --out models/tabletop/weights [--steps 9000] [--seed 0]
+    python -m models.tabletop.training --out models/tabletop/weights [--steps 5000] [--seed 0]
 
 A scene is all there is to know of a state, so states are drawn at random, many of them with the
 gripper near a thing, instead of being visited by rollouts. Each picture is learned from under
@@ -281,9 +281,9 @@ def _pace(step: int, n_steps: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--images", type=int, default=64, help="pictures a step")
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
+    parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
