@@ -57,6 +57,7 @@ def test_attention_is_drawn_on_the_picture_and_follows_the_selected_token(policy
     expect(said).to_contain_text("is looked at")
 
 
+@pytest.mark.thorough
 def test_the_weights_shown_are_those_of_the_model(policy: Page) -> None:
     from page_fixtures import Shelf
 
@@ -110,6 +111,7 @@ def test_a_picture_is_given_and_taken_out(policy: Page, tmp_path: Path) -> None:
     expect(policy.locator(".map-card")).to_have_count(1)  # the tower's head sees nothing
 
 
+@pytest.mark.thorough
 def test_an_example_brings_its_scene(policy: Page) -> None:
     policy.locator("#examples").click()
     policy.get_by_role("option", name="(pair never seen)").first.click()
@@ -135,6 +137,7 @@ def test_an_ablation_shows_in_the_action_and_in_episodes(policy: Page) -> None:
     expect(policy.locator("#episodes-result")).to_contain_text("Cancelled")
 
 
+@pytest.mark.thorough
 def test_other_pictures_of_attention_work_on_what_is_seen(policy: Page) -> None:
     policy.locator("label", has_text="Matrix").first.click()
     expect(policy.locator(".map-card .main-svg").first).to_be_visible()
