@@ -54,6 +54,8 @@ def discover(page: Page) -> None:
     page.click("#circuit-run")
     expect(page.locator("#circuit-headline")).to_contain_text("asked", timeout=TIMEOUT)
     expect(page.locator("#circuit-run")).to_be_enabled(timeout=TIMEOUT)
+    # The proof comes with the picture of the result: until then what was found so far is drawn.
+    expect(page.locator("#circuit-sentences")).to_contain_text("with the circuit alone")
     expect(page.locator("#circuit-picture svg")).to_be_visible()
 
 
