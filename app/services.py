@@ -22,7 +22,7 @@ from app.streams import Streams
 from app.view import MAIN_STACK, InterventionForm, View
 from app.waits import GivenUp, Wait, Waits, Wanted
 from models.errors import ErrorKind, UserError
-from models.hub import TABLETOP_NAME
+from models.tabletop import NAME as TABLETOP_NAME
 from models.types import MAP_KINDS, AttentionMaps, Head, TokenizedPrompt
 from viz.extent import Extent
 

@@ -300,8 +300,8 @@ class HeadSets:
             left_alone=gates.left_alone,
         )
         mixed = any(editor.mixes_positions for editor in editors)
-        pictured = bool(posed.prompt.pictures)
-        looks_back = model.kind == "causal" and not mixed and not pictured
+        causal = model.kind == "causal" and model.stacks.named(MAIN).causal
+        looks_back = causal and not mixed and not posed.prompt.pictures
         ids = posed.prompt.ids[: posed.read + 1] if looks_back else posed.prompt.ids
         given = beside(posed.prompt)
         logits = self._forward.logits([ids], request, posed.read, gradients=True, beside=given)

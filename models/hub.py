@@ -13,9 +13,7 @@ from typing import Any
 
 from models.builtin import BUILTIN_NAME
 from models.errors import ErrorKind, UserError
-
-TABLETOP_NAME = "tabletop"
-"""The policy that ships with this program (`models.tabletop`)."""
+from models.tabletop import NAME as TABLETOP_NAME
 
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub's answer before it counts as unreachable."""

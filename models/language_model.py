@@ -15,15 +15,11 @@ from models import tokens
 from models.actions import ActionSpace, followed_by, read_actions
 from models.attention_hooks import AttentionSite, install_hooks
 from models.attention_reading import AttentionReader, MapWriter, OfStack
-from models.attention_tap import Call, TapRequest, dispatches, is_causal
+from models.attention_tap import TapRequest, dispatches
 from models.blocks import watched_blocks
 from models.branching import BranchEngine
 from models.budget import MemoryBudget
-from models.discovery import (
-    dispatching_calls,
-    find_dispatching_sites,
-    find_returning_sites,
-)
+from models.discovery import find_dispatching_sites, find_returning_sites
 from models.edge_patching import EdgePatching
 from models.edits import AblationLike, Intervention, Plan
 from models.errors import ErrorKind, UserError
@@ -34,7 +30,7 @@ from models.head_sets import HeadSets
 from models.layerwise import Layerwise, refuse_hooked
 from models.model_facts import decoder_start, kind_of, max_positions_of, tells_pairs_apart
 from models.picture import Picture
-from models.picture_prompts import PictureReader, picture_reader
+from models.picture_prompts import picture_reader
 from models.placement import execution_device, weights_at_hand
 from models.residual_reader import ResidualReader
 from models.self_check import branches_rightly, run_self_check, same_numbers
@@ -50,7 +46,7 @@ from models.types import (
     TokenizedPrompt,
     TokenProbability,
 )
-from models.vision import count_layers, probe_picture, split_sites, with_seen
+from models.vision import Sight, probe_picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +101,9 @@ class LanguageModel:
             parameter.requires_grad_(False)
         tokenizer = getattr(processor, "tokenizer", processor)
         self._reader = tokens.TokenReader.of(tokenizer)
-        self._pictures: PictureReader | None = None
+        self._sight: Sight | None = None
         if hasattr(processor, "image_processor"):
-            self._pictures = picture_reader(model, processor, self._reader, name)
+            self._sight = Sight(picture_reader(model, processor, self._reader, name))
         self.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
         if self.dtype == torch.float32:
@@ -116,8 +112,6 @@ class LanguageModel:
         self.pairs = tells_pairs_apart(model, tokenizer)
         self.max_positions = max_positions_of(model, tokenizer)
         self._pass = ForwardPass(model, name, self.lock)
-        self._n_before = 0
-        self._n_seen: int | None = None
         self.dispatches = dispatches(type(model))
         self.sites = self._find_sites()
         self.stacks = self._find_stacks()
@@ -190,17 +184,17 @@ class LanguageModel:
     def _tokenize_pictures(
         self, text: str, bos: bool | None, pictures: Sequence[Picture]
     ) -> TokenizedPrompt:
-        if self._pictures is None:
+        if self._sight is None:
             raise UserError(
                 ErrorKind.PICTURE,
                 f"{self.name} reads text alone; leave the picture out, or choose a model that "
                 "reads pictures (tabletop).",
             )
-        prompt = self._pictures.prompt(text, pictures, self.max_positions, bos)
+        prompt = self._sight.prompt(text, pictures, self.max_positions, bos)
         self._check_embedded(prompt.ids)
         if self.actions is not None:
             prompt = replace(prompt, kinds=self.actions.kinds(prompt))
-        return with_seen(prompt, self._pictures, self._n_seen)
+        return prompt
 
     def followed_by(self, prompt: TokenizedPrompt, added: Sequence[int]) -> TokenizedPrompt:
         """Return a prompt with tokens behind it, as if the model had answered them."""
@@ -384,7 +378,7 @@ class LanguageModel:
         Raises:
             UserError: the model is an encoder-decoder, or reads pictures.
         """
-        if self._pictures is not None:
+        if self.reads_pictures:
             raise UserError(
                 ErrorKind.MODEL,
                 f"{what} needs a model that reads text alone, and {self.name} reads pictures; its "
@@ -400,7 +394,7 @@ class LanguageModel:
     @property
     def reads_pictures(self) -> bool:
         """Whether its prompts may have pictures in them."""
-        return self._pictures is not None
+        return self._sight is not None
 
     def heads_on(self, prompt: TokenizedPrompt) -> tuple[Head, ...]:
         """Return every head that runs on a prompt and can be looked at: those of the vision tower
@@ -603,7 +597,7 @@ class LanguageModel:
                 the stream.
         """
         self.check_one_stack("The residual stream in parts")
-        probe = [self._probe_prompt().ids]
+        probe = [self._probe_prompt.ids]
         return ResidualReader(self._model, self.sites, self._blocks, self._pass, probe)
 
     @cached_property
@@ -618,7 +612,7 @@ class LanguageModel:
         reader = self.residual
         assert self._blocks is not None  # or there is no reader
         layerwise = Layerwise(
-            self._blocks, reader.wiring, reader.norms, self._pass, self._probe_prompt().ids
+            self._blocks, reader.wiring, reader.norms, self._pass, self._probe_prompt.ids
         )
         has_windows = self.kind == "causal" and self.branches
         return EdgePatching(layerwise, self._pass, reader.ending, has_windows)
@@ -704,12 +698,18 @@ class LanguageModel:
     # --- at load --------------------------------------------------------------------------
 
     @property
+    def _n_before(self) -> int:
+        """How many attention layers run before the language model's: the vision tower's."""
+        return 0 if self._sight is None else self._sight.n_layers
+
+    @property
     def _main_sites(self) -> list[AttentionSite]:
         """The attention layers behind the vision tower's; all of them where there is none."""
         return self.sites[self._n_before :]
 
+    @cached_property
     def _probe_prompt(self) -> TokenizedPrompt:
-        """Return a prompt of a few different ordinary token ids: the self-check's short prompt.
+        """A prompt of a few different ordinary token ids: the self-check's short prompt.
 
         Source and decoder text of an encoder-decoder differ in length: it tells its stacks apart.
         """
@@ -717,9 +717,9 @@ class LanguageModel:
         ordinary = [i for i in range(n_ids // 2, n_ids) if i not in self._reader.special_ids]
         step = max(1, len(ordinary) // 8)
         ids = ordinary[::step][:7]
-        if self._pictures is not None:
+        if self._sight is not None:
             text = self._reader.tokenizer.decode(ids[:3])
-            return self._pictures.prompt(text, [probe_picture()], self.max_positions)
+            return self._sight.reader.prompt(text, [probe_picture()], self.max_positions)
         prompt = tokens.prompt_of_ids(self._reader, ids)
         if self.kind != "encoder-decoder":
             return prompt
@@ -728,11 +728,11 @@ class LanguageModel:
         return replace(decoder, source=prompt)
 
     def _probe_logits(self, request: TapRequest) -> Tensor:
-        prompt = self._probe_prompt()
+        prompt = self._probe_prompt
         return self._pass.logits([prompt.ids], request, beside=beside(prompt))
 
     def _find_sites(self) -> list[AttentionSite]:
-        prompt = self._probe_prompt()
+        prompt = self._probe_prompt
         given = self._pass.inputs([prompt.ids], beside(prompt))
 
         def forward() -> None:
@@ -755,18 +755,16 @@ class LanguageModel:
             self._pass.refuse_not_finite(logits)
 
         one_stack = self.kind != "encoder-decoder"
-        if self._pictures is not None:
+        if self._sight is not None:
             if not self.dispatches:
                 raise UserError(
                     ErrorKind.MODEL,
                     f"{type(self._model).__name__} is not supported: models that read pictures "
                     "must look their attention function up in transformers' registry.",
                 )
-            found = split_sites(self._model, dispatching_calls(self._model, forward), prompt)
-            self._n_before = len(found.seeing)
-            self._n_seen = found.seeing[0].extent[0] if found.seeing else None
-            count_layers(self._model, self._n_before)
-            return found.all
+            found = self._sight.finding(self._model, forward, prompt)
+            self._sight = found.sight
+            return found.sites
         if self.dispatches:
             return find_dispatching_sites(self._model, forward, one_stack)
         n, n_source = len(prompt), len(prompt.typed)
@@ -777,12 +775,15 @@ class LanguageModel:
         return sites
 
     def _find_stacks(self) -> StackTable:
-        if self._pictures is not None:
-            seeing, reading = self.sites[: self._n_before], self._main_sites
-            return StackTable.of_vision_and_language(seeing, reading, not self._looks_ahead())
+        if self._sight is not None:
+            seeing, causal = (
+                self.sites[: self._n_before],
+                not self._sight.looks_ahead(self._probe_logits),
+            )
+            return StackTable.of_vision_and_language(seeing, self._main_sites, causal)
         if self.kind != "encoder-decoder":
             return StackTable.of_one(self.sites, causal=self.kind == "causal")
-        prompt = self._probe_prompt()
+        prompt = self._probe_prompt
         n_source = len(prompt.typed)
         return StackTable.of_encoder_decoder(self._model, self.sites, n_source, len(prompt))
 
@@ -795,36 +796,17 @@ class LanguageModel:
         engine = BranchEngine.install(
             self._model, sites, self._blocks, causal, self._pass.logits, self._n_before
         )
-        probe = self._probe_prompt()
+        probe = self._probe_prompt
         logits = partial(self._pass.logits, beside=beside(probe))
         proven = branches_rightly(engine, sites, causal, probe, logits, self._n_before)
         return engine if proven else None
-
-    def _looks_ahead(self) -> bool:
-        """Whether the language model of one that reads pictures lets a position see later ones, as
-        some do within a picture."""
-        ahead = False
-
-        def watch(layer: int, call: Call) -> None:
-            nonlocal ahead
-            if call.inputs is None or layer < self._n_before:
-                return
-            mask = call.inputs.mask
-            if mask is None:
-                ahead = ahead or not is_causal(call.inputs)
-            else:
-                seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-                ahead = ahead or bool(seen.triu(1).any())
-
-        self._probe_logits(TapRequest(on_call=watch))
-        return ahead
 
     def _decodes_alone(self) -> bool:
         """Return whether an encoder-decoder's decoder, run on what its encoder has made of a
         source, gives the same numbers as both together; tried on two rows."""
         if self.kind != "encoder-decoder":
             return False
-        prompt = self._probe_prompt()
+        prompt = self._probe_prompt
         rows, given = [prompt.ids] * 2, beside(prompt)
         expected = self._pass.logits(rows, TapRequest(), beside=given)
         request = TapRequest(n_calls=self.stacks.encoder_layers)
@@ -839,7 +821,7 @@ class LanguageModel:
         tokenizer = self._reader.tokenizer
         opening = tokens.bos_id(tokenizer)
         first = tokenizer("a", verbose=False)["input_ids"][:1]
-        probe = self._probe_prompt()
+        probe = self._probe_prompt
         return ModelInfo(
             name=self.name,
             architecture=type(self._model).__name__,
@@ -867,5 +849,5 @@ class LanguageModel:
             ),
             stacks=self.stacks.stacks,
             pairs=self.pairs,
-            image_token=None if self._pictures is None else self._pictures.image_token,
+            image_token=None if self._sight is None else self._sight.reader.image_token,
         )

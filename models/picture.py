@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from models.errors import ErrorKind, UserError
 
@@ -23,6 +23,7 @@ MOST_PICTURES = 8
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read; other formats may start other programs."""
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error)
+"""What Pillow raises of files that are damaged, or none of these."""
 LEAST_SIDE = 8
 """Pixels; smaller ones fit no patch of any model."""
 
@@ -109,7 +110,7 @@ def read_picture(source: bytes | str | Path, name: str | None = None) -> Picture
         raise _refusal(
             f"{shown} has more than {MOST_PIXELS / 1e6:.0f} million pixels", "make it smaller"
         ) from None
-    except (*_DAMAGED, UnidentifiedImageError) as error:
+    except _DAMAGED as error:
         raise _refusal(
             f"{shown} is not a picture that can be read", "give a PNG, JPEG or WebP file"
         ) from error

@@ -26,8 +26,6 @@ Process = Callable[[Sequence[np.ndarray]], Mapping[str, np.ndarray]]
 FAINT = 0.02
 """A pixel that changes by less than this between black and white, as a part of the largest change,
 is padding."""
-
-
 RAMP = 254
 """Shades that a ramp goes through."""
 OFFSETS = (0.125, 0.375, 0.625, 0.875)
@@ -49,6 +47,10 @@ class Patch:
     """How often each stands there, for a film's frames."""
     merge: int
     """How many along each side make one position."""
+
+    def positions(self, where: np.ndarray) -> int:
+        """Return how many positions a picture [1, channel, y, x] has."""
+        return int(where.shape[2] * where.shape[3]) // (self.side * self.merge) ** 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,9 +77,15 @@ def image_cells(
     Returns:
         None for a position that shows padding alone; None for all if the numbers do not fit.
     """
+    measured = [_measured(process, picture, patch) for picture in pictures]
+    n_tiles = sum(0 if where is None else len(where) for where in measured)
     cells: list[Cell | None] = []
-    for index, picture in enumerate(pictures):
-        grids = _grids(process, picture, n_positions // len(pictures), patch)
+    for index, (picture, where) in enumerate(zip(pictures, measured, strict=True)):
+        if where is None:
+            return None
+        # Patches are as many as the picture is large; tiles are all of as many positions.
+        part = n_positions * len(where) // n_tiles if patch is None else patch.positions(where)
+        grids = _of_tiles(where, part) or _of_lines(where, part, picture)
         if grids is None:
             return None
         for tile, grid in enumerate(grids):
@@ -85,13 +93,12 @@ def image_cells(
     return cells if len(cells) == n_positions else None
 
 
-def _grids(
-    process: Process, picture: Picture, n_positions: int, patch: Patch | None
-) -> list[Sources] | None:
-    """Return the grids of positions that one picture is given as, in order."""
-    shape = picture.pixels.shape
+def _measured(process: Process, picture: Picture, patch: Patch | None) -> np.ndarray | None:
+    """Return where each pixel that a model is given was taken from, as parts of the picture's width
+    (channel 0) and height (channel 1), NaN for padding: float [tile, 3, y, x]."""
+    height, width, _ = shape = picture.pixels.shape
     black, white = np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
-    ramps = [_ramps(shape[0], shape[1], offset) for offset in OFFSETS]
+    ramps = [_ramps(height, width, offset) for offset in OFFSETS]
     given = [process([one]) for one in (black, white, *ramps)]
     if not all("pixel_values" in one for one in given):
         return None
@@ -105,13 +112,10 @@ def _grids(
         shades = 255 * (np.mean(ramped, axis=0) - dark) / span
     where = np.where(shows, (shades - np.mean(OFFSETS)) / RAMP, np.nan)
     if "image_grid_thw" in given[0]:
-        tile = _put_together(where, given[0]["image_grid_thw"], patch)
-        return None if tile is None else _of_tiles(tile, n_positions)
+        return _put_together(where, given[0]["image_grid_thw"], patch)
     if where.ndim == 5 and len(where) == 1:  # a batch of one prompt's tiles
         where = where[0]
-    if where.ndim != 4 or where.shape[1] != 3:
-        return None
-    return _of_tiles(where, n_positions) or _of_lines(where, n_positions, picture)
+    return where if where.ndim == 4 and where.shape[1] == 3 else None
 
 
 def _ramps(height: int, width: int, offset: float) -> np.ndarray:
@@ -144,16 +148,15 @@ def _straightened(where: np.ndarray) -> np.ndarray:
         for channel, axis in ((0, 1), (1, 0)):
             measured = tile[channel] if axis == 1 else tile[channel].T  # [other, along]
             shown = ~np.isnan(measured)
-            along = np.broadcast_to(np.arange(measured.shape[1]), measured.shape)
-            places = np.unique(along[shown])
+            places = np.flatnonzero(shown.any(axis=0))
             # At a picture's edges resizing has less to go by, and shades are cut off.
             inner = places[EDGE:-EDGE] if len(places) >= 4 * EDGE else places
-            used = shown & np.isin(along, inner)
-            if len(np.unique(along[used])) < 2:
+            if len(inner) < 2:
                 line[channel] = tile[channel]
                 continue
-            slope, start = np.polyfit(along[used], measured[used], 1)
-            fitted = np.where(shown, start + slope * along, np.nan)
+            means = np.nanmean(measured[:, inner], axis=0)
+            slope, start = np.polyfit(inner, means, 1)
+            fitted = np.where(shown, start + slope * np.arange(measured.shape[1]), np.nan)
             line[channel] = fitted if axis == 1 else fitted.T
     return straight
 
@@ -177,11 +180,8 @@ def _of_lines(where: np.ndarray, n_positions: int, picture: Picture) -> list[Sou
             columns = (n_tiles - 1) // rows
             tiles = where[1:].reshape(rows, columns, 3, height, width)
             together = tiles.transpose(2, 0, 3, 1, 4).reshape(3, rows * height, columns * width)
-            grid_size = (rows * height // side, columns * width // side)
-            kept = _unpadded(*grid_size, picture)
-            lines, across = (
-                len(range(*part.indices(n))) for part, n in zip(kept, grid_size, strict=True)
-            )
+            kept = _unpadded(rows * height // side, columns * width // side, picture)
+            lines, across = (part.stop - part.start for part in kept)
             if n_tiles > 1 and whole + lines * (across + 1) == n_positions:
                 first, grid = _straightened(where[:1]), _straightened(together[None])
                 # Tiles put together in a wrong order do not go on in each other.

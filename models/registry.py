@@ -12,16 +12,16 @@ import torch
 
 from models.actions import ACTIONS_FILE
 from models.builtin import BUILTIN_NAME, ensure_builtin
-from models.hub import TABLETOP_NAME, models_to_offer
+from models.hub import models_to_offer
 from models.language_model import LanguageModel
 from models.loading import DeviceMap, load_pretrained, resolve_device, resolve_dtype
+from models.tabletop import NAME as TABLETOP_NAME
+from models.tabletop import WEIGHTS as TABLETOP_WEIGHTS
 
 MEMORY_SHARE = 0.6
 """Share of the memory free at the start that loaded models may take together."""
 
 GIGABYTE = 1e9
-
-TABLETOP_WEIGHTS = Path(__file__).parent / "tabletop" / "weights"
 
 Notify = Callable[[str], None]
 

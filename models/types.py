@@ -139,8 +139,7 @@ class TokenizedPrompt:
         """All that the model is given: equal for prompts on which it does the same."""
         source = None if self.source is None else self.source.ids
         pictures = tuple(picture.digest for picture in self.pictures)
-        # The vision tower's positions have the same ids on any picture, and other kinds.
-        return (self.ids, self.segments, source, pictures, self.kinds if pictures else ())
+        return (self.ids, self.segments, source, pictures)
 
     @property
     def typed(self) -> "TokenizedPrompt":

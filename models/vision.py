@@ -6,19 +6,27 @@ every layer of the tower runs once over all patches of one picture, its heads ar
 own; where it does not (tiles as a batch, windows one by one), only the language model's are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isqrt
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from models.attention_hooks import AttentionSite
-from models.attention_tap import TapRequest, active_request
+from models.attention_tap import (
+    Call,
+    Inputs,
+    TapRequest,
+    active_request,
+    allowed_keys,
+    is_causal,
+)
+from models.discovery import Forward, dispatching_calls
 from models.errors import ErrorKind, UserError
 from models.picture import Cell, Picture
-from models.picture_prompts import PictureReader, cell_label
-from models.tokens import prompt_of_ids
+from models.picture_prompts import IMAGE, PictureReader, cell_label
 from models.types import TokenizedPrompt
 
 UNCOUNTED = -1_000_000
@@ -30,21 +38,86 @@ PROBE_SIDE = 96
 
 
 @dataclass(frozen=True, slots=True)
-class Sites:
-    """A model's attention layers: the tower's where they make a stack, and the language model's."""
+class Sight:
+    """What a model sees with, and where in its pass."""
 
-    seeing: list[AttentionSite]
-    reading: list[AttentionSite]
+    reader: PictureReader
+    n_layers: int = 0
+    """How many attention layers of the tower run before the language model's; 0 where they are no
+    stack."""
+    n_positions: int = 0
+    """Of the tower, where its layers are a stack."""
 
-    @property
-    def all(self) -> list[AttentionSite]:
-        return [*self.seeing, *self.reading]
+    def prompt(
+        self,
+        text: str,
+        pictures: Sequence[Picture],
+        max_positions: int,
+        bos: bool | None = None,
+    ) -> TokenizedPrompt:
+        """Turn text and pictures into a prompt, with the tower's positions where it has them.
+
+        Raises:
+            UserError: see `PictureReader.prompt`.
+        """
+        prompt = self.reader.prompt(text, pictures, max_positions, bos)
+        if not self.n_layers or len(pictures) != 1 or not _is_one_tile(prompt):
+            return prompt
+        return replace(prompt, seen=_tower_positions(self.reader, pictures, self.n_positions))
+
+    def finding(self, model: Any, forward: Forward, prompt: TokenizedPrompt) -> "FoundLayers":
+        """Find a model's attention layers, and let those of the language model be counted on from
+        the tower's whether the tower runs or not; to be called once a model.
+
+        Args:
+            forward: runs the model once on `prompt`.
+
+        Raises:
+            UserError: layers of the language model are missing, or run several times.
+        """
+        seeing, reading = _split(model, dispatching_calls(model, forward), prompt)
+        _count_layers(model, len(seeing))
+        n_positions = seeing[0].extent[0] if seeing else 0
+        sight = replace(self, n_layers=len(seeing), n_positions=n_positions)
+        return FoundLayers(sight, [*seeing, *reading])
+
+    def looks_ahead(self, run: Callable[[TapRequest], Any]) -> bool:
+        """Return whether the language model lets a position see later ones, as some do within a
+        picture.
+
+        Args:
+            run: runs the model on a prompt with a picture under a request.
+        """
+        ahead = False
+
+        def watch(layer: int, call: Call) -> None:
+            nonlocal ahead
+            if layer >= self.n_layers and call.inputs is not None:
+                ahead = ahead or _sees_later(call.inputs)
+
+        run(TapRequest(on_call=watch))
+        return ahead
 
 
-def split_sites(
+@dataclass(frozen=True, slots=True)
+class FoundLayers:
+    """A model's attention layers: the tower's, where they make a stack, then the language model's."""
+
+    sight: Sight
+    sites: list[AttentionSite]
+
+
+def _sees_later(inputs: Inputs) -> bool:
+    if inputs.mask is None:
+        return not is_causal(inputs)
+    allowed = allowed_keys(inputs)
+    return allowed is None or bool(allowed.triu(1).any())
+
+
+def _split(
     model: Any, sites: Sequence[AttentionSite | None], prompt: TokenizedPrompt
-) -> Sites:
-    """Tell the tower's attention layers from the language model's.
+) -> tuple[list[AttentionSite], list[AttentionSite]]:
+    """Tell the tower's attention layers, where they make a stack, from the language model's.
 
     Args:
         sites: of every call of attention in a pass over one picture and some text, in order; None
@@ -67,8 +140,8 @@ def split_sites(
     seeing = [site for site in known if site.module not in inside]
     once = len({site.module for site in seeing}) == len(seeing)
     alike = len({site.extent for site in seeing}) == 1
-    whole = all(site is not None for site in sites) and _is_one_tile(prompt)
-    return Sites(seeing if seeing and once and alike and whole else [], reading)
+    whole = len(known) == len(sites) and _is_one_tile(prompt)
+    return (seeing if once and alike and whole else []), reading
 
 
 def _is_one_tile(prompt: TokenizedPrompt) -> bool:
@@ -77,9 +150,9 @@ def _is_one_tile(prompt: TokenizedPrompt) -> bool:
     return pixels is not None and pixels.ndim == 4 and len(pixels) == 1
 
 
-def count_layers(model: Any, n_seeing: int) -> None:
+def _count_layers(model: Any, n_seeing: int) -> None:
     """Let the layers of the language model be counted from `n_seeing` on, whether the tower runs
-    or not; to be called once a model."""
+    or not."""
 
     def begin(_module: nn.Module, _args: Any) -> None:
         request = active_request()
@@ -105,35 +178,25 @@ def probe_picture() -> Picture:
     return Picture((pixels + noise).astype(np.uint8), "probe")
 
 
-def with_seen(
-    prompt: TokenizedPrompt, reader: PictureReader, n_positions: int | None
+def _tower_positions(
+    reader: PictureReader, pictures: Sequence[Picture], n_positions: int
 ) -> TokenizedPrompt:
-    """Return a prompt with the positions of the vision tower, if it has them for this prompt.
-
-    Args:
-        n_positions: of the tower; None where its heads are no stack.
-    """
-    if n_positions is None or len(prompt.pictures) != 1 or not _is_one_tile(prompt):
-        return prompt
-    side = int(n_positions**0.5)
+    """Return the positions of the vision tower on a picture."""
+    side = isqrt(n_positions)
     first = n_positions - side * side  # a class token stands in front
-    found = reader.cells(prompt.pictures, side * side)
+    found = reader.cells(pictures, side * side)
     cells: list[Cell | None] = [None] * first
     cells += found or [None] * (side * side)
     labels = [f"class{i or ''}" for i in range(first)]
     labels += [
         f"▦{k}" if cell is None else cell_label(cell) for k, cell in enumerate(cells[first:])
     ]
-    seen = prompt_of_ids(reader.reader, [0] * n_positions, "")
-    return replace(
-        prompt,
-        seen=replace(
-            seen,
-            ids=tuple(range(n_positions)),
-            labels=tuple(labels),
-            texts=("",) * n_positions,
-            kinds=("special",) * first + ("image",) * (side * side),
-            pictures=prompt.pictures,
-            cells=None if found is None else tuple(cells),
-        ),
+    return TokenizedPrompt(
+        text="",
+        ids=tuple(range(n_positions)),
+        labels=tuple(labels),
+        texts=("",) * n_positions,
+        kinds=("special",) * first + (IMAGE,) * (side * side),
+        pictures=tuple(pictures),
+        cells=None if found is None else tuple(cells),
     )

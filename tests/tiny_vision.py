@@ -44,6 +44,18 @@ _LLAMA = {
 }
 
 
+_QWEN_TOKENS = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}
+
+
+def _mrope(*section: int) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(section)}
+
+
 @dataclass(frozen=True, slots=True)
 class VisionFamily:
     """How to make one architecture small."""
@@ -223,19 +235,10 @@ FAMILIES = {
         {
             **_LLAMA,
             "model_type": "qwen2_vl_text",
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [1, 1, 2],
-            },
+            "rope_parameters": _mrope(1, 1, 2),
         },
         _qwen,
-        tokens={
-            "image_token": "<|image_pad|>",
-            "video_token": "<|video_pad|>",
-            "vision_start_token": "<|vision_start|>",
-            "vision_end_token": "<|vision_end|>",
-        },
+        tokens=_QWEN_TOKENS,
         image_id="<|image_pad|>",
         picture=(64, 64),
         side=4,
@@ -258,19 +261,10 @@ FAMILIES = {
         {
             **_LLAMA,
             "model_type": "qwen2_5_vl_text",
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [1, 1, 2],
-            },
+            "rope_parameters": _mrope(1, 1, 2),
         },
         _qwen,
-        tokens={
-            "image_token": "<|image_pad|>",
-            "video_token": "<|video_pad|>",
-            "vision_start_token": "<|vision_start|>",
-            "vision_end_token": "<|vision_end|>",
-        },
+        tokens=_QWEN_TOKENS,
         image_id="<|image_pad|>",
         picture=(64, 64),
         side=4,
@@ -305,19 +299,10 @@ FAMILIES = {
             **_LLAMA,
             "model_type": "qwen3_vl_text",
             "head_dim": 8,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [2, 1, 1],
-            },
+            "rope_parameters": _mrope(2, 1, 1),
         },
         _qwen,
-        tokens={
-            "image_token": "<|image_pad|>",
-            "video_token": "<|video_pad|>",
-            "vision_start_token": "<|vision_start|>",
-            "vision_end_token": "<|vision_end|>",
-        },
+        tokens=_QWEN_TOKENS,
         image_id="<|image_pad|>",
         picture=(64, 64),
         side=4,

@@ -14,7 +14,7 @@ from app.panels.progress import Bar, cancels, progress_place, watch_page
 from app.services import Services, ablation_of
 from app.view import View
 from models.errors import ErrorKind, UserError
-from models.hub import TABLETOP_NAME
+from models.tabletop import NAME as TABLETOP_NAME
 
 N_EPISODES = 100
 

@@ -4,3 +4,9 @@
 instructions, states and actions, `policy` the model's architecture and files, `training` how its
 weights were made.
 """
+
+from pathlib import Path
+
+NAME = "tabletop"
+"""What the policy that ships is called, as a model."""
+WEIGHTS = Path(__file__).parent / "weights"

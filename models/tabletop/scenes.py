@@ -5,9 +5,10 @@ that was held out from training.
 """
 
 from models.errors import ErrorKind, UserError
+from models.tabletop import NAME
 from models.tabletop.table import Scene, Table
 
-PREFIX = "tabletop:"
+PREFIX = f"{NAME}:"
 HELD_OUT = "held-out:"
 EXAMPLES = (
     "tabletop:7",

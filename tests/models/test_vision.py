@@ -240,6 +240,20 @@ def test_cells_of_any_picture_are_exact(name: str, size: tuple[int, int]) -> Non
         np.testing.assert_allclose(found, expected, atol=max(size) / 2000)
 
 
+@pytest.mark.parametrize("name", ["qwen2-vl", "idefics3", "llava-siglip"])
+def test_pictures_of_different_sizes_have_their_own_cells(name: str) -> None:
+    model, sizes = tiny_vision_model(name), ((64, 64), (128, 64))
+    pictures = [noise_picture(size, seed) for seed, size in enumerate(sizes)]
+    prompt = model.tokenize(QUESTION, pictures=pictures)
+    assert prompt.cells is not None
+    cells = [cell for cell in prompt.cells if cell is not None]
+    for index, (width, height) in enumerate(sizes):
+        own = [cell for cell in cells if cell.picture == index]
+        assert max(cell.right for cell in own) == pytest.approx(width, abs=0.1)
+        assert max(cell.bottom for cell in own) == pytest.approx(height, abs=0.1)
+    assert [cell.picture for cell in cells] == sorted(cell.picture for cell in cells)
+
+
 @pytest.mark.parametrize(
     "size", [(64, 64), (64, 32), (32, 64), (96, 54), (54, 96), (100, 37), (61, 200), (1920, 1080)]
 )
@@ -431,7 +445,7 @@ def test_cells_that_do_not_come_out_even_are_no_cells() -> None:
     from models.picture_geometry import image_cells
 
     model = tiny_vision_model("llava")
-    reader = model._pictures
-    assert reader is not None
+    assert model._sight is not None
+    reader = model._sight.reader
     assert image_cells(reader.images_alone, [noise_picture()], 15) is None
     assert image_cells(reader.images_alone, [noise_picture()], 17) is None
