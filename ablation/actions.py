@@ -6,16 +6,15 @@ those of its own answer. Divergences are of each dimension's distribution with t
 tokens before it, so that a change in one dimension does not count again in the next.
 """
 
-import operator
-import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ablation.action_goals import read_goal
 from ablation.evaluation import Cancelled, pose
 from ablation.interventions import Intervention, Zero
 from ablation.search import search_heads
@@ -163,9 +162,12 @@ def compare_actions(
     before, after = act(model, prompt), act(model, prompt, ablation)
     kl = []
     for i, dimension in enumerate(before.space.dimensions):
-        so_far = model.followed_by(prompt, before.token_ids[:i])
-        ablated = _among(dimension, model.predict(so_far, -1, _on(so_far, ablation)).log_probs)
-        clean = before.log_probs[i]
+        clean, so_far = before.log_probs[i], before.token_ids[:i]
+        if after.token_ids[:i] == so_far:  # it went the same way, so this is known
+            ablated = after.log_probs[i]
+        else:
+            longer = model.followed_by(prompt, so_far)
+            ablated = _among(dimension, model.predict(longer, -1, _on(longer, ablation)).log_probs)
         kl.append(float(np.sum(np.exp(clean) * (clean - ablated))))
     return ActionChange(before, after, np.array(kl))
 
@@ -214,70 +216,6 @@ def sweep_actions(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ActionGoal:
-    """What one dimension of an action shall be."""
-
-    dimension: int
-    token_ids: tuple[int, ...]
-    """Any of which fulfils it."""
-
-
-def read_goal(space: ActionSpace, text: str) -> ActionGoal:
-    """Read a goal as a person writes it: "dx<0", "dy>=4", "gripper=close".
-
-    Raises:
-        UserError: it cannot be read, names no action, or nothing or everything fulfils it.
-    """
-    found = re.fullmatch(r"\s*([\w.-]+?)\s*(<=|>=|<|>|=)\s*(\S+)\s*", text)
-    if found is None:
-        raise UserError(
-            ErrorKind.TARGET,
-            f"Cannot read {text!r} as a goal; write an action, a sign and a value: dx<0, "
-            "gripper=close.",
-        )
-    name, sign, value = found.groups()
-    index = space.named(name)
-    dimension = space.dimensions[index]
-    wanted = _number(dimension, value)
-    fulfils = _SIGNS[sign]
-    ids = tuple(
-        token
-        for token, one in zip(dimension.token_ids, dimension.values.tolist(), strict=True)
-        if fulfils(one, wanted)
-    )
-    if not ids or len(ids) == len(dimension.token_ids):
-        which = "Every" if ids else "No"
-        values = ", ".join(dimension.said(one) for one in sorted(dimension.values.tolist()))
-        raise UserError(
-            ErrorKind.TARGET, f"{which} value of {name} is {sign}{value}; its values are {values}."
-        )
-    return ActionGoal(index, ids)
-
-
-_SIGNS: Mapping[str, Callable[[float, float], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    "=": operator.eq,
-    ">=": operator.ge,
-    ">": operator.gt,
-}
-
-
-def _number(dimension: ActionDimension, text: str) -> float:
-    for value, word in dimension.words.items():
-        if word == text:
-            return value
-    try:
-        return float(text)
-    except ValueError:
-        known = f" or {', '.join(dimension.words.values())}" if dimension.words else ""
-        raise UserError(
-            ErrorKind.TARGET,
-            f"{text!r} is no value of {dimension.name}; give a number{known}.",
-        ) from None
-
-
 def search_action(
     model: LanguageModel,
     prompt: TokenizedPrompt,
@@ -286,7 +224,7 @@ def search_action(
     max_heads: int = 10,
     **options: Any,
 ) -> SearchResult:
-    """Search for the fewest heads without which one dimension of the action is as wanted.
+    """Search for heads, none of which can be missed, that make one dimension as wanted if ablated.
 
     The targeted search (`search_heads`) at that dimension, with the clean policy's tokens of the
     dimensions before it.

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from ablation.actions import space_of
-from ablation.evaluation import Cancelled, stop_if
+from ablation.evaluation import stop_if
 from ablation.interventions import Intervention, Scale, Zero
 from ablation.types import Ablation, Progress
 from models.errors import ErrorKind, UserError
@@ -259,6 +259,3 @@ def act_in(
             answer.append(dimension.token_ids[place])
         values.append([float(dimension.values[place]) for place in chosen])
     return [Action(dx, dy, bool(close)) for dx, dy, close in zip(*values, strict=True)]
-
-
-__all__ = ["Cancelled", "ClosedLoop", "Success", "act_in", "closed_loop"]

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablation import Ablation, Zero
-from ablation.actions import act, answers_of, distances
+from ablation.actions import act, sweep_actions
 from ablation.closed_loop import closed_loop
 from models import load_model
 from models.language_model import LanguageModel
@@ -79,21 +79,13 @@ def _things(scene: Scene) -> np.ndarray:
 
 def moved_by_each(model: LanguageModel, scenes: Sequence[Scene]) -> dict[Head, float]:
     """Return how far ablating each head alone moves the first action, mean over scenes."""
-    heads = model.all_heads(None)
-    total = np.zeros(len(heads))
+    total = dict.fromkeys(model.all_heads(None), 0.0)
     for scene in scenes:
         prompt = prompt_of(model, scene)
-        clean = act(model, prompt)
-        answers = answers_of(model, prompt, [(head,) for head in heads], Zero())
-        dimensions = clean.space.dimensions
-        values = np.array(
-            [
-                [d.values[d.token_ids.index(t)] for d, t in zip(dimensions, answer, strict=True)]
-                for answer in answers
-            ]
-        )
-        total += distances(clean.space, clean.values, values)
-    return dict(zip(heads, (total / len(scenes)).tolist(), strict=True))
+        for stack in model.stacks.stacks:
+            for head, distance in sweep_actions(model, prompt, stack=stack.name).ranked():
+                total[head] += distance / len(scenes)
+    return total
 
 
 def closing(model: LanguageModel, scenes: Sequence[Scene]) -> dict[Head, float]:

@@ -15,11 +15,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -286,10 +288,17 @@ def wait_until_served(url: str, server: "subprocess.Popen[bytes]") -> None:
     sys.exit("The server did not answer.")
 
 
-def main() -> None:
+@contextmanager
+def browsing(*options: str) -> Iterator[tuple[Browser, str]]:
+    """Serve the page and open a browser; yield that and the page's address.
+
+    Args:
+        options: of `main.py`.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
-    server = subprocess.Popen([sys.executable, str(ROOT / "main.py"), "--port", str(port)])
+    command = [sys.executable, str(ROOT / "main.py"), "--port", str(port), *options]
+    server = subprocess.Popen(command)
     try:
         wait_until_served(url, server)
         with sync_playwright() as playwright:
@@ -297,20 +306,25 @@ def main() -> None:
                 executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
                 args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
             )
-            records = {
-                "prompt": record_prompt_and_heads,
-                "pictures": record_pictures,
-                "study": record_study,
-                "circuit": photograph_circuit,
-            }
-            for record in (records[name] for name in sys.argv[1:] or records):
-                page = browser.new_page(viewport=SIZE)
-                record(page, url)
-                page.close()
+            yield browser, url
             browser.close()
     finally:
         server.terminate()
         server.wait()
+
+
+def main() -> None:
+    records = {
+        "prompt": record_prompt_and_heads,
+        "pictures": record_pictures,
+        "study": record_study,
+        "circuit": photograph_circuit,
+    }
+    with browsing() as (browser, url):
+        for record in (records[name] for name in sys.argv[1:] or records):
+            page = browser.new_page(viewport=SIZE)
+            record(page, url)
+            page.close()
 
 
 if __name__ == "__main__":

@@ -7,19 +7,17 @@ the same episode with the heads ablated that break it; and `policy_on_the_page.p
 staged: which head and which heads is measured first, and printed.
 """
 
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-from record import SIZE, free_port, keep_picture, settle, wait_until_served  # noqa: E402
+from record import SIZE, browsing, keep_picture, settle  # noqa: E402
 
 from ablation import Ablation, Zero  # noqa: E402
 from ablation.closed_loop import run_episode  # noqa: E402
@@ -101,22 +99,8 @@ def photograph(page: Page, url: str, shown: Head, ablated: tuple[Head, ...]) -> 
 
 def main() -> None:
     shown, ablated = record_episode(load_model("tabletop", device="cpu"))
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/"
-    command = [sys.executable, str(ROOT / "main.py"), "--model", "tabletop", "--port", str(port)]
-    server = subprocess.Popen(command)
-    try:
-        wait_until_served(url, server)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
-                args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-            )
-            photograph(browser.new_page(viewport=SIZE), url, shown, ablated)
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait()
+    with browsing("--model", "tabletop") as (browser, url):
+        photograph(browser.new_page(viewport=SIZE), url, shown, ablated)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class FoundLayers:
-    """A model's attention layers: the tower's, where they make a stack, then the language model's."""
+    """A model's attention layers: its tower's, if they make a stack, then its language model's."""
 
     sight: Sight
     sites: list[AttentionSite]

@@ -6,8 +6,8 @@ torch is imported where it is used: the page and its forms stand before it is th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from ablation.interventions import editors
 from ablation.interventions.notation import (
@@ -20,10 +20,10 @@ from ablation.interventions.notation import (
     resolve_positions,
     write_positions,
 )
+from ablation.interventions.references import mean_outputs, token_list, tokenize_like
 from models.edits import HeadEditor
 from models.edits import Intervention as ModelIntervention
 from models.errors import ErrorKind, UserError
-from models.tokens import PAIR_MARK
 from models.types import Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -139,9 +139,9 @@ class Mean:
         if not self.references:
             return editors.OwnMeanZ()
         prompts = [
-            _tokenize_like(prompt, text, model, "reference prompt") for text in self.references
+            tokenize_like(prompt, text, model, "reference prompt") for text in self.references
         ]
-        return editors.GivenZ(_mean_outputs(model, prompts, heads))
+        return editors.GivenZ(mean_outputs(model, prompts, heads))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +175,14 @@ class Resample:
         heads: Sequence[Head],
         positions: Sequence[int] | None,
     ) -> HeadEditor:
-        source = _tokenize_like(prompt, self.source, model, "source prompt")
+        source = tokenize_like(prompt, self.source, model, "source prompt")
         own, other = (model.axes_of(each, heads).queries for each in (prompt, source))
         if len(other) != len(own):
             raise UserError(
                 ErrorKind.INTERVENTION,
                 f"Resample needs a source of equal length, but the prompt has {len(own)} tokens "
-                f"({_token_list(own)}) and the source has {len(other)} "
-                f"({_token_list(other)}); change one of them.",
+                f"({token_list(own)}) and the source has {len(other)} "
+                f"({token_list(other)}); change one of them.",
             )
         return editors.GivenZ(model.head_outputs(source, model.layers_of(heads)))
 
@@ -376,48 +376,3 @@ def _no_key_left(query: int) -> UserError:
         f"The knockout would leave position {query} no key to attend to; take this query, or one "
         "of its keys, out.",
     )
-
-
-def _tokenize_like(
-    prompt: TokenizedPrompt, text: str, model: LanguageModel, role: str
-) -> TokenizedPrompt:
-    """Tokenise `text` with a beginning-of-sequence token exactly when `prompt` has one.
-
-    For an encoder-decoder the text takes the place of the source; the decoder text stays. For a
-    pair of sentences the text may be one too, with its mark between them. Pictures stay.
-    """
-    wanted = model.has_bos(prompt)
-    first, mark, second = text.partition(PAIR_MARK)
-    paired = prompt.segments is not None and bool(mark)
-    own: tuple[str, str | None] = (first, second) if paired else (text, None)
-    beside: dict[str, Any] = {"pair": own[1]} if not prompt.pictures else {}
-    if prompt.pictures:
-        beside["pictures"] = prompt.pictures
-    try:
-        tokenized = model.tokenize(own[0], **beside)
-        if model.has_bos(tokenized) != wanted:
-            tokenized = model.tokenize(own[0], bos=wanted, **beside)
-    except UserError as error:
-        raise UserError(
-            ErrorKind.INTERVENTION, f"The {role} {quoted(text)} cannot be used: {error}"
-        ) from error
-    return tokenized if tokenized.source is None else replace(prompt, source=tokenized.source)
-
-
-def _mean_outputs(
-    model: LanguageModel, prompts: Sequence[TokenizedPrompt], heads: Sequence[Head]
-) -> dict[int, Tensor]:
-    """Return layer -> [1, n_heads, d_head]: the mean over all positions of all prompts."""
-    layers = model.layers_of(heads)
-    sums: dict[int, Tensor] = {}
-    for prompt in prompts:
-        for layer, z in model.head_outputs(prompt, layers).items():
-            total = z.float().sum(dim=0, keepdim=True)  # [1, n_heads, d_head]
-            sums[layer] = sums[layer] + total if layer in sums else total
-    count = sum(len(model.axes_of(prompt, heads).queries) for prompt in prompts)
-    return {layer: total / count for layer, total in sums.items()}
-
-
-def _token_list(prompt: TokenizedPrompt, limit: int = 30) -> str:
-    shown = " ".join(prompt.labels[:limit])
-    return shown if len(prompt) <= limit else f"{shown} …"

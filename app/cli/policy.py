@@ -228,7 +228,8 @@ def _goal(
 
 
 def _episodes(model: "LanguageModel", options: Namespace, terminal: Terminal) -> int:
-    from ablation.closed_loop import Cancelled, closed_loop
+    from ablation.closed_loop import closed_loop
+    from ablation.evaluation import Cancelled
 
     heads = () if options.ablate is None else read_heads(model, options.ablate)
     try:

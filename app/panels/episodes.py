@@ -145,7 +145,8 @@ def register(app: Dash, services: Services) -> None:
     def run(n_clicks: int | None, data: dict[str, Any] | None, pairs: str, tab: str) -> Any:
         if not n_clicks or data is None:
             return no_update
-        from ablation.closed_loop import Cancelled, closed_loop
+        from ablation.closed_loop import closed_loop
+        from ablation.evaluation import Cancelled
         from ablation.heads import format_heads
 
         view = View.from_json(data)

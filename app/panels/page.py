@@ -8,7 +8,6 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, ctx, html, no_update, set_props
 
 from app import controls, ids, notices, permalink
-from app.images import table_text
 from app.panels import (
     action,
     attention,
@@ -332,7 +331,6 @@ def register(app: Dash, services: Services) -> None:
         panel.register(app, services)
     export_menu.register(app)
     _register_opening(app, services)
-    _register_prompt(app, services)
     page_state.register(app)
 
 
@@ -377,44 +375,3 @@ def _opening_failed(error: Exception) -> None:
         set_props(ids.MODEL_PICKER, {"value": view["model"]})
     set_props(ids.MODEL_PROGRESS, {"children": ""})
     notices.show_error(error)
-
-
-def _register_prompt(app: Dash, services: Services) -> None:
-    @app.callback(
-        Output(ids.PROMPT, "data", allow_duplicate=True),
-        Output(ids.SECOND, "data", allow_duplicate=True),
-        Output(ids.IMAGES, "data", allow_duplicate=True),
-        Output(ids.IMAGES_SHOWN, "data", allow_duplicate=True),
-        Output(ids.BOS_USED, "data", allow_duplicate=True),
-        Output(ids.POSITION, "data", allow_duplicate=True),
-        Output(ids.TOKEN, "data", allow_duplicate=True),
-        Output(ids.TOKENS, "data", allow_duplicate=True),
-        Output(ids.TOKEN_COUNT, "children", allow_duplicate=True),
-        Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
-        Output(ids.PROMPT_TEXT, "value", allow_duplicate=True),
-        Input(ids.PROMPT_REQUEST, "data"),
-        State(ids.VIEW, "data"),
-        State(ids.TAB_ID, "data"),
-        running=[(Output(ids.PROMPT_RUN, "disabled"), True, False)],
-        prevent_initial_call=True,
-    )
-    def run_prompt(request: dict[str, Any] | None, data: dict[str, Any] | None, tab: str) -> Any:
-        if request is None or data is None:
-            return no_update
-        scene = request.get("scene")
-        written = table_text(scene) if scene else request["text"]
-        text = View.from_json({"prompt": written}).prompt if written else ""
-        second = View.from_json({"second": request["second"]}).second
-        named = [scene] if scene else request.get("images")
-        images = View.from_json({"images": named}).images
-        model = services.model(data["model"])
-        asked = replace(
-            View.from_json(data), prompt=text, second=second, images=images, bos=request["bos"]
-        )
-        tokens = services.prompt(asked, model)
-        position = model.resolve_position(tokens, None)
-        services.begin(replace(asked, position=position), tab)
-        strip, count = prompt.strip(tokens), prompt.token_count(tokens)
-        pictured = no_update if not model.reads_pictures else prompt.pictured(tokens, images)
-        shown = (text, second, list(images), pictured, request["bos"], position, None, strip, count)
-        return *shown, None, text if scene else no_update

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -9,7 +10,7 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import ids, notices, words
 from app.examples import EXAMPLES
-from app.images import TABLE, boxes, shown
+from app.images import TABLE, boxes, shown, table_text
 from app.panels.pieces import browser, section, switch
 from app.services import Services
 from app.view import View
@@ -165,7 +166,7 @@ def example_options(info: ModelInfo | None) -> list[dict[str, Any]]:
 
 
 def register(app: Dash, services: Services) -> None:
-    """Add the callbacks that ask for a prompt and choose a position; the page runs the prompt."""
+    """Add the callbacks that ask for a prompt, run it, and choose a position."""
     app.clientside_callback(
         browser("requestPrompt"),
         Output(ids.PROMPT_REQUEST, "data"),
@@ -224,3 +225,45 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.POSITION, "data"),
         prevent_initial_call=True,
     )
+    _register_run(app, services)
+
+
+def _register_run(app: Dash, services: Services) -> None:
+    @app.callback(
+        Output(ids.PROMPT, "data", allow_duplicate=True),
+        Output(ids.SECOND, "data", allow_duplicate=True),
+        Output(ids.IMAGES, "data", allow_duplicate=True),
+        Output(ids.IMAGES_SHOWN, "data", allow_duplicate=True),
+        Output(ids.BOS_USED, "data", allow_duplicate=True),
+        Output(ids.POSITION, "data", allow_duplicate=True),
+        Output(ids.TOKEN, "data", allow_duplicate=True),
+        Output(ids.TOKENS, "data", allow_duplicate=True),
+        Output(ids.TOKEN_COUNT, "children", allow_duplicate=True),
+        Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
+        Output(ids.PROMPT_TEXT, "value", allow_duplicate=True),
+        Input(ids.PROMPT_REQUEST, "data"),
+        State(ids.VIEW, "data"),
+        State(ids.TAB_ID, "data"),
+        running=[(Output(ids.PROMPT_RUN, "disabled"), True, False)],
+        prevent_initial_call=True,
+    )
+    def run_prompt(request: dict[str, Any] | None, data: dict[str, Any] | None, tab: str) -> Any:
+        if request is None or data is None:
+            return no_update
+        scene = request.get("scene")
+        written = table_text(scene) if scene else request["text"]
+        text = View.from_json({"prompt": written}).prompt if written else ""
+        second = View.from_json({"second": request["second"]}).second
+        named = [scene] if scene else request.get("images")
+        images = View.from_json({"images": named}).images
+        model = services.model(data["model"])
+        asked = replace(
+            View.from_json(data), prompt=text, second=second, images=images, bos=request["bos"]
+        )
+        tokens = services.prompt(asked, model)
+        position = model.resolve_position(tokens, None)
+        services.begin(replace(asked, position=position), tab)
+        tokens_shown, count = strip(tokens), token_count(tokens)
+        drawn = no_update if not model.reads_pictures else pictured(tokens, images)
+        kept = (text, second, list(images), drawn, request["bos"], position, None)
+        return *kept, tokens_shown, count, None, text if scene else no_update

@@ -12,12 +12,12 @@ from tiny_vision import tiny_vision_directory
 from transformers import AutoModelForImageTextToText
 
 from ablation import Ablation, Scale, Zero, search_heads
+from ablation.action_goals import read_goal
 from ablation.actions import (
     act,
     answers_of,
     compare_actions,
     distances,
-    read_goal,
     search_action,
     search_most_change,
     sweep_actions,
