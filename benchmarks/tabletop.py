@@ -28,6 +28,7 @@ from models.tabletop.table import SIZE, Scene, random_scene
 from models.tabletop.words import told
 from models.types import Head, TokenizedPrompt
 
+WIDTH = 110
 SHOWN = 12
 """Heads listed."""
 FIRST_SCENE = 5
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=60, help="episodes without each head")
     parser.add_argument("--scenes", type=int, default=60, help="single scenes")
     options = parser.parse_args()
-    console, model = Console(), load_model("tabletop", device="cpu")
+    console, model = Console(width=WIDTH), load_model("tabletop", device="cpu")
     for pairs in ("seen", "held-out"):
         found = closed_loop(model, pairs=pairs, n_episodes=options.episodes).clean
         console.print(f"{pairs} pairs: {found.said()} of {found.outcomes.n_episodes} episodes")
