@@ -231,15 +231,15 @@
       const verb = chosen.direction === "at" ? " looks" : " is looked at";
       const part = scale.unit === 1 && chosen.direction === "at" ? percent(sum ? onImage / sum : 0) + " on the image" : "";
       one.said.textContent = whose + verb + (part ? ", " + part : "") + ", max " + weights.exact(most);
-      const share = (weight) =>
-        weight > 0 && !(scale.threshold > weight) && most > 0 ? Math.min(1, weight / most) : 0;
+      // By the scale that all maps have, so that a head which hardly looks at the picture shows it.
+      const share = (weight) => (weight > 0 ? weights.strength(weight, scale) : 0);
       for (const { canvas, image, picture } of one.canvases) {
         paintCanvas(one, canvas, image, picture, boxes, share);
       }
       if (one.words) {
         for (const word of one.words.children) {
           const position = Number(word.dataset.position);
-          word.style.setProperty("--shade", Math.round(70 * share(Math.min(found[position] || 0, most))) + "%");
+          word.style.setProperty("--shade", Math.round(70 * share(found[position])) + "%");
           word.title = word.textContent + ": " + weights.exact(found[position]);
           word.classList.toggle("selected", side === "prompt" && position === selected("prompt"));
         }
