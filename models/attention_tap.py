@@ -50,6 +50,7 @@ HARMLESS_KEYWORDS = frozenset(
         "return_dict",
         "num_items_in_batch",
         "deterministic",
+        "logits_to_keep",
     }
 )
 """Keywords that architectures pass along and that change nothing about one forward pass."""

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -419,7 +420,16 @@ def _of_images_alone(processor_class: Any) -> Any:
     def get_attributes(_own: Any) -> list[str]:
         return [name for name in processor_class.get_attributes() if "video" not in name]
 
-    parts = {"get_attributes": classmethod(get_attributes)}
+    def from_args_and_dict(own: Any, args: list[Any], settings: dict[str, Any], **more: Any) -> Any:
+        taken = list(signature(processor_class.__init__).parameters)[1:]  # without self
+        if taken[len(args) : len(args) + 1] == ["video_processor"]:  # some insist on one
+            args = [*args, None]
+        return processor_class.from_args_and_dict.__func__(own, args, settings, **more)
+
+    parts = {
+        "get_attributes": classmethod(get_attributes),
+        "from_args_and_dict": classmethod(from_args_and_dict),
+    }
     return type(processor_class.__name__, (processor_class,), parts)
 
 

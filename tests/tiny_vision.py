@@ -4,6 +4,7 @@ Written as checkpoint directories, so that tests load them through the front doo
 second, untouched copy of the same weights as an independent reference.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -150,10 +151,14 @@ class _ImagesAlone:
 
     image_processor: Any
     tokenizer: Any
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The processor's own."""
 
     def save_pretrained(self, directory: Path) -> None:
         self.image_processor.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
+        if self.settings:
+            (directory / "processor_config.json").write_text(json.dumps(self.settings))
 
 
 def _idefics3(tokenizer: Any) -> Any:
@@ -185,6 +190,37 @@ def _llava_next(tokenizer: Any) -> Any:
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
+    )
+
+
+def _smolvlm(tokenizer: Any) -> Any:
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    images = SmolVLMImageProcessorPil(
+        size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
+    )
+    return _ImagesAlone(images, tokenizer, {"image_seq_len": 4})
+
+
+def _internvl(tokenizer: Any) -> Any:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    images = GotOcr2ImageProcessorPil(
+        size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=4
+    )
+    return _ImagesAlone(images, tokenizer, {"image_seq_length": 4})
+
+
+def _llava_onevision(tokenizer: Any) -> Any:
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+        LlavaOnevisionImageProcessorPil,
+    )
+
+    images = LlavaOnevisionImageProcessorPil(
+        size={"height": 32, "width": 32}, image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]]
+    )
+    return _ImagesAlone(
+        images, tokenizer, {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
     )
 
 
@@ -324,6 +360,51 @@ FAMILIES = {
         ),
         picture=(64, 64),
         side=2,
+        tower=False,
+    ),
+    "smolvlm": VisionFamily(
+        "smolvlm",
+        {**_CLIP, "model_type": "smolvlm_vision"},
+        _LLAMA,
+        _smolvlm,
+        tokens={"image_token": "<image>", "video_token": "<video>"},
+        config={"scale_factor": 2},
+        more_words=(
+            "<fake_token_around_image>",
+            "<global-img>",
+            "<end_of_utterance>",
+            *(f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)),
+        ),
+        picture=(64, 64),
+        side=2,
+        tower=False,
+    ),
+    "internvl": VisionFamily(
+        "internvl",
+        {**_CLIP, "model_type": "internvl_vision", "image_size": [32, 32], "patch_size": [8, 8]},
+        _LLAMA,
+        _internvl,
+        tokens={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        config={"image_seq_length": 4, "downsample_ratio": 0.5},
+        image_id="<IMG_CONTEXT>",
+        side=2,
+        tower=False,
+    ),
+    "llava-onevision": VisionFamily(
+        "llava_onevision",
+        _SIGLIP,
+        _LLAMA,
+        _llava_onevision,
+        tokens={"image_token": "<image>", "video_token": "<video>"},
+        config={"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]},
+        picture=(64, 64),
+        side=8,
+        blank=8,
         tower=False,
     ),
 }

@@ -290,7 +290,10 @@ def test_a_stack_is_put_on_the_map_clicked_swept_and_kept_in_the_link(
     opened = open_view(replace(VIEW, heads=(ENCODER,)))
     opened.click(f"#{ids.STACK}")
     opened.get_by_role("option", name="cross").click()
-    opened.wait_for_function("() => location.hash.length > 10")
+    opened.wait_for_function(
+        "(id) => document.querySelector(`#${id} .js-plotly-plot`).layout.meta.stack === 'cross'",
+        arg=ids.HEADS_MAP,
+    )
     box = opened.locator(f"#{ids.HEADS_MAP} .nsewdrag").bounding_box()
     assert box is not None
     # Head 2 of 4 across, layer 1 of 3 up.
