@@ -22,6 +22,7 @@ from ablation.types import Ablation, HeadScores, MetricInfo, Progress, SearchRes
 from models.actions import ActionDimension, ActionSpace
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
+from models.places import Place
 from models.types import FloatArray, Head, TokenizedPrompt
 
 ACTION_METRIC = MetricInfo(
@@ -178,7 +179,7 @@ def sweep_actions(
     intervention: Intervention = Zero(),  # noqa: B008 - a frozen value
     *,
     stack: str = "",
-    positions: Sequence[int] | None = None,
+    positions: Sequence[Place] | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> HeadScores:
@@ -277,7 +278,7 @@ def search_most_change(
     max_heads: int = 5,
     *,
     candidates: Sequence[Head] | None = None,
-    positions: Sequence[int] | None = None,
+    positions: Sequence[Place] | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> tuple[tuple[ActionStep, ...], str]:
@@ -317,7 +318,7 @@ def answers_of(
     prompt: TokenizedPrompt,
     head_sets: Sequence[Sequence[Head]],
     intervention: Intervention,
-    positions: Sequence[int] | None = None,
+    positions: Sequence[Place] | None = None,
     *,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,

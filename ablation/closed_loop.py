@@ -21,6 +21,7 @@ from ablation.types import Ablation, Progress
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.picture import Picture
+from models.places import Place
 from models.tabletop.drawing import draw
 from models.tabletop.rollouts import Outcomes, run_episodes
 from models.tabletop.table import Action, Scene, Table
@@ -97,7 +98,7 @@ def closed_loop(
     heads: Sequence[Head] = (),
     intervention: Intervention = Zero(),  # noqa: B008 - a frozen value
     *,
-    positions: Sequence[int] | None = None,
+    positions: Sequence[Place] | None = None,
     pairs: str = "seen",
     n_episodes: int = 100,
     n_draws: int = 3,

@@ -12,6 +12,7 @@ from ablation.interventions import Intervention
 from models.errors import ErrorKind, UserError
 from models.head_sets import PosedPrompt
 from models.language_model import LanguageModel
+from models.places import Place
 from models.types import FloatArray, Head, Prediction, TokenizedPrompt, TokenProbability
 
 
@@ -101,7 +102,7 @@ def pose_all(
     intervention: Intervention,
     heads: Sequence[Head],
     position: int | None,
-    positions: Sequence[int] | None,
+    positions: Sequence[Place] | None,
     cancel: threading.Event | None,
 ) -> tuple[Question, ...]:
     """Make the question ready for each prompt (`pose`). Each runs by itself: no padding.
@@ -144,7 +145,7 @@ def pose(
     intervention: Intervention,
     heads: Sequence[Head],
     position: int | None,
-    positions: Sequence[int] | None,
+    positions: Sequence[Place] | None,
     cancel: threading.Event | None,
 ) -> Question:
     """Make a question ready: resolve its parts, run the clean prompt, prepare the intervention.

@@ -21,6 +21,7 @@ from ablation.screening import SCREENED, check_strategy, most_promising, screens
 from ablation.types import Necessity, Progress, SearchResult, SearchStep
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
+from models.places import Place
 from models.types import FloatArray, Head, Prediction, TokenizedPrompt, TokenProbability
 
 
@@ -34,7 +35,7 @@ def search_heads(
     any_of: Sequence[int] | None = None,
     among: Sequence[int] | None = None,
     position: int | None = None,
-    positions: Sequence[int] | None = None,
+    positions: Sequence[Place] | None = None,
     candidates: Sequence[Head] | None = None,
     strategy: str = "exact",
     screen: int = SCREENED,

@@ -11,6 +11,7 @@ from ablation.metrics import Metric, metric_named
 from ablation.types import HeadScores, Progress
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
+from models.places import Place
 from models.types import FloatArray
 
 
@@ -22,7 +23,7 @@ def sweep_heads(
     position: int | None = None,
     *,
     target: int | str | Sequence[int | str] | None = None,
-    positions: Sequence[int] | None = None,
+    positions: Sequence[Place] | None = None,
     stack: str = "",
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,

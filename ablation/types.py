@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from models.places import Place, in_order
 from models.types import FloatArray, Head, Prediction, TokenizedPrompt, TokenProbability
 
 if TYPE_CHECKING:
@@ -37,16 +38,19 @@ class InterventionSpec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """Heads and what is done to them; `positions` are those acted on, None being all of them."""
+    """Heads and what is done to them; `positions` are those acted on, None being all of them.
+
+    They are numbers, or words for what stands there (`models.places`).
+    """
 
     heads: tuple[Head, ...]
     intervention: InterventionSpec
-    positions: tuple[int, ...] | None = None
+    positions: tuple[Place, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(sorted(set(self.heads))))
         if self.positions is not None:
-            object.__setattr__(self, "positions", tuple(sorted(set(self.positions))))
+            object.__setattr__(self, "positions", in_order(self.positions))
 
 
 @dataclass(frozen=True, slots=True)

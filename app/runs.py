@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachetools import LRUCache
 
+from ablation.interventions.notation import position_set, read_positions
 from ablation.metrics import compare
 from ablation.types import Ablation, Comparison
 from app.waits import Standing, Turn, one_by_one, step
 from models.errors import ErrorKind, UserError
+from models.places import Place
 from models.types import AttentionMaps, Head, Prediction, TokenizedPrompt
 from viz.extent import Extent, extent_of
 
@@ -333,28 +335,24 @@ def content(ablation: Ablation | None) -> Hashable:
     return (ablation.heads, ablation.intervention.spec, ablation.positions)
 
 
-def parse_positions(text: str, n_tokens: int) -> tuple[int, ...] | None:
-    """Read positions as people type them: "3, 5-7"; nothing, or "all", means all of them.
+def parse_positions(text: str, n_tokens: int) -> tuple[Place, ...] | None:
+    """Read positions as people type them: "3, 5-7", "image"; nothing, or "all", means all of them.
 
     Raises:
-        UserError: a part that cannot be read, or a position that the prompt does not have.
+        UserError: a part that cannot be read, or a number that the prompt does not have.
     """
     if text.strip().lower() in ("", "all"):
         return None
-    chosen: set[int] = set()
-    for part in (part.strip() for part in text.split(",")):
-        first, dash, last = (piece.strip() for piece in part.partition("-"))
-        last = last if dash else first
-        if not all(p.isascii() and p.isdigit() and len(p) < 8 for p in (first, last)):
+    try:
+        places = read_positions(text)
+    except UserError as error:
+        raise UserError(ErrorKind.POSITION, str(error)) from error
+    if places is None:
+        return None
+    for place in places:
+        if isinstance(place, int) and not 0 <= place < n_tokens:
             raise UserError(
                 ErrorKind.POSITION,
-                f"Cannot read {part!r} as positions; write them like 3, 5-7, or leave it empty.",
+                f"{place} is outside the prompt, whose positions are 0 to {n_tokens - 1}.",
             )
-        low, high = int(first), int(last)
-        if low > high or high >= n_tokens:
-            raise UserError(
-                ErrorKind.POSITION,
-                f"{part!r} is outside the prompt, whose positions are 0 to {n_tokens - 1}.",
-            )
-        chosen.update(range(low, high + 1))
-    return tuple(sorted(chosen))
+    return position_set(places, "positions")

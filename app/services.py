@@ -22,6 +22,7 @@ from app.streams import Streams
 from app.view import MAIN_STACK, InterventionForm, View
 from app.waits import GivenUp, Wait, Waits, Wanted
 from models.errors import ErrorKind, UserError
+from models.places import Place
 from models.tabletop import NAME as TABLETOP_NAME
 from models.types import MAP_KINDS, AttentionMaps, Head, TokenizedPrompt
 from viz.extent import Extent
@@ -261,7 +262,7 @@ def most_positions(prompt: TokenizedPrompt) -> int:
 
 def intervention_of(
     view: View, prompt: TokenizedPrompt
-) -> tuple[Intervention, tuple[int, ...] | None]:
+) -> tuple[Intervention, tuple[Place, ...] | None]:
     """Return the intervention that a view describes and the positions it acts on.
 
     Raises:

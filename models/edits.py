@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from models.places import Place
 from models.types import Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class AblationLike(Protocol):
     @property
     def intervention(self) -> Intervention: ...
     @property
-    def positions(self) -> tuple[int, ...] | None: ...
+    def positions(self) -> tuple[Place, ...] | None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,6 +21,7 @@ from models.errors import ErrorKind, UserError
 from models.forward_pass import ForwardPass, beside, log_softmax64
 from models.gated_run import GatedRun
 from models.head_gradients import Gates
+from models.places import Place
 from models.stacks import StackTable
 from models.types import ENCODER, MAIN, FloatArray, Head, TokenizedPrompt
 
@@ -129,7 +130,7 @@ class HeadSets:
         intervention: Intervention,
         heads: Sequence[Head] | None = None,
         position: int | None = None,
-        positions: Sequence[int] | None = None,
+        positions: Sequence[Place] | None = None,
     ) -> PosedPrompt:
         """Make an intervention ready for a prompt, once for all that is asked.
 

@@ -32,6 +32,7 @@ from models.model_facts import decoder_start, kind_of, max_positions_of, tells_p
 from models.picture import Picture
 from models.picture_prompts import picture_reader
 from models.placement import execution_device, weights_at_hand
+from models.places import Place, named_positions
 from models.residual_reader import ResidualReader
 from models.self_check import branches_rightly, run_self_check, same_numbers
 from models.stacks import Axes, StackTable
@@ -353,7 +354,7 @@ class LanguageModel:
         return sorted({self.stacks.run_layer(head) for head in heads})
 
     def check_positions(
-        self, prompt: TokenizedPrompt, positions: Sequence[int] | None
+        self, prompt: TokenizedPrompt, positions: Sequence[Place] | None
     ) -> tuple[int, ...] | None:
         """Return positions counted from 0, sorted and each once; None, meaning all, as it is.
 
@@ -367,7 +368,13 @@ class LanguageModel:
                 ErrorKind.POSITION,
                 "No position is named for the intervention to act on; name some, or none for all.",
             )
-        return tuple(sorted({self.resolve_position(prompt, p) for p in positions}))
+        found: set[int] = set()
+        for place in positions:
+            if isinstance(place, str):
+                found.update(named_positions(prompt, place))
+            else:
+                found.add(self.resolve_position(prompt, place))
+        return tuple(sorted(found))
 
     def check_one_stack(self, what: str) -> None:
         """Refuse what is only there for models whose attention layers all read the same positions.
@@ -629,7 +636,7 @@ class LanguageModel:
         head_sets: Sequence[Sequence[Head]],
         intervention: Intervention,
         position: int | None = None,
-        positions: Sequence[int] | None = None,
+        positions: Sequence[Place] | None = None,
     ) -> Tensor:
         """Evaluate several sets of ablated heads; see `HeadSets.evaluate`.
 

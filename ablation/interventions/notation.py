@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from models.errors import ErrorKind, UserError
+from models.places import Place, check_word, in_order, named_positions
+from models.types import TokenizedPrompt
 
 MAX_POSITION = 10**6
 _SHOWN_LENGTH = 40
 _POSITIONS = re.compile(r"(-?[0-9]{1,6})(?:-([0-9]{1,6}))?")
+_PARTS = re.compile(r"[A-Za-z]+\[[^\]]*\]|[^,;\s]+")
 
 
 def quoted(value: Any) -> str:
@@ -59,68 +62,80 @@ def number_text(number: float) -> str:
     return repr(number).removesuffix(".0")
 
 
-def read_positions(text: str) -> tuple[int, ...] | None:
-    """Read positions as typed: "13", "1,4", "0-3", "-1" (the last); "*" gives None.
+def read_positions(text: str) -> tuple[Place, ...] | None:
+    """Read positions as typed: "13", "1,4", "0-3", "-1" (the last), "image", "image[2-4,0-3]"; "*"
+    gives None.
 
     Raises:
         UserError: a part that cannot be read.
     """
     if text.strip() == "*":
         return None
-    chosen: list[int] = []
-    for part in filter(None, re.split(r"[,;\s]+", text)):
+    chosen: list[Place] = []
+    for part in _PARTS.findall(text):
+        if part[0].isalpha():
+            chosen.append(check_word(part))
+            continue
         match = _POSITIONS.fullmatch(part)
         if match is None or (match[2] and not 0 <= int(match[1]) <= int(match[2])):
             raise UserError(
                 ErrorKind.INTERVENTION,
-                f"Cannot read {quoted(part)} as positions; write 13, or 1,4, or 0-3, or * for "
-                "all of them.",
+                f"Cannot read {quoted(part)} as positions; write 13, or 1,4, or 0-3, or image, or "
+                "* for all of them.",
             )
         first = int(match[1])
         chosen.extend(range(first, int(match[2] or first) + 1))
     return tuple(chosen)
 
 
-def write_positions(positions: tuple[int, ...] | None) -> str:
+def write_positions(positions: tuple[Place, ...] | None) -> str:
     """Write positions so that `read_positions` reads them back."""
     return "*" if positions is None else ",".join(map(str, positions))
 
 
-def position_set(positions: Iterable[Any], name: str) -> tuple[int, ...]:
-    """Return positions sorted, each once; negative ones count from the end.
+def position_set(positions: Iterable[Any], name: str) -> tuple[Place, ...]:
+    """Return positions sorted, each once, numbers first; negative ones count from the end.
 
     Raises:
         UserError: there is none, or one is no whole number.
     """
-    chosen = {
-        integer(position, f"position in the {name}", -MAX_POSITION, MAX_POSITION)
+    chosen: set[Place] = {
+        check_word(position)
+        if isinstance(position, str)
+        else integer(position, f"position in the {name}", -MAX_POSITION, MAX_POSITION)
         for position in positions
     }
     if not chosen:
         raise UserError(
             ErrorKind.INTERVENTION, f"The {name} are empty; name a position, or * for all."
         )
-    return tuple(sorted(chosen))
+    return in_order(chosen)
 
 
 def resolve_positions(
-    positions: Sequence[int] | None, n: int, name: str = "chosen positions"
+    positions: Sequence[Place] | None, prompt: TokenizedPrompt, name: str = "chosen positions"
 ) -> list[int]:
-    """Return positions of a prompt of n tokens counted from its start, sorted; None is all.
+    """Return positions of a prompt counted from its start, sorted; None is all.
 
     Raises:
         UserError: a position outside the prompt.
     """
     if positions is None:
-        return list(range(n))
+        return list(range(len(prompt)))
+    n = len(prompt)
+    found: set[int] = set()
     for position in positions:
-        if not -n <= position < n:
+        if isinstance(position, str):
+            found.update(named_positions(prompt, position))
+        elif -n <= position < n:
+            found.add(position % n)
+        else:
             raise UserError(
                 ErrorKind.POSITION,
                 f"Position {position} of the {name} is outside the prompt, whose positions are "
                 f"0 to {n - 1}.",
             )
-    return sorted({position % n for position in positions})
+    return sorted(found)
 
 
 def join_texts(texts: Iterable[str]) -> str:

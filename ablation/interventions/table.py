@@ -26,7 +26,8 @@ class Parameter:
     name: str
     label: str
     kind: str
-    """"number", "integer", "text", "lines" (one text a line) or "positions" ("1,4", "0-3", "*")."""
+    """"number", "integer", "text", "lines" (one text a line) or "positions" ("1,4", "0-3", "*",
+    "image")."""
     default: Any = None
     """What the form holds at first; None is an empty field."""
     minimum: float | None = None
@@ -264,16 +265,16 @@ _ENTRIES = (
                 "Queries",
                 "positions",
                 default="*",
-                help="Positions that may not look: 13, or 1,4, or 0-3; * for every one that keeps "
-                "a key.",
+                help="Positions that may not look: 13, or 1,4, or 0-3, or text, image, state; * "
+                "for every one that keeps a key.",
             ),
             Parameter(
                 "keys",
                 "Keys",
                 "positions",
                 default="0",
-                help="Positions that may not be looked at: 1,4 or 0-3; * for all but the query's "
-                "own.",
+                help="Positions that may not be looked at: 1,4 or 0-3, or image, text, "
+                "image[2-4,0-3] (rows, columns); * for all but the query's own.",
             ),
         ),
     ),

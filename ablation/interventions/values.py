@@ -24,6 +24,7 @@ from ablation.interventions.references import mean_outputs, token_list, tokenize
 from models.edits import HeadEditor
 from models.edits import Intervention as ModelIntervention
 from models.errors import ErrorKind, UserError
+from models.places import Place
 from models.types import Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -224,9 +225,9 @@ class Permute:
     ) -> HeadEditor:
         import torch
 
-        n = len(model.axes_of(prompt, heads).queries)
-        moved = torch.tensor(resolve_positions(positions, n))
-        source = torch.arange(n)
+        queries = model.axes_of(prompt, heads).queries
+        moved = torch.tensor(resolve_positions(positions, queries))
+        source = torch.arange(len(queries))
         source[moved] = moved[self.permutation(len(moved))]
         return editors.ReorderedZ(source.to(model.device))
 
@@ -285,8 +286,8 @@ class Sparsify:
             return editors.LargeZ(self._given)
         import torch
 
-        n = len(model.axes_of(prompt, heads).queries)
-        acted_on = torch.tensor(resolve_positions(positions, n), device=model.device)
+        queries = model.axes_of(prompt, heads).queries
+        acted_on = torch.tensor(resolve_positions(positions, queries), device=model.device)
         return editors.LargestZ(self._given, acted_on)
 
 
@@ -294,14 +295,17 @@ class Sparsify:
 class Knockout:
     """Stop queries from attending to keys; their other keys share the probability.
 
+    Positions are numbers, negative ones from the end, or words for what stands there
+    (`models.places`): `Knockout(("text",), ("image",))` keeps text from looking at the picture.
+
     None means as many as possible. `keys=None`: every key but the query's own position, which
     leaves the query itself alone to look at. `queries=None`: every query that keeps a key to attend
-    to (knocking out the first token cannot stop the first token's own query). A query named
-    outright that would keep no key is refused. Negative positions count from the end.
+    to (knocking out the first token cannot stop the first token's own query). A query named by its
+    number that would keep no key is refused; one that a word stands for is left as it is.
     """
 
-    queries: tuple[int, ...] | None = None
-    keys: tuple[int, ...] | None = None
+    queries: tuple[Place, ...] | None = None
+    keys: tuple[Place, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("queries", "keys"):
@@ -330,22 +334,24 @@ class Knockout:
 
         axes = model.axes_of(prompt, heads)
         n, n_keys = len(axes.queries), len(axes.keys)
-        queries = resolve_positions(self.queries, n, "queries of knockout")
+        queries = resolve_positions(self.queries, axes.queries, "queries of knockout")
         blocked = torch.zeros(n, n_keys, dtype=torch.bool)  # query, key
-        blocked[queries] = self._blocked_keys(n, n_keys, axes.own)[queries]
+        blocked[queries] = self._blocked_keys(n, axes.keys, axes.own)[queries]
         visible = torch.ones(n, n_keys, dtype=torch.bool)
         if axes.causal:
             visible = visible.tril()
         left_alone = ~(visible & ~blocked).any(dim=1)  # query
-        if self.queries is not None and left_alone.any():
-            raise _no_key_left(int(left_alone.nonzero()[0, 0]))
+        numbered = [place for place in self.queries or () if isinstance(place, int)]
+        outright = resolve_positions(numbered, axes.queries)
+        if left_alone[outright].any():
+            raise _no_key_left(next(query for query in outright if left_alone[query]))
         blocked[left_alone] = False
         acted_on = torch.zeros(n, dtype=torch.bool)
-        acted_on[resolve_positions(positions, n)] = True
+        acted_on[resolve_positions(positions, axes.queries)] = True
         blocked[~acted_on] = False
         return editors.BlockedPattern(blocked.to(model.device))
 
-    def _blocked_keys(self, n: int, n_keys: int, own: bool) -> Tensor:
+    def _blocked_keys(self, n: int, keys: TokenizedPrompt, own: bool) -> Tensor:
         """Return bool [query, key], as if every query was chosen.
 
         Args:
@@ -361,12 +367,12 @@ class Knockout:
             )
         if self.keys is None:
             return ~torch.eye(n, dtype=torch.bool)
-        blocked = torch.zeros(n, n_keys, dtype=torch.bool)
-        blocked[:, resolve_positions(self.keys, n_keys, "keys of knockout")] = True
+        blocked = torch.zeros(n, len(keys), dtype=torch.bool)
+        blocked[:, resolve_positions(self.keys, keys, "keys of knockout")] = True
         return blocked
 
 
-def _list(positions: tuple[int, ...]) -> str:
+def _list(positions: tuple[Place, ...]) -> str:
     return ", ".join(map(str, positions))
 
 

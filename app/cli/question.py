@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.cli.terminal import Terminal
 from models.errors import ErrorKind, UserError
+from models.places import Place
 from models.types import Head, TokenizedPrompt
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Question:
     """Where predictions are read, as asked: negative numbers count from the end of each prompt;
     None leaves it to the model."""
     intervention: "Intervention"
-    acted_on: tuple[int, ...] | None
+    acted_on: tuple[Place, ...] | None
     """The positions that the intervention acts on, as asked; None for all."""
 
     @property
@@ -47,7 +48,7 @@ class Question:
         return self._position(self.prompt)
 
     @property
-    def positions(self) -> tuple[int, ...] | None:
+    def positions(self) -> tuple[Place, ...] | None:
         """Those of the first prompt that the intervention acts on, from 0; None for all."""
         if len(self.model.stacks.stacks) > 1:  # which positions they are depends on the heads
             return self.acted_on
@@ -126,7 +127,7 @@ def pose(options: Namespace, terminal: Terminal) -> Question:
     for prompt in prompts:
         model.resolve_position(prompt, options.position)
         if len(model.stacks.stacks) == 1:
-            resolve_positions(acted_on, len(prompt))
+            resolve_positions(acted_on, prompt)
     return Question(model, prompts, options.position, intervention, acted_on)
 
 

@@ -8,6 +8,7 @@ from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
 
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with serving(make_page()) as url:

@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from ablation import (
     Ablation,
+    Knockout,
     Zero,
     compare,
     head_dossier,
@@ -449,3 +450,56 @@ def test_cells_that_do_not_come_out_even_are_no_cells() -> None:
     reader = model._sight.reader
     assert image_cells(reader.images_alone, [noise_picture()], 15) is None
     assert image_cells(reader.images_alone, [noise_picture()], 17) is None
+
+
+def test_text_kept_from_looking_at_the_picture_equals_a_mask_given_to_an_eager_run() -> None:
+    model, prompt, reference = tiny_vision_model("llava"), prompt_of("llava"), eager("llava")
+    n, is_text = len(prompt), np.array([kind == "text" for kind in prompt.kinds])
+    for words, looked_at in (
+        ("image", np.array([kind == "image" for kind in prompt.kinds])),
+        (
+            "image[1-2,*]",
+            np.array([cell is not None and cell.row in (1, 2) for cell in prompt.cells or ()]),
+        ),
+    ):
+        blocked = is_text[:, None] & looked_at[None]
+        allowed = np.tril(np.ones((n, n), bool)) & ~blocked
+        mask = torch.zeros(1, 1, n, n).masked_fill(~torch.from_numpy(allowed), -torch.inf)
+        with torch.inference_mode():
+            logits = reference(**inputs(prompt), attention_mask=mask).logits[0, -1]
+        intervention = parse_intervention(f"knockout:text>{words}")
+        assert intervention == Knockout(("text",), (words,))
+        found = model.predict(prompt, ablation=Ablation(model.all_heads(), intervention))
+        expected = torch.log_softmax(logits.double(), -1).numpy()
+        np.testing.assert_allclose(found.log_probs, expected, atol=TOLERANCE)
+        assert np.abs(found.log_probs - model.predict(prompt).log_probs).max() > 100 * TOLERANCE
+
+
+def test_heads_are_zeroed_where_the_picture_stands() -> None:
+    model, prompt = tiny_vision_model("llava"), prompt_of("llava")
+    numbers = tuple(i for i, kind in enumerate(prompt.kinds) if kind == "image")
+    named = sweep_heads(model, prompt, positions=("image",))
+    numbered = sweep_heads(model, prompt, positions=numbers)
+    np.testing.assert_array_equal(named.values, numbered.values)
+    # In the tower the word means the tower's positions, all but its class token.
+    [head] = model.all_heads("vision")[:1]
+    of_tower = model.predict(prompt, ablation=Ablation((head,), Zero(), ("image",)))
+    patches = model.predict(prompt, ablation=Ablation((head,), Zero(), tuple(range(1, 17))))
+    np.testing.assert_array_equal(of_tower.log_probs, patches.log_probs)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("state", "The prompt has no state positions; those it has are text, image"),
+        ("image[9,0]", "No position shows image[9,0]; rows run from 0 to 3 and columns from 0"),
+        ("picture", "Cannot read 'picture' as positions"),
+        ("text[1,2]", "Cannot read 'text[1,2]' as positions"),
+        ("image[1]", "write rows and columns, as in image[2-4,0-3]"),
+    ],
+)
+def test_words_that_name_no_position(word: str, said: str) -> None:
+    model, prompt = tiny_vision_model("llava"), prompt_of("llava")
+    with pytest.raises(UserError) as caught:
+        model.predict(prompt, ablation=Ablation(model.all_heads()[:1], Zero(), (word,)))
+    assert said in str(caught.value)
