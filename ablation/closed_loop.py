@@ -208,6 +208,8 @@ class Episode:
     """One episode, from its first scene to its last."""
 
     scenes: tuple[Scene, ...]
+    actions: tuple[Action, ...]
+    """What was done in each scene but the last."""
     reached: bool
 
     @property
@@ -230,11 +232,12 @@ def run_episode(model: LanguageModel, scene: Scene, ablation: Ablation | None = 
     _refuse_others(model, intervention, "seen", 1)
     table = Table.at(scene)
     scenes, over, reached = [scene], False, False
+    actions: list[Action] = []
     while not over:
-        [action] = act_in(model, [scenes[-1]], ablation)
-        now, over, reached = table.step(action)
+        actions += act_in(model, [scenes[-1]], ablation)
+        now, over, reached = table.step(actions[-1])
         scenes.append(now)
-    return Episode(tuple(scenes), reached)
+    return Episode(tuple(scenes), tuple(actions), reached)
 
 
 def act_in(

@@ -7,12 +7,15 @@ A policy's directory says so in `actions.json`:
         {"name": "grip", "tokens": {"<open>": 0, "<shut>": 1}, "words": {"0": "open", "1": "shut"}}
      ],
      "origin": {"pattern": "x([0-9]+) y([0-9]+)", "scale": 2},
-     "state": "x[0-9]+|y[0-9]+|open|closed"}
+     "state": "x[0-9]+|y[0-9]+|open|closed",
+     "prompt": "{instruction} x{state[0]:.0f} y{state[1]:.0f}"}
 
 The dimensions are answered in this order, a token each. `axis` is given to those that are motion in
 the plane of the picture: "x" to the right, "y" downwards. `origin` says where what moves is on the
 picture: two numbers of the prompt's text, times `scale`, in pixels. `state` is a pattern of the
-words that tell of the robot; the other words are the instruction. In place of `tokens`, `bins` with
+words that tell of the robot; the other words are the instruction. `prompt` says how a recorded
+instruction and state become what the policy is told; without it, it is the instruction, and behind
+it the state where that was recorded in words. In place of `tokens`, `bins` with
 `first` (a token id), `count`, `low` and `high` describes evenly spaced bins; OpenVLA's go the other
 way (`"descending": true`): the highest value is the lowest id's.
 """
@@ -22,6 +25,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import numpy as np
@@ -72,6 +76,26 @@ class ActionSpace:
     origin_pattern: str | None = None
     origin_scale: float = 1.0
     state_pattern: str | None = None
+    prompt_pattern: str | None = None
+    """How an instruction and a state become what the policy is told."""
+
+    def told(self, instruction: str, state: str | Sequence[float] | None) -> str:
+        """Return what the policy is told of an instruction and what the robot tells of itself.
+
+        Raises:
+            UserError: the policy is told more of the state than there is.
+        """
+        if self.prompt_pattern is None:
+            return f"{instruction} {state}" if isinstance(state, str) else instruction
+        try:
+            return self.prompt_pattern.format(instruction=instruction, state=state)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                ErrorKind.RECORDING,
+                f"The policy is told {self.prompt_pattern!r}, and the recorded state "
+                f"{str(state)[:60]!r} does not fit that; change `prompt` in {ACTIONS_FILE}, or the "
+                "recording.",
+            ) from error
 
     def kinds(self, prompt: TokenizedPrompt) -> tuple[str, ...]:
         """Return the kinds of a prompt's positions, those that tell of the robot being "state"."""
@@ -127,11 +151,21 @@ def read_actions(path: Path, reader: TokenReader, n_vocab: int) -> ActionSpace |
         state = data.get("state")
         if state is not None:
             re.compile(state)
-        return ActionSpace(dimensions, pattern, float(origin.get("scale", 1)), state)
+        prompt = data.get("prompt")
+        if prompt is not None:
+            _check_prompt(path, prompt)
+        return ActionSpace(dimensions, pattern, float(origin.get("scale", 1)), state, prompt)
     except json.JSONDecodeError as error:
         raise _refusal(path, f"line {error.lineno} is not valid JSON") from error
     except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
         raise _refusal(path, f"it does not have the form that is described ({error})") from error
+
+
+def _check_prompt(path: Path, pattern: str) -> None:
+    """Refuse a pattern that names anything else than an instruction and a state."""
+    for _, field, _, _ in Formatter().parse(pattern):
+        if field is not None and not re.fullmatch(r"instruction|state(\[[0-9]+\])?", field):
+            raise _refusal(path, f"its prompt may name instruction and state[0], not {field!r}")
 
 
 def _dimension(path: Path, data: Any, reader: TokenReader, n_vocab: int) -> ActionDimension:

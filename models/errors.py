@@ -23,6 +23,8 @@ class ErrorKind(StrEnum):
     """An intervention whose parameters do not fit this model or prompt."""
     TARGET = "target"
     """A target that is not one token, or already the most likely one."""
+    RECORDING = "recording"
+    """A recorded episode that is not there, damaged, or does not fit the policy."""
     POSITION = "position"
     """A position outside the prompt."""
     NUMBERS = "numbers"

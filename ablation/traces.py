@@ -1,0 +1,213 @@
+"""A policy along a recorded episode: what it would do at each frame, whole and with heads ablated,
+beside what was done, and what chosen heads look at meanwhile.
+
+Open loop: at each frame the policy sees what was recorded, whatever it answered before. So frames
+are independent, and a difference at one is the ablation's own.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ablation.actions import act, compare_actions, distances, space_of
+from ablation.evaluation import Cancelled, stop_if
+from ablation.types import Ablation, Progress
+from models.actions import ActionSpace
+from models.errors import ErrorKind, UserError
+from models.language_model import LanguageModel
+from models.recordings import Recording
+from models.recordings.types import parts_inside
+from models.types import FloatArray, Head, TokenizedPrompt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """A policy along an episode. Frames that were not reached before a cancel are NaN."""
+
+    space: ActionSpace
+    times: FloatArray
+    """float64 [n_frames], seconds."""
+    recorded: FloatArray
+    """float64 [n_frames, n_dimensions]: what was done; NaN where it was not recorded under the name
+    of a dimension."""
+    before: FloatArray
+    """float64 [n_frames, n_dimensions]: what the whole policy answers."""
+    after: FloatArray | None
+    """The same with heads ablated, if any are."""
+    kl: FloatArray | None
+    """float64 [n_frames, n_dimensions], nats: whole against ablated, of each dimension's tokens."""
+    heads: tuple[Head, ...]
+    """Those that are watched."""
+    on_image: FloatArray
+    """float64 [n_heads, n_frames]: the part of a head's attention, from the position whose answer
+    is read, that is on the picture."""
+    on_objects: FloatArray
+    """float64 [n_heads, n_objects, n_frames]: the part that is on each thing; NaN where it is not
+    told where the thing is."""
+    objects: tuple[str, ...]
+    stopped: str
+    """"complete" or "cancelled"."""
+
+    @property
+    def n_done(self) -> int:
+        return int(np.isfinite(self.before[:, 0]).sum())
+
+    @property
+    def moved(self) -> FloatArray | None:
+        """float64 [n_frames]: how far the ablated policy's action is from the whole one's, each
+        dimension as a part of its reach."""
+        if self.after is None:
+            return None
+        return np.concatenate(
+            [
+                distances(self.space, clean, ablated[None])
+                for clean, ablated in zip(self.before, self.after, strict=True)
+            ]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        names = [dimension.name for dimension in self.space.dimensions]
+        moved = self.moved
+
+        def listed(values: FloatArray) -> list[Any]:
+            return [None if np.isnan(value) else float(value) for value in values]
+
+        def by_name(values: FloatArray | None) -> dict[str, list[Any]] | None:
+            if values is None:
+                return None
+            return {name: listed(values[:, i]) for i, name in enumerate(names)}
+
+        return {
+            "times": listed(self.times),
+            "recorded": by_name(self.recorded),
+            "before": by_name(self.before),
+            "after": by_name(self.after),
+            "kl": by_name(self.kl),
+            "moved": None if moved is None else listed(moved),
+            "attention": [
+                {
+                    "head": head.to_json(),
+                    "image": listed(self.on_image[i]),
+                    "objects": {
+                        name: listed(self.on_objects[i, k]) for k, name in enumerate(self.objects)
+                    },
+                }
+                for i, head in enumerate(self.heads)
+            ],
+            "stopped": self.stopped,
+        }
+
+
+def frame_prompt(model: LanguageModel, recording: Recording, index: int) -> TokenizedPrompt:
+    """Return what a policy is told at a frame of a recording.
+
+    Raises:
+        UserError: the model is no policy or reads no pictures, the frame's pictures cannot be read,
+            or the recording's state does not fit.
+    """
+    space = space_of(model)
+    told = space.told(recording.instruction, recording.frames[index].state)
+    return model.tokenize(told, pictures=recording.pictures(index))
+
+
+def trace(
+    model: LanguageModel,
+    recording: Recording,
+    ablation: Ablation | None = None,
+    heads: Sequence[Head] = (),
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Trace:
+    """Ask a policy at each frame of a recording.
+
+    Args:
+        ablation: also ask with these heads ablated.
+        heads: those of the language model whose attention is watched, without the ablation.
+
+    Returns:
+        The trace; cut short after `cancel` was set.
+
+    Raises:
+        UserError: as `frame_prompt`, the ablation does not fit, or a watched head is the vision
+            tower's, which no answer is read from.
+    """
+    space = space_of(model)
+    watched = model.check_heads(heads)
+    if any(head.stack for head in watched):
+        raise UserError(
+            ErrorKind.HEADS,
+            "Along an episode the attention of the position that answers is watched, which the "
+            "vision tower does not have; choose heads of the language model.",
+        )
+    n, d, things = len(recording), len(space.dimensions), recording.object_names
+    before, after, kl = (np.full((n, d), np.nan) for _ in range(3))
+    on_image = np.full((len(watched), n), np.nan)
+    on_objects = np.full((len(watched), len(things), n), np.nan)
+    stopped = "complete"
+    for i in range(n):
+        try:
+            stop_if(cancel)
+        except Cancelled:
+            stopped = "cancelled"
+            break
+        prompt = frame_prompt(model, recording, i)
+        if ablation is None:
+            before[i] = act(model, prompt).values
+        else:
+            change = compare_actions(model, prompt, ablation)
+            before[i], after[i], kl[i] = change.before.values, change.after.values, change.kl
+        if watched:
+            found = model.attention(prompt, watched, queries=[-1]).values[:, 0]
+            _look(prompt, found, recording, i, on_image, on_objects)
+        if progress is not None:
+            progress(Progress(i + 1, n, f"{i + 1} of {n} frames", None))
+    ablates = ablation is not None
+    return Trace(
+        space,
+        np.array([frame.time for frame in recording.frames]),
+        _recorded(space, recording),
+        before,
+        after if ablates else None,
+        kl if ablates else None,
+        watched,
+        on_image,
+        on_objects,
+        things,
+        stopped,
+    )
+
+
+def _look(
+    prompt: TokenizedPrompt,
+    weights: FloatArray,
+    recording: Recording,
+    index: int,
+    on_image: FloatArray,
+    on_objects: FloatArray,
+) -> None:
+    """Note down where heads look at a frame, weights [head, position]."""
+    pictured = np.array([kind == "image" for kind in prompt.kinds])
+    on_image[:, index] = weights[:, pictured].sum(axis=1)
+    if prompt.cells is None:
+        return
+    boxes = recording.frames[index].objects
+    for k, name in enumerate(recording.object_names):
+        if name in boxes:
+            on_objects[:, k, index] = weights @ parts_inside(prompt.cells, boxes[name])
+
+
+def _recorded(space: ActionSpace, recording: Recording) -> FloatArray:
+    """Return the recorded actions by the policy's dimensions, found by their names."""
+    found = np.full((len(recording), len(space.dimensions)), np.nan)
+    places = {name: i for i, name in enumerate(recording.action_names)}
+    for k, dimension in enumerate(space.dimensions):
+        if dimension.name not in places:
+            continue
+        for i, frame in enumerate(recording.frames):
+            if frame.action is not None:
+                found[i, k] = frame.action[places[dimension.name]]
+    return found

@@ -1,0 +1,63 @@
+"""Recordings as values."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from models.picture import Cell, Picture
+from models.types import FloatArray
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of a thing on a frame's first picture, pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One moment of an episode."""
+
+    time: float
+    """Seconds from the episode's beginning."""
+    state: str | tuple[float, ...] | None = None
+    """What the robot told of itself: words as the policy reads them, or numbers."""
+    action: tuple[float, ...] | None = None
+    """What was done, in the order of `Recording.action_names`."""
+    objects: Mapping[str, Box] = field(default_factory=dict)
+    """Where things are, by their names."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """One recorded episode. Its pictures are read when they are asked for."""
+
+    name: str
+    instruction: str
+    frames: tuple[Frame, ...]
+    cameras: tuple[str, ...]
+    action_names: tuple[str, ...]
+    """Of the recorded actions' numbers; empty where none were recorded."""
+    pictures: Callable[[int], tuple[Picture, ...]]
+    """The pictures of a frame, one for each camera."""
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def object_names(self) -> tuple[str, ...]:
+        """Every thing that is told of in some frame, in the order in which they appear."""
+        return tuple(dict.fromkeys(name for frame in self.frames for name in frame.objects))
+
+
+def parts_inside(cells: "tuple[Cell | None, ...]", box: Box) -> FloatArray:
+    """Return which part of each position's cell lies inside a box on the first picture; float64
+    [n_positions], 0 for positions that show nothing of it."""
+    parts = np.zeros(len(cells))
+    for i, cell in enumerate(cells):
+        if cell is None or cell.picture:
+            continue
+        across = min(cell.right, box[2]) - max(cell.left, box[0])
+        down = min(cell.bottom, box[3]) - max(cell.top, box[1])
+        area = (cell.right - cell.left) * (cell.bottom - cell.top)
+        if across > 0 and down > 0 and area > 0:
+            parts[i] = across * down / area
+    return parts

@@ -1,0 +1,127 @@
+"""A policy along a recorded episode, held against asking it frame by frame."""
+
+import threading
+
+import numpy as np
+import pytest
+from recorded import expert_recording, write_dataset
+from tiny_policy import policy_directory
+
+from ablation import Ablation, Knockout, Zero
+from ablation.actions import act, compare_actions
+from ablation.traces import frame_prompt, trace
+from models import load_model
+from models.errors import UserError
+from models.language_model import LanguageModel
+from models.recordings import Recording, open_recording
+from models.types import Head
+
+HEADS = (Head(1, 2), Head(3, 5))
+
+
+@pytest.fixture(scope="module")
+def policy() -> LanguageModel:
+    return load_model(policy_directory(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def recording() -> Recording:
+    return expert_recording()
+
+
+def test_each_frame_is_asked_as_if_alone(policy: LanguageModel, recording: Recording) -> None:
+    ablation = Ablation(policy.all_heads()[:12], Zero())
+    found = trace(policy, recording, ablation, HEADS)
+    assert found.n_done == len(recording)
+    assert found.stopped == "complete"
+    changed = 0
+    for i, frame in enumerate(recording.frames):
+        assert isinstance(frame.state, str)
+        told = f"{recording.instruction} {frame.state}"
+        prompt = policy.tokenize(told, pictures=recording.pictures(i))
+        assert prompt.ids == frame_prompt(policy, recording, i).ids
+        change = compare_actions(policy, prompt, ablation)
+        np.testing.assert_array_equal(found.before[i], act(policy, prompt).values)
+        assert found.after is not None
+        assert found.kl is not None
+        assert found.moved is not None
+        np.testing.assert_array_equal(found.after[i], change.after.values)
+        np.testing.assert_array_equal(found.kl[i], change.kl)
+        assert found.moved[i] == pytest.approx(change.l2)
+        np.testing.assert_array_equal(found.recorded[i], frame.action)
+        changed += change.l2 > 0
+    assert changed
+
+
+def test_where_heads_look_is_their_attention_on_each_things_cells(
+    policy: LanguageModel, recording: Recording
+) -> None:
+    found = trace(policy, recording, heads=HEADS)
+    assert found.after is found.kl is found.moved is None
+    assert found.objects == recording.object_names
+    prompt = frame_prompt(policy, recording, 2)
+    row = policy.attention(prompt, HEADS).values[:, -1]  # [head, key]
+    on_image = row[:, [kind == "image" for kind in prompt.kinds]].sum(axis=1)
+    np.testing.assert_allclose(found.on_image[:, 2], on_image, atol=1e-6)
+    for k, name in enumerate(found.objects):
+        left, top, right, bottom = recording.frames[2].objects[name]
+        covered = np.zeros((64, 64))  # which part of each pixel, then of each 8 x 8 cell
+        edges = np.arange(64)
+        across = np.clip(np.minimum(edges + 1, right) - np.maximum(edges, left), 0, 1)
+        down = np.clip(np.minimum(edges + 1, bottom) - np.maximum(edges, top), 0, 1)
+        covered = down[:, None] * across[None]
+        parts = covered.reshape(8, 8, 8, 8).mean(axis=(1, 3)).ravel()
+        patches = row[:, [kind == "image" for kind in prompt.kinds]]
+        np.testing.assert_allclose(found.on_objects[:, k, 2], patches @ parts, atol=1e-3)
+
+
+def test_a_trace_is_cut_short(policy: LanguageModel, recording: Recording) -> None:
+    cancel = threading.Event()
+
+    def stop_after_two(progress: object) -> None:
+        if getattr(progress, "done", 0) == 2:
+            cancel.set()
+
+    found = trace(policy, recording, progress=stop_after_two, cancel=cancel)
+    assert found.n_done == 2
+    assert found.stopped == "cancelled"
+    assert np.isnan(found.before[2:]).all()
+    assert found.to_json()["before"]["dx"][2] is None
+
+
+def test_words_for_positions_hold_at_every_frame(
+    policy: LanguageModel, recording: Recording
+) -> None:
+    blind = Ablation(policy.all_heads(), Knockout(None, ("image",)))
+    found = trace(policy, recording, blind)
+    assert found.kl is not None
+    assert found.kl.sum() > 0
+
+
+def test_a_state_of_numbers_is_told_by_the_policys_own_pattern(
+    tmp_path_factory: pytest.TempPathFactory, policy: LanguageModel, recording: Recording
+) -> None:
+    directory = tmp_path_factory.mktemp("recorded") / "set"
+    write_dataset(directory, [recording], 3, video=False)
+    dataset = open_recording(directory)
+    assert frame_prompt(policy, dataset, 1).text == recording.instruction
+    told = policy.actions
+    assert told is not None
+    object.__setattr__(told, "prompt_pattern", "{instruction} x{state[0]:.0f} y{state[1]:.0f} open")
+    try:
+        frame = recording.frames[1]
+        assert frame_prompt(policy, dataset, 1).text == f"{recording.instruction} {frame.state}"
+        object.__setattr__(told, "prompt_pattern", "{instruction} {state[5]}")
+        with pytest.raises(UserError, match=r"does not fit that; change `prompt` in actions\.json"):
+            frame_prompt(policy, dataset, 1)
+    finally:
+        object.__setattr__(told, "prompt_pattern", None)
+
+
+def test_what_cannot_be_traced(
+    policy: LanguageModel, recording: Recording, llama: LanguageModel
+) -> None:
+    with pytest.raises(UserError, match="choose heads of the language model"):
+        trace(policy, recording, heads=[Head(0, 1, "vision")])
+    with pytest.raises(UserError, match="does not say which of its tokens are actions"):
+        trace(llama, recording)
