@@ -18,9 +18,20 @@ from ablation.types import Ablation, Progress
 from models.actions import ActionSpace
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
+from models.picture import Cell
 from models.recordings import Recording
-from models.recordings.types import parts_inside
+from models.recordings.types import cells_showing
 from models.types import FloatArray, Head, TokenizedPrompt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """Where heads look on a frame's pictures."""
+
+    cells: tuple[Cell | None, ...]
+    """Of each position that shows a part of a picture; empty where that is not known."""
+    weights: FloatArray
+    """float32 [n_heads, n_cells]"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,9 +56,11 @@ class Trace:
     """float64 [n_heads, n_frames]: the part of a head's attention, from the position whose answer
     is read, that is on the picture."""
     on_objects: FloatArray
-    """float64 [n_heads, n_objects, n_frames]: the part that is on each thing; NaN where it is not
-    told where the thing is."""
+    """float64 [n_heads, n_objects, n_frames]: the part that is on the cells that show each thing
+    (`cells_showing`); NaN where it is not told where the thing is."""
     objects: tuple[str, ...]
+    looks: tuple[Look, ...]
+    """Of each frame that was reached, where heads are watched."""
     stopped: str
     """"complete" or "cancelled"."""
 
@@ -147,6 +160,7 @@ def trace(
     before, after, kl = (np.full((n, d), np.nan) for _ in range(3))
     on_image = np.full((len(watched), n), np.nan)
     on_objects = np.full((len(watched), len(things), n), np.nan)
+    looks: list[Look] = []
     stopped = "complete"
     for i in range(n):
         try:
@@ -162,7 +176,13 @@ def trace(
             before[i], after[i], kl[i] = change.before.values, change.after.values, change.kl
         if watched:
             found = model.attention(prompt, watched, queries=[-1]).values[:, 0]
-            _look(prompt, found, recording, i, on_image, on_objects)
+            looks.append(_look(prompt, found))
+            on_image[:, i] = looks[-1].weights.sum(axis=1)
+            boxes = recording.frames[i].objects if looks[-1].cells else {}
+            for k, name in enumerate(things):
+                if name in boxes:
+                    shown = cells_showing(looks[-1].cells, boxes[name])
+                    on_objects[:, k, i] = looks[-1].weights[:, shown].sum(axis=1)
         if progress is not None:
             progress(Progress(i + 1, n, f"{i + 1} of {n} frames", None))
     ablates = ablation is not None
@@ -177,27 +197,16 @@ def trace(
         on_image,
         on_objects,
         things,
+        tuple(looks),
         stopped,
     )
 
 
-def _look(
-    prompt: TokenizedPrompt,
-    weights: FloatArray,
-    recording: Recording,
-    index: int,
-    on_image: FloatArray,
-    on_objects: FloatArray,
-) -> None:
-    """Note down where heads look at a frame, weights [head, position]."""
-    pictured = np.array([kind == "image" for kind in prompt.kinds])
-    on_image[:, index] = weights[:, pictured].sum(axis=1)
-    if prompt.cells is None:
-        return
-    boxes = recording.frames[index].objects
-    for k, name in enumerate(recording.object_names):
-        if name in boxes:
-            on_objects[:, k, index] = weights @ parts_inside(prompt.cells, boxes[name])
+def _look(prompt: TokenizedPrompt, weights: FloatArray) -> Look:
+    """Return where on the pictures weights [head, position] are."""
+    at = [i for i, kind in enumerate(prompt.kinds) if kind == "image"]
+    cells = () if prompt.cells is None else tuple(prompt.cells[i] for i in at)
+    return Look(cells, weights[:, at])
 
 
 def _recorded(space: ActionSpace, recording: Recording) -> FloatArray:

@@ -172,6 +172,16 @@ def positive(text: str) -> int:
     return number
 
 
+def not_negative(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {text!r}")
+    return number
+
+
 def positive_number(text: str) -> float:
     try:
         number = float(text)

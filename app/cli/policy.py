@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from app.cli.policy_recording import check_film, follow, record
 from app.cli.question import given_beside, open_model, read_heads
 from app.cli.sweep import INTERRUPTED
 from app.cli.tables import grid_tables, ranking_table, step_line
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def run(options: Namespace, terminal: Terminal) -> int:
     _check_fit(options)
+    check_film(options)
     with terminal.sentences() as say:
         from ablation import parse_intervention
         from ablation.heads import check_notation
@@ -28,6 +30,10 @@ def run(options: Namespace, terminal: Terminal) -> int:
         model = open_model(options, options.model, say)
     if options.episodes is not None:
         return _episodes(model, options, terminal)
+    if options.recording is not None:
+        return follow(model, _ablation(model, options), options, terminal)
+    if options.record is not None:
+        return record(model, _ablation(model, options), options)
     prompt = _prompt(model, options)
     if options.modalities:
         return _modalities(model, prompt, terminal)
@@ -44,7 +50,7 @@ GOAL_REASONS = {
     "target_reached": "The goal is reached.",
     "no_improvement": "No remaining head makes what is wanted more likely.",
 }
-MODES = ("sweep", "modalities", "search", "goal", "episodes")
+MODES = ("sweep", "modalities", "search", "goal", "episodes", "recording", "record")
 
 
 def _check_fit(options: Namespace) -> None:
@@ -52,12 +58,15 @@ def _check_fit(options: Namespace) -> None:
     mode = next((f"--{name}" for name in MODES if getattr(options, name)), "")
     hides = mode == "--modalities"
     plays = mode == "--episodes"
+    follows = mode == "--recording"
+    takes = plays or follows or mode == "--record"
     clashes = (
-        ("--positions", options.positions is not None, "policy", "whose prompt grows"),
-        ("--ablate", options.ablate and mode and not plays, mode, "which ablates by itself"),
+        ("--positions", _numbered(options.positions), "policy", "whose prompt grows"),
+        ("--ablate", options.ablate and mode and not takes, mode, "which ablates by itself"),
         ("--intervention", options.intervention != "zero" and hides, mode, "a knockout"),
         ("--image", options.image and plays, mode, "which draws its own scenes"),
-        ("--prompt", options.prompt and plays, mode, "which has its own instructions"),
+        ("--image", options.image and follows, mode, "which has its own pictures"),
+        ("--prompt", options.prompt and takes, mode, "which has its own instructions"),
         ("--stack", options.stack and mode != "--sweep", mode or "an action", "of all stacks"),
     )
     for option, given, other, why in clashes:
@@ -83,12 +92,19 @@ def _prompt(model: "LanguageModel", options: Namespace) -> "TokenizedPrompt":
     return model.tokenize(text, options.bos, **given_beside(options))
 
 
+def _numbered(positions: str | None) -> bool:
+    """Whether positions are named by numbers, which mean another thing as a prompt grows."""
+    return positions is not None and any(character.isdigit() for character in positions)
+
+
 def _ablation(model: "LanguageModel", options: Namespace) -> "Ablation | None":
     from ablation import Ablation
+    from ablation.interventions.notation import read_positions
 
     if options.ablate is None:
         return None
-    return Ablation(read_heads(model, options.ablate), options.intervention)
+    places = None if options.positions is None else read_positions(options.positions)
+    return Ablation(read_heads(model, options.ablate), options.intervention, places)
 
 
 def _act(

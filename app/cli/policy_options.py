@@ -8,6 +8,7 @@ from app.cli.options import (
     add_prompt,
     add_stack,
     add_top,
+    not_negative,
     positive,
 )
 
@@ -47,6 +48,18 @@ def add_policy(commands: Any) -> None:
         help="run N episodes on the table: whole, with --ablate, and with random heads of the same "
         "layers ablated",
     )
+    asked.add_argument(
+        "--recording",
+        metavar="PATH",
+        help="follow a recorded episode: a folder of frames with episode.json, or a LeRobot "
+        "dataset's directory",
+    )
+    asked.add_argument(
+        "--record",
+        metavar="DIR",
+        help="let the policy act from the scene --image tabletop:7 on, and write the episode as a "
+        "folder of frames",
+    )
     add_stack(parser, "whose heads --sweep is about")
     parser.add_argument(
         "--max-heads",
@@ -60,6 +73,24 @@ def add_policy(commands: Any) -> None:
         default="seen",
         choices=["seen", "held-out"],
         help="which targets episodes have: pairs of colour and shape seen in training, or held out",
+    )
+    parser.add_argument(
+        "--number",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="which episode of a dataset --recording follows (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--watch",
+        metavar="HEADS",
+        help="heads whose attention on the picture and on things --recording notes down",
+    )
+    parser.add_argument(
+        "--film",
+        metavar="FILE",
+        help="write what --recording follows as a film, .gif or .mp4, the first watched head over "
+        "the pictures",
     )
     add_top(parser, "how many heads --sweep lists")
     add_json(parser)

@@ -225,6 +225,14 @@ def write_text(target: str, text: str, option: str) -> None:
         raise _cannot_write(target, option, error) from error
 
 
+def write_bytes(target: str, content: bytes, option: str) -> None:
+    """Write a file that an option names; raise `UserError` if that cannot be done."""
+    try:
+        Path(target).write_bytes(content)
+    except OSError as error:
+        raise _cannot_write(target, option, error) from error
+
+
 def _cannot_write(target: str, option: str, error: OSError) -> UserError:
     return UserError(
         ErrorKind.OPTION,

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.picture import Cell, Picture
-from models.types import FloatArray
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom of a thing on a frame's first picture, pixels."""
+ENOUGH = 0.25
+"""Part of the smaller of a cell and a thing that the other must cover for it to show the thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,19 @@ class Recording:
         return tuple(dict.fromkeys(name for frame in self.frames for name in frame.objects))
 
 
-def parts_inside(cells: "tuple[Cell | None, ...]", box: Box) -> FloatArray:
-    """Return which part of each position's cell lies inside a box on the first picture; float64
-    [n_positions], 0 for positions that show nothing of it."""
-    parts = np.zeros(len(cells))
+def cells_showing(cells: tuple[Cell | None, ...], box: Box) -> np.ndarray:
+    """Return which positions show a thing, bool [n_positions].
+
+    A cell shows it if `ENOUGH` of the cell lies inside the box on the first picture, or as much of
+    the box inside the cell: cells may be larger than the thing.
+    """
+    shown = np.zeros(len(cells), dtype=bool)
+    of_box = (box[2] - box[0]) * (box[3] - box[1])
     for i, cell in enumerate(cells):
         if cell is None or cell.picture:
             continue
         across = min(cell.right, box[2]) - max(cell.left, box[0])
         down = min(cell.bottom, box[3]) - max(cell.top, box[1])
-        area = (cell.right - cell.left) * (cell.bottom - cell.top)
-        if across > 0 and down > 0 and area > 0:
-            parts[i] = across * down / area
-    return parts
+        of_cell = (cell.right - cell.left) * (cell.bottom - cell.top)
+        shown[i] = across > 0 and down > 0 and across * down >= ENOUGH * min(of_cell, of_box)
+    return shown

@@ -250,12 +250,12 @@ def test_heads_are_chosen_in_three_ways(page_open: Page) -> None:
     page_open.mouse.click(plot["x"] + plot["width"] / 8, plot["y"] + plot["height"] * 5 / 6)
     expect_maps(page_open, 7)
     assert maps(page_open) == ["L1H2", "L0H3", "L2H0", "L2H1", "L2H2", "L2H3", "L0H0"]
-    page_open.wait_for_function(f"({OUTLINED})('heads-map') === 7")
+    page_open.wait_for_function(f"() => ({OUTLINED})('heads-map') === 7")
     page_open.mouse.click(plot["x"] + plot["width"] / 8, plot["y"] + plot["height"] * 5 / 6)
     expect_maps(page_open, 6)
-    page_open.wait_for_function(f"({OUTLINED})('heads-map') === 6")
+    page_open.wait_for_function(f"() => ({OUTLINED})('heads-map') === 6")
     page_open.get_by_role("button", name="Clear").click()
-    page_open.wait_for_function(f"({OUTLINED})('heads-map') === 0")
+    page_open.wait_for_function(f"() => ({OUTLINED})('heads-map') === 0")
 
 
 def test_a_map_is_closed_by_its_button(page_open: Page) -> None:
@@ -633,7 +633,7 @@ def test_reloading_keeps_the_view(page_open: Page) -> None:
     expect(page_open.locator("#attention-note")).to_contain_text("ablated run")
     link = page_open.url
     expect(page_open).not_to_have_url(re.compile("#$"))
-    page_open.wait_for_function("document.readyState === 'complete'")
+    page_open.wait_for_function("() => document.readyState === 'complete'")
     page_open.reload()
     wait_until_drawn(page_open)
     expect(page_open.locator("#attention-note")).to_contain_text("ablated run")
@@ -646,7 +646,7 @@ def test_a_shared_link_opens_the_same_view(open_page: Callable[..., Page]) -> No
     first = open_page()
     run_prompt(first, "The key to the cabinets")
     expect(first.locator("#token-strip")).to_have_text(re.compile("cabinets$"))
-    first.wait_for_function("document.title && location.hash.length > 10")
+    first.wait_for_function("() => document.title && location.hash.length > 10")
     before = first.url
     first.get_by_role("button", name="Copy a link").click()
     expect(first.get_by_text("The link to this view is copied.")).to_be_visible()

@@ -81,14 +81,14 @@ def test_switching_the_picture_sends_no_map_again_and_keeps_the_choice(
     quiet.keyboard.press("Escape")
     expect(quiet.locator(".lines-head")).to_have_text(["L0H0", "L1H2", "L2H1"])
     expect(quiet.locator("#threshold-reading")).to_have_text("0.05")
-    quiet.wait_for_function("location.hash.length > 10")
+    quiet.wait_for_function("() => location.hash.length > 10")
     choose(quiet, "Matrix")
     expect(quiet.locator(".map-card .hm image")).to_have_count(3)
     quiet.get_by_role("button", name="Display").press("Enter")
     expect(quiet.get_by_text("Size", exact=True)).to_be_visible()
     # What is opened takes the keys once the focus is in it.
     quiet.wait_for_function(
-        "document.querySelector('.display-tools').contains(document.activeElement)"
+        "() => document.querySelector('.display-tools').contains(document.activeElement)"
     )
     quiet.keyboard.press("Escape")
     expect(quiet.get_by_text("Size", exact=True)).to_be_hidden()
@@ -228,7 +228,9 @@ def test_text_lights_up_where_a_token_looks_and_who_looks_at_it(
     np.testing.assert_allclose(said, weights[:, 9, 8], rtol=6e-3)
     quiet.get_by_text("is looked at by", exact=True).click()
     expect(quiet.locator(".text-rows")).to_have_attribute("data-token", "9")
-    quiet.wait_for_function("document.querySelectorAll('.text-token')[0].style.background === ''")
+    quiet.wait_for_function(
+        "() => document.querySelectorAll('.text-token')[0].style.background === ''"
+    )
     for row in range(3):
         expect_lit(quiet, row, weights[row, :, 9], zmax)
 

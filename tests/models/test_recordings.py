@@ -14,7 +14,7 @@ from models.errors import ErrorKind, UserError
 from models.picture import Cell
 from models.recordings import EPISODE_FILE, Recording, open_recording
 from models.recordings.folder import write_folder
-from models.recordings.types import parts_inside
+from models.recordings.types import cells_showing
 
 EPISODES = ("tabletop:7", "tabletop:11")
 
@@ -62,14 +62,25 @@ def test_each_episode_of_a_dataset_is_read(tmp_path: Path, version: int, video: 
             assert np.abs(seen.pixels.astype(int) - others).mean() > away.mean()
 
 
-def test_part_of_a_cell_lies_inside_a_box() -> None:
+@pytest.mark.parametrize(
+    ("box", "shown"),
+    [
+        ((4, 0, 10, 2), (True, True, False, False)),  # two thirds and a third of the box
+        ((4, 0, 9, 8), (True, False, False, False)),  # an eighth of the second cell
+        ((0, 0, 16, 8), (True, True, False, False)),
+        ((1, 1, 3, 3), (True, False, False, False)),  # smaller than a cell
+        ((20, 0, 30, 8), (False, False, False, False)),
+    ],
+)
+def test_cells_that_show_a_thing(box: tuple[float, ...], shown: tuple[bool, ...]) -> None:
     cells = (
         Cell(0, 0, 0, 0.0, 0.0, 8.0, 8.0),
         Cell(0, 0, 1, 8.0, 0.0, 16.0, 8.0),
         Cell(1, 0, 0, 0.0, 0.0, 8.0, 8.0),
         None,
     )
-    np.testing.assert_allclose(parts_inside(cells, (4, 0, 10, 2)), [1 / 8, 1 / 16, 0, 0])
+    left, top, right, bottom = box
+    assert tuple(cells_showing(cells, (left, top, right, bottom))) == shown
 
 
 def _without(name: str) -> Callable[[dict[str, Any]], None]:

@@ -67,7 +67,7 @@ def click(page: Page, x: float, y: float) -> tuple[str, dict[str, Any]]:
     page.wait_for_function("before => window.hovered > before", arg=before)
     said = page.locator(".hoverlayer").text_content() or ""
     page.mouse.click(*at)
-    page.wait_for_function("window.clicked.length > 0")
+    page.wait_for_function("() => window.clicked.length > 0")
     return said, page.evaluate("window.clicked.pop()")
 
 

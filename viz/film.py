@@ -1,0 +1,178 @@
+"""A recorded episode as a film, GIF or MP4: its pictures with what a head looks at over them, and
+what the policy does at each moment, whole and ablated."""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from models.picture import Cell, Picture
+from models.recordings import Recording
+from models.types import FloatArray
+from viz.theme import LIGHT
+
+LEAST_SIDE = 256
+"""Smaller pictures are enlarged by a whole number, pixels."""
+LINE = 16
+"""Height of a line of text, pixels."""
+STRONGEST = 0.75
+"""Opacity of the largest weight."""
+LAST_MS = 1200
+"""How long a GIF stays at its end."""
+FORMATS = ("gif", "mp4")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """One frame of a film."""
+
+    picture: Picture
+    lines: tuple[str, ...]
+    """What stands below it."""
+    cells: tuple[Cell | None, ...] = ()
+    weights: FloatArray | None = None
+    """What a head pays to each cell, as a part of the largest of the film, float [n_cells]; None
+    draws nothing over the picture."""
+
+
+def film(n: int, shot: Callable[[int], Shot], fps: float, kind: str = "gif") -> bytes:
+    """Return a film of n shots, which are asked for one after another.
+
+    Args:
+        fps: frames a second.
+        kind: "gif", or "mp4" (H.264).
+
+    Raises:
+        ValueError: no such kind.
+    """
+    if kind not in FORMATS:
+        raise ValueError(f"a film is one of {FORMATS}, not {kind!r}")
+    images = (_drawn(shot(i)) for i in range(n))
+    return _gif(images, fps) if kind == "gif" else _mp4(images, fps)
+
+
+def _drawn(shot: Shot) -> Image.Image:
+    pixels = shot.picture.pixels
+    zoom = max(1, -(-LEAST_SIDE // max(pixels.shape[:2])))
+    large = np.kron(pixels, np.ones((zoom, zoom, 1), dtype=np.uint8)) if zoom > 1 else pixels
+    if shot.weights is not None:
+        large = _glowing(large, shot, zoom)
+    height, width = large.shape[:2]
+    # A video's sides are even numbers.
+    frame = Image.new("RGB", (width + width % 2, _even(height + LINE * len(shot.lines) + 6)))
+    frame.paste(LIGHT.surface, (0, 0, *frame.size))
+    frame.paste(Image.fromarray(large), (0, 0))
+    pen = ImageDraw.Draw(frame)
+    font = ImageFont.load_default(11)
+    for i, line in enumerate(shot.lines):
+        pen.text((4, height + 3 + i * LINE), line, fill=LIGHT.text, font=font)
+    return frame
+
+
+def _even(n: int) -> int:
+    return n + n % 2
+
+
+def _glowing(pixels: np.ndarray, shot: Shot, zoom: int) -> np.ndarray:
+    """Return a picture with weights over its cells."""
+    assert shot.weights is not None
+    glow = np.array([int(LIGHT.accent[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32)
+    alpha = np.zeros(pixels.shape[:2], dtype=np.float32)
+    for cell, weight in zip(shot.cells, shot.weights, strict=True):
+        if cell is None or cell.picture:
+            continue
+        top, bottom = (round(edge * zoom) for edge in (cell.top, cell.bottom))
+        left, right = (round(edge * zoom) for edge in (cell.left, cell.right))
+        alpha[top:bottom, left:right] = np.maximum(
+            alpha[top:bottom, left:right], STRONGEST * float(weight)
+        )
+    mixed = pixels * (1 - alpha[..., None]) + glow * alpha[..., None]
+    return np.asarray(mixed.astype(np.uint8))
+
+
+def _gif(images: Any, fps: float) -> bytes:
+    first, *others = images
+    file = io.BytesIO()
+    times = [round(1000 / fps)] * len(others) + [LAST_MS]
+    first.save(file, "GIF", save_all=True, append_images=others, duration=times, loop=0)
+    return file.getvalue()
+
+
+def _mp4(images: Any, fps: float) -> bytes:
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = None
+        for image in images:
+            if stream is None:
+                rate = round(fps * 1000)
+                stream = container.add_stream("libx264", rate=_rate(rate), options={"crf": "18"})
+                stream.width, stream.height = image.size
+                stream.pix_fmt = "yuv420p"
+            frame = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def _rate(thousandths: int) -> Any:
+    from fractions import Fraction
+
+    return Fraction(thousandths, 1000)
+
+
+def recording_film(
+    recording: Recording, trace: Any, watched: int | None = None, kind: str = "gif"
+) -> bytes:
+    """Return a recorded episode as a film, as far as a policy was traced along it.
+
+    Args:
+        trace: an `ablation.traces.Trace`.
+        watched: which of its heads is drawn over the pictures; None for none.
+        kind: as `film`.
+    """
+    strongest = 1.0
+    if watched is not None:
+        looks = [look.weights[watched] for look in trace.looks]
+        strongest = max((float(w.max()) for w in looks if len(w)), default=1.0) or 1.0
+
+    def shot(i: int) -> Shot:
+        actions = [("done", trace.recorded[i]), ("whole", trace.before[i])]
+        if trace.after is not None:
+            actions.append(("ablated", trace.after[i]))
+        lines: tuple[str, ...] = (f"{trace.times[i]:.1f} s  {recording.instruction}",)
+        lines += action_lines(trace.space, actions)
+        [picture, *_] = recording.pictures(i)
+        if watched is None:
+            return Shot(picture, lines)
+        look = trace.looks[i]
+        on_image = look.weights[watched].sum()
+        said = f"{trace.heads[watched]}: {on_image:.0%} of its attention on the picture"
+        return Shot(picture, (*lines, said), look.cells, look.weights[watched] / strongest)
+
+    return film(trace.n_done, shot, frames_a_second(trace.times), kind)
+
+
+def frames_a_second(times: FloatArray) -> float:
+    """Return at which rate frames follow each other, at most 60 and at least 0.5 a second."""
+    steps = np.diff(times)
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    return float(np.clip(1 / usual, 0.5, 60)) if usual > 0 else 1.0
+
+
+def action_lines(space: Any, actions: Sequence[tuple[str, FloatArray]]) -> tuple[str, ...]:
+    """Return a line of text for each action: who does it, and what in words."""
+    lines = []
+    for name, values in actions:
+        if not np.isfinite(values).all():
+            continue
+        said = "  ".join(
+            f"{dimension.name} {dimension.said(float(value))}"
+            for dimension, value in zip(space.dimensions, values, strict=True)
+        )
+        lines.append(f"{name}: {said}")
+    return tuple(lines)
