@@ -37,10 +37,13 @@ class Images:
         Raises:
             UserError: it is no picture that can be read.
         """
-        picture = read_picture(content, name)
+        return self.keep_picture(read_picture(content, name))
+
+    def keep_picture(self, picture: Picture) -> str:
+        """Keep a picture that was read already; see `keep`."""
         key = picture.digest[:24]
         self._memory.put(key, picture, picture.pixels.nbytes)
-        return f"{GIVEN}{key}:{name[:80]}"
+        return f"{GIVEN}{key}:{picture.name[:80]}"
 
     def keep_url(self, url: str, name: str) -> str:
         """Keep a picture that the browser sends as a data URL; see `keep`."""

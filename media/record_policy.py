@@ -3,8 +3,9 @@
     .venv/bin/pip install -q -r tests/requirements.txt && .venv/bin/python media/record_policy.py
 
 writes `policy_episode.gif`, an episode of the policy with what one head looks at, beside
-the same episode with the heads ablated that break it; and `policy_on_the_page.png`. Nothing is
-staged: which head and which heads is measured first, and printed.
+the same episode with the heads ablated that break it; `policy_on_the_page.png` and
+`recording_on_the_page.png`. Nothing is staged: which head and which heads is measured first, and
+printed.
 """
 
 import sys
@@ -34,7 +35,8 @@ from models.tabletop.scenes import named_scene  # noqa: E402
 from models.tabletop.table import Scene  # noqa: E402
 from models.types import Head  # noqa: E402
 
-SCENE = "tabletop:7"
+SCENE, LONGER = "tabletop:7", "tabletop:11"
+TALL = {"width": 1440, "height": 1000}
 N_SCENES = 30
 SIDE = round(N_PATCHES**0.5)
 
@@ -97,10 +99,34 @@ def photograph(page: Page, url: str, shown: Head, ablated: tuple[Head, ...]) -> 
     keep_picture(page.screenshot(), "policy_on_the_page.png")
 
 
+def photograph_recording(page: Page, url: str, shown: Head, ablated: tuple[Head, ...]) -> None:
+    """Take a picture of the page with an episode that the policy acted out and is followed along,
+    the heads that break it ablated."""
+    heads = tuple(dict.fromkeys((shown, *ablated)))[:4]
+    scene = View(
+        "tabletop", table_text(LONGER), images=(LONGER,), heads=heads, picture="image", size=240
+    )
+    page.goto(url + "#" + str(permalink.encode(scene)))
+    expect(page.locator(".on-image-canvas").first).to_be_visible(timeout=60_000)
+    page.locator("#recording-play").click()
+    expect(page.locator("#recording-caption")).to_contain_text("frame 0", timeout=60_000)
+    settle(page, 1000)
+    page.locator("#recording-on").click()
+    expect(page.locator("#recording-caption")).to_contain_text("frame 1", timeout=60_000)
+    page.locator("#ablate").click(force=True)
+    settle(page, 1500)
+    page.locator("#trace-run").click()
+    expect(page.locator("#trace-place")).to_be_visible(timeout=60_000)
+    page.locator("#trace-place").scroll_into_view_if_needed()
+    settle(page, 2500)
+    keep_picture(page.screenshot(), "recording_on_the_page.png")
+
+
 def main() -> None:
     shown, ablated = record_episode(load_model("tabletop", device="cpu"))
     with browsing("--model", "tabletop") as (browser, url):
         photograph(browser.new_page(viewport=SIZE), url, shown, ablated)
+        photograph_recording(browser.new_page(viewport=TALL), url, shown, ablated)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from tiny_policy import policy_directory
@@ -11,10 +12,12 @@ from tiny_vision import noise_picture, tiny_vision_directory
 from ablation import Ablation, Zero
 from ablation.actions import act, compare_actions
 from ablation.modalities import knock_out_modalities, modality_positions
+from ablation.traces import trace
 from app.cli.run import run
 from app.images import table_picture, table_text
 from models.errors import UserError
 from models.language_model import LanguageModel
+from models.recordings import open_recording
 from models.registry import load_model
 from models.types import Head, TokenizedPrompt
 
@@ -149,3 +152,63 @@ def test_other_commands_take_pictures(tmp_path: Path) -> None:
 def test_one_modality_is_nothing_to_compare(policy: LanguageModel) -> None:
     with pytest.raises(UserError, match="but one modality"):
         knock_out_modalities(policy, policy.tokenize("find the red square"))
+
+
+def test_an_episode_is_recorded_followed_and_filmed(
+    policy: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    episode, film, data = tmp_path / "episode", tmp_path / "episode.mp4", tmp_path / "trace.json"
+    assert run(command("--record", str(episode))) == 0
+    recording = open_recording(episode)
+    assert recording.instruction == "touch the yellow triangle"
+    model = ["policy", "--model", str(policy_directory()), "--recording", str(episode)]
+    options = ["--ablate", "0.*, 1.*", "--watch", "1.2, 2.3"]
+    assert run([*model, *options, "--film", str(film), "--json", str(data)]) == 0
+    written = json.loads(data.read_text())
+    found = trace(
+        policy,
+        recording,
+        Ablation(tuple(h for h in policy.all_heads() if h.layer < 2), Zero()),
+        [Head(1, 2), Head(2, 3)],
+    )
+    assert {**found.to_json(), "model": written["model"]}.items() <= written.items()
+    assert written["recorded"] == written["before"]  # it did what it does
+    with av.open(str(film)) as container:
+        [stream] = container.streams.video
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    assert len(frames) == len(recording)
+    assert frames[0].shape[1] == 256  # a table of 64, four times
+    printed = capsys.readouterr().out
+    assert "L1H2" in printed
+    assert "yellow triangle" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--film", "x.gif"], "--film needs --recording"),
+        (["--recording", "nowhere", "--film", "x.avi"], "--film writes .gif or .mp4"),
+        (["--recording", "nowhere"], "There is no recording in nowhere"),
+        (["--recording", "x", "--image", SCENE], "--image does not go with --recording"),
+        (["--recording", "x", "--prompt", "go"], "--prompt does not go with --recording"),
+        (["--record", "x"], "--record begins in one scene of the table; add --image"),
+        (["--ablate", "1.2", "--positions", "3"], "--positions does not go with policy"),
+    ],
+)
+def test_what_does_not_go_with_a_recording(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["policy", "--model", str(policy_directory()), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_head_is_ablated_where_the_picture_stands(
+    policy: LanguageModel, prompt: TokenizedPrompt, tmp_path: Path
+) -> None:
+    path = tmp_path / "action.json"
+    options = ["--ablate", "0.*, 1.*", "--positions", "image", "--json", str(path)]
+    assert run(command(*options)) == 0
+    heads = tuple(h for h in policy.all_heads() if h.layer < 2)
+    at = tuple(i for i, kind in enumerate(prompt.kinds) if kind == "image")
+    expected = compare_actions(policy, prompt, Ablation(heads, Zero(), at))
+    assert json.loads(path.read_text())["kl"] == expected.to_json()["kl"]

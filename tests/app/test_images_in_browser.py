@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from page_fixtures import make_page, serving
 from playwright.sync_api import Page, expect
+from recorded import expert_recording
 from tiny_vision import noise_picture
 
 from app import permalink
 from app.images import table_text
 from app.view import View
+from models.recordings.folder import write_folder
 from models.types import Head
 
 HEADS = (Head(1, 2), Head(0, 1, "vision"))
@@ -157,3 +159,56 @@ def test_a_model_of_text_has_no_place_for_pictures(policy: Page) -> None:
     expect(policy.locator("#episodes-place")).to_be_hidden()
     expect(policy.locator("label", has_text="Image")).to_have_count(0)
     expect(policy.locator(".map-card .main-svg").first).to_be_visible()
+
+
+def test_a_recording_is_opened_gone_through_followed_and_saved(
+    policy: Page, tmp_path: Path
+) -> None:
+    recording = expert_recording("tabletop:11")
+    write_folder(recording, tmp_path / "episode")
+    path = policy.locator("#recording-path")
+    path.fill(str(tmp_path / "nowhere"))
+    path.press("Enter")
+    policy.locator("#recording-open").click()
+    expect(policy.locator("#recording-error")).to_contain_text("There is no recording in")
+    path.fill(str(tmp_path / "episode"))
+    path.press("Enter")
+    policy.locator("#recording-open").click()
+    expect(policy.locator("#recording-caption")).to_contain_text("frame 0 of 0 to")
+    expect(policy.locator("#recording-error")).to_be_empty()
+    policy.locator("#recording-on").click()
+    expect(policy.locator("#recording-caption")).to_contain_text("frame 1 of 0 to")
+    told = f"{recording.instruction} {recording.frames[1].state}"
+    expect(policy.locator("#prompt-text")).to_have_value(told)
+    expect(policy.locator("#image-strip img")).to_have_attribute("alt", "00001.png")
+    expect(policy.locator(".on-image-canvas").first).to_have_attribute(
+        "aria-label", "Attention of L1H2 on 00001.png"
+    )
+    policy.locator("#ablate").click(force=True)
+    expect(policy.locator("#action-body table")).to_contain_text("after")
+    policy.locator("#trace-run").click()
+    expect(policy.locator("#trace .main-svg").first).to_be_visible()
+    expect(policy.locator("#trace-caption")).to_contain_text("blat")
+    drawn = policy.evaluate(
+        """() => {
+            const { _fullData, layout } = document.querySelector("#trace .js-plotly-plot");
+            const names = _fullData.map((line) => line.name);
+            return [names, layout.shapes[0].x0, _fullData[0].x.length];
+        }"""
+    )
+    assert {"done", "whole", "ablated", "picture", "red cross"} <= set(drawn[0])
+    assert drawn[1] == pytest.approx(recording.frames[1].time)
+    assert drawn[2] == len(recording)
+    for kind, start in (("gif", b"GIF89a"), ("mp4", b"\0\0\0")):
+        with policy.expect_download() as saving:
+            policy.locator(f"#film-{kind}").click()
+        assert Path(saving.value.path()).read_bytes().startswith(start)
+
+
+def test_a_policy_acts_from_the_scene_on(policy: Page) -> None:
+    policy.locator("#recording-play").click()
+    expect(policy.locator("#recording-caption")).to_contain_text("touch the yellow triangle")
+    expect(policy.locator("#recording-body")).to_be_visible()
+    policy.wait_for_function("() => location.hash.length > 10")
+    policy.locator("#recording-play").click()  # a frame is no scene by its name
+    expect(policy.locator("#recording-error")).to_contain_text("begins in a scene of the table")

@@ -1,0 +1,408 @@
+"""Recorded episodes on the page: open one, go through its frames, follow the policy along."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update, set_props
+
+from app import ids
+from app.images import TABLE
+from app.panels.pieces import graph
+from app.panels.progress import Bar, cancels, progress_place, watch_page
+from app.services import Services, ablation_of
+from app.view import View
+from models.errors import ErrorKind, UserError
+from models.recordings import Recording
+from models.tabletop import NAME as TABLETOP_NAME
+from models.types import Head
+
+WIDTH, HEIGHT = 296, 120  # px
+_KEPT_BYTES = 2**20
+"""What an open recording is counted as: its pictures are read when they are shown."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Followed:
+    """A recording that was opened, and the policy along it, once that was asked for."""
+
+    recording: Recording
+    trace: Any = None
+
+
+def layout() -> html.Section:
+    """Return the panel; it shows for policies."""
+    return html.Section(
+        [
+            html.Div(html.H2("Recording", className="section-title"), className="section-head"),
+            html.Div(
+                [
+                    dmc.TextInput(
+                        id=ids.RECORDING_PATH,
+                        value="",
+                        size="xs",
+                        debounce=True,
+                        placeholder="folder of frames, or LeRobot dataset",
+                        spellCheck=False,
+                        className="grow",
+                        **{"aria-label": "Folder of frames, or LeRobot dataset's directory"},
+                    ),
+                    dmc.NumberInput(
+                        id=ids.RECORDING_NUMBER,
+                        value=0,
+                        min=0,
+                        allowDecimal=False,
+                        size="xs",
+                        w=56,
+                        **{"aria-label": "Which episode of the dataset"},
+                    ),
+                    dmc.Button("Open", id=ids.RECORDING_OPEN, size="compact-xs"),
+                ],
+                className="row",
+            ),
+            dmc.Button(
+                "Let it act from this scene",
+                id=ids.RECORDING_PLAY,
+                size="compact-xs",
+                variant="default",
+                my=6,
+            ),
+            html.P(id=ids.RECORDING_ERROR, className="error", role="alert"),
+            html.Div(_body(), id=ids.RECORDING_BODY, hidden=True),
+            dcc.Store(id=ids.RECORDING),
+            dcc.Download(id=ids.RECORDING_FILE),
+        ],
+        id=ids.RECORDING_PLACE,
+        className="section",
+        hidden=True,
+    )
+
+
+def _body() -> Sequence[Any]:
+    small: dict[str, Any] = {"size": "compact-xs", "variant": "default"}
+    return [
+        html.P(id=ids.RECORDING_CAPTION, className="caption", **{"aria-live": "polite"}),
+        html.Div(
+            [
+                dmc.Button("◀", id=ids.RECORDING_BACK, **small, **{"aria-label": "Frame before"}),
+                dmc.Slider(
+                    id=ids.RECORDING_FRAME,
+                    min=0,
+                    max=1,
+                    value=0,
+                    size="sm",
+                    className="grow",
+                    updatemode="mouseup",
+                    **{"aria-label": "Frame of the recording"},
+                ),
+                dmc.Button("▶", id=ids.RECORDING_ON, **small, **{"aria-label": "Next frame"}),
+            ],
+            className="row",
+        ),
+        html.Div(
+            [
+                dmc.Button("Follow", id=ids.TRACE_RUN, size="compact-xs"),
+                dmc.Button("Cancel", id=ids.TRACE_CANCEL, disabled=True, **small),
+                html.Div(className="grow"),
+                dmc.Button("GIF", id=ids.FILM_GIF, disabled=True, **small),
+                dmc.Button("MP4", id=ids.FILM_MP4, disabled=True, **small),
+            ],
+            className="row episodes-tools",
+        ),
+        progress_place(ids.TRACE_PROGRESS, ids.TRACE_BAR, ids.TRACE_STATUS, "Frames followed"),
+        html.P(id=ids.TRACE_CAPTION, className="caption"),
+        html.Div(
+            graph(ids.TRACE, "The policy along the recording", HEIGHT),
+            id=ids.TRACE_PLACE,
+            hidden=True,
+        ),
+    ]
+
+
+def played(services: Services, view: View) -> Recording:
+    """Return the episode that the policy of the table acts out from a view's scene on, with what is
+    ablated in the view.
+
+    Raises:
+        UserError: the view's picture is no scene of the table.
+    """
+    from ablation.closed_loop import run_episode
+    from models.tabletop.recording import recording_of
+    from models.tabletop.scenes import named_scene
+
+    if len(view.images) != 1 or not view.images[0].startswith(TABLE):
+        raise UserError(
+            ErrorKind.PICTURE,
+            "An episode begins in a scene of the table; choose one from the examples.",
+        )
+    model = services.model(view.model)
+    ablation, problem = ablation_of(view, services.prompt(view, model))
+    if problem is not None:
+        raise problem
+    name = view.images[0]
+    episode = run_episode(model, named_scene(name), ablation)
+    how = "" if ablation is None else ", heads ablated"
+    return recording_of(episode.scenes, episode.actions, f"{name}{how}")
+
+
+def shown(services: Services, view: View, recording: Recording, index: int) -> dict[str, Any]:
+    """Return the request that makes a recording's frame the page's prompt.
+
+    Raises:
+        UserError: the frame's pictures cannot be read, or its state does not fit the policy.
+    """
+    from ablation.actions import space_of
+
+    space = space_of(services.model(view.model))
+    told = space.told(recording.instruction, recording.frames[index].state)
+    kept = [services.images.keep_picture(picture) for picture in recording.pictures(index)]
+    return {
+        "text": told,
+        "second": view.second,
+        "bos": view.bos,
+        "images": kept,
+        "at": time.time(),
+    }
+
+
+def caption(recording: Recording, index: int) -> str:
+    """Say which frame is shown, and what was done in it."""
+    frame = recording.frames[index]
+    where = f"frame {index} of 0 to {len(recording) - 1}, {frame.time:.2f} s"
+    said = f"{where}: {recording.instruction}"
+    if frame.action is None or not recording.action_names:
+        return said
+    pairs = zip(recording.action_names, frame.action, strict=True)
+    return f"{said}. Done: {', '.join(f'{name} {value:g}' for name, value in pairs)}"
+
+
+def watched_heads(view: View) -> tuple[Head, ...]:
+    """Return the chosen heads that a policy's answer is read through: the language model's."""
+    return tuple(head for head in view.heads or () if not head.stack)
+
+
+def register(app: Dash, services: Services) -> None:
+    """Add the callbacks that open recordings, go through them and follow a policy along."""
+
+    @app.callback(
+        Output(ids.RECORDING_PLACE, "hidden"),
+        Output(ids.RECORDING_PLAY, "display"),
+        Output(ids.RECORDING_BODY, "hidden", allow_duplicate=True),
+        Input(ids.MODEL, "data"),
+        prevent_initial_call=True,
+    )
+    def show(name: str | None) -> Any:
+        acts = name is not None and services.model(name).actions is not None
+        return not acts, "block" if name == TABLETOP_NAME else "none", True
+
+    @app.callback(
+        Output(ids.RECORDING, "data"),
+        Output(ids.RECORDING_ERROR, "children"),
+        Output(ids.RECORDING_BODY, "hidden"),
+        Output(ids.RECORDING_FRAME, "max"),
+        Output(ids.RECORDING_FRAME, "value"),
+        Output(ids.TRACE_PLACE, "hidden", allow_duplicate=True),
+        Output(ids.TRACE_CAPTION, "children", allow_duplicate=True),
+        Output(ids.FILM_GIF, "disabled", allow_duplicate=True),
+        Output(ids.FILM_MP4, "disabled", allow_duplicate=True),
+        Input(ids.RECORDING_OPEN, "n_clicks"),
+        Input(ids.RECORDING_PLAY, "n_clicks"),
+        State(ids.RECORDING_PATH, "value"),
+        State(ids.RECORDING_NUMBER, "value"),
+        State(ids.VIEW, "data"),
+        running=[
+            (Output(ids.RECORDING_OPEN, "disabled"), True, False),
+            (Output(ids.RECORDING_PLAY, "disabled"), True, False),
+        ],
+        prevent_initial_call=True,
+    )
+    def open_one(
+        _open: int | None,
+        _play: int | None,
+        path: str | None,
+        number: int | str | None,
+        data: dict[str, Any] | None,
+    ) -> Any:
+        if data is None:
+            return (no_update,) * 9
+        from models.recordings import open_recording
+
+        view = View.from_json(data)
+        try:
+            if ctx.triggered_id == ids.RECORDING_PLAY:
+                recording = played(services, view)
+            else:
+                recording = open_recording(path or "", int(number or 0))
+            shown(services, view, recording, 0)  # what does not fit is said before anything moves
+        except UserError as error:
+            return no_update, str(error), *(no_update,) * 7
+        key = services.results.keep(Followed(recording), _KEPT_BYTES)
+        opened = {"key": key, "at": time.time()}
+        return opened, None, False, max(1, len(recording) - 1), 0, True, None, True, True
+
+    @app.callback(
+        Output(ids.PROMPT_REQUEST, "data", allow_duplicate=True),
+        Output(ids.PROMPT_TEXT, "value", allow_duplicate=True),
+        Output(ids.RECORDING_CAPTION, "children"),
+        Output(ids.TRACE, "figure", allow_duplicate=True),
+        Output(ids.RECORDING_ERROR, "children", allow_duplicate=True),
+        Input(ids.RECORDING, "data"),
+        Input(ids.RECORDING_FRAME, "value"),
+        State(ids.VIEW, "data"),
+        State(ids.DARK, "data"),
+        prevent_initial_call=True,
+    )
+    def go(
+        opened: dict[str, Any] | None, index: int, data: dict[str, Any] | None, dark: bool
+    ) -> Any:
+        if opened is None or data is None:
+            return (no_update,) * 5
+        from viz.trace import now_line
+
+        followed = _followed(services, opened)
+        index = min(int(index or 0), len(followed.recording) - 1)
+        try:
+            request = shown(services, View.from_json(data), followed.recording, index)
+        except UserError as error:
+            return *(no_update,) * 4, str(error)
+        marked: Any = no_update
+        if followed.trace is not None:
+            marked = Patch()
+            now = followed.recording.frames[index].time
+            marked["layout"]["shapes"] = [now_line(now, bool(dark))]
+        return request, request["text"], caption(followed.recording, index), marked, None
+
+    app.clientside_callback(
+        """(back, on, at, most) => {
+            const step = window.dash_clientside.callback_context.triggered_id ===
+                "recording-back" ? -1 : 1;
+            return Math.max(0, Math.min(most, at + step));
+        }""",
+        Output(ids.RECORDING_FRAME, "value", allow_duplicate=True),
+        Input(ids.RECORDING_BACK, "n_clicks"),
+        Input(ids.RECORDING_ON, "n_clicks"),
+        State(ids.RECORDING_FRAME, "value"),
+        State(ids.RECORDING_FRAME, "max"),
+        prevent_initial_call=True,
+    )
+    _register_trace(app, services)
+    _register_films(app, services)
+
+
+def _register_trace(app: Dash, services: Services) -> None:
+    @app.callback(
+        Output(ids.TRACE, "figure"),
+        Output(ids.TRACE_PLACE, "hidden"),
+        Output(ids.TRACE_CAPTION, "children"),
+        Output(ids.FILM_GIF, "disabled"),
+        Output(ids.FILM_MP4, "disabled"),
+        Input(ids.TRACE_RUN, "n_clicks"),
+        State(ids.RECORDING, "data"),
+        State(ids.RECORDING_FRAME, "value"),
+        State(ids.VIEW, "data"),
+        State(ids.DARK, "data"),
+        State(ids.TAB_ID, "data"),
+        running=[
+            (Output(ids.TRACE_RUN, "disabled"), True, False),
+            (Output(ids.TRACE_CANCEL, "disabled"), False, True),
+            (Output(ids.TRACE_PROGRESS, "hidden"), False, True),
+        ],
+        prevent_initial_call=True,
+    )
+    def follow(
+        n_clicks: int | None,
+        opened: dict[str, Any] | None,
+        index: int,
+        data: dict[str, Any] | None,
+        dark: bool,
+        tab: str,
+    ) -> Any:
+        if not n_clicks or opened is None or data is None:
+            return (no_update,) * 5
+        from ablation.traces import trace
+        from viz.trace import trace_figure, watched_note
+
+        followed, view = _followed(services, opened), View.from_json(data)
+        model, heads = services.model(view.model), watched_heads(view)
+        ablation, problem = ablation_of(view, services.prompt(view, model))
+        if problem is not None:
+            raise problem
+        with services.jobs.start(tab) as job:
+            bar = Bar(job, ids.TRACE_BAR, ids.TRACE_STATUS, watch_page())
+            bar.start()
+            found = trace(
+                model, followed.recording, ablation, heads, progress=bar, cancel=job.cancel
+            )
+        if not found.n_done:
+            return no_update, no_update, "Cancelled.", no_update, no_update
+        services.results.put(opened["key"], Followed(followed.recording, found), _KEPT_BYTES)
+        now = followed.recording.frames[min(int(index or 0), len(followed.recording) - 1)].time
+        figure = trace_figure(found, now=now, width=WIDTH, dark=bool(dark))
+        cut = "" if found.stopped == "complete" else f"Cancelled after {found.n_done} frames. "
+        return figure, False, cut + _said(found) + watched_note(heads), False, False
+
+    cancels(app, services, ids.TRACE_CANCEL, ids.TRACE_STATUS)
+
+    @app.callback(
+        Output(ids.RECORDING_FRAME, "value", allow_duplicate=True),
+        Input(ids.TRACE, "clickData"),
+        State(ids.RECORDING, "data"),
+        prevent_initial_call=True,
+    )
+    def go_to(clicked: dict[str, Any] | None, opened: dict[str, Any] | None) -> Any:
+        if not clicked or opened is None:
+            return no_update
+        times = [frame.time for frame in _followed(services, opened).recording.frames]
+        at = float(clicked["points"][0]["x"])
+        return min(range(len(times)), key=lambda i: abs(times[i] - at))
+
+
+def _said(trace: Any) -> str:
+    """Say in a sentence what ablating does along the episode."""
+    if trace.moved is None:
+        return "Nothing is ablated; switch heads off on the left and follow again to compare. "
+    moved = trace.moved[: trace.n_done]
+    if not moved.any():
+        return "The ablation moves no action. "
+    most = int(moved.argmax())
+    return (
+        f"Ablating moves the action by {moved.mean():.2g} of its reach on average, most "
+        f"({moved[most]:.2g}) at {trace.times[most]:.2f} s. "
+    )
+
+
+def _register_films(app: Dash, services: Services) -> None:
+    @app.callback(
+        Output(ids.RECORDING_FILE, "data"),
+        Input(ids.FILM_GIF, "n_clicks"),
+        Input(ids.FILM_MP4, "n_clicks"),
+        State(ids.RECORDING, "data"),
+        running=[
+            (Output(ids.FILM_GIF, "loading"), True, False),
+            (Output(ids.FILM_MP4, "loading"), True, False),
+        ],
+        prevent_initial_call=True,
+    )
+    def save(_gif: int | None, _mp4: int | None, opened: dict[str, Any] | None) -> Any:
+        if opened is None:
+            return no_update
+        from viz.film import recording_film
+
+        followed = _followed(services, opened)
+        if followed.trace is None:
+            return no_update
+        kind = "gif" if ctx.triggered_id == ids.FILM_GIF else "mp4"
+        watched = 0 if followed.trace.heads else None
+        film = recording_film(followed.recording, followed.trace, watched, kind)
+        return dcc.send_bytes(film, f"recording.{kind}")
+
+
+def _followed(services: Services, opened: dict[str, Any]) -> Followed:
+    """Return an open recording; raise `UserError` if it had to make room for others."""
+    found: Followed | None = services.results.get(opened["key"])
+    if found is None:
+        set_props(ids.RECORDING_BODY, {"hidden": True})
+        raise UserError(ErrorKind.RECORDING, "This recording is not open any more; open it again.")
+    return found
