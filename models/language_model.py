@@ -30,6 +30,7 @@ from models.head_sets import HeadSets
 from models.layerwise import Layerwise, refuse_hooked
 from models.model_facts import decoder_start, kind_of, max_positions_of, tells_pairs_apart
 from models.picture import Picture
+from models.picture_classifier import ClassProcessor, PictureAlone
 from models.picture_prompts import picture_reader
 from models.placement import execution_device, weights_at_hand
 from models.places import Place, named_positions
@@ -37,6 +38,7 @@ from models.residual_reader import ResidualReader
 from models.self_check import branches_rightly, run_self_check, same_numbers
 from models.stacks import Axes, StackTable
 from models.types import (
+    CLASSIFIER,
     MAIN,
     VISION,
     AttentionMaps,
@@ -47,7 +49,7 @@ from models.types import (
     TokenizedPrompt,
     TokenProbability,
 )
-from models.vision import Sight, probe_picture
+from models.vision import Sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,10 @@ class LanguageModel:
             parameter.requires_grad_(False)
         tokenizer = getattr(processor, "tokenizer", processor)
         self._reader = tokens.TokenReader.of(tokenizer)
-        self._sight: Sight | None = None
-        if hasattr(processor, "image_processor"):
+        self._sight: Sight | PictureAlone | None = None
+        if isinstance(processor, ClassProcessor):
+            self._sight = PictureAlone.of(model, processor, name)
+        elif hasattr(processor, "image_processor"):
             self._sight = Sight(picture_reader(model, processor, self._reader, name))
         self.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
@@ -166,7 +170,7 @@ class LanguageModel:
             UserError: the text is empty, gives no tokens, or exceeds the model's context; or the
                 model has no decoder beside an encoder, knows no pairs, or reads no pictures.
         """
-        if pictures:
+        if pictures or self.kind == CLASSIFIER:
             if pair is not None or decoder:
                 raise UserError(
                     ErrorKind.PROMPT,
@@ -288,13 +292,16 @@ class LanguageModel:
         """Return the position at which predictions are read, counted from 0.
 
         Args:
-            position: negative numbers count from the end. None: the last position, or the first
-                mask token for a model that predicts at mask tokens.
+            position: negative numbers count from the end. None: the last position, the first mask
+                token for a model that predicts at mask tokens, or the first position for a
+                classifier.
 
         Raises:
             UserError: outside the prompt, or a masked model's prompt has no mask token.
         """
         n = len(prompt)
+        if position is None and self.kind == CLASSIFIER:
+            return 0
         if position is None:
             return n - 1 if self.kind != "masked" else self._mask_position(prompt)
         if not -n <= position < n:
@@ -321,10 +328,11 @@ class LanguageModel:
 
     def describe_token(self, token_id: int, log_prob: float = float("nan")) -> TokenProbability:
         """Return a token with its text and label, and the probability that goes with it."""
+        text = self._reader.text(token_id) if token_id < len(self._reader.tokenizer) else ""
         return TokenProbability(
             id=int(token_id),
-            text=self._reader.text(token_id) if token_id < len(self._reader.tokenizer) else "",
-            label=self._reader.label(token_id),
+            text=text,
+            label=text if self.kind == CLASSIFIER else self._reader.label(token_id),
             prob=float(np.exp(log_prob)),
             log_prob=float(log_prob),
         )
@@ -726,7 +734,7 @@ class LanguageModel:
         ids = ordinary[::step][:7]
         if self._sight is not None:
             text = self._reader.tokenizer.decode(ids[:3])
-            return self._sight.reader.prompt(text, [probe_picture()], self.max_positions)
+            return self._sight.probe(text, self.max_positions)
         prompt = tokens.prompt_of_ids(self._reader, ids)
         if self.kind != "encoder-decoder":
             return prompt
@@ -831,7 +839,7 @@ class LanguageModel:
         probe = self._probe_prompt
         return ModelInfo(
             name=self.name,
-            architecture=type(self._model).__name__,
+            architecture=type(getattr(self._model, "inner", self._model)).__name__,
             n_layers=self.n_layers,
             n_heads=self.n_heads,
             n_kv_heads=self.n_kv_heads,
@@ -856,5 +864,5 @@ class LanguageModel:
             ),
             stacks=self.stacks.stacks,
             pairs=self.pairs,
-            image_token=None if self._sight is None else self._sight.reader.image_token,
+            image_token=None if self._sight is None else self._sight.image_token,
         )

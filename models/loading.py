@@ -102,10 +102,19 @@ def load_pretrained(
     with exclusive_and_quiet():
         config = _read_config(checkpoint)
         model_class = _model_class(checkpoint, config)
-        tokenizer = _load_processor(checkpoint, config) or _load_tokenizer(checkpoint)
+        classifies = sees_alone(config)
+        if classifies:
+            images = _load_image_processor(checkpoint)
+        else:
+            tokenizer = _load_processor(checkpoint, config) or _load_tokenizer(checkpoint)
         model = _load_weights(checkpoint, config, model_class, torch_dtype, device_map)
         if device_map is None:
             model = _move(model, torch_device, checkpoint.name)
+        if classifies:
+            from models.picture_classifier import as_language_model, class_processor
+
+            tokenizer = class_processor(model, images)
+            model = as_language_model(model, tokenizer, checkpoint.name)
         return model, tokenizer
 
 
@@ -341,6 +350,8 @@ def _model_class(checkpoint: Checkpoint, config: Any) -> Any:
     stated = tuple(config.architectures or ())
     shown = stated[0] if stated else config.model_type
     other = sorted(set(config.sub_configs) - {"text_config", "encoder", "decoder"})
+    if sees_alone(config):
+        return _classifier_class(checkpoint, config)
     if reads_pictures(config):
         return _first(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)])
     if other:
@@ -369,6 +380,48 @@ def reads_pictures(config: Any) -> bool:
         and "vision_config" in config.sub_configs
         and not encoders
     )
+
+
+def sees_alone(config: Any) -> bool:
+    """Whether a model says of a picture alone which class it shows."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
+
+    answers_text = (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        return False
+    if "ForImageClassification" in "".join(config.architectures or ()):
+        return True
+    reads_too = {"text_config", "vision_config"} & set(config.sub_configs)
+    return not reads_too and not any(type(config) in mapping for mapping in answers_text)
+
+
+def _classifier_class(checkpoint: Checkpoint, config: Any) -> Any:
+    """Choose the class of an image classifier: the one that the checkpoint names, of those that the
+    architecture has."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+    from models.attention_tap import dispatches
+
+    entry = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
+    classes = entry if isinstance(entry, tuple) else (entry,)
+    stated = tuple(config.architectures or ())
+    chosen = next((one for one in classes if one.__name__ in stated), classes[0])
+    if not dispatches(chosen):
+        raise _unsupported(
+            checkpoint.name,
+            chosen.__name__,
+            "an image classifier whose attention is not in transformers' registry",
+        )
+    return chosen
 
 
 def _states_masked(stated: tuple[str, ...], config: Any) -> bool:
@@ -409,6 +462,22 @@ def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
         )
     with _failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
         return _of_images_alone(PROCESSOR_MAPPING[type(config)]).from_pretrained(
+            checkpoint.directory, trust_remote_code=False, local_files_only=True
+        )
+
+
+def _load_image_processor(checkpoint: Checkpoint) -> Any:
+    """Return what prepares pictures for a classifier."""
+    from transformers import AutoImageProcessor
+
+    if not any((checkpoint.directory / name).exists() for name in PROCESSOR_FILES):
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{checkpoint.name} has no processor for pictures; put its preprocessor_config.json "
+            "beside config.json.",
+        )
+    with _failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
+        return AutoImageProcessor.from_pretrained(
             checkpoint.directory, trust_remote_code=False, local_files_only=True
         )
 

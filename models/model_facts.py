@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from models.errors import ErrorKind, UserError
+from models.types import CLASSIFIER
 
 NO_LIMIT = 1_000_000
 """The context of architectures that state none."""
@@ -18,6 +19,8 @@ def kind_of(model: Any, tokenizer: Any) -> str:
     """Return what `ModelInfo.kind` says of a model."""
     if is_encoder_decoder(model):
         return "encoder-decoder"
+    if getattr(model, "kind", None) == CLASSIFIER:
+        return CLASSIFIER
     return "masked" if _predicts_at_mask(model, tokenizer) else "causal"
 
 

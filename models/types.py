@@ -20,6 +20,8 @@ FloatArray = np.ndarray
 MAIN, ENCODER, CROSS, VISION = "", "encoder", "cross", "vision"
 """Names of stacks; an encoder-decoder's main one is its decoder's attention to itself, that of a
 model that sees its language model's."""
+CLASSIFIER = "classifier"
+"""The kind of a model that says which class a picture shows; see `ModelInfo.kind`."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -362,8 +364,9 @@ class ModelInfo:
     n_vocab: int
     max_positions: int
     kind: str
-    """"causal" (predicts the next token), "masked" (predicts at a mask token), or
-    "encoder-decoder" (predicts the next token of what its decoder writes)."""
+    """"causal" (predicts the next token), "masked" (predicts at a mask token), "encoder-decoder"
+    (predicts the next token of what its decoder writes), or `CLASSIFIER` (which class a picture
+    shows)."""
     mask_token: str | None
     bos_token: str | None
     adds_bos: bool

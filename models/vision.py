@@ -6,7 +6,7 @@ every layer of the tower runs once over all patches of one picture, its heads ar
 own; where it does not (tiles as a batch, windows one by one), only the language model's are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
@@ -48,6 +48,11 @@ class Sight:
     n_positions: int = 0
     """Of the tower, where its layers are a stack."""
 
+    @property
+    def image_token(self) -> str:
+        """What stands for a picture in the text."""
+        return self.reader.image_token
+
     def prompt(
         self,
         text: str,
@@ -63,7 +68,11 @@ class Sight:
         prompt = self.reader.prompt(text, pictures, max_positions, bos)
         if not self.n_layers or len(pictures) != 1 or not _is_one_tile(prompt):
             return prompt
-        return replace(prompt, seen=_tower_positions(self.reader, pictures, self.n_positions))
+        return replace(prompt, seen=picture_positions(self.reader, pictures, self.n_positions))
+
+    def probe(self, text: str, max_positions: int) -> TokenizedPrompt:
+        """Return the prompt that a model proves itself on."""
+        return self.reader.prompt(text, [probe_picture()], max_positions)
 
     def finding(self, model: Any, forward: Forward, prompt: TokenizedPrompt) -> "FoundLayers":
         """Find a model's attention layers, and let those of the language model be counted on from
@@ -103,7 +112,8 @@ class Sight:
 class FoundLayers:
     """A model's attention layers: its tower's, if they make a stack, then its language model's."""
 
-    sight: Sight
+    sight: Any
+    """A `Sight`, or a classifier's `PictureAlone`."""
     sites: list[AttentionSite]
 
 
@@ -178,16 +188,24 @@ def probe_picture() -> Picture:
     return Picture((pixels + noise).astype(np.uint8), "probe")
 
 
-def _tower_positions(
-    reader: PictureReader, pictures: Sequence[Picture], n_positions: int
+def picture_positions(
+    reader: PictureReader,
+    pictures: Sequence[Picture],
+    n_positions: int,
+    given: Mapping[str, np.ndarray] | None = None,
 ) -> TokenizedPrompt:
-    """Return the positions of the vision tower on a picture."""
+    """Return the positions of a vision tower, or of a classifier, on a picture: a square of parts,
+    and in front of it what stands for the whole: a class token, registers.
+
+    Args:
+        given: what the model is given of the picture.
+    """
     side = isqrt(n_positions)
     first = n_positions - side * side  # a class token stands in front
     found = reader.cells(pictures, side * side)
     cells: list[Cell | None] = [None] * first
     cells += found or [None] * (side * side)
-    labels = [f"class{i or ''}" for i in range(first)]
+    labels = ["class", *(f"register {i}" for i in range(1, first))][:first]
     labels += [
         f"▦{k}" if cell is None else cell_label(cell) for k, cell in enumerate(cells[first:])
     ]
@@ -199,4 +217,5 @@ def _tower_positions(
         kinds=("special",) * first + (IMAGE,) * (side * side),
         pictures=tuple(pictures),
         cells=None if found is None else tuple(cells),
+        given=given,
     )

@@ -410,6 +410,70 @@ FAMILIES = {
 }
 
 
+CLASSES = {0: "cat", 1: "dog", 2: "crane", 3: "crane", 4: "Egyptian cat, a cat"}
+"""Two are called alike, as two are in ImageNet."""
+_PLAIN = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
+CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ViT": ("vit", _PLAIN),
+    "DeiT": ("deit", {**_PLAIN, "architectures": ["DeiTForImageClassification"]}),
+    "DINOv2": ("dinov2", _PLAIN),
+    "DINOv2WithRegisters": ("dinov2_with_registers", _PLAIN),
+    "BEiT": ("beit", _PLAIN),
+    "I-JEPA": ("ijepa", _PLAIN),
+    "SigLIP": (
+        "siglip",
+        {"vision_config": {**_PLAIN, "vision_use_head": False}, "text_config": {"vocab_size": 9}},
+    ),
+    "CLIP": ("clip", {"vision_config": _PLAIN, "text_config": {"vocab_size": 9}}),
+    "Swin": (
+        "swin",
+        {
+            "image_size": 32,
+            "patch_size": 4,
+            "embed_dim": 16,
+            "window_size": 4,
+            "depths": [1, 1],
+            "num_heads": [2, 2],
+        },
+    ),
+}
+"""Name -> transformers' type of model, and its settings."""
+
+
+@cache
+def classifier_directory(name: str) -> Path:
+    """Return a checkpoint directory of a tiny random image classifier; made once a process."""
+    from transformers import AutoModelForImageClassification
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    model_type, settings = CLASSIFIERS[name]
+    labels = {"id2label": CLASSES, "label2id": {label: i for i, label in CLASSES.items()}}
+    torch.manual_seed(0)
+    model = AutoModelForImageClassification.from_config(
+        AutoConfig.for_model(model_type, **settings, **labels)
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.2)
+    directory = Path(mkdtemp(prefix=f"tiny-{name}-"))
+    model.save_pretrained(directory)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(directory)
+    return directory
+
+
+@cache
+def tiny_classifier(name: str) -> LanguageModel:
+    return load_model(classifier_directory(name), device="cpu")
+
+
 def tokenizer_of(family: VisionFamily) -> PreTrainedTokenizerFast:
     special = ["<s>", "<unk>", "<pad>", *family.tokens.values()]
     words = [*special, *family.more_words, *WORDS]

@@ -8,7 +8,7 @@ from dash import Dash, Input, Output, State, dcc, html
 from app import ids, words
 from app.panels.pieces import browser
 from app.services import Services
-from models.types import Check, ModelInfo
+from models.types import CLASSIFIER, Check, ModelInfo
 
 
 def layout(services: Services) -> list[Any]:
@@ -77,7 +77,15 @@ KINDS = {
     "causal": "predicts the next token",
     "masked": "predicts at a mask token",
     "encoder-decoder": "predicts the next token that its decoder writes",
+    CLASSIFIER: "says which class a picture shows",
 }
+
+
+def _vocabulary(info: ModelInfo) -> str:
+    """Say what is predicted, and from how much."""
+    if info.kind == CLASSIFIER:
+        return f"{info.n_vocab:,} classes"
+    return f"{info.n_vocab:,} tokens, context {info.max_positions:,}"
 
 
 def self_check_badge(info: ModelInfo) -> dmc.Popover:
@@ -109,7 +117,7 @@ def _self_check_table(info: ModelInfo) -> list[Any]:
     description = (
         f"{info.architecture}, {KINDS[info.kind]}; "
         f"{info.n_kv_heads} key-value heads of {info.d_head}, "
-        f"{info.n_vocab:,} tokens, context {info.max_positions:,}; {info.dtype} on {info.device}."
+        f"{_vocabulary(info)}; {info.dtype} on {info.device}."
     )
     return [
         html.P(description, className="muted"),

@@ -40,6 +40,7 @@ from app.panels.circuit_asked import LINKED, opened_form
 from app.services import Services
 from app.view import View
 from models.errors import ErrorKind, UserError
+from models.types import CLASSIFIER
 from viz.theme import css_variables
 
 Notify = Callable[[str], None]
@@ -182,6 +183,7 @@ EXTRA_OUTPUTS = (
     (ids.HEADS, "data"),
     (ids.PROMPT_TEXT, "value"),
     (ids.PROMPT_TEXT, "error"),
+    (ids.PROMPT_TEXT, "description"),
     (ids.SECOND_TEXT, "value"),
     (ids.SECOND_TEXT, "leftSection"),
     (ids.SECOND_PLACE, "hidden"),
@@ -222,6 +224,7 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         heads.options(model.all_heads(None), model.info.stacks),
         view.prompt,
         None,
+        prompt.NOT_READ if model.kind == CLASSIFIER else None,
         view.second,
         prompt.second_word(model.info),
         prompt.second_kind(model.info) is None,

@@ -12,7 +12,7 @@ from app.runs import Outcome, parse_positions
 from app.services import Services, acted_of, form_problem, most_positions
 from app.view import View
 from models.errors import UserError
-from models.types import Prediction, TokenProbability
+from models.types import CLASSIFIER, Prediction, TokenProbability
 from viz.labels import probability
 from viz.predictions import MetricRow, metric_rows, prediction_figure
 
@@ -63,6 +63,8 @@ def token_options(top: tuple[TokenProbability, ...]) -> list[dict[str, str]]:
 
 def caption(outcome: Outcome, kind: str) -> list[Any]:
     """Say where the prediction is read, and what is compared."""
+    if kind == CLASSIFIER:
+        return ["which class the picture shows"]
     position = outcome.before.position
     label = html.Span(outcome.prompt.labels[position], className="token-inline")
     return ["at " if kind == "masked" else "after ", label, f" (position {position})"]

@@ -20,6 +20,8 @@ from models.tabletop.scenes import EXAMPLES as SCENES
 from models.tabletop.scenes import scene_label
 from models.types import ModelInfo, TokenizedPrompt
 
+NOT_READ = "This model looks at the picture alone: text is not read."
+
 
 def layout() -> html.Section:
     """Return the prompt's part of the left column."""

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -13,6 +13,7 @@ import uvicorn
 from dash import Dash
 from tiny import byte_level_tokenizer, tiny_directory, tiny_torch_model
 from tiny_policy import policy_directory
+from tiny_vision import classifier_directory
 
 from app import create_app
 from app.server import AsgiApp, Message, Receive, Scope, Send, guarded
@@ -28,7 +29,12 @@ DEEP_PASS_GB = 0.003
 
 @cache
 def _loaded(name: str) -> LanguageModel:
-    special = {"deep": _deep_directory, "long": _long_directory, "tabletop": policy_directory}
+    special = {
+        "deep": _deep_directory,
+        "long": _long_directory,
+        "tabletop": policy_directory,
+        "vit": partial(classifier_directory, "ViT"),
+    }
     directory = special[name]() if name in special else tiny_directory(name)
     room = DEEP_PASS_GB if name == "deep" else None
     model = load_model(directory, device="cpu", pass_memory_gb=room)
@@ -58,7 +64,7 @@ def _long_directory() -> Path:
 class Shelf:
     """A registry of tiny models under short names."""
 
-    names = ("llama", "gpt2", "bert", "gptj", "bart", "deep", "long", "tabletop")
+    names = ("llama", "gpt2", "bert", "gptj", "bart", "deep", "long", "tabletop", "vit")
 
     def get(self, name: str, progress: Callable[[str], None] | None = None) -> LanguageModel:
         if name not in self.names:

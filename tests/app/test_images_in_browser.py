@@ -150,6 +150,30 @@ def test_other_pictures_of_attention_work_on_what_is_seen(policy: Page) -> None:
     expect(policy.locator("#overview-note")).to_contain_text("32 heads")
 
 
+def test_a_classifier_says_what_a_picture_shows(policy: Page, tmp_path: Path) -> None:
+    field = policy.locator("#model-picker")
+    field.fill("vit")
+    field.press("Enter")
+    expect(policy.locator("#prediction-caption")).to_have_text("which class the picture shows")
+    expect(policy.locator("#prompt-text")).to_be_visible()
+    expect(policy.get_by_text("text is not read")).to_be_visible()
+    expect(policy.locator("#action-panel")).to_be_hidden()
+    expect(policy.locator("#prediction-figure")).to_contain_text("Egyptian cat")
+    path = tmp_path / "noise.png"
+    path.write_bytes(noise_picture((60, 40)).png())
+    policy.set_input_files("#image-upload input", str(path))
+    expect(policy.locator("#image-strip img")).to_have_count(1)
+    expect(policy.locator("#image-strip img")).to_have_attribute("alt", "noise.png")
+    policy.locator("label", has_text="Image").first.click()
+    said = policy.locator(".on-image-said").first
+    expect(said).to_contain_text("class looks")
+    policy.get_by_role("tab", name="Ablation study").click()
+    policy.locator("#study-run").click()
+    expect(policy.locator("#sweep-caption")).to_contain_text("12 heads")
+    policy.get_by_role("tab", name="Attribution").click()
+    expect(policy.get_by_text("needs a model that reads text alone").first).to_be_visible()
+
+
 def test_a_model_of_text_has_no_place_for_pictures(policy: Page) -> None:
     field = policy.locator("#model-picker")
     field.fill("llama")
