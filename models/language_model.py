@@ -28,7 +28,13 @@ from models.forward_pass import ForwardPass, beside, log_softmax64
 from models.fused import fuse
 from models.head_sets import HeadSets
 from models.layerwise import Layerwise, refuse_hooked
-from models.model_facts import decoder_start, kind_of, max_positions_of, tells_pairs_apart
+from models.model_facts import (
+    architecture_of,
+    decoder_start,
+    kind_of,
+    max_positions_of,
+    tells_pairs_apart,
+)
 from models.picture import Picture
 from models.picture_classifier import ClassProcessor, PictureAlone
 from models.picture_prompts import picture_reader
@@ -839,7 +845,7 @@ class LanguageModel:
         probe = self._probe_prompt
         return ModelInfo(
             name=self.name,
-            architecture=type(getattr(self._model, "inner", self._model)).__name__,
+            architecture=architecture_of(self._model),
             n_layers=self.n_layers,
             n_heads=self.n_heads,
             n_kv_heads=self.n_kv_heads,

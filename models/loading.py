@@ -6,25 +6,30 @@ with a model is never run, and pickled weights go through torch's weights-only l
 """
 
 import atexit
-import json
 import logging
-import os
-import pickle
 import shutil
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from models.checkpoints import Checkpoint, Notify, failing_as, locate
 from models.errors import ErrorKind, UserError
-from models.hub import fetch_model
+from models.model_classes import (
+    compares_texts,
+    model_class_of,
+    read_config,
+    reads_pictures,
+    sees_alone,
+    unsupported,
+)
+from models.picture_texts import FIRST_TEXTS, PictureAmongTexts, parted_name
 
 DTYPES = {
     "float32": torch.float32,
@@ -35,9 +40,6 @@ DTYPES = {
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 """What prepares pictures for a model, in newer and in older checkpoints."""
-
-LONGEST_NAME = 1000
-"""Characters of a name or path; more is a mistake, and would make messages unreadable."""
 
 SPLITS_DIGITS = frozenset(
     {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva"}
@@ -50,21 +52,8 @@ _BUILDING = threading.Lock()
 """transformers changes state of the whole process (the default dtype, its log level) while it
 builds a model; one at a time therefore."""
 
-Notify = Callable[[str], None]
-
 DeviceMap = str | dict[str, int | str | torch.device]
 """Where a model's modules go, in accelerate's words: "auto", or module names and devices."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Where a model lies on this machine."""
-
-    name: str
-    """What the user called it, for messages."""
-    directory: Path
-    gguf_file: str | None = None
-    """The file's name when the weights, configuration and tokenizer are in one GGUF file."""
 
 
 def load_pretrained(
@@ -79,7 +68,8 @@ def load_pretrained(
     """Load a model and its tokenizer, ready to be wrapped in a `LanguageModel`.
 
     Args:
-        name: a hub id (`gpt2`), a directory, or a `.gguf` file. An existing path is preferred.
+        name: a hub id (`gpt2`), a directory, or a `.gguf` file. An existing path is preferred. What
+            a picture is compared with may stand behind it (`models.picture_texts`).
         label: what messages call the model; its name if None.
         device: "auto" (cuda, else mps, else cpu) or a torch device.
         dtype: "float32" (also for None), "bfloat16" or "float16".
@@ -97,24 +87,29 @@ def load_pretrained(
     """
     torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
     notify = progress or _say_nothing
-    checkpoint = locate(name, notify, label)
+    place, texts = parted_name(name)
+    checkpoint = locate(place, notify, label)
     notify(f"Loading {checkpoint.name}")
     with exclusive_and_quiet():
-        config = _read_config(checkpoint)
-        model_class = _model_class(checkpoint, config)
-        classifies = sees_alone(config)
-        if classifies:
+        config = read_config(checkpoint)
+        model_class = model_class_of(checkpoint, config)
+        classifies, compares = sees_alone(config), compares_texts(config)
+        if texts and not compares:
+            raise UserError(
+                ErrorKind.MODEL,
+                f"{checkpoint.name} compares no pictures with texts, so no texts go behind its "
+                "name; leave them out.",
+            )
+        if classifies or compares:
             images = _load_image_processor(checkpoint)
+            tokenizer = _load_tokenizer(checkpoint) if compares else None
         else:
             tokenizer = _load_processor(checkpoint, config) or _load_tokenizer(checkpoint)
         model = _load_weights(checkpoint, config, model_class, torch_dtype, device_map)
         if device_map is None:
             model = _move(model, torch_device, checkpoint.name)
-        if classifies:
-            from models.picture_classifier import as_language_model, class_processor
-
-            tokenizer = class_processor(model, images)
-            model = as_language_model(model, tokenizer, checkpoint.name)
+        if classifies or compares:
+            return _classifier(checkpoint, model, images, tokenizer, texts)
         return model, tokenizer
 
 
@@ -151,39 +146,6 @@ def resolve_dtype(dtype: str | torch.dtype | None = None) -> torch.dtype:
             ErrorKind.DEVICE, f"There is no dtype {name!r} here; use {', '.join(DTYPES)}."
         )
     return DTYPES[name]
-
-
-def locate(name: str | Path, notify: Notify, label: str | None = None) -> Checkpoint:
-    """Find a model on this machine, fetching it from the hub where needed.
-
-    Raises:
-        UserError: nothing of that name, or a path that holds no model or cannot be read.
-    """
-    text = str(name).strip()
-    if not text or "\0" in text:
-        raise UserError(
-            ErrorKind.MODEL, "No model was named; give builtin, a hub id or a directory."
-        )
-    if len(text) > LONGEST_NAME:
-        raise UserError(
-            ErrorKind.MODEL, f"{text[:40]!r}… is too long to be the name of a model or a path."
-        )
-    try:
-        path = Path(text).expanduser()
-        is_directory, is_file = path.is_dir(), path.is_file()
-        if is_directory:
-            os.listdir(path)  # a directory that may not be listed is reported as such
-    except RuntimeError:  # a home directory that cannot be found
-        raise _no_such_path(text) from None
-    except OSError as error:
-        raise _unreadable(text, error) from error
-    if is_directory:
-        return _check_directory(Checkpoint(label or text, path))
-    if is_file:
-        return _check_file(text, path)
-    if isinstance(name, Path) or _looks_like_path(text):
-        raise _no_such_path(text)
-    return Checkpoint(text, fetch_model(text, notify))
 
 
 @contextmanager
@@ -239,210 +201,6 @@ def _quiet_libraries(converted: Callable[[int, int], None] | None) -> Iterator[N
             disable_hub_bars()
 
 
-# --- finding ------------------------------------------------------------------------------
-
-
-def _looks_like_path(text: str) -> bool:
-    return text.startswith((".", "/", "~", "\\")) or text.endswith(".gguf") or text.count("/") > 1
-
-
-def _check_directory(checkpoint: Checkpoint) -> Checkpoint:
-    if (checkpoint.directory / "config.json").exists():
-        return checkpoint
-    names = sorted(entry.name for entry in checkpoint.directory.glob("*.gguf"))
-    hint = f"; to load a GGUF file, name it: {checkpoint.directory / names[0]}" if names else ""
-    raise UserError(
-        ErrorKind.MODEL,
-        f"The directory {checkpoint.name!r} holds no model: it has no config.json{hint}.",
-    )
-
-
-def _check_file(text: str, path: Path) -> Checkpoint:
-    if path.suffix.lower() != ".gguf":
-        raise UserError(
-            ErrorKind.MODEL,
-            f"{text!r} is a file; give a .gguf file or the directory that holds config.json.",
-        )
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise _unreadable(text, error) from error
-    if magic != b"GGUF":
-        raise UserError(ErrorKind.MODEL, f"{text!r} is not a GGUF file; its content is damaged.")
-    return Checkpoint(text, path.parent, path.name)
-
-
-def _no_such_path(text: str) -> UserError:
-    return UserError(
-        ErrorKind.MODEL, f"There is no directory or file {text!r}; check the path of the model."
-    )
-
-
-def _unreadable(text: str, error: OSError) -> UserError:
-    reason = os.strerror(error.errno) if error.errno else "it cannot be read"
-    return UserError(ErrorKind.MODEL, f"{text!r} cannot be read as a model: {reason}.")
-
-
-# --- configuration ------------------------------------------------------------------------
-
-
-def _read_config(checkpoint: Checkpoint) -> Any:
-    from transformers import AutoConfig
-
-    if checkpoint.gguf_file is None:
-        _check_config_file(checkpoint)
-    what = "its configuration cannot be used"
-    if checkpoint.gguf_file is not None:
-        what = "the GGUF file is damaged, cut short, or of an architecture that cannot be read"
-    with _failing_as(checkpoint.name, what):
-        return AutoConfig.from_pretrained(
-            checkpoint.directory,
-            gguf_file=checkpoint.gguf_file,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
-
-
-def _check_config_file(checkpoint: Checkpoint) -> None:
-    """Refuse by its reason a configuration that transformers would refuse less clearly."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    path = checkpoint.directory / "config.json"
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise _unreadable(str(path), error) from error
-    except ValueError:
-        raise UserError(
-            ErrorKind.MODEL, f"{checkpoint.name}: config.json is damaged, it is not valid JSON."
-        ) from None
-    model_type = raw.get("model_type") if isinstance(raw, dict) else None
-    if not isinstance(model_type, str):
-        raise UserError(
-            ErrorKind.MODEL,
-            f"{checkpoint.name}: config.json names no model_type, so this is not a transformers "
-            "model.",
-        )
-    if model_type in CONFIG_MAPPING:
-        return
-    if raw.get("auto_map"):
-        raise UserError(
-            ErrorKind.MODEL,
-            f"{checkpoint.name} ({model_type}) needs code that comes with the model, and such code "
-            "is never run here; choose a model whose architecture is part of transformers.",
-        )
-    raise UserError(
-        ErrorKind.MODEL,
-        f"{checkpoint.name}: transformers does not know the architecture {model_type!r}.",
-    )
-
-
-def _model_class(checkpoint: Checkpoint, config: Any) -> Any:
-    """Choose the class that predicts tokens, or say why there is none."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        MODEL_FOR_MASKED_LM_MAPPING,
-        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-    )
-
-    stated = tuple(config.architectures or ())
-    shown = stated[0] if stated else config.model_type
-    other = sorted(set(config.sub_configs) - {"text_config", "encoder", "decoder"})
-    if sees_alone(config):
-        return _classifier_class(checkpoint, config)
-    if reads_pictures(config):
-        return _first(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)])
-    if other:
-        kinds = ", ".join(name.removesuffix("_config") for name in other)
-        raise _unsupported(checkpoint.name, shown, f"a model of more than text ({kinds})")
-    if getattr(config, "is_encoder_decoder", False):
-        if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-            return _first(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)])
-        raise _unsupported(checkpoint.name, shown, "an encoder-decoder that predicts no tokens")
-    causal = config if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else None
-    masked = config if type(config) in MODEL_FOR_MASKED_LM_MAPPING else None
-    if masked is not None and (causal is None or _states_masked(stated, config)):
-        return _first(MODEL_FOR_MASKED_LM_MAPPING[type(config)])
-    if causal is not None:
-        return _first(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
-    raise _unsupported(checkpoint.name, shown, "no language model that predicts tokens")
-
-
-def reads_pictures(config: Any) -> bool:
-    """Whether a model answers to text with pictures in it, and does so with text."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-    encoders = getattr(config, "is_encoder_decoder", False)
-    return (
-        type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        and "vision_config" in config.sub_configs
-        and not encoders
-    )
-
-
-def sees_alone(config: Any) -> bool:
-    """Whether a model says of a picture alone which class it shows."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        MODEL_FOR_MASKED_LM_MAPPING,
-    )
-
-    answers_text = (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        MODEL_FOR_MASKED_LM_MAPPING,
-    )
-    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        return False
-    if "ForImageClassification" in "".join(config.architectures or ()):
-        return True
-    reads_too = {"text_config", "vision_config"} & set(config.sub_configs)
-    return not reads_too and not any(type(config) in mapping for mapping in answers_text)
-
-
-def _classifier_class(checkpoint: Checkpoint, config: Any) -> Any:
-    """Choose the class of an image classifier: the one that the checkpoint names, of those that the
-    architecture has."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-
-    from models.attention_tap import dispatches
-
-    entry = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
-    classes = entry if isinstance(entry, tuple) else (entry,)
-    stated = tuple(config.architectures or ())
-    chosen = next((one for one in classes if one.__name__ in stated), classes[0])
-    if not dispatches(chosen):
-        raise _unsupported(
-            checkpoint.name,
-            chosen.__name__,
-            "an image classifier whose attention is not in transformers' registry",
-        )
-    return chosen
-
-
-def _states_masked(stated: tuple[str, ...], config: Any) -> bool:
-    """For an architecture that can be both: whether this checkpoint predicts at masks."""
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in stated):
-        return False
-    return not getattr(config, "is_decoder", False)
-
-
-def _first(entry: Any) -> Any:
-    return entry[0] if isinstance(entry, tuple) else entry
-
-
-def _unsupported(name: str, architecture: str, what: str) -> UserError:
-    return UserError(
-        ErrorKind.MODEL,
-        f"{name} ({architecture}) is {what}, which is not supported yet; choose a decoder such as "
-        "gpt2, an encoder such as bert-base-uncased, or an encoder-decoder such as t5-small.",
-    )
-
-
 # --- tokenizer and weights ----------------------------------------------------------------
 
 
@@ -453,14 +211,14 @@ def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
     if not reads_pictures(config):
         return None
     if type(config) not in PROCESSOR_MAPPING:
-        raise _unsupported(checkpoint.name, config.model_type, "a model without a processor")
+        raise unsupported(checkpoint.name, config.model_type, "a model without a processor")
     if not any((checkpoint.directory / name).exists() for name in PROCESSOR_FILES):
         raise UserError(
             ErrorKind.MODEL,
             f"{checkpoint.name} has no processor for pictures; put its files "
             f"({' or '.join(PROCESSOR_FILES)}) beside config.json.",
         )
-    with _failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
+    with failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
         return _of_images_alone(PROCESSOR_MAPPING[type(config)]).from_pretrained(
             checkpoint.directory, trust_remote_code=False, local_files_only=True
         )
@@ -476,7 +234,7 @@ def _load_image_processor(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.name} has no processor for pictures; put its preprocessor_config.json "
             "beside config.json.",
         )
-    with _failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
+    with failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
         return AutoImageProcessor.from_pretrained(
             checkpoint.directory, trust_remote_code=False, local_files_only=True
         )
@@ -505,7 +263,7 @@ def _of_images_alone(processor_class: Any) -> Any:
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
-    with _failing_as(checkpoint.name, "its tokenizer cannot be loaded"):
+    with failing_as(checkpoint.name, "its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.directory,
             gguf_file=checkpoint.gguf_file,
@@ -541,6 +299,26 @@ def correct_gguf_tokenizer(tokenizer: Any, gguf_path: Path) -> None:
         )
 
 
+def _classifier(
+    checkpoint: Checkpoint, model: Any, images: Any, tokenizer: Any, texts: tuple[str, ...]
+) -> tuple[Any, Any]:
+    """Return a model that sees alone as everything else takes it, and its processor.
+
+    Args:
+        tokenizer: of a model that compares pictures with texts; None for a classifier.
+        texts: what it compares them with.
+    """
+    from models.picture_classifier import as_language_model, class_processor
+
+    labels = model.config.id2label
+    if tokenizer is not None:
+        with failing_as(checkpoint.name, "it cannot compare pictures with texts"):
+            model = PictureAmongTexts(model, tokenizer, texts or FIRST_TEXTS)
+        labels = model.labels
+    processor = class_processor(labels, images)
+    return as_language_model(model, processor, checkpoint.name), processor
+
+
 def _load_weights(
     checkpoint: Checkpoint,
     config: Any,
@@ -553,7 +331,7 @@ def _load_weights(
     spread: dict[str, Any] = {}
     if device_map is not None:
         spread = {"device_map": device_map, "offload_folder": _offload_folder()}
-    with _failing_as(checkpoint.name, "its weights cannot be loaded"):
+    with failing_as(checkpoint.name, "its weights cannot be loaded"):
         model, report = model_class.from_pretrained(
             checkpoint.directory,
             config=None if checkpoint.gguf_file else config,
@@ -597,58 +375,8 @@ def _offload_folder() -> str:
 
 
 def _move(model: Any, device: torch.device, name: str) -> Any:
-    with _failing_as(name, f"it cannot be moved to {device}"):
+    with failing_as(name, f"it cannot be moved to {device}"):
         return model.to(device)
-
-
-@contextmanager
-def _failing_as(name: str, what: str) -> Iterator[None]:
-    """Turn whatever a library raises about a user's files into one sentence."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except UserError:
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(name) from error
-    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(
-            ErrorKind.MODEL,
-            f"{name}: {what}; a weight file is damaged, cut short, or holds more than plain "
-            f"tensors ({_reason(error)}).",
-        ) from error
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        StrictDataclassError,
-        TypeError,
-        ValueError,
-    ) as error:
-        if "allocate memory" in str(error) or "out of memory" in str(error):
-            raise _out_of_memory(name) from error
-        raise UserError(ErrorKind.MODEL, f"{name}: {what} ({_reason(error)}).") from error
-
-
-def _out_of_memory(name: str) -> UserError:
-    return UserError(
-        ErrorKind.DEVICE,
-        f"There is not enough memory to load {name}; close other programs, choose a smaller model, "
-        "or load it with --dtype bfloat16.",
-    )
-
-
-def _reason(error: BaseException, longest: int = 200) -> str:
-    """The first line of a library's message, without its full stop."""
-    lines = str(error).strip().splitlines()
-    text = lines[0].strip().rstrip(".") if lines else type(error).__name__
-    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 # --- devices ------------------------------------------------------------------------------

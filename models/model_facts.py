@@ -15,6 +15,13 @@ def is_encoder_decoder(model: Any) -> bool:
     return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
+def architecture_of(model: Any) -> str:
+    """Return what transformers calls a model, whatever it stands in here."""
+    while hasattr(model, "inner"):
+        model = model.inner
+    return type(model).__name__
+
+
 def kind_of(model: Any, tokenizer: Any) -> str:
     """Return what `ModelInfo.kind` says of a model."""
     if is_encoder_decoder(model):

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from models.attention_tap import Call, TapRequest, active
 from models.discovery import Forward, find_dispatching_sites
 from models.errors import ErrorKind, UserError
+from models.model_facts import architecture_of
 from models.picture import Picture
 from models.picture_prompts import PictureReader
 from models.tokens import TokenReader
@@ -77,9 +78,9 @@ class ClassProcessor:
     tokenizer: Any
 
 
-def class_processor(model: Any, image_processor: Any) -> ClassProcessor:
+def class_processor(labels: Mapping[int, str], image_processor: Any) -> ClassProcessor:
     """Return what prepares pictures for a classifier and names its classes."""
-    ids = {name: i for i, name in enumerate([*class_names(model.config.id2label), NO_CLASS])}
+    ids = {name: i for i, name in enumerate([*class_names(labels), NO_CLASS])}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(ids, unk_token=NO_CLASS)), unk_token=NO_CLASS
     )
@@ -111,8 +112,8 @@ def as_language_model(model: Any, processor: ClassProcessor, name: str) -> Pictu
     if len(set(seen)) != 1 or not seen[0]:
         raise UserError(
             ErrorKind.MODEL,
-            f"{name} ({type(model).__name__}) is not supported: its layers do not all see the same "
-            "positions of one picture (windows, or several resolutions).",
+            f"{name} ({architecture_of(model)}) is not supported: its layers do not all see the "
+            "same positions of one picture (windows, or several resolutions).",
         )
     return PictureClassifier(model, seen[0])
 
@@ -192,7 +193,7 @@ class PictureAlone:
         if len(sites) != n_layers:
             raise UserError(
                 ErrorKind.MODEL,
-                f"{type(model.inner).__name__} is not supported: softmax attention can be read in "
+                f"{architecture_of(model)} is not supported: softmax attention can be read in "
                 f"{len(sites)} of its {n_layers} layers.",
             )
         return FoundLayers(self, sites)

@@ -469,6 +469,52 @@ def classifier_directory(name: str) -> Path:
     return directory
 
 
+TEXTS = ("a red square", "a blue circle", "what is this picture")
+COMPARING: dict[str, tuple[str, dict[str, Any]]] = {
+    "CLIP": ("clip", {"vision_config": _PLAIN, "projection_dim": 24}),
+    "SigLIP": ("siglip", {"vision_config": _PLAIN}),
+}
+"""Models that compare pictures with texts: name -> transformers' type, and settings."""
+
+
+@cache
+def comparing_directory(name: str) -> Path:
+    """Return a checkpoint directory of a tiny random model that compares pictures with texts."""
+    from transformers import AutoModel
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    model_type, settings = COMPARING[name]
+    tokenizer = tokenizer_of(FAMILIES["llava"])
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 12,
+        "projection_size": 32,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.unk_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(model_type, text_config=text, **settings))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.2)
+    directory = Path(mkdtemp(prefix=f"tiny-comparing-{name}-"))
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(directory)
+    return directory
+
+
+@cache
+def tiny_comparing(name: str) -> LanguageModel:
+    return load_model(f"{comparing_directory(name)}#{'|'.join(TEXTS)}", device="cpu")
+
+
 @cache
 def tiny_classifier(name: str) -> LanguageModel:
     return load_model(classifier_directory(name), device="cpu")

@@ -15,7 +15,6 @@ from transformers import (
     AutoConfig,
     BertConfig,
     BertLMHeadModel,
-    ViTConfig,
 )
 
 from models.attention_tap import ATTENTION_NAME
@@ -185,7 +184,7 @@ def test_code_beside_a_known_architecture_is_not_run(checkpoint: Path) -> None:
     ("config", "expected"),
     [
         (AutoConfig.for_model("whisper"), "an encoder-decoder that predicts no tokens"),
-        (ViTConfig(), "no language model that predicts tokens"),
+        (AutoConfig.for_model("vit_mae"), "no language model that predicts tokens"),
         (AutoConfig.for_model("qwen2_audio"), "more than text (audio)"),
     ],
 )
