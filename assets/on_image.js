@@ -7,6 +7,11 @@
 
   const HUES = 7;
   const STRONGEST = 0.85; // opacity of the largest weight
+  // Parts of a head's attention on a picture, and the lines around what holds them, px.
+  const CONTOURS = [
+    { part: 0.9, line: 1.5 },
+    { part: 0.5, line: 3 },
+  ];
 
   function element(name, className, text) {
     const made = document.createElement(name);
@@ -35,9 +40,15 @@
     strength.setAttribute("aria-label", "Strength of the overlay");
     const label = element("label", "field-label", "overlay ");
     label.append(strength);
+    const contours = element("input", "");
+    contours.type = "checkbox";
+    const outlined = element("label", "field-label", "as contours ");
+    outlined.title = "Thick: the parts that hold half of a head's attention on the picture; thin: nine tenths";
+    outlined.append(contours);
     const least = element("span", "on-image-tip");
-    tools.append(label, least);
+    tools.append(label, outlined, least);
     strength.addEventListener("input", () => paint());
+    contours.addEventListener("change", () => paint());
     place.replaceChildren(note, tools, grid);
 
     let known = null;
@@ -259,15 +270,22 @@
       pen.scale(ratio, ratio);
       pen.imageSmoothingEnabled = picture.width > width;
       if (image.complete && image.naturalWidth) {
-        pen.filter = "grayscale(0.55)";
+        pen.filter = contours.checked ? "none" : "grayscale(0.55)";
         pen.drawImage(image, 0, 0, width, height);
         pen.filter = "none";
       }
       const hue = getComputedStyle(one.element).getPropertyValue("--hue").trim();
       const index = one.canvases.findIndex((each) => each.canvas === canvas);
       pen.fillStyle = hue;
+      if (contours.checked) {
+        for (const { part, line } of CONTOURS) {
+          const rectangles = holding(one.found, boxes, index, part).map((i) => boxes[i]);
+          pen.globalAlpha = strength.value / 100;
+          pen.drawImage(outlineOf(canvas, rectangles, zoom * ratio, line * ratio, hue), 0, 0, width, height);
+        }
+      }
       boxes.forEach((box, i) => {
-        if (!box || box[0] !== index) {
+        if (!box || box[0] !== index || contours.checked) {
           return;
         }
         pen.globalAlpha = STRONGEST * share(one.found[i]) * (strength.value / 100);
@@ -282,6 +300,39 @@
         pen.lineWidth = 2;
         pen.strokeRect(here[1] * zoom + 1, here[2] * zoom + 1, (here[3] - here[1]) * zoom - 2, (here[4] - here[2]) * zoom - 2);
       }
+    }
+
+    // The fewest positions that hold a part of what lies on a picture, largest first.
+    function holding(found, boxes, index, part) {
+      const there = [];
+      boxes.forEach((box, i) => box && box[0] === index && found[i] > 0 && there.push(i));
+      there.sort((a, b) => found[b] - found[a]);
+      const wanted = part * there.reduce((sum, i) => sum + found[i], 0);
+      let held = 0;
+      return there.filter((i) => {
+        const needed = held < wanted;
+        held += needed ? found[i] : 0;
+        return needed;
+      });
+    }
+
+    // The outline around rectangles taken together: all are drawn thick, then their insides taken out.
+    function outlineOf(canvas, rectangles, zoom, line, hue) {
+      const sheet = document.createElement("canvas");
+      [sheet.width, sheet.height] = [canvas.width, canvas.height];
+      const pen = sheet.getContext("2d");
+      const path = new window.Path2D();
+      for (const [, left, top, right, bottom] of rectangles) {
+        path.rect(left * zoom, top * zoom, (right - left) * zoom, (bottom - top) * zoom);
+      }
+      pen.strokeStyle = hue;
+      pen.lineWidth = 2 * line;
+      pen.stroke(path);
+      pen.globalCompositeOperation = "destination-out";
+      pen.fill(path);
+      pen.lineWidth = 1; // the seam between neighbours
+      pen.stroke(path);
+      return sheet;
     }
 
     document.addEventListener("pictures", () => known && show());

@@ -113,6 +113,29 @@ def test_a_picture_is_given_and_taken_out(policy: Page, tmp_path: Path) -> None:
     expect(policy.locator(".map-card")).to_have_count(1)  # the tower's head sees nothing
 
 
+def test_attention_is_drawn_as_contours(policy: Page) -> None:
+    """The thick line goes around the parts that hold half of the attention on the picture."""
+    filled = painted(policy, 0)
+    policy.get_by_role("checkbox", name="as contours").check()
+    assert painted(policy, 0) != filled
+    weights = policy.evaluate(
+        """() => {
+            const card = document.querySelector(".on-image-card");
+            const canvas = card.querySelector("canvas");
+            const hue = getComputedStyle(card).getPropertyValue("--hue").trim();
+            const wanted = [1, 3, 5].map((i) => parseInt(hue.slice(i, i + 2), 16));
+            const pen = canvas.getContext("2d");
+            const { data } = pen.getImageData(0, 0, canvas.width, canvas.height);
+            let coloured = 0;
+            for (let i = 0; i < data.length; i += 4) {
+                coloured += wanted.every((part, k) => Math.abs(data[i + k] - part) < 8);
+            }
+            return coloured / (data.length / 4);
+        }"""
+    )
+    assert 0.003 < weights < 0.4  # lines, no areas
+
+
 @pytest.mark.thorough
 def test_an_example_brings_its_scene(policy: Page) -> None:
     policy.locator("#examples").click()

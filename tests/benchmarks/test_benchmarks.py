@@ -8,7 +8,7 @@ import torch
 from tiny import tiny_directory
 
 from benchmarks import __main__ as front_door
-from benchmarks import gpu, overview, profile_sweep, screened
+from benchmarks import gpu, gpu_seeing, overview, profile_sweep, screened
 from benchmarks.memory import MIB, peak_bytes, peak_mib
 from benchmarks.prompts import PROMPTS
 from benchmarks.report import Goal
@@ -206,3 +206,15 @@ def test_what_is_left_of_the_wall_time_is_pythons() -> None:
 def test_subjects_are_known_by_name_or_directory() -> None:
     directory = tiny_directory("gpt2")
     assert subject_named(str(directory)).directory == directory
+
+
+def test_the_gpu_benchmark_of_what_sees_and_acts_runs_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu_seeing.main([]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+    assert gpu_seeing.main(["--device", "cpu", "--tiny", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "attention of L1H0 on the picture" in printed
+    assert "sweep of the expert's 8 heads" in printed
