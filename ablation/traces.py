@@ -7,7 +7,7 @@ are independent, and a difference at one is the ablation's own.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,8 @@ class Trace:
     """The same with heads ablated, if any are."""
     kl: FloatArray | None
     """float64 [n_frames, n_dimensions], nats: whole against ablated, of each dimension's tokens."""
+    ablation: Ablation | None
+    """What `after` is without."""
     heads: tuple[Head, ...]
     """Those that are watched."""
     on_image: FloatArray
@@ -67,6 +69,11 @@ class Trace:
     @property
     def n_done(self) -> int:
         return int(np.isfinite(self.before[:, 0]).sum())
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that it takes, nearly, in bytes."""
+        return sum(look.weights.nbytes for look in self.looks) + 8 * self.before.size * 4
 
     @property
     def moved(self) -> FloatArray | None:
@@ -94,6 +101,7 @@ class Trace:
             return {name: listed(values[:, i]) for i, name in enumerate(names)}
 
         return {
+            "ablated": None if self.ablation is None else _named(self.ablation),
             "times": listed(self.times),
             "recorded": by_name(self.recorded),
             "before": by_name(self.before),
@@ -114,16 +122,62 @@ class Trace:
         }
 
 
-def frame_prompt(model: LanguageModel, recording: Recording, index: int) -> TokenizedPrompt:
+def _named(ablation: Ablation) -> dict[str, Any]:
+    places = ablation.positions
+    return {
+        "heads": [head.to_json() for head in ablation.heads],
+        "intervention": ablation.intervention.spec,
+        "positions": None if places is None else list(places),
+    }
+
+
+def frame_prompt(
+    model: LanguageModel, recording: Recording, index: int, bos: bool | None = None
+) -> TokenizedPrompt:
     """Return what a policy is told at a frame of a recording.
+
+    Args:
+        bos: whether a beginning-of-sequence token stands in front; None leaves it to the tokenizer.
 
     Raises:
         UserError: the model is no policy or reads no pictures, the frame's pictures cannot be read,
             or the recording's state does not fit.
     """
     space = space_of(model)
-    told = space.told(recording.instruction, recording.frames[index].state)
-    return model.tokenize(told, pictures=recording.pictures(index))
+    told = space.told(recording.told(index), recording.frames[index].state)
+    pictures = recording.pictures(index)
+    try:
+        return model.tokenize(told, bos, pictures=pictures)
+    except UserError as error:
+        if len(pictures) < 2:
+            raise
+        raise UserError(
+            error.kind,
+            f"With the pictures of {len(pictures)} cameras ({', '.join(recording.cameras)}) the "
+            f"policy says: {error} Choose the cameras that it was trained with.",
+        ) from error
+
+
+def refuse_numbers(ablation: Ablation | None) -> None:
+    """Refuse positions by number: they mean another thing where a prompt has another length."""
+    places = () if ablation is None else ablation.positions or ()
+    if any(isinstance(place, int) for place in places):
+        raise UserError(
+            ErrorKind.POSITION,
+            "Along a recording positions are named by words (image, text, state), as numbers mean "
+            "other things in other frames; name them so, or take all positions.",
+        )
+
+
+def unmatched(space: ActionSpace, recording: Recording) -> str:
+    """Say so where a recording's actions have none of a policy's names; nothing otherwise."""
+    names = [dimension.name for dimension in space.dimensions]
+    if not recording.action_names or set(names) & set(recording.action_names):
+        return ""
+    return (
+        f"The recorded actions ({', '.join(recording.action_names)}) have none of the policy's "
+        f"names ({', '.join(names)}), so what was done is not drawn."
+    )
 
 
 def trace(
@@ -132,6 +186,7 @@ def trace(
     ablation: Ablation | None = None,
     heads: Sequence[Head] = (),
     *,
+    bos: bool | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> Trace:
@@ -140,6 +195,7 @@ def trace(
     Args:
         ablation: also ask with these heads ablated.
         heads: those of the language model whose attention is watched, without the ablation.
+        bos: as `frame_prompt`.
 
     Returns:
         The trace; cut short after `cancel` was set.
@@ -156,6 +212,7 @@ def trace(
             "Along an episode the attention of the position that answers is watched, which the "
             "vision tower does not have; choose heads of the language model.",
         )
+    refuse_numbers(ablation)
     n, d, things = len(recording), len(space.dimensions), recording.object_names
     before, after, kl = (np.full((n, d), np.nan) for _ in range(3))
     on_image = np.full((len(watched), n), np.nan)
@@ -168,7 +225,7 @@ def trace(
         except Cancelled:
             stopped = "cancelled"
             break
-        prompt = frame_prompt(model, recording, i)
+        prompt = frame_prompt(model, recording, i, bos)
         if ablation is None:
             before[i] = act(model, prompt).values
         else:
@@ -176,7 +233,10 @@ def trace(
             before[i], after[i], kl[i] = change.before.values, change.after.values, change.kl
         if watched:
             found = model.attention(prompt, watched, queries=[-1]).values[:, 0]
-            looks.append(_look(prompt, found))
+            look = _look(prompt, found)
+            if looks and looks[-1].cells == look.cells:  # kept once
+                look = replace(look, cells=looks[-1].cells)
+            looks.append(look)
             on_image[:, i] = looks[-1].weights.sum(axis=1)
             boxes = recording.frames[i].objects if looks[-1].cells else {}
             for k, name in enumerate(things):
@@ -193,6 +253,7 @@ def trace(
         before,
         after if ablates else None,
         kl if ablates else None,
+        ablation,
         watched,
         on_image,
         on_objects,

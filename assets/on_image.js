@@ -322,8 +322,11 @@
       [sheet.width, sheet.height] = [canvas.width, canvas.height];
       const pen = sheet.getContext("2d");
       const path = new window.Path2D();
+      // At the picture's edges the line lies inside, or it would not be seen.
+      const within = (edge, most) => Math.min(Math.max(edge * zoom, line), most - line);
       for (const [, left, top, right, bottom] of rectangles) {
-        path.rect(left * zoom, top * zoom, (right - left) * zoom, (bottom - top) * zoom);
+        const [x, y] = [within(left, sheet.width), within(top, sheet.height)];
+        path.rect(x, y, within(right, sheet.width) - x, within(bottom, sheet.height) - y);
       }
       pen.strokeStyle = hue;
       pen.lineWidth = 2 * line;

@@ -88,6 +88,7 @@ class ActionSpace:
         if self.prompt_pattern is None:
             return f"{instruction} {state}" if isinstance(state, str) else instruction
         try:
+            _refuse_other_state(self.prompt_pattern, state)
             return self.prompt_pattern.format(instruction=instruction, state=state)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
@@ -124,6 +125,17 @@ class ActionSpace:
         raise UserError(
             ErrorKind.TARGET, f"The policy has no action {name!r}; its actions are {known}."
         )
+
+
+def _refuse_other_state(pattern: str, state: str | Sequence[float] | None) -> None:
+    """Raise `ValueError` if a pattern asks for numbers where there are words, or the reverse."""
+    if "{state" not in pattern:
+        return
+    wants_numbers = "{state[" in pattern
+    if state is None or wants_numbers == isinstance(state, str):
+        raise ValueError("the state is of another kind")
+    if wants_numbers and not np.isfinite(np.array(state, dtype=float)).all():
+        raise ValueError("the state is no number")
 
 
 def read_actions(path: Path, reader: TokenReader, n_vocab: int) -> ActionSpace | None:
@@ -163,9 +175,11 @@ def read_actions(path: Path, reader: TokenReader, n_vocab: int) -> ActionSpace |
 
 def _check_prompt(path: Path, pattern: str) -> None:
     """Refuse a pattern that names anything else than an instruction and a state."""
-    for _, field, _, _ in Formatter().parse(pattern):
+    for _, field, spec, _ in Formatter().parse(pattern):
         if field is not None and not re.fullmatch(r"instruction|state(\[[0-9]+\])?", field):
             raise _refusal(path, f"its prompt may name instruction and state[0], not {field!r}")
+        if not re.fullmatch(r"[+]?(\.[0-9]{1,2})?[fged]?", spec or ""):
+            raise _refusal(path, f"its prompt may write a number as in .2f, not {spec!r}")
 
 
 def _dimension(path: Path, data: Any, reader: TokenReader, n_vocab: int) -> ActionDimension:

@@ -107,8 +107,15 @@ def as_language_model(model: Any, processor: ClassProcessor, name: str) -> Pictu
     def watch(_layer: int, call: Call) -> None:
         seen.append(call.z.shape[1] if call.z.shape[0] == 1 else 0)  # windows are a batch
 
-    with torch.inference_mode(), active(TapRequest(on_call=watch)):
-        model(pixel_values=torch.from_numpy(pixels).to(first.device, first.dtype))
+    try:
+        with torch.inference_mode(), active(TapRequest(on_call=watch)):
+            model(pixel_values=torch.from_numpy(pixels).to(first.device, first.dtype))
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{name} ({architecture_of(model)}) is not supported: it needs more than the pixels of "
+            f"one picture ({str(error).split(chr(10))[0][:160]}).",
+        ) from error
     if len(set(seen)) != 1 or not seen[0]:
         raise UserError(
             ErrorKind.MODEL,
@@ -116,6 +123,19 @@ def as_language_model(model: Any, processor: ClassProcessor, name: str) -> Pictu
             "same positions of one picture (windows, or several resolutions).",
         )
     return PictureClassifier(model, seen[0])
+
+
+def _patch_side(config: Any, name: str) -> int:
+    """Return how many pixels each side of a part has; raise `UserError` if nothing says so."""
+    side = getattr(getattr(config, "vision_config", config), "patch_size", None)
+    side = side[0] if isinstance(side, list | tuple) and len(set(side)) == 1 else side
+    if not isinstance(side, int) or side < 1:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{name} does not say into which parts it cuts a picture (patch_size), so it is not "
+            "supported.",
+        )
+    return side
 
 
 def _pixels(image_processor: Any, pictures: Sequence[Picture], name: str) -> Any:
@@ -137,6 +157,8 @@ class PictureAlone:
     reader: PictureReader
     n_classified: int
     """Positions."""
+    patch_side: int
+    """Pixels along each side of a part."""
     distilled: bool
     """Whether a token that learned from a teacher stands behind the class token (DeiT)."""
     n_layers: int = 0
@@ -149,6 +171,7 @@ class PictureAlone:
         return PictureAlone(
             PictureReader(processor, reader, -1, None, name),
             model.places.num_embeddings,
+            _patch_side(model.config, name),
             distilled,
         )
 
@@ -172,7 +195,8 @@ class PictureAlone:
             )
         pixels = _pixels(self.reader.processor.image_processor, pictures, self.reader.name)
         given = {"pixel_values": pixels}
-        prompt = picture_positions(self.reader, pictures, self.n_classified, given)
+        n_parts = self.n_parts(pixels)
+        prompt = picture_positions(self.reader, pictures, self.n_classified, given, n_parts)
         if not self.distilled:
             return prompt
         return replace(prompt, labels=("class", "distillation", *prompt.labels[2:]))
@@ -197,6 +221,11 @@ class PictureAlone:
                 f"{len(sites)} of its {n_layers} layers.",
             )
         return FoundLayers(self, sites)
+
+    def n_parts(self, pixels: Any) -> int:
+        """Return how many positions show a part of a picture [1, channel, y, x]."""
+        height, width = pixels.shape[-2:]
+        return int((height // self.patch_side) * (width // self.patch_side))
 
     @property
     def image_token(self) -> str:

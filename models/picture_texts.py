@@ -46,6 +46,10 @@ def parted_name(name: str | Path) -> tuple[str | Path, tuple[str, ...]]:
     if isinstance(name, Path) or MARK not in text or os.path.exists(os.path.expanduser(text)):
         return name, ()
     place, _, listed = text.partition(MARK)
+    # A directory's name may have the mark in it too.
+    for at in (i for i, character in enumerate(text) if character == MARK):
+        if os.path.isdir(os.path.expanduser(text[:at])):
+            place, listed = text[:at], text[at + 1 :]
     texts = tuple(part.strip() for part in listed.split(BETWEEN) if part.strip())
     if not 2 <= len(texts) <= MOST_TEXTS or len(set(texts)) < len(texts):
         raise UserError(

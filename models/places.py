@@ -67,8 +67,8 @@ def named_positions(prompt: TokenizedPrompt, word: str) -> list[int]:
         i for i, cell in shown if cell is not None and cell.row in rows and cell.column in columns
     ]
     if not found:
-        lowest = max(cell.row for _, cell in shown if cell is not None)
-        rightmost = max(cell.column for _, cell in shown if cell is not None)
+        lowest = max((cell.row for _, cell in shown if cell is not None), default=0)
+        rightmost = max((cell.column for _, cell in shown if cell is not None), default=0)
         raise UserError(
             ErrorKind.POSITION,
             f"No position shows {word}; rows run from 0 to {lowest} and columns from 0 to "

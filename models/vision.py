@@ -193,18 +193,20 @@ def picture_positions(
     pictures: Sequence[Picture],
     n_positions: int,
     given: Mapping[str, np.ndarray] | None = None,
+    n_parts: int | None = None,
 ) -> TokenizedPrompt:
-    """Return the positions of a vision tower, or of a classifier, on a picture: a square of parts,
-    and in front of it what stands for the whole: a class token, registers.
+    """Return the positions of a vision tower, or of a classifier, on a picture: its parts, and in
+    front of them what stands for the whole: a class token, registers.
 
     Args:
         given: what the model is given of the picture.
+        n_parts: how many positions show a part; None if they make a square.
     """
-    side = isqrt(n_positions)
-    first = n_positions - side * side  # a class token stands in front
-    found = reader.cells(pictures, side * side)
+    parts = isqrt(n_positions) ** 2 if n_parts is None else n_parts
+    first = n_positions - parts
+    found = reader.cells(pictures, parts)
     cells: list[Cell | None] = [None] * first
-    cells += found or [None] * (side * side)
+    cells += found or [None] * parts
     labels = ["class", *(f"register {i}" for i in range(1, first))][:first]
     labels += [
         f"▦{k}" if cell is None else cell_label(cell) for k, cell in enumerate(cells[first:])
@@ -214,7 +216,7 @@ def picture_positions(
         ids=tuple(range(n_positions)),
         labels=tuple(labels),
         texts=("",) * n_positions,
-        kinds=("special",) * first + (IMAGE,) * (side * side),
+        kinds=("special",) * first + (IMAGE,) * parts,
         pictures=tuple(pictures),
         cells=None if found is None else tuple(cells),
         given=given,

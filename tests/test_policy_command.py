@@ -158,8 +158,10 @@ def test_an_episode_is_recorded_followed_and_filmed(
     policy: LanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     episode, film, data = tmp_path / "episode", tmp_path / "episode.mp4", tmp_path / "trace.json"
-    assert run(command("--record", str(episode))) == 0
+    assert run(command("--record", str(episode), "--json", str(data))) == 0
     recording = open_recording(episode)
+    told = json.loads(data.read_text())
+    assert told["done"] == [list(frame.action or ()) for frame in recording.frames]
     assert recording.instruction == "touch the yellow triangle"
     model = ["policy", "--model", str(policy_directory()), "--recording", str(episode)]
     options = ["--ablate", "0.*, 1.*", "--watch", "1.2, 2.3"]
@@ -173,6 +175,8 @@ def test_an_episode_is_recorded_followed_and_filmed(
     )
     assert {**found.to_json(), "model": written["model"]}.items() <= written.items()
     assert written["recorded"] == written["before"]  # it did what it does
+    assert written["ablated"]["intervention"] == "zero"
+    assert len(written["ablated"]["heads"]) == 16
     with av.open(str(film)) as container:
         [stream] = container.streams.video
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
@@ -193,6 +197,8 @@ def test_an_episode_is_recorded_followed_and_filmed(
         (["--recording", "x", "--prompt", "go"], "--prompt does not go with --recording"),
         (["--record", "x"], "--record begins in one scene of the table; add --image"),
         (["--ablate", "1.2", "--positions", "3"], "--positions does not go with policy"),
+        (["--camera", "top"], "--camera needs --recording"),
+        (["--record", str(Path(__file__).parent), "--image", SCENE], "there are files in it"),
     ],
 )
 def test_what_does_not_go_with_a_recording(
@@ -206,9 +212,11 @@ def test_a_head_is_ablated_where_the_picture_stands(
     policy: LanguageModel, prompt: TokenizedPrompt, tmp_path: Path
 ) -> None:
     path = tmp_path / "action.json"
-    options = ["--ablate", "0.*, 1.*", "--positions", "image", "--json", str(path)]
-    assert run(command(*options)) == 0
     heads = tuple(h for h in policy.all_heads() if h.layer < 2)
-    at = tuple(i for i, kind in enumerate(prompt.kinds) if kind == "image")
-    expected = compare_actions(policy, prompt, Ablation(heads, Zero(), at))
-    assert json.loads(path.read_text())["kl"] == expected.to_json()["kl"]
+    assert prompt.cells is not None
+    for word, rows in (("image", range(8)), ("image[2-4,*]", range(2, 5))):
+        options = ["--ablate", "0.*, 1.*", "--positions", word, "--json", str(path)]
+        assert run(command(*options)) == 0
+        at = tuple(i for i, cell in enumerate(prompt.cells) if cell and cell.row in rows)
+        expected = compare_actions(policy, prompt, Ablation(heads, Zero(), at))
+        assert json.loads(path.read_text())["kl"] == expected.to_json()["kl"]

@@ -1,16 +1,15 @@
-"""A recorded episode as a film, GIF or MP4: its pictures with what a head looks at over them, and
-what the policy does at each moment, whole and ablated."""
+"""Pictures one after another as a film, GIF or MP4, with weights over them and text below."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from models.picture import Cell, Picture
-from models.recordings import Recording
 from models.types import FloatArray
 from viz.theme import LIGHT
 
@@ -42,19 +41,22 @@ def film(n: int, shot: Callable[[int], Shot], fps: float, kind: str = "gif") -> 
     """Return a film of n shots, which are asked for one after another.
 
     Args:
+        shot: each is of the first one's size; what is larger is cut off.
         fps: frames a second.
         kind: "gif", or "mp4" (H.264).
 
     Raises:
-        ValueError: no such kind.
+        ValueError: no such kind, or no shot.
     """
-    if kind not in FORMATS:
-        raise ValueError(f"a film is one of {FORMATS}, not {kind!r}")
-    images = (_drawn(shot(i)) for i in range(n))
-    return _gif(images, fps) if kind == "gif" else _mp4(images, fps)
+    if kind not in FORMATS or n < 1:
+        raise ValueError(f"a film is one of {FORMATS} and has shots, not {n} as {kind!r}")
+    first = _drawn(shot(0), None)
+    images = chain([first], (_drawn(shot(i), first.size) for i in range(1, n)))
+    return _gif(images, n, fps) if kind == "gif" else _mp4(images, fps)
 
 
-def _drawn(shot: Shot) -> Image.Image:
+def _drawn(shot: Shot, size: tuple[int, int] | None) -> Image.Image:
+    """Return a shot as an image; of another's size, if one is given: what is larger is cut off."""
     pixels = shot.picture.pixels
     zoom = max(1, -(-LEAST_SIDE // max(pixels.shape[:2])))
     large = np.kron(pixels, np.ones((zoom, zoom, 1), dtype=np.uint8)) if zoom > 1 else pixels
@@ -62,7 +64,8 @@ def _drawn(shot: Shot) -> Image.Image:
         large = _glowing(large, shot, zoom)
     height, width = large.shape[:2]
     # A video's sides are even numbers.
-    frame = Image.new("RGB", (width + width % 2, _even(height + LINE * len(shot.lines) + 6)))
+    full = (_even(width), _even(height + LINE * len(shot.lines) + 6))
+    frame = Image.new("RGB", size or full)
     frame.paste(LIGHT.surface, (0, 0, *frame.size))
     frame.paste(Image.fromarray(large), (0, 0))
     pen = ImageDraw.Draw(frame)
@@ -93,15 +96,15 @@ def _glowing(pixels: np.ndarray, shot: Shot, zoom: int) -> np.ndarray:
     return np.asarray(mixed.astype(np.uint8))
 
 
-def _gif(images: Any, fps: float) -> bytes:
-    first, *others = images
+def _gif(images: Iterator[Image.Image], n: int, fps: float) -> bytes:
     file = io.BytesIO()
-    times = [round(1000 / fps)] * len(others) + [LAST_MS]
-    first.save(file, "GIF", save_all=True, append_images=others, duration=times, loop=0)
+    times = [round(1000 / fps)] * (n - 1) + [LAST_MS]
+    # One after another: all frames of a long episode would fill the memory.
+    next(images).save(file, "GIF", save_all=True, append_images=images, duration=times, loop=0)
     return file.getvalue()
 
 
-def _mp4(images: Any, fps: float) -> bytes:
+def _mp4(images: Iterator[Image.Image], fps: float) -> bytes:
     import av
 
     file = io.BytesIO()
@@ -125,38 +128,6 @@ def _rate(thousandths: int) -> Any:
     return Fraction(thousandths, 1000)
 
 
-def recording_film(
-    recording: Recording, trace: Any, watched: int | None = None, kind: str = "gif"
-) -> bytes:
-    """Return a recorded episode as a film, as far as a policy was traced along it.
-
-    Args:
-        trace: an `ablation.traces.Trace`.
-        watched: which of its heads is drawn over the pictures; None for none.
-        kind: as `film`.
-    """
-    strongest = 1.0
-    if watched is not None:
-        looks = [look.weights[watched] for look in trace.looks]
-        strongest = max((float(w.max()) for w in looks if len(w)), default=1.0) or 1.0
-
-    def shot(i: int) -> Shot:
-        actions = [("done", trace.recorded[i]), ("whole", trace.before[i])]
-        if trace.after is not None:
-            actions.append(("ablated", trace.after[i]))
-        lines: tuple[str, ...] = (f"{trace.times[i]:.1f} s  {recording.instruction}",)
-        lines += action_lines(trace.space, actions)
-        [picture, *_] = recording.pictures(i)
-        if watched is None:
-            return Shot(picture, lines)
-        look = trace.looks[i]
-        on_image = look.weights[watched].sum()
-        said = f"{trace.heads[watched]}: {on_image:.0%} of its attention on the picture"
-        return Shot(picture, (*lines, said), look.cells, look.weights[watched] / strongest)
-
-    return film(trace.n_done, shot, frames_a_second(trace.times), kind)
-
-
 def frames_a_second(times: FloatArray) -> float:
     """Return at which rate frames follow each other, at most 60 and at least 0.5 a second."""
     steps = np.diff(times)
@@ -168,11 +139,10 @@ def action_lines(space: Any, actions: Sequence[tuple[str, FloatArray]]) -> tuple
     """Return a line of text for each action: who does it, and what in words."""
     lines = []
     for name, values in actions:
-        if not np.isfinite(values).all():
-            continue
         said = "  ".join(
             f"{dimension.name} {dimension.said(float(value))}"
             for dimension, value in zip(space.dimensions, values, strict=True)
+            if np.isfinite(value)
         )
-        lines.append(f"{name}: {said}")
+        lines.append(f"{name}: {said or 'not told'}")
     return tuple(lines)

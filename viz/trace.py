@@ -168,7 +168,8 @@ def _action_strips(trace: Any, dark: bool) -> list[_Strip]:
             lines.append(
                 _Line("ablated", trace.after[:, k], colours.accent, "dash", shape="hv", unit=unit)
             )
-        low, high = float(dimension.values.min()), float(dimension.values.max())
+        drawn = np.concatenate([dimension.values, *(line.values for line in lines)])
+        low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
         room = 0.08 * (high - low)
         axis: dict[str, Any] = {"range": [low - room, high + room]}
         if dimension.is_choice:
@@ -201,9 +202,3 @@ def _looks(trace: Any, dark: bool) -> list[_Strip]:
         axis = {"range": [0, 1.04], "tickformat": ".0%"}
         strips.append(_Strip(f"attention of {head}", tuple(lines), axis))
     return strips
-
-
-def watched_note(heads: Sequence[Any]) -> str:
-    """Return what is said where more heads are watched than have a strip."""
-    left = len(heads) - _MOST_HEADS
-    return "" if left <= 0 else f"The first {_MOST_HEADS} of {len(heads)} heads are drawn."

@@ -33,7 +33,7 @@ def run(options: Namespace, terminal: Terminal) -> int:
     if options.recording is not None:
         return follow(model, _ablation(model, options), options, terminal)
     if options.record is not None:
-        return record(model, _ablation(model, options), options)
+        return record(model, _ablation(model, options), options, terminal)
     prompt = _prompt(model, options)
     if options.modalities:
         return _modalities(model, prompt, terminal)
@@ -94,7 +94,10 @@ def _prompt(model: "LanguageModel", options: Namespace) -> "TokenizedPrompt":
 
 def _numbered(positions: str | None) -> bool:
     """Whether positions are named by numbers, which mean another thing as a prompt grows."""
-    return positions is not None and any(character.isdigit() for character in positions)
+    from ablation.interventions.notation import read_positions
+
+    places = () if positions is None else read_positions(positions) or ()
+    return any(isinstance(place, int) for place in places)
 
 
 def _ablation(model: "LanguageModel", options: Namespace) -> "Ablation | None":

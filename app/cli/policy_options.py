@@ -82,6 +82,13 @@ def add_policy(commands: Any) -> None:
         help="which episode of a dataset --recording follows (default: %(default)s)",
     )
     parser.add_argument(
+        "--camera",
+        action="append",
+        metavar="NAME",
+        help="a camera whose pictures the policy is shown along --recording, of several; may be "
+        "given again (default: all)",
+    )
+    parser.add_argument(
         "--watch",
         metavar="HEADS",
         help="heads whose attention on the picture and on things --recording notes down",

@@ -11,6 +11,7 @@ from app.cli.question import read_heads
 from app.cli.sweep import INTERRUPTED
 from app.cli.terminal import Terminal, cancelled_by_interrupt, check_writable, write_bytes
 from models.errors import ErrorKind, UserError
+from models.recordings.folder import refuse_filled
 
 if TYPE_CHECKING:
     from ablation.traces import Trace
@@ -25,11 +26,13 @@ MOST_ROWS = 40
 def check_film(options: Namespace) -> None:
     """Raise `UserError` for options that only make sense along a recording, or a film that cannot
     be written: better known before the work than after."""
-    for option in ("watch", "film", "number"):
+    for option in ("watch", "film", "number", "camera"):
         if getattr(options, option) and options.recording is None:
             raise UserError(
                 ErrorKind.OPTION, f"--{option} needs --recording; add it, or leave this out."
             )
+    if options.record is not None and Path(options.record).is_dir():
+        refuse_filled(Path(options.record))
     if options.film is None:
         return
     if Path(options.film).suffix.lower() not in (".gif", ".mp4"):
@@ -46,13 +49,17 @@ def follow(
     terminal: Terminal,
 ) -> int:
     """Follow a recorded episode and print what the policy does at each frame."""
-    from ablation.traces import trace
+    from ablation.traces import trace, unmatched
     from models.recordings import open_recording
 
     recording = open_recording(options.recording, options.number)
+    if options.camera:
+        recording = recording.seen_by(options.camera)
     heads = () if options.watch is None else read_heads(model, options.watch)
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
-        found = trace(model, recording, ablation, heads, progress=progress, cancel=cancel)
+        found = trace(
+            model, recording, ablation, heads, bos=options.bos, progress=progress, cancel=cancel
+        )
     terminal.print(f"{model.name}: {recording.name}, {recording.instruction}")
     terminal.print(_actions(found))
     if len(recording) > MOST_ROWS:
@@ -64,20 +71,15 @@ def follow(
         terminal.print(said if moved.any() else "the ablation moves no action")
     if heads:
         terminal.print(_looks(found))
-    if options.film is not None:
-        from viz.film import recording_film
+    if sentence := unmatched(found.space, recording):
+        terminal.warn(sentence)
+    terminal.write_json({**_about(model, recording), **found.to_json()})
+    if options.film is not None and found.n_done:
+        from app.films import recording_film
 
         kind = Path(options.film).suffix.lower().removeprefix(".")
         film = recording_film(recording, found, 0 if heads else None, kind)
         write_bytes(options.film, film, "--film")
-    terminal.write_json(
-        {
-            "model": model.name,
-            "recording": recording.name,
-            "instruction": recording.instruction,
-            **found.to_json(),
-        }
-    )
     return INTERRUPTED if found.stopped == "cancelled" else 0
 
 
@@ -119,13 +121,31 @@ def _mean(values: Any) -> str:
     return f"{known.mean():.0%}" if len(known) else "not told"
 
 
-def record(model: "LanguageModel", ablation: "Ablation | None", options: Namespace) -> int:
+def record(
+    model: "LanguageModel",
+    ablation: "Ablation | None",
+    options: Namespace,
+    terminal: Terminal,
+) -> int:
     """Let the policy of the table act from a scene on, and write the episode."""
     from models.recordings.folder import write_folder
     from models.tabletop.recording import FPS
 
-    write_folder(played(model, options.image, ablation), Path(options.record), FPS)
+    recording = played(model, options.image, ablation)
+    write_folder(recording, Path(options.record), FPS)
+    terminal.print(f"{recording.instruction}: {len(recording)} frames are in {options.record}")
+    actions = [list(frame.action or ()) for frame in recording.frames]
+    told = {"actions": list(recording.action_names), "done": actions}
+    terminal.write_json({**_about(model, recording), "directory": options.record, **told})
     return 0
+
+
+def _about(model: "LanguageModel", recording: "Recording") -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "recording": recording.name,
+        "instruction": recording.instruction,
+    }
 
 
 def played(

@@ -8,6 +8,7 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update, set_props
 
+from ablation.heads import format_heads
 from app import ids
 from app.images import TABLE
 from app.panels.pieces import graph
@@ -22,6 +23,17 @@ from models.types import Head
 WIDTH, HEIGHT = 296, 120  # px
 _KEPT_BYTES = 2**20
 """What an open recording is counted as: its pictures are read when they are shown."""
+MOST_HEADS = 4
+"""Heads that are watched along a recording: each has a strip of its own."""
+STILL = (
+    ids.RECORDING_OPEN,
+    ids.RECORDING_PLAY,
+    ids.RECORDING_FRAME,
+    ids.RECORDING_BACK,
+    ids.RECORDING_ON,
+    ids.RECORDING_CAMERAS,
+)
+"""What may not change while a policy is followed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +42,8 @@ class Followed:
 
     recording: Recording
     trace: Any = None
+    cameras: tuple[str, ...] = ()
+    """Of which the trace is."""
 
 
 def layout() -> html.Section:
@@ -83,6 +97,13 @@ def layout() -> html.Section:
 def _body() -> Sequence[Any]:
     small: dict[str, Any] = {"size": "compact-xs", "variant": "default"}
     return [
+        dmc.MultiSelect(
+            id=ids.RECORDING_CAMERAS,
+            data=[],
+            value=[],
+            size="xs",
+            **{"aria-label": "Cameras whose pictures the policy is shown"},
+        ),
         html.P(id=ids.RECORDING_CAPTION, className="caption", **{"aria-live": "polite"}),
         html.Div(
             [
@@ -156,7 +177,7 @@ def shown(services: Services, view: View, recording: Recording, index: int) -> d
     from ablation.actions import space_of
 
     space = space_of(services.model(view.model))
-    told = space.told(recording.instruction, recording.frames[index].state)
+    told = space.told(recording.told(index), recording.frames[index].state)
     kept = [services.images.keep_picture(picture) for picture in recording.pictures(index)]
     return {
         "text": told,
@@ -171,7 +192,7 @@ def caption(recording: Recording, index: int) -> str:
     """Say which frame is shown, and what was done in it."""
     frame = recording.frames[index]
     where = f"frame {index} of 0 to {len(recording) - 1}, {frame.time:.2f} s"
-    said = f"{where}: {recording.instruction}"
+    said = f"{where}: {recording.told(index)}"
     if frame.action is None or not recording.action_names:
         return said
     pairs = zip(recording.action_names, frame.action, strict=True)
@@ -179,8 +200,19 @@ def caption(recording: Recording, index: int) -> str:
 
 
 def watched_heads(view: View) -> tuple[Head, ...]:
-    """Return the chosen heads that a policy's answer is read through: the language model's."""
-    return tuple(head for head in view.heads or () if not head.stack)
+    """Return the chosen heads that a policy's answer is read through, the language model's, as many
+    as are drawn."""
+    return tuple(head for head in view.heads or () if not head.stack)[:MOST_HEADS]
+
+
+def whole_number(value: int | str | None) -> int:
+    """Return what stands in the field of an episode's number; raise `UserError` if it is none."""
+    try:
+        return int(value or 0)
+    except ValueError:
+        raise UserError(
+            ErrorKind.RECORDING, f"{str(value)[:20]!r} is no episode's number; write 0, 1, 2."
+        ) from None
 
 
 def register(app: Dash, services: Services) -> None:
@@ -191,11 +223,13 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.RECORDING_PLAY, "display"),
         Output(ids.RECORDING_BODY, "hidden", allow_duplicate=True),
         Input(ids.MODEL, "data"),
+        State(ids.RECORDING, "data"),
         prevent_initial_call=True,
     )
-    def show(name: str | None) -> Any:
+    def show(name: str | None, opened: dict[str, Any] | None) -> Any:
         acts = name is not None and services.model(name).actions is not None
-        return not acts, "block" if name == TABLETOP_NAME else "none", True
+        other = opened is None or opened["model"] != name
+        return not acts, "block" if name == TABLETOP_NAME else "none", other
 
     @app.callback(
         Output(ids.RECORDING, "data"),
@@ -207,6 +241,9 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.TRACE_CAPTION, "children", allow_duplicate=True),
         Output(ids.FILM_GIF, "disabled", allow_duplicate=True),
         Output(ids.FILM_MP4, "disabled", allow_duplicate=True),
+        Output(ids.RECORDING_CAMERAS, "data"),
+        Output(ids.RECORDING_CAMERAS, "value"),
+        Output(ids.RECORDING_CAMERAS, "display"),
         Input(ids.RECORDING_OPEN, "n_clicks"),
         Input(ids.RECORDING_PLAY, "n_clicks"),
         State(ids.RECORDING_PATH, "value"),
@@ -226,7 +263,7 @@ def register(app: Dash, services: Services) -> None:
         data: dict[str, Any] | None,
     ) -> Any:
         if data is None:
-            return (no_update,) * 9
+            return (no_update,) * 12
         from models.recordings import open_recording
 
         view = View.from_json(data)
@@ -234,13 +271,16 @@ def register(app: Dash, services: Services) -> None:
             if ctx.triggered_id == ids.RECORDING_PLAY:
                 recording = played(services, view)
             else:
-                recording = open_recording(path or "", int(number or 0))
+                recording = open_recording(path or "", whole_number(number))
             shown(services, view, recording, 0)  # what does not fit is said before anything moves
         except UserError as error:
-            return no_update, str(error), *(no_update,) * 7
+            return no_update, str(error), *(no_update,) * 10
         key = services.results.keep(Followed(recording), _KEPT_BYTES)
-        opened = {"key": key, "at": time.time()}
-        return opened, None, False, max(1, len(recording) - 1), 0, True, None, True, True
+        opened = {"key": key, "model": view.model, "at": time.time()}
+        cameras = list(recording.cameras)
+        several = "block" if len(cameras) > 1 else "none"
+        last = max(1, len(recording) - 1)
+        return opened, None, False, last, 0, True, None, True, True, cameras, cameras, several
 
     @app.callback(
         Output(ids.PROMPT_REQUEST, "data", allow_duplicate=True),
@@ -250,12 +290,17 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.RECORDING_ERROR, "children", allow_duplicate=True),
         Input(ids.RECORDING, "data"),
         Input(ids.RECORDING_FRAME, "value"),
+        Input(ids.RECORDING_CAMERAS, "value"),
         State(ids.VIEW, "data"),
         State(ids.DARK, "data"),
         prevent_initial_call=True,
     )
     def go(
-        opened: dict[str, Any] | None, index: int, data: dict[str, Any] | None, dark: bool
+        opened: dict[str, Any] | None,
+        index: int,
+        cameras: list[str],
+        data: dict[str, Any] | None,
+        dark: bool,
     ) -> Any:
         if opened is None or data is None:
             return (no_update,) * 5
@@ -264,7 +309,8 @@ def register(app: Dash, services: Services) -> None:
         followed = _followed(services, opened)
         index = min(int(index or 0), len(followed.recording) - 1)
         try:
-            request = shown(services, View.from_json(data), followed.recording, index)
+            seen = followed.recording.seen_by(cameras)
+            request = shown(services, View.from_json(data), seen, index)
         except UserError as error:
             return *(no_update,) * 4, str(error)
         marked: Any = no_update
@@ -301,10 +347,12 @@ def _register_trace(app: Dash, services: Services) -> None:
         Input(ids.TRACE_RUN, "n_clicks"),
         State(ids.RECORDING, "data"),
         State(ids.RECORDING_FRAME, "value"),
+        State(ids.RECORDING_CAMERAS, "value"),
         State(ids.VIEW, "data"),
         State(ids.DARK, "data"),
         State(ids.TAB_ID, "data"),
         running=[
+            *((Output(part, "disabled"), True, False) for part in STILL),
             (Output(ids.TRACE_RUN, "disabled"), True, False),
             (Output(ids.TRACE_CANCEL, "disabled"), False, True),
             (Output(ids.TRACE_PROGRESS, "hidden"), False, True),
@@ -315,35 +363,55 @@ def _register_trace(app: Dash, services: Services) -> None:
         n_clicks: int | None,
         opened: dict[str, Any] | None,
         index: int,
+        cameras: list[str],
         data: dict[str, Any] | None,
         dark: bool,
         tab: str,
     ) -> Any:
         if not n_clicks or opened is None or data is None:
             return (no_update,) * 5
-        from ablation.traces import trace
-        from viz.trace import trace_figure, watched_note
+        from ablation.traces import trace, unmatched
+        from viz.trace import trace_figure
 
         followed, view = _followed(services, opened), View.from_json(data)
         model, heads = services.model(view.model), watched_heads(view)
         ablation, problem = ablation_of(view, services.prompt(view, model))
         if problem is not None:
             raise problem
+        seen = followed.recording.seen_by(cameras)
         with services.jobs.start(tab) as job:
             bar = Bar(job, ids.TRACE_BAR, ids.TRACE_STATUS, watch_page())
             bar.start()
             found = trace(
-                model, followed.recording, ablation, heads, progress=bar, cancel=job.cancel
+                model, seen, ablation, heads, bos=view.bos, progress=bar, cancel=job.cancel
             )
         if not found.n_done:
             return no_update, no_update, "Cancelled.", no_update, no_update
-        services.results.put(opened["key"], Followed(followed.recording, found), _KEPT_BYTES)
+        kept = Followed(followed.recording, found, seen.cameras)
+        services.results.put(opened["key"], kept, _KEPT_BYTES + found.n_bytes)
         now = followed.recording.frames[min(int(index or 0), len(followed.recording) - 1)].time
         figure = trace_figure(found, now=now, width=WIDTH, dark=bool(dark))
         cut = "" if found.stopped == "complete" else f"Cancelled after {found.n_done} frames. "
-        return figure, False, cut + _said(found) + watched_note(heads), False, False
+        said = cut + _said(found) + unmatched(found.space, seen)
+        return figure, False, said, False, False
 
     cancels(app, services, ids.TRACE_CANCEL, ids.TRACE_STATUS)
+
+    @app.callback(
+        Output(ids.TRACE, "figure", allow_duplicate=True),
+        Input(ids.DARK, "data"),
+        State(ids.RECORDING, "data"),
+        State(ids.RECORDING_FRAME, "value"),
+        prevent_initial_call=True,
+    )
+    def redraw(dark: bool, opened: dict[str, Any] | None, index: int) -> Any:
+        followed = None if opened is None else services.results.get(opened["key"])
+        if followed is None or followed.trace is None:
+            return no_update
+        from viz.trace import trace_figure
+
+        now = followed.recording.frames[min(int(index or 0), len(followed.recording) - 1)].time
+        return trace_figure(followed.trace, now=now, width=WIDTH, dark=bool(dark))
 
     @app.callback(
         Output(ids.RECORDING_FRAME, "value", allow_duplicate=True),
@@ -364,11 +432,12 @@ def _said(trace: Any) -> str:
     if trace.moved is None:
         return "Nothing is ablated; switch heads off on the left and follow again to compare. "
     moved = trace.moved[: trace.n_done]
+    what = f"{format_heads(trace.ablation.heads)} ({trace.ablation.intervention.label})"
     if not moved.any():
-        return "The ablation moves no action. "
+        return f"Without {what} no action is another. "
     most = int(moved.argmax())
     return (
-        f"Ablating moves the action by {moved.mean():.2g} of its reach on average, most "
+        f"Ablating {what} moves the action by {moved.mean():.2g} of its reach on average, most "
         f"({moved[most]:.2g}) at {trace.times[most]:.2f} s. "
     )
 
@@ -388,14 +457,15 @@ def _register_films(app: Dash, services: Services) -> None:
     def save(_gif: int | None, _mp4: int | None, opened: dict[str, Any] | None) -> Any:
         if opened is None:
             return no_update
-        from viz.film import recording_film
+        from app.films import recording_film
 
         followed = _followed(services, opened)
         if followed.trace is None:
             return no_update
         kind = "gif" if ctx.triggered_id == ids.FILM_GIF else "mp4"
         watched = 0 if followed.trace.heads else None
-        film = recording_film(followed.recording, followed.trace, watched, kind)
+        seen = followed.recording.seen_by(followed.cameras)
+        film = recording_film(seen, followed.trace, watched, kind)
         return dcc.send_bytes(film, f"recording.{kind}")
 
 

@@ -14,12 +14,13 @@ on the first picture, pixels) may be left out, and so may `time`, in seconds: it
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from models.picture import Picture, read_picture
-from models.recordings.refusals import MOST_FRAMES, refusal, refusing
+from models.recordings.refusals import MOST_FRAMES, refusal, refuse_times, refusing
 from models.recordings.types import Box, Frame, Recording
 
 EPISODE_FILE = "episode.json"
@@ -44,7 +45,7 @@ def read_folder(directory: Path) -> Recording:
             raise refusal(path, f"it must have 1 to {MOST_FRAMES:,} frames")
         names = tuple(str(name) for name in data.get("actions", ()))
         fps = float(data.get("fps", FPS))
-        if not fps > 0:
+        if not 0 < fps < math.inf:
             raise refusal(path, f"its fps must be more than 0, not {fps:g}")
         frames = tuple(_frame(path, i, one, names, fps) for i, one in enumerate(described))
         files = [_files(path, i, one) for i, one in enumerate(described)]
@@ -59,19 +60,29 @@ def read_folder(directory: Path) -> Recording:
                 path,
                 f"it names {len(cameras)} cameras and its frames have {len(files[0])} pictures",
             )
-        instruction = str(data["instruction"]).strip()
+        instruction = data["instruction"]
+        if not isinstance(instruction, str) or not instruction.strip():
+            raise refusal(path, "its instruction is no text")
+        refuse_times(path, [frame.time for frame in frames])
 
     def pictures(index: int) -> tuple[Picture, ...]:
-        return tuple(read_picture(file) for file in files[index])
+        with refusing(path, f"the pictures of frame {index} cannot be read"):
+            return tuple(read_picture(file) for file in files[index])
 
     return Recording(
-        directory.name,
-        instruction,
+        directory.resolve().name,
+        instruction.strip(),
         frames,
         cameras or tuple(f"camera {i}" for i in range(len(files[0]))),
         names,
         pictures,
     )
+
+
+def refuse_filled(directory: Path) -> None:
+    """Raise `UserError` if there are files in a folder that an episode is to be written to."""
+    if any(directory.iterdir()):
+        raise refusal(directory, "there are files in it already; name an empty folder")
 
 
 def write_folder(recording: Recording, directory: Path, fps: float = FPS) -> None:
@@ -82,8 +93,7 @@ def write_folder(recording: Recording, directory: Path, fps: float = FPS) -> Non
     """
     with refusing(directory, "it cannot be written there"):
         directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise refusal(directory, "there are files in it already; name an empty folder")
+        refuse_filled(directory)
         described = []
         for i, frame in enumerate(recording.frames):
             names = []

@@ -6,6 +6,8 @@ an episode's. Pictures stand in the parquet files as encoded files, or lie besid
 """
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.picture import Picture, read_picture
-from models.recordings.refusals import MOST_FRAMES, refusal, refusing
+from models.recordings.refusals import MOST_FRAMES, refusal, refuse_times, refusing
 from models.recordings.types import Frame, Recording
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ INFO_FILE = "meta/info.json"
 ACTION, STATE = "action", "observation.state"
 PICTURES, VIDEO = "image", "video"
 """What a camera's `dtype` is."""
+_PATTERN = re.compile(r"(?:[\w./-]|\{(?:\w+)(?::0?[0-9]d)?\})+")
+"""Paths with places for numbers, such as {episode_index:06d}."""
+_PLACES = ("chunk_index", "file_index")
 LATE = 0.5
 """A video's frame may be this part of a frame's duration from the time that is asked for."""
 
@@ -53,8 +58,13 @@ class _Dataset:
         if feature is None:
             return ()
         names = feature.get("names")
-        while isinstance(names, Mapping):  # {"motors": [...]}
-            names = next(iter(names.values()), None)
+        while isinstance(names, Mapping):  # {"motors": [...]}, or {"x": 0, "y": 1}
+            numbered = all(isinstance(place, int) for place in names.values())
+            names = (
+                sorted(names, key=lambda name: names[name])
+                if numbered
+                else next(iter(names.values()), None)
+            )
         n = int(feature["shape"][0])
         if isinstance(names, list) and len(names) == n:
             return tuple(str(name) for name in names)
@@ -76,8 +86,11 @@ def read_lerobot(directory: Path, episode: int = 0) -> Recording:
         n_episodes = int(dataset.info["total_episodes"])
         if not 0 <= episode < n_episodes:
             raise refusal(
-                directory, f"it has the episodes 0 to {n_episodes - 1}, and {episode} was asked for"
+                directory,
+                f"it has {n_episodes} episodes, counted from 0, and {episode} was asked for",
             )
+        if not 0 < dataset.fps < math.inf:
+            raise refusal(path, f"its fps must be more than 0, not {dataset.fps:g}")
         if not dataset.cameras:
             raise refusal(directory, "no camera recorded pictures")
     from polars.exceptions import PolarsError
@@ -95,11 +108,26 @@ def _read_episode(dataset: _Dataset, episode: int) -> Recording:
             f"its episode {episode} has {len(rows):,} frames, not 1 to {MOST_FRAMES:,}",
         )
     times = [float(time) for time in rows["timestamp"].to_list()]
+    refuse_times(dataset.directory, times)
     columns = {key: rows[key].to_list() if key in rows.columns else None for key in (ACTION, STATE)}
+    tasks = _tasks(dataset, rows, described)
     frames = tuple(
-        Frame(time - times[0], _numbers(columns[STATE], i), _numbers(columns[ACTION], i))
+        Frame(
+            time - times[0],
+            _numbers(columns[STATE], i),
+            _numbers(columns[ACTION], i),
+            instruction=tasks[i],
+        )
         for i, time in enumerate(times)
     )
+    names = dataset.names(ACTION) if columns[ACTION] is not None else ()
+    for i, frame in enumerate(frames):
+        if frame.action is not None and len(frame.action) != len(names):
+            raise refusal(
+                dataset.directory,
+                f"the action of frame {i} has {len(frame.action)} numbers, and {INFO_FILE} names "
+                f"{len(names)}",
+            )
     cameras = dataset.cameras
     missing = [key for key, kind in cameras.items() if kind == PICTURES and key not in rows.columns]
     if missing:
@@ -113,19 +141,20 @@ def _read_episode(dataset: _Dataset, episode: int) -> Recording:
 
     def pictures(index: int) -> tuple[Picture, ...]:
         name = f"frame {index}"
-        return tuple(
-            videos[key].picture(times[index] - times[0], name)
-            if key in videos
-            else _still(dataset, stills[key][index], name)
-            for key in cameras
-        )
+        with refusing(dataset.directory, f"the pictures of {name} cannot be read"):
+            return tuple(
+                videos[key].picture(times[index] - times[0], name)
+                if key in videos
+                else _still(dataset, stills[key][index], name)
+                for key in cameras
+            )
 
     return Recording(
-        f"{dataset.directory.name} {episode}",
-        _instruction(dataset, rows, described),
+        f"{dataset.directory.resolve().name} {episode}",
+        tasks[0],
         frames,
         tuple(cameras),
-        dataset.names(ACTION) if columns[ACTION] is not None else (),
+        names,
         pictures,
     )
 
@@ -144,10 +173,16 @@ def _described(dataset: _Dataset, episode: int) -> Mapping[str, Any]:
     import polars
 
     for file in sorted((dataset.directory / "meta" / "episodes").glob("**/*.parquet")):
-        found = polars.read_parquet(file).filter(polars.col("episode_index") == episode)
+        table = polars.scan_parquet(file)
+        wanted = [name for name in table.collect_schema().names() if not name.startswith("stats/")]
+        found = table.filter(polars.col("episode_index") == episode).select(wanted).collect()
         if len(found):
             row: Mapping[str, Any] = found.row(0, named=True)
             return row
+    if "file_index" in f"{dataset.info['data_path']}{dataset.info.get('video_path')}":
+        raise refusal(
+            dataset.directory, f"where its episode {episode} lies stands nowhere in meta/episodes"
+        )
     return {}
 
 
@@ -155,8 +190,8 @@ def _rows(dataset: _Dataset, episode: int, described: Mapping[str, Any]) -> "pol
     import polars
 
     file = _file(dataset, dataset.info["data_path"], episode, described, "data")
-    rows = polars.read_parquet(file)
-    return rows.filter(polars.col("episode_index") == episode).sort("frame_index")
+    rows = polars.scan_parquet(file).filter(polars.col("episode_index") == episode)
+    return rows.sort("frame_index").collect()
 
 
 def _file(
@@ -168,25 +203,43 @@ def _file(
     **named: Any,
 ) -> Path:
     """Return a file of an episode by the dataset's own pattern of paths."""
+    if not _PATTERN.fullmatch(pattern):
+        raise refusal(dataset.directory, f"its pattern of paths {pattern[:80]!r} cannot be read")
+    places = {name: described[f"{key}/{name}"] for name in _PLACES if f"{{{name}" in pattern}
     name = pattern.format(
         episode_index=episode,
         episode_chunk=episode // int(dataset.info.get("chunks_size", 1000)),
         total_episodes=dataset.info["total_episodes"],
-        chunk_index=described.get(f"{key}/chunk_index", 0),
-        file_index=described.get(f"{key}/file_index", 0),
+        **places,
         **named,
     )
+    return _inside(dataset, name, f"the file {name}")
+
+
+def _inside(dataset: _Dataset, name: str, what: str) -> Path:
+    """Return a file of a dataset, which must be there, inside its directory."""
     file = dataset.directory / name
+    if not file.resolve().is_relative_to(dataset.directory.resolve()):
+        raise refusal(dataset.directory, f"{what} lies outside of it")
     if not file.is_file():
-        raise refusal(dataset.directory, f"the file {name} is missing")
+        raise refusal(dataset.directory, f"{what} is missing")
     return file
 
 
-def _instruction(dataset: _Dataset, rows: "polars.DataFrame", described: Mapping[str, Any]) -> str:
-    """Return what the robot was told: of the episode, or of the task that its rows name."""
-    if described.get("tasks"):
-        return str(described["tasks"][0])
-    number = int(rows["task_index"][0]) if "task_index" in rows.columns else 0
+def _tasks(dataset: _Dataset, rows: "polars.DataFrame", described: Mapping[str, Any]) -> list[str]:
+    """Return what the robot was told at each frame: of the task that the frame names, or of the
+    episode."""
+    of_episode = described.get("tasks") or ()
+    if "task_index" not in rows.columns or (len(of_episode) == 1):
+        return [of_episode[0] if of_episode else _task(dataset, 0)] * len(rows)
+    known: dict[int, str] = {}
+    for number in rows["task_index"].unique().to_list():
+        known[number] = _task(dataset, int(number))
+    return [known[number] for number in rows["task_index"].to_list()]
+
+
+def _task(dataset: _Dataset, number: int) -> str:
+    """Return what a task is."""
     listed = dataset.directory / "meta" / "tasks.jsonl"
     if listed.is_file():
         for line in listed.read_text("utf-8").splitlines():
@@ -212,14 +265,17 @@ def _still(dataset: _Dataset, stored: Any, name: str) -> Picture:
     if stored is None:
         raise refusal(dataset.directory, f"the picture of {name} is missing")
     content, path = (
-        (stored, None) if isinstance(stored, bytes) else (stored.get("bytes"), stored.get("path"))
+        (stored, None)
+        if isinstance(stored, bytes)
+        else (None, stored)
+        if isinstance(stored, str)
+        else (stored.get("bytes"), stored.get("path"))
     )
     if content:
         return read_picture(content, name)
-    file = dataset.directory / str(path)
-    if path is None or not file.is_file():
+    if path is None:
         raise refusal(dataset.directory, f"the picture of {name} is missing")
-    return read_picture(file, name)
+    return read_picture(_inside(dataset, str(path), f"the picture of {name}"), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,5 +321,5 @@ class _Video:
 def _video(dataset: _Dataset, key: str, episode: int, described: Mapping[str, Any]) -> _Video:
     place = f"videos/{key}"
     file = _file(dataset, dataset.info["video_path"], episode, described, place, video_key=key)
-    start = float(described.get(f"{place}/from_timestamp", 0.0))
+    start = float(described[f"{place}/from_timestamp"]) if described else 0.0
     return _Video(file, start, LATE / dataset.fps)

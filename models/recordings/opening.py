@@ -24,14 +24,15 @@ def open_recording(path: str | Path, episode: int = 0) -> Recording:
             ErrorKind.RECORDING,
             "No recording is named; give a folder of frames or a LeRobot dataset's directory.",
         )
-    directory = Path(text).expanduser()
-    directory = directory.parent if directory.name == EPISODE_FILE else directory
     try:
+        directory = Path(text).expanduser()
+        directory = directory.parent if directory.name == EPISODE_FILE else directory
         is_folder = (directory / EPISODE_FILE).is_file()
         is_dataset = (directory / INFO_FILE).is_file()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # or a home directory that cannot be found
+        reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
-            ErrorKind.RECORDING, f"The recording {text} cannot be read ({error.strerror})."
+            ErrorKind.RECORDING, f"The recording {text[:200]} cannot be read ({reason})."
         ) from error
     if is_folder:
         if episode:

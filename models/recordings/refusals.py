@@ -1,8 +1,10 @@
 """Turning whatever goes wrong with a recording's files into one sentence."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from models.errors import ErrorKind, UserError
 
@@ -15,6 +17,15 @@ def refusal(path: Path, what: str) -> UserError:
     return UserError(ErrorKind.RECORDING, f"The recording {path} cannot be used: {what}.")
 
 
+def refuse_times(path: Path, times: Sequence[float]) -> None:
+    """Refuse times that are no numbers, or do not grow."""
+    known = np.isfinite(times)
+    if known.all() and (np.diff(times) >= 0).all():
+        return
+    at = int(np.argmin(known)) if not known.all() else int(np.argmax(np.diff(times) < 0)) + 1
+    raise refusal(path, f"the time of frame {at} is no number, or before that of the last one")
+
+
 @contextmanager
 def refusing(path: Path, what: str, *more: type[Exception]) -> Iterator[None]:
     """Say of a file that it does not have the form that it must have.
@@ -23,10 +34,12 @@ def refusing(path: Path, what: str, *more: type[Exception]) -> Iterator[None]:
         more: what a library raises of such files, beside what Python does.
     """
     wrong_forms: tuple[type[Exception], ...] = (
-        TypeError,
-        ValueError,
+        ArithmeticError,
         AttributeError,
         LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
         *more,
     )
     try:

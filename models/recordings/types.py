@@ -1,10 +1,11 @@
 """Recordings as values."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from models.errors import ErrorKind, UserError
 from models.picture import Cell, Picture
 
 Box = tuple[float, float, float, float]
@@ -25,6 +26,8 @@ class Frame:
     """What was done, in the order of `Recording.action_names`."""
     objects: Mapping[str, Box] = field(default_factory=dict)
     """Where things are, by their names."""
+    instruction: str | None = None
+    """What the robot was told, where that changes within the episode."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +45,31 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def told(self, index: int) -> str:
+        """Return what the robot was told at a frame."""
+        return self.frames[index].instruction or self.instruction
+
+    def seen_by(self, cameras: Sequence[str]) -> "Recording":
+        """Return the recording with the pictures of some of its cameras, in their own order.
+
+        Raises:
+            UserError: there is no such camera, or none is named.
+        """
+        missing = [name for name in cameras if name not in self.cameras]
+        if missing or not cameras:
+            named = f"has no camera {missing[0]!r}" if missing else "needs one camera at least"
+            raise UserError(
+                ErrorKind.RECORDING,
+                f"The recording {self.name} {named}; its cameras are {', '.join(self.cameras)}.",
+            )
+        kept = [i for i, name in enumerate(self.cameras) if name in cameras]
+
+        def pictures(index: int) -> tuple[Picture, ...]:
+            found = self.pictures(index)
+            return tuple(found[i] for i in kept)
+
+        return replace(self, cameras=tuple(self.cameras[i] for i in kept), pictures=pictures)
 
     @property
     def object_names(self) -> tuple[str, ...]:

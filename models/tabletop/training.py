@@ -45,8 +45,6 @@ SPREAD = 5.0
 """Standard deviation of how near, pixels."""
 LEAST_SHOWN = 10
 """Pixels of a patch that a thing must cover for the patch to show it."""
-LUMINANCE = np.array([0.299, 0.587, 0.114])
-"""How bright red, green and blue are (ITU-R BT.601)."""
 PLACE_CELL = 2
 D_MATCH = 64
 SHAPE_WORD, LAST_WORD = 3, 6
@@ -75,8 +73,6 @@ class Batch:
     shapes: Tensor
     centres: Tensor
     """int64 [image, patch, 2]: of the thing that a patch shows, in cells of `PLACE_CELL` pixels."""
-    coloured: Tensor
-    """bool [image]: whether it has its colours; of others only shapes and places are learned."""
 
 
 class Readers(nn.Module):
@@ -94,18 +90,10 @@ class Readers(nn.Module):
         self.y = nn.Linear(d_text, SIZE // PLACE_CELL)
 
 
-def make_batch(
-    rng: np.random.Generator, n_images: int, n_things: tuple[int, int], grey: float = 0.0
-) -> Batch:
-    """Draw random scenes and what the expert does in them.
-
-    Args:
-        grey: part of the pictures that are shown without their colours.
-    """
+def make_batch(rng: np.random.Generator, n_images: int, n_things: tuple[int, int]) -> Batch:
+    """Draw random scenes and what the expert does in them."""
     scenes = [_with_gripper(rng, random_scene(rng, n_things)) for _ in range(n_images)]
     pictures, shows = draw(scenes)
-    coloured = rng.random(n_images) >= grey
-    pictures[~coloured] = (pictures[~coloured] @ LUMINANCE)[..., None].astype(np.uint8)
     asked = [_instructions(rng, scene) for scene in scenes]
     words, answers, places = [], [], []
     shown = _shown_things(scenes, shows)
@@ -134,7 +122,6 @@ def make_batch(
         colours,
         shapes,
         centres,
-        torch.from_numpy(coloured),
     )
 
 
@@ -199,29 +186,22 @@ def losses(
     hidden = _of_words(run.last_hidden_state)[:, :, -3:]
     logits = policy.lm_head(hidden)
     asking = hidden[:, :, 0]
-    told = batch.coloured  # where a colour is named there must be some
     found = {
         name: functional.cross_entropy(
-            logits[told, :, i].flatten(0, 1), batch.answers[told][..., i].flatten()
+            logits[:, :, i].flatten(0, 1), batch.answers[..., i].flatten()
         )
         for i, name in enumerate(("dx", "dy", "gripper"))
     }
     for i, name in enumerate(("x", "y")):
-        said = getattr(readers, name)(asking[told]).flatten(0, 1)
-        found[name] = 0.5 * functional.cross_entropy(said, batch.places[told][..., i].flatten())
-    everything = torch.ones_like(told)
-    for name, labels, known in (
-        ("colour", batch.colours, told),
-        ("shape", batch.shapes, everything),
-    ):
-        said = getattr(readers, name)(seen[known]).flatten(0, 1)
-        found[name] = functional.cross_entropy(said, labels[known].flatten())
+        said = getattr(readers, name)(asking).flatten(0, 1)
+        found[name] = 0.5 * functional.cross_entropy(said, batch.places[..., i].flatten())
+    for name, labels in (("colour", batch.colours), ("shape", batch.shapes)):
+        said = getattr(readers, name)(seen).flatten(0, 1)
+        found[name] = functional.cross_entropy(said, labels.flatten())
     for i, (blocks, word) in enumerate(NAMED_AFTER):
         asked = readers.named[i](_of_words(run.hidden_states[blocks])[:, :, word])
         scores = (asked @ readers.shown[i](seen).transpose(1, 2)).log_softmax(-1)
-        visible = (
-            batch.targets.any(-1) & told[:, None]
-        )  # the gripper may hide a thing, but never all of it
+        visible = batch.targets.any(-1)  # the gripper may hide a thing, but never all of it
         on_target = scores.masked_fill(~batch.targets, -torch.inf)[visible].logsumexp(-1)
         found[f"named_{i}"] = -0.5 * on_target.mean()
     shown = batch.colours < len(COLOURS)
@@ -248,14 +228,7 @@ def _packing(n_words: int) -> tuple[Tensor, Tensor]:
 
 
 def train(
-    n_steps: int,
-    n_images: int,
-    rate: float,
-    seed: int,
-    out: Path,
-    n_few: int = 400,
-    start: Path | None = None,
-    grey: float = 0.0,
+    n_steps: int, n_images: int, rate: float, seed: int, out: Path, n_few: int = 400
 ) -> LlavaForConditionalGeneration:
     """Train a policy; the weights are written every 500 steps, and at the end.
 
@@ -264,13 +237,10 @@ def train(
         n_images: pictures a step.
         rate: the highest learning rate; it rises over 300 steps and falls to a hundredth.
         n_few: so many first steps show one or two things only.
-        start: weights to go on from; None for random ones.
-        grey: part of the pictures that have no colours: shapes and places are then learned from
-            what does not depend on them.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    policy = new_policy() if start is None else _going_on(start)
+    policy = new_policy()
     config = policy.config
     readers = Readers(config.vision_config.hidden_size, config.text_config.hidden_size)
     parameters = [*policy.parameters(), *readers.parameters()]
@@ -279,8 +249,7 @@ def train(
     console, began = Console(), time.monotonic()
     running: dict[str, float] = {}
     for step in range(1, n_steps + 1):
-        n_things = (1, 2) if step <= n_few and start is None else (2, 4)
-        batch = make_batch(rng, n_images, n_things, grey)
+        batch = make_batch(rng, n_images, (1, 2) if step <= n_few else (2, 4))
         found = losses(policy, readers, batch)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(found.values())).sum().backward()
@@ -304,13 +273,6 @@ def train(
     return policy.eval()
 
 
-def _going_on(start: Path) -> LlavaForConditionalGeneration:
-    policy: LlavaForConditionalGeneration = LlavaForConditionalGeneration.from_pretrained(
-        start, dtype=torch.float32
-    )
-    return policy.train()
-
-
 def _pace(step: int, n_steps: int) -> float:
     warm = min(1.0, (step + 1) / 300)
     return warm * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * step / n_steps)))
@@ -323,20 +285,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="pictures a step")
     parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="directory of weights to go on from")
-    parser.add_argument("--grey", type=float, default=0.0, help="part of pictures without colours")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(
-        options.steps,
-        options.images,
-        options.rate,
-        options.seed,
-        options.out,
-        start=options.start,
-        grey=options.grey,
-    )
+    train(options.steps, options.images, options.rate, options.seed, options.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A policy along a recorded episode, held against asking it frame by frame."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from recorded import expert_recording, write_dataset
 from tiny_policy import policy_directory
 
 from ablation import Ablation, Knockout, Zero
-from ablation.actions import act, compare_actions
-from ablation.traces import frame_prompt, trace
+from ablation.actions import act, compare_actions, space_of
+from ablation.traces import frame_prompt, trace, unmatched
 from models import load_model
 from models.errors import UserError
 from models.language_model import LanguageModel
@@ -119,10 +120,32 @@ def test_a_state_of_numbers_is_told_by_the_policys_own_pattern(
         object.__setattr__(told, "prompt_pattern", None)
 
 
+def test_names_that_do_not_match_are_told(policy: LanguageModel, recording: Recording) -> None:
+    space = space_of(policy)
+    assert unmatched(space, recording) == ""
+    other = replace(recording, action_names=("a", "b", "c"))
+    assert "(a, b, c) have none of the policy's names (dx, dy, gripper)" in unmatched(space, other)
+    assert np.isnan(trace(policy, other).recorded).all()
+
+
+def test_more_cameras_than_the_policy_takes(policy: LanguageModel, recording: Recording) -> None:
+    two = replace(
+        recording,
+        cameras=("top", "wrist"),
+        pictures=lambda i: (*recording.pictures(i), *recording.pictures(0)),
+    )
+    with pytest.raises(UserError, match=r"2 cameras \(top, wrist\).*Choose the cameras"):
+        trace(policy, two)
+    found = trace(policy, two.seen_by(["top"]))
+    np.testing.assert_array_equal(found.before, trace(policy, recording).before)
+
+
 def test_what_cannot_be_traced(
     policy: LanguageModel, recording: Recording, llama: LanguageModel
 ) -> None:
     with pytest.raises(UserError, match="choose heads of the language model"):
         trace(policy, recording, heads=[Head(0, 1, "vision")])
+    with pytest.raises(UserError, match="Along a recording positions are named by words"):
+        trace(policy, recording, Ablation(HEADS, Zero(), (3,)))
     with pytest.raises(UserError, match="does not say which of its tokens are actions"):
         trace(llama, recording)

@@ -81,6 +81,7 @@ def test_texts_stand_behind_the_name(tmp_path: Path) -> None:
     odd = tmp_path / "odd#name"
     odd.mkdir()
     assert parted_name(str(odd)) == (str(odd), ())
+    assert parted_name(f"{odd}#a|b") == (str(odd), ("a", "b"))
     for wrong in ("clip#", "clip#a cat", "clip#a|a", "clip#" + "|".join(map(str, range(300)))):
         with pytest.raises(UserError, match=r"stand 2 to 200 different texts"):
             parted_name(wrong)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
 import pytest
 from recorded import CAMERA, FPS, expert_recording, write_dataset
 
@@ -108,6 +109,10 @@ def _frame(i: int, **changed: Any) -> Callable[[dict[str, Any]], None]:
         (_frame(1, state=7), "the state of frame 1 is neither words nor a list of numbers"),
         (_frame(1, objects={"x": [5, 5, 5, 9]}), "an object of frame 1 has no area"),
         (_frame(1, objects={"x": [5, 5]}), "does not have the form"),
+        (_frame(1, time=float("nan")), "the time of frame 1 is no number"),
+        (_frame(1, time=99), "the time of frame 2 is no number, or before that of the last"),
+        (_frame(1, state=[10**400]), "does not have the form"),
+        (lambda data: data.update(instruction=None), "its instruction is no text"),
     ],
 )
 def test_a_folder_that_cannot_be_used(
@@ -139,6 +144,7 @@ def test_no_recording(tmp_path: Path) -> None:
     refused("", "No recording is named")
     refused(tmp_path, "There is no recording in")
     refused(tmp_path / "nowhere", "There is no recording in")
+    refused("~nosuchuser/x", "cannot be read")
     write_folder(expert_recording(), tmp_path / "episode")
     refused(tmp_path / "episode", "holds one episode, number 0; there is no episode 3", 3)
     (tmp_path / "episode" / EPISODE_FILE).write_text("{")
@@ -155,7 +161,7 @@ def test_a_dataset_that_cannot_be_used(tmp_path: Path) -> None:
         write_dataset(tmp_path / "set", [expert_recording()], 3, video=True)
         return tmp_path / "set"
 
-    refused(fresh(), "it has the episodes 0 to 0, and 4 was asked for", 4)
+    refused(fresh(), "it has 1 episodes, counted from 0, and 4 was asked for", 4)
     refused(fresh(), "and -1 was asked for", -1)
     data, video = "data/chunk-000/file-000.parquet", f"videos/{CAMERA}/chunk-000/file-000.mp4"
     for name in (data, video):
@@ -173,7 +179,79 @@ def test_a_dataset_that_cannot_be_used(tmp_path: Path) -> None:
     refused(tmp_path / "set", "'fps' is missing")
     info.write_text("[")
     refused(tmp_path / "set", "line 1 is not valid JSON")
-    fresh()
-    shutil.rmtree(tmp_path / "set" / "meta" / "episodes")
-    (tmp_path / "set" / "meta" / "tasks.parquet").unlink()
+    for change, said in (
+        ({"fps": 0}, "its fps must be more than 0"),
+        ({"data_path": "../{episode_index}.parquet"}, "lies outside of it"),
+        ({"data_path": "{episode_index.__class__}"}, "its pattern of paths"),
+        ({"data_path": "{episode_index:999999999d}"}, "its pattern of paths"),
+        ({"data_path": "{no_such_name}"}, "'no_such_name' is missing"),
+        ({"chunks_size": 0}, "its episode 0 cannot be read"),
+    ):
+        info.write_text(json.dumps({**told, **change}))
+        refused(tmp_path / "set", said)
+    action = {**told["features"]["action"], "shape": [4], "names": None}
+    info.write_text(json.dumps({**told, "features": {**told["features"], "action": action}}))
+    refused(tmp_path / "set", "the action of frame 0 has 3 numbers, and meta/info.json names 4")
+    shutil.rmtree(fresh() / "meta" / "episodes")
+    refused(tmp_path / "set", "where its episode 0 lies stands nowhere in meta/episodes")
+    shutil.rmtree(tmp_path / "set")
+    write_dataset(tmp_path / "set", [expert_recording()], 2, video=False)
+    (tmp_path / "set" / "meta" / "tasks.jsonl").unlink()
     refused(tmp_path / "set", "what its task 0 is stands nowhere in meta/")
+
+
+def test_rows_of_a_dataset_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    write_dataset(path, [expert_recording()], 2, video=False)
+    [file] = path.glob("data/**/*.parquet")
+    rows = polars.read_parquet(file)
+    for column, said in (
+        (polars.lit(float("nan")).alias("timestamp"), "the time of frame 0 is no number"),
+        ((-polars.col("timestamp")).alias("timestamp"), "or before that of the last one"),
+        (polars.lit("../../secret.png").alias(CAMERA), "lies outside of it"),
+        (polars.lit("gone.png").alias(CAMERA), "the picture of frame 0 is missing"),
+        (polars.lit(None).alias(CAMERA), "the picture of frame 0 is missing"),
+        (polars.lit(7).alias(CAMERA), "the pictures of frame 0 cannot be read"),
+    ):
+        rows.with_columns(column).write_parquet(file)
+        refused(path, said)
+
+
+def test_names_by_their_places_and_tasks_that_change(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    write_dataset(path, [expert_recording("tabletop:11"), expert_recording()], 2, video=False)
+    info = path / "meta" / "info.json"
+    told = json.loads(info.read_text())
+    told["features"]["action"]["names"] = {"gripper": 2, "dx": 0, "dy": 1}
+    info.write_text(json.dumps(told))
+    file = path / "data" / "chunk-000" / "episode_000000.parquet"
+    rows = polars.read_parquet(file)
+    later = (polars.col("frame_index") > 1).cast(polars.Int64)
+    rows.with_columns(later.alias("task_index")).write_parquet(file)
+    found = open_recording(path)
+    assert found.action_names == ("dx", "dy", "gripper")
+    assert [found.told(i) for i in range(3)] == [
+        "find the red cross",
+        "find the red cross",
+        "touch the yellow triangle",
+    ]
+
+
+def test_some_of_a_recordings_cameras(tmp_path: Path) -> None:
+    recording = expert_recording()
+    path = tmp_path / "episode"
+    write_folder(recording, path)
+    data = json.loads((path / EPISODE_FILE).read_text())
+    for frame in data["frames"]:
+        frame["image"] = [frame["image"], "00000.png"]
+    data["cameras"] = ["top", "wrist"]
+    (path / EPISODE_FILE).write_text(json.dumps(data))
+    both = open_recording(path)
+    assert [len(both.pictures(i)) for i in range(len(both))] == [2] * len(both)
+    wrist = both.seen_by(["wrist"])
+    assert wrist.cameras == ("wrist",)
+    assert wrist.pictures(1) == both.pictures(0)[:1]
+    with pytest.raises(UserError, match=r"has no camera 'left'; its cameras are top, wrist\."):
+        both.seen_by(["left"])
+    with pytest.raises(UserError, match="needs one camera at least"):
+        both.seen_by([])

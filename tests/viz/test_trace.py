@@ -11,12 +11,15 @@ import pytest
 from PIL import Image
 from recorded import expert_recording
 
+from ablation import Ablation, Zero
 from ablation.traces import Look, Trace
+from app.films import recording_film
 from models.actions import ActionDimension, ActionSpace
+from models.errors import UserError
 from models.picture import Cell
 from models.types import Head
-from viz.film import film, frames_a_second, recording_film
-from viz.trace import trace_figure, watched_note
+from viz.film import film, frames_a_second
+from viz.trace import trace_figure
 
 SPACE = ActionSpace(
     (
@@ -43,6 +46,7 @@ def traced(ablated: bool = True, done: int = N) -> Trace:
         before,
         after if ablated else None,
         np.zeros((N, 2)) if ablated else None,
+        Ablation((Head(0, 0),), Zero()) if ablated else None,
         (Head(1, 2),),
         np.full((1, N), 0.6),
         on_objects,
@@ -84,8 +88,6 @@ def test_what_is_not_known_is_left_out() -> None:
     assert lines(figure)["whole", "y"] == [8, 8, None, None]
     assert {name for name, _ in lines(figure)} == {"whole", "picture", "red cross"}
     assert not figure.layout.shapes
-    assert watched_note([Head(0, 0)]) == ""
-    assert watched_note([Head(0, i) for i in range(6)]) == "The first 4 of 6 heads are drawn."
 
 
 def test_a_film_shows_where_a_head_looks_and_what_is_done() -> None:
@@ -109,6 +111,18 @@ def test_a_video_has_a_frame_a_shot_at_the_recordings_rate() -> None:
         [stream] = container.streams.video
         assert stream.average_rate == 2
         assert sum(1 for _ in container.decode(stream)) == len(recording)
+
+
+def test_films_of_unlike_frames_have_one_size() -> None:
+    recording = expert_recording()
+    trace = traced(done=len(recording))
+    trace.recorded[1] = (8.0, 0.0)  # the others are not told
+    content = recording_film(recording, trace, None, "mp4")
+    with av.open(io.BytesIO(content)) as container:
+        sizes = {(frame.width, frame.height) for frame in container.decode(video=0)}
+    assert len(sizes) == 1
+    with pytest.raises(UserError, match="No frame was followed"):
+        recording_film(recording, traced(done=0))
 
 
 def test_rates() -> None:
