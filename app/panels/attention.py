@@ -10,7 +10,7 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import ids, words
-from app.panels import overview
+from app.panels import over_picture, overview
 from app.panels.attention_tools import EXPORTS, shown_for, toolbar
 from app.panels.drawn_maps import Drawn, as_drawn, extra_map, message, shown_maps, standing
 from app.panels.pieces import browser, empty, waiting
@@ -59,9 +59,11 @@ def layout() -> html.Div:
         [
             toolbar(),
             html.Div(_chosen_heads(), **shown_for("matrix", "lines", "text", "image")),
+            html.Div(over_picture.layout(), **shown_for("image")),
             html.Div(overview.layout(), **shown_for("overview")),
             *(dcc.Store(id=store) for store in STORES),
             dcc.Store(id=ids.SHOWN, data=1),
+            dcc.Store(id=ids.OVER_PICTURE_SHOWN),
         ],
         className="tab-body",
     )

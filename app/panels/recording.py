@@ -2,48 +2,24 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update, set_props
+from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 
-from ablation.heads import format_heads
 from app import ids
 from app.images import TABLE
+from app.panels import recording_follow
 from app.panels.pieces import graph
-from app.panels.progress import Bar, cancels, progress_place, watch_page
+from app.panels.progress import progress_place
+from app.panels.recording_follow import KEPT_BYTES, Followed, followed_of
 from app.services import Services, ablation_of
 from app.view import View
 from models.errors import ErrorKind, UserError
 from models.recordings import Recording
 from models.tabletop import NAME as TABLETOP_NAME
-from models.types import Head
 
-WIDTH, HEIGHT = 296, 120  # px
-_KEPT_BYTES = 2**20
-"""What an open recording is counted as: its pictures are read when they are shown."""
-MOST_HEADS = 4
-"""Heads that are watched along a recording: each has a strip of its own."""
-STILL = (
-    ids.RECORDING_OPEN,
-    ids.RECORDING_PLAY,
-    ids.RECORDING_FRAME,
-    ids.RECORDING_BACK,
-    ids.RECORDING_ON,
-    ids.RECORDING_CAMERAS,
-)
-"""What may not change while a policy is followed."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Followed:
-    """A recording that was opened, and the policy along it, once that was asked for."""
-
-    recording: Recording
-    trace: Any = None
-    cameras: tuple[str, ...] = ()
-    """Of which the trace is."""
+HEIGHT = 120  # px
 
 
 def layout() -> html.Section:
@@ -199,12 +175,6 @@ def caption(recording: Recording, index: int) -> str:
     return f"{said}. Done: {', '.join(f'{name} {value:g}' for name, value in pairs)}"
 
 
-def watched_heads(view: View) -> tuple[Head, ...]:
-    """Return the chosen heads that a policy's answer is read through, the language model's, as many
-    as are drawn."""
-    return tuple(head for head in view.heads or () if not head.stack)[:MOST_HEADS]
-
-
 def whole_number(value: int | str | None) -> int:
     """Return what stands in the field of an episode's number; raise `UserError` if it is none."""
     try:
@@ -275,7 +245,7 @@ def register(app: Dash, services: Services) -> None:
             shown(services, view, recording, 0)  # what does not fit is said before anything moves
         except UserError as error:
             return no_update, str(error), *(no_update,) * 10
-        key = services.results.keep(Followed(recording), _KEPT_BYTES)
+        key = services.results.keep(Followed(recording), KEPT_BYTES)
         opened = {"key": key, "model": view.model, "at": time.time()}
         cameras = list(recording.cameras)
         several = "block" if len(cameras) > 1 else "none"
@@ -306,7 +276,7 @@ def register(app: Dash, services: Services) -> None:
             return (no_update,) * 5
         from viz.trace import now_line
 
-        followed = _followed(services, opened)
+        followed = followed_of(services, opened)
         index = min(int(index or 0), len(followed.recording) - 1)
         try:
             seen = followed.recording.seen_by(cameras)
@@ -333,146 +303,4 @@ def register(app: Dash, services: Services) -> None:
         State(ids.RECORDING_FRAME, "max"),
         prevent_initial_call=True,
     )
-    _register_trace(app, services)
-    _register_films(app, services)
-
-
-def _register_trace(app: Dash, services: Services) -> None:
-    @app.callback(
-        Output(ids.TRACE, "figure"),
-        Output(ids.TRACE_PLACE, "hidden"),
-        Output(ids.TRACE_CAPTION, "children"),
-        Output(ids.FILM_GIF, "disabled"),
-        Output(ids.FILM_MP4, "disabled"),
-        Input(ids.TRACE_RUN, "n_clicks"),
-        State(ids.RECORDING, "data"),
-        State(ids.RECORDING_FRAME, "value"),
-        State(ids.RECORDING_CAMERAS, "value"),
-        State(ids.VIEW, "data"),
-        State(ids.DARK, "data"),
-        State(ids.TAB_ID, "data"),
-        running=[
-            *((Output(part, "disabled"), True, False) for part in STILL),
-            (Output(ids.TRACE_RUN, "disabled"), True, False),
-            (Output(ids.TRACE_CANCEL, "disabled"), False, True),
-            (Output(ids.TRACE_PROGRESS, "hidden"), False, True),
-        ],
-        prevent_initial_call=True,
-    )
-    def follow(
-        n_clicks: int | None,
-        opened: dict[str, Any] | None,
-        index: int,
-        cameras: list[str],
-        data: dict[str, Any] | None,
-        dark: bool,
-        tab: str,
-    ) -> Any:
-        if not n_clicks or opened is None or data is None:
-            return (no_update,) * 5
-        from ablation.traces import trace, unmatched
-        from viz.trace import trace_figure
-
-        followed, view = _followed(services, opened), View.from_json(data)
-        model, heads = services.model(view.model), watched_heads(view)
-        ablation, problem = ablation_of(view, services.prompt(view, model))
-        if problem is not None:
-            raise problem
-        seen = followed.recording.seen_by(cameras)
-        with services.jobs.start(tab) as job:
-            bar = Bar(job, ids.TRACE_BAR, ids.TRACE_STATUS, watch_page())
-            bar.start()
-            found = trace(
-                model, seen, ablation, heads, bos=view.bos, progress=bar, cancel=job.cancel
-            )
-        if not found.n_done:
-            return no_update, no_update, "Cancelled.", no_update, no_update
-        kept = Followed(followed.recording, found, seen.cameras)
-        services.results.put(opened["key"], kept, _KEPT_BYTES + found.n_bytes)
-        now = followed.recording.frames[min(int(index or 0), len(followed.recording) - 1)].time
-        figure = trace_figure(found, now=now, width=WIDTH, dark=bool(dark))
-        cut = "" if found.stopped == "complete" else f"Cancelled after {found.n_done} frames. "
-        said = cut + _said(found) + unmatched(found.space, seen)
-        return figure, False, said, False, False
-
-    cancels(app, services, ids.TRACE_CANCEL, ids.TRACE_STATUS)
-
-    @app.callback(
-        Output(ids.TRACE, "figure", allow_duplicate=True),
-        Input(ids.DARK, "data"),
-        State(ids.RECORDING, "data"),
-        State(ids.RECORDING_FRAME, "value"),
-        prevent_initial_call=True,
-    )
-    def redraw(dark: bool, opened: dict[str, Any] | None, index: int) -> Any:
-        followed = None if opened is None else services.results.get(opened["key"])
-        if followed is None or followed.trace is None:
-            return no_update
-        from viz.trace import trace_figure
-
-        now = followed.recording.frames[min(int(index or 0), len(followed.recording) - 1)].time
-        return trace_figure(followed.trace, now=now, width=WIDTH, dark=bool(dark))
-
-    @app.callback(
-        Output(ids.RECORDING_FRAME, "value", allow_duplicate=True),
-        Input(ids.TRACE, "clickData"),
-        State(ids.RECORDING, "data"),
-        prevent_initial_call=True,
-    )
-    def go_to(clicked: dict[str, Any] | None, opened: dict[str, Any] | None) -> Any:
-        if not clicked or opened is None:
-            return no_update
-        times = [frame.time for frame in _followed(services, opened).recording.frames]
-        at = float(clicked["points"][0]["x"])
-        return min(range(len(times)), key=lambda i: abs(times[i] - at))
-
-
-def _said(trace: Any) -> str:
-    """Say in a sentence what ablating does along the episode."""
-    if trace.moved is None:
-        return "Nothing is ablated; switch heads off on the left and follow again to compare. "
-    moved = trace.moved[: trace.n_done]
-    what = f"{format_heads(trace.ablation.heads)} ({trace.ablation.intervention.label})"
-    if not moved.any():
-        return f"Without {what} no action is another. "
-    most = int(moved.argmax())
-    return (
-        f"Ablating {what} moves the action by {moved.mean():.2g} of its reach on average, most "
-        f"({moved[most]:.2g}) at {trace.times[most]:.2f} s. "
-    )
-
-
-def _register_films(app: Dash, services: Services) -> None:
-    @app.callback(
-        Output(ids.RECORDING_FILE, "data"),
-        Input(ids.FILM_GIF, "n_clicks"),
-        Input(ids.FILM_MP4, "n_clicks"),
-        State(ids.RECORDING, "data"),
-        running=[
-            (Output(ids.FILM_GIF, "loading"), True, False),
-            (Output(ids.FILM_MP4, "loading"), True, False),
-        ],
-        prevent_initial_call=True,
-    )
-    def save(_gif: int | None, _mp4: int | None, opened: dict[str, Any] | None) -> Any:
-        if opened is None:
-            return no_update
-        from app.films import recording_film
-
-        followed = _followed(services, opened)
-        if followed.trace is None:
-            return no_update
-        kind = "gif" if ctx.triggered_id == ids.FILM_GIF else "mp4"
-        watched = 0 if followed.trace.heads else None
-        seen = followed.recording.seen_by(followed.cameras)
-        film = recording_film(seen, followed.trace, watched, kind)
-        return dcc.send_bytes(film, f"recording.{kind}")
-
-
-def _followed(services: Services, opened: dict[str, Any]) -> Followed:
-    """Return an open recording; raise `UserError` if it had to make room for others."""
-    found: Followed | None = services.results.get(opened["key"])
-    if found is None:
-        set_props(ids.RECORDING_BODY, {"hidden": True})
-        raise UserError(ErrorKind.RECORDING, "This recording is not open any more; open it again.")
-    return found
+    recording_follow.register(app, services)

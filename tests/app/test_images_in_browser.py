@@ -136,6 +136,21 @@ def test_attention_is_drawn_as_contours(policy: Page) -> None:
     assert 0.003 < weights < 0.4  # lines, no areas
 
 
+def test_all_heads_are_seen_over_the_picture_and_chosen(policy: Page) -> None:
+    expect(policy.locator("#over-picture-place")).to_be_hidden()
+    policy.locator("#over-picture").click(force=True)
+    expect(policy.locator("#over-picture-map .main-svg").first).to_be_visible()
+    expect(policy.locator("#over-picture-note")).to_contain_text("Where open looks")
+    expect(policy.locator("#over-picture-map .layer-above image")).to_have_count(1)
+    policy.locator("#over-picture-map").scroll_into_view_if_needed()
+    box = policy.locator("#over-picture-map .nsewdrag").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] * 3.5 / 8, box["y"] + box["height"] * 0.5 / 4
+    policy.mouse.click(x, y)
+    expect(policy.locator("#heads-count")).to_have_text("3 of 50")
+    expect(policy.locator(".on-image-title", has_text="L3H3")).to_have_count(1)
+
+
 @pytest.mark.thorough
 def test_an_example_brings_its_scene(policy: Page) -> None:
     policy.locator("#examples").click()

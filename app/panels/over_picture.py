@@ -1,0 +1,92 @@
+"""All heads of the stack over the picture at once, below the chosen ones."""
+
+from typing import Any
+
+from dash import Dash, Input, Output, State, html, no_update
+
+from app import ids
+from app.panels.pieces import choose_on_click, graph, switch
+from app.services import Services, ablation_of
+from app.view import View
+from models.errors import UserError
+from models.types import MAIN
+from viz.over_picture import over_picture_figure
+
+WIDTH, HEIGHT = 612, 200  # px
+
+
+def layout() -> html.Div:
+    return html.Div(
+        [
+            switch(ids.OVER_PICTURE, "all heads of the stack"),
+            html.Div(
+                [
+                    html.P(id=ids.OVER_PICTURE_NOTE, className="note", role="status"),
+                    graph(ids.OVER_PICTURE_MAP, "All heads over the picture", HEIGHT),
+                ],
+                id=ids.OVER_PICTURE_PLACE,
+                hidden=True,
+            ),
+        ],
+        className="over-picture",
+    )
+
+
+def figure_of(services: Services, view: View, dark: bool) -> tuple[Any, str]:
+    """Return all heads of a view's stack over its picture, and what is said of it.
+
+    Raises:
+        UserError: there is no picture, or the prompt cannot be used.
+    """
+    from ablation.on_picture import on_picture
+
+    model = services.model(view.model)
+    prompt = services.prompt(view, model)
+    stack = model.stacks.named(view.stack_name).name
+    ablation, _ = ablation_of(view, prompt)
+    query = view.token if stack == MAIN and view.token in range(len(prompt)) else None
+    if query is None and stack == MAIN:
+        query = view.position
+    with services.runs.awaited(model):
+        found = on_picture(model, prompt, stack, query, ablation)
+    figure = over_picture_figure(
+        found, prompt.pictures[0], view.heads or (), width=WIDTH, dark=dark
+    )
+    looking = (
+        "the picture's parts look, on average"
+        if query is None
+        else (f"{prompt.labels[query]} looks")
+    )
+    run = "" if ablation is None else ", heads ablated"
+    return figure, f"Where {looking}{run}; one scale for all heads. Click a head to choose it."
+
+
+def register(app: Dash, services: Services) -> None:
+    """Add the callback that draws all heads."""
+
+    @app.callback(
+        Output(ids.OVER_PICTURE_MAP, "figure"),
+        Output(ids.OVER_PICTURE_NOTE, "children"),
+        Output(ids.OVER_PICTURE_PLACE, "hidden"),
+        Output(ids.OVER_PICTURE_SHOWN, "data"),
+        Input(ids.OVER_PICTURE, "checked"),
+        Input(ids.VIEW, "data"),
+        Input(ids.DARK, "data"),
+        State(ids.OVER_PICTURE_SHOWN, "data"),
+        prevent_initial_call=True,
+    )
+    def draw(checked: bool, data: dict[str, Any] | None, dark: bool, shown: Any) -> Any:
+        if not checked or data is None or data["picture"] != "image":
+            return no_update, no_update, True, None
+        names = ("model", "prompt", "images", "bos", "stack", "token", "position")
+        ablated = [data[name] for name in ("heads", "intervention", "acted")]
+        asked = [*(data[n] for n in names), data["ablate"] and ablated, bool(dark)]
+        if asked == shown:
+            return no_update, no_update, False, no_update
+        try:
+            figure, said = figure_of(services, View.from_json(data), bool(dark))
+        except UserError as error:
+            return no_update, str(error), False, None
+        return figure, said, False, asked
+
+    choose_on_click(app, ids.OVER_PICTURE_MAP)
