@@ -155,7 +155,7 @@ class _Counted:
     def add(self, n: int) -> None:
         self.done += n
         if self.progress is not None:
-            message = f"{self.done} of {self.total} episodes"
+            message = f"{self.done} of {self.total} episodes of all kinds"
             self.progress(Progress(self.done, self.total, message, None))
 
 

@@ -32,8 +32,9 @@ def recording_film(
         )
     strongest = 1.0
     if watched is not None:
-        looks = [look.weights[watched] for look in trace.looks]
-        strongest = max((float(w.max()) for w in looks if len(w)), default=1.0) or 1.0
+        # One scale for all watched heads, so that one that hardly looks at the picture shows it.
+        looks = [look.weights for look in trace.looks if look.weights.size]
+        strongest = max((float(weights.max()) for weights in looks), default=1.0) or 1.0
     known = bool(np.isfinite(trace.recorded).any())
 
     def shot(i: int) -> Shot:

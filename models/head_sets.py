@@ -149,7 +149,7 @@ class HeadSets:
         editings = {}
         for name, members in (model.stacks.by_stack(asked) or {MAIN: ()}).items():
             queries = model.stacks.axes(prompt, name).queries
-            acted_on = model.check_positions(queries, positions)
+            acted_on = model.check_positions(queries, positions, prompt)
             editor = intervention.prepare(model, prompt, members, acted_on)
             mask = acted_on_mask(acted_on, len(queries), model.device)
             editings[name] = Editing(editor, mask, read)

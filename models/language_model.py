@@ -36,7 +36,7 @@ from models.model_facts import (
     tells_pairs_apart,
 )
 from models.picture import Picture
-from models.picture_classifier import ClassProcessor, PictureAlone
+from models.picture_classifier import ClassProcessor, PictureAlone, class_named
 from models.picture_prompts import picture_reader
 from models.placement import execution_device, weights_at_hand
 from models.places import Place, named_positions
@@ -292,6 +292,9 @@ class LanguageModel:
 
     def resolve_token(self, target: int | str) -> int:
         """Return the one token id that an id or a text names, or raise `UserError`."""
+        if self.kind == CLASSIFIER and isinstance(target, str):
+            names = [self.describe_token(i).text for i in range(self.n_vocab)]
+            return class_named(target, names)
         return tokens.single_token(self._reader, target, self.n_vocab)
 
     def resolve_position(self, prompt: TokenizedPrompt, position: int | None = None) -> int:
@@ -368,9 +371,15 @@ class LanguageModel:
         return sorted({self.stacks.run_layer(head) for head in heads})
 
     def check_positions(
-        self, prompt: TokenizedPrompt, positions: Sequence[Place] | None
+        self,
+        prompt: TokenizedPrompt,
+        positions: Sequence[Place] | None,
+        whole: TokenizedPrompt | None = None,
     ) -> tuple[int, ...] | None:
         """Return positions counted from 0, sorted and each once; None, meaning all, as it is.
+
+        Args:
+            whole: see `named_positions`.
 
         Raises:
             UserError: one that the prompt does not have, or none at all.
@@ -385,7 +394,7 @@ class LanguageModel:
         found: set[int] = set()
         for place in positions:
             if isinstance(place, str):
-                found.update(named_positions(prompt, place))
+                found.update(named_positions(prompt, place, whole))
             else:
                 found.add(self.resolve_position(prompt, place))
         return tuple(sorted(found))

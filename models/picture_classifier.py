@@ -94,6 +94,29 @@ def class_names(labels: Mapping[int, str]) -> list[str]:
     return [f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(names)]
 
 
+def class_named(target: str, names: Sequence[str]) -> int:
+    """Return which class a name stands for: the whole of it, or one of several between commas.
+
+    Raises:
+        UserError: there is no such class, or several.
+    """
+    wanted = target.strip().lower()
+    for found in (
+        [i for i, name in enumerate(names) if name.lower() == wanted],
+        [i for i, name in enumerate(names) if wanted in name.lower().split(", ")],
+    ):
+        if len(found) == 1:
+            return found[0]
+    alike = [name for name in names if wanted and wanted in name.lower()]
+    listed = "; ".join((alike or names)[:10])
+    more = "; …" if len(alike or names) > 10 else ""
+    raise UserError(
+        ErrorKind.TARGET,
+        f"There is no one class {target[:60]!r}; {'like it are' if alike else 'classes are'}: "
+        f"{listed}{more}.",
+    )
+
+
 def as_language_model(model: Any, processor: ClassProcessor, name: str) -> PictureClassifier:
     """Return a classifier as everything else takes it.
 

@@ -37,16 +37,24 @@ def check_word(word: str) -> str:
     return f"{kind}[{','.join(_written(span) for span in spans)}]"
 
 
-def named_positions(prompt: TokenizedPrompt, word: str) -> list[int]:
+def named_positions(
+    prompt: TokenizedPrompt, word: str, whole: TokenizedPrompt | None = None
+) -> list[int]:
     """Return the positions of a prompt that a word stands for.
 
     Rows and columns are counted from 0 at the top left of each picture, or of each of its tiles.
+
+    Args:
+        whole: the prompt of which `prompt` are a stack's positions: what it has of a word, but the
+            stack does not, is none.
 
     Raises:
         UserError: it is no such word, or the prompt has none of them.
     """
     kind, spans = _read(word)
     of_kind = [i for i, one in enumerate(prompt.kinds) if one == kind]
+    if not of_kind and whole is not None and kind in whole.kinds:
+        return []
     if not of_kind:
         there = [one for one in KINDS if one in prompt.kinds]
         raise UserError(
@@ -66,13 +74,20 @@ def named_positions(prompt: TokenizedPrompt, word: str) -> list[int]:
     found = [
         i for i, cell in shown if cell is not None and cell.row in rows and cell.column in columns
     ]
-    if not found:
+    beyond = any(
+        len(span) < 10_000 and span.stop - 1 > max(edges, default=0)
+        for span, edges in (
+            (rows, [cell.row for _, cell in shown if cell is not None]),
+            (columns, [cell.column for _, cell in shown if cell is not None]),
+        )
+    )
+    if not found or beyond:
         lowest = max((cell.row for _, cell in shown if cell is not None), default=0)
         rightmost = max((cell.column for _, cell in shown if cell is not None), default=0)
         raise UserError(
             ErrorKind.POSITION,
-            f"No position shows {word}; rows run from 0 to {lowest} and columns from 0 to "
-            f"{rightmost}.",
+            f"Not all of {word} is on the picture; rows run from 0 to {lowest} and columns from 0 "
+            f"to {rightmost}.",
         )
     return found
 

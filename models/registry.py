@@ -12,9 +12,11 @@ import torch
 
 from models.actions import ACTIONS_FILE
 from models.builtin import BUILTIN_NAME, ensure_builtin
+from models.errors import ErrorKind, UserError
 from models.hub import models_to_offer
 from models.language_model import LanguageModel
 from models.loading import DeviceMap, load_pretrained, resolve_device, resolve_dtype
+from models.picture_texts import parted_name
 from models.tabletop import NAME as TABLETOP_NAME
 from models.tabletop import WEIGHTS as TABLETOP_WEIGHTS
 
@@ -53,6 +55,13 @@ def load_model(
     """
     torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
     place, label = name, str(name)
+    own, texts = parted_name(name)
+    if texts and str(own) in (BUILTIN_NAME, TABLETOP_NAME):
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{own} compares no pictures with texts, so no texts go behind its name; leave them "
+            "out.",
+        )
     if label == BUILTIN_NAME:
         place, label = ensure_builtin(progress), "the built-in model"
     elif label == TABLETOP_NAME:

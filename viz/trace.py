@@ -95,6 +95,7 @@ def trace_figure(
             "anchor": f"y{last if last > 1 else ''}",
             "gridcolor": colours.grid,
             "zeroline": False,
+            "hoverformat": ".2f",
             "tickfont": {"size": 10, "color": colours.muted},
             "fixedrange": True,
         },
@@ -186,7 +187,7 @@ def _action_strips(trace: Any, dark: bool) -> list[_Strip]:
 def _change_strip(trace: Any, dark: bool) -> list[_Strip]:
     if trace.moved is None:
         return []
-    line = _Line("moved by ablating", trace.moved, palette(dark).accent)
+    line = _Line("moved by ablating", trace.moved, palette(dark).accent, shape="hv")
     return [_Strip("moved (parts of reach)", (line,), {"rangemode": "tozero"})]
 
 

@@ -113,9 +113,16 @@ def position_set(positions: Iterable[Any], name: str) -> tuple[Place, ...]:
 
 
 def resolve_positions(
-    positions: Sequence[Place] | None, prompt: TokenizedPrompt, name: str = "chosen positions"
+    positions: Sequence[Place] | None,
+    prompt: TokenizedPrompt,
+    name: str = "chosen positions",
+    whole: TokenizedPrompt | None = None,
 ) -> list[int]:
     """Return positions of a prompt counted from its start, sorted; None is all.
+
+    Args:
+        whole: the prompt that `prompt` shows a stack's part of: what it has of a word, but the
+            stack does not, is nothing to the stack (a vision tower has no text).
 
     Raises:
         UserError: a position outside the prompt.
@@ -126,7 +133,7 @@ def resolve_positions(
     found: set[int] = set()
     for position in positions:
         if isinstance(position, str):
-            found.update(named_positions(prompt, position))
+            found.update(named_positions(prompt, position, whole))
         elif -n <= position < n:
             found.add(position % n)
         else:

@@ -334,9 +334,9 @@ class Knockout:
 
         axes = model.axes_of(prompt, heads)
         n, n_keys = len(axes.queries), len(axes.keys)
-        queries = resolve_positions(self.queries, axes.queries, "queries of knockout")
+        queries = resolve_positions(self.queries, axes.queries, "queries of knockout", prompt)
         blocked = torch.zeros(n, n_keys, dtype=torch.bool)  # query, key
-        blocked[queries] = self._blocked_keys(n, axes.keys, axes.own)[queries]
+        blocked[queries] = self._blocked_keys(n, axes.keys, axes.own, prompt)[queries]
         visible = torch.ones(n, n_keys, dtype=torch.bool)
         if axes.causal:
             visible = visible.tril()
@@ -351,7 +351,9 @@ class Knockout:
         blocked[~acted_on] = False
         return editors.BlockedPattern(blocked.to(model.device))
 
-    def _blocked_keys(self, n: int, keys: TokenizedPrompt, own: bool) -> Tensor:
+    def _blocked_keys(
+        self, n: int, keys: TokenizedPrompt, own: bool, prompt: TokenizedPrompt
+    ) -> Tensor:
         """Return bool [query, key], as if every query was chosen.
 
         Args:
@@ -368,7 +370,7 @@ class Knockout:
         if self.keys is None:
             return ~torch.eye(n, dtype=torch.bool)
         blocked = torch.zeros(n, len(keys), dtype=torch.bool)
-        blocked[:, resolve_positions(self.keys, keys, "keys of knockout")] = True
+        blocked[:, resolve_positions(self.keys, keys, "keys of knockout", prompt)] = True
         return blocked
 
 

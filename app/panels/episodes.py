@@ -189,6 +189,10 @@ def register(app: Dash, services: Services) -> None:
     def play(n_clicks: int | None, data: dict[str, Any] | None) -> Any:
         if not n_clicks or data is None:
             return no_update
-        coded = base64.b64encode(film_of(services, View.from_json(data))).decode("ascii")
+        try:
+            reel = film_of(services, View.from_json(data))
+        except UserError as error:
+            return html.P(str(error), className="error", role="alert")
+        coded = base64.b64encode(reel).decode("ascii")
         alt = "The episode that begins in this scene, step by step"
         return html.Img(src=f"data:image/gif;base64,{coded}", alt=alt, className="film")

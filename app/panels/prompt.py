@@ -18,7 +18,7 @@ from models.errors import UserError
 from models.picture import MOST_BYTES
 from models.tabletop.scenes import EXAMPLES as SCENES
 from models.tabletop.scenes import scene_label
-from models.types import ModelInfo, TokenizedPrompt
+from models.types import CLASSIFIER, ModelInfo, TokenizedPrompt
 
 NOT_READ = "This model looks at the picture alone: text is not read."
 
@@ -218,6 +218,9 @@ def register(app: Dash, services: Services) -> None:
         view = View.from_json(data)
         # A picture of the table is an example: what a person gives takes its place.
         given = [name for name in view.images if not name.startswith(TABLE)]
+        model = services.model(view.model)
+        if model.actions is not None or model.kind == CLASSIFIER:  # which look at one picture
+            given, kept = [], kept[:1]
         request = {"text": text or view.prompt, "second": view.second, "bos": view.bos}
         return {**request, "images": [*given, *kept], "at": time.time()}, None
 

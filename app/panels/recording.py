@@ -62,6 +62,7 @@ def layout() -> html.Section:
             html.P(id=ids.RECORDING_ERROR, className="error", role="alert"),
             html.Div(_body(), id=ids.RECORDING_BODY, hidden=True),
             dcc.Store(id=ids.RECORDING),
+            dcc.Store(id=ids.RECORDING_AT),
             dcc.Download(id=ids.RECORDING_FILE),
         ],
         id=ids.RECORDING_PLACE,
@@ -81,6 +82,7 @@ def _body() -> Sequence[Any]:
             **{"aria-label": "Cameras whose pictures the policy is shown"},
         ),
         html.P(id=ids.RECORDING_CAPTION, className="caption", **{"aria-live": "polite"}),
+        html.P(id=ids.RECORDING_AWAY, className="caption", role="status"),
         html.Div(
             [
                 dmc.Button("◀", id=ids.RECORDING_BACK, **small, **{"aria-label": "Frame before"}),
@@ -167,7 +169,7 @@ def shown(services: Services, view: View, recording: Recording, index: int) -> d
 def caption(recording: Recording, index: int) -> str:
     """Say which frame is shown, and what was done in it."""
     frame = recording.frames[index]
-    where = f"frame {index} of 0 to {len(recording) - 1}, {frame.time:.2f} s"
+    where = f"frame {index + 1} of {len(recording)}, {frame.time:.2f} s"
     said = f"{where}: {recording.told(index)}"
     if frame.action is None or not recording.action_names:
         return said
@@ -192,6 +194,7 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.RECORDING_PLACE, "hidden"),
         Output(ids.RECORDING_PLAY, "display"),
         Output(ids.RECORDING_BODY, "hidden", allow_duplicate=True),
+        Output(ids.RECORDING, "data", allow_duplicate=True),
         Input(ids.MODEL, "data"),
         State(ids.RECORDING, "data"),
         prevent_initial_call=True,
@@ -199,7 +202,8 @@ def register(app: Dash, services: Services) -> None:
     def show(name: str | None, opened: dict[str, Any] | None) -> Any:
         acts = name is not None and services.model(name).actions is not None
         other = opened is None or opened["model"] != name
-        return not acts, "block" if name == TABLETOP_NAME else "none", other
+        kept = None if other else no_update  # a recording is of the policy that it was opened for
+        return not acts, "block" if name == TABLETOP_NAME else "none", other, kept
 
     @app.callback(
         Output(ids.RECORDING, "data"),
@@ -258,6 +262,7 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.RECORDING_CAPTION, "children"),
         Output(ids.TRACE, "figure", allow_duplicate=True),
         Output(ids.RECORDING_ERROR, "children", allow_duplicate=True),
+        Output(ids.RECORDING_AT, "data"),
         Input(ids.RECORDING, "data"),
         Input(ids.RECORDING_FRAME, "value"),
         Input(ids.RECORDING_CAMERAS, "value"),
@@ -273,7 +278,7 @@ def register(app: Dash, services: Services) -> None:
         dark: bool,
     ) -> Any:
         if opened is None or data is None:
-            return (no_update,) * 5
+            return (no_update,) * 6
         from viz.trace import now_line
 
         followed = followed_of(services, opened)
@@ -282,14 +287,23 @@ def register(app: Dash, services: Services) -> None:
             seen = followed.recording.seen_by(cameras)
             request = shown(services, View.from_json(data), seen, index)
         except UserError as error:
-            return *(no_update,) * 4, str(error)
+            return *(no_update,) * 4, str(error), no_update
         marked: Any = no_update
         if followed.trace is not None:
             marked = Patch()
             now = followed.recording.frames[index].time
             marked["layout"]["shapes"] = [now_line(now, bool(dark))]
-        return request, request["text"], caption(followed.recording, index), marked, None
+        said = caption(followed.recording, index)
+        return request, request["text"], said, marked, None, request["images"]
 
+    app.clientside_callback(
+        """(view, at) => !view || !at || JSON.stringify(view.images) === JSON.stringify(at)
+            ? "" : "The prompt is not this frame any more; move the slider to come back." """,
+        Output(ids.RECORDING_AWAY, "children"),
+        Input(ids.VIEW, "data"),
+        State(ids.RECORDING_AT, "data"),
+        prevent_initial_call=True,
+    )
     app.clientside_callback(
         """(back, on, at, most) => {
             const step = window.dash_clientside.callback_context.triggered_id ===

@@ -5,7 +5,6 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, ctx, dcc, no_update, set_props
 
-from ablation.heads import format_heads
 from app import ids
 from app.panels.progress import Bar, cancels, watch_page
 from app.services import Services, ablation_of
@@ -96,16 +95,19 @@ def register(app: Dash, services: Services) -> None:
 
         followed, view = followed_of(services, opened), View.from_json(data)
         model, heads = services.model(view.model), watched_heads(view)
-        ablation, problem = ablation_of(view, services.prompt(view, model))
-        if problem is not None:
-            raise problem
-        seen = followed.recording.seen_by(cameras)
-        with services.jobs.start(tab) as job:
-            bar = Bar(job, ids.TRACE_BAR, ids.TRACE_STATUS, watch_page())
-            bar.start()
-            found = trace(
-                model, seen, ablation, heads, bos=view.bos, progress=bar, cancel=job.cancel
-            )
+        try:
+            ablation, problem = ablation_of(view, services.prompt(view, model))
+            if problem is not None:
+                raise problem
+            seen = followed.recording.seen_by(cameras)
+            with services.jobs.start(tab) as job:
+                bar = Bar(job, ids.TRACE_BAR, ids.TRACE_STATUS, watch_page())
+                bar.start()
+                found = trace(
+                    model, seen, ablation, heads, bos=view.bos, progress=bar, cancel=job.cancel
+                )
+        except UserError as error:  # what stood is of another question
+            return no_update, True, f"Not followed: {error}", True, True
         if not found.n_done:
             return no_update, no_update, "Cancelled.", no_update, no_update
         kept = Followed(followed.recording, found, seen.cameras)
@@ -153,9 +155,12 @@ def _said(trace: Any) -> str:
     if trace.moved is None:
         return "Nothing is ablated; switch heads off on the left and follow again to compare. "
     moved = trace.moved[: trace.n_done]
-    what = f"{format_heads(trace.ablation.heads)} ({trace.ablation.intervention.label})"
+    named = ", ".join(map(str, trace.ablation.heads[:8])) + (
+        " and more" if len(trace.ablation.heads) > 8 else ""
+    )
+    what = f"{named} ({trace.ablation.intervention.label})"
     if not moved.any():
-        return f"Without {what} no action is another. "
+        return f"Ablating {what} changes no action. "
     most = int(moved.argmax())
     return (
         f"Ablating {what} moves the action by {moved.mean():.2g} of its reach on average, most "

@@ -236,10 +236,10 @@ def test_a_recording_is_opened_gone_through_followed_and_saved(
     path.fill(str(tmp_path / "episode"))
     path.press("Enter")
     policy.locator("#recording-open").click()
-    expect(policy.locator("#recording-caption")).to_contain_text("frame 0 of 0 to")
+    expect(policy.locator("#recording-caption")).to_contain_text("frame 1 of 7")
     expect(policy.locator("#recording-error")).to_be_empty()
     policy.locator("#recording-on").click()
-    expect(policy.locator("#recording-caption")).to_contain_text("frame 1 of 0 to")
+    expect(policy.locator("#recording-caption")).to_contain_text("frame 2 of 7")
     told = f"{recording.instruction} {recording.frames[1].state}"
     expect(policy.locator("#prompt-text")).to_have_value(told)
     expect(policy.locator("#image-strip img")).to_have_attribute("alt", "00001.png")
@@ -261,10 +261,29 @@ def test_a_recording_is_opened_gone_through_followed_and_saved(
     assert {"done", "whole", "ablated", "picture", "red cross"} <= set(drawn[0])
     assert drawn[1] == pytest.approx(recording.frames[1].time)
     assert drawn[2] == len(recording)
+    expect(policy.locator("#recording-away")).to_be_empty()
     for kind, start in (("gif", b"GIF89a"), ("mp4", b"\0\0\0")):
         with policy.expect_download() as saving:
             policy.locator(f"#film-{kind}").click()
         assert Path(saving.value.path()).read_bytes().startswith(start)
+    policy.locator("#acted-text").fill("3")  # numbers mean other things in other frames
+    policy.locator("#acted-text").press("Enter")
+    policy.locator("#trace-run").click()
+    expect(policy.locator("#trace-caption")).to_contain_text("positions are named by words")
+    expect(policy.locator("#trace-place")).to_be_hidden()
+    path = tmp_path / "noise.png"
+    path.write_bytes(noise_picture((60, 40)).png())
+    policy.set_input_files("#image-upload input", str(path))
+    expect(policy.locator("#image-strip img")).to_have_attribute("alt", "noise.png")
+    expect(policy.locator("#recording-away")).to_contain_text("not this frame any more")
+    field = policy.locator("#model-picker")
+    field.fill("llama")
+    field.press("Enter")
+    expect(policy.locator("#recording-place")).to_be_hidden()
+    field.fill("tabletop")
+    field.press("Enter")
+    expect(policy.locator("#recording-place")).to_be_visible()
+    expect(policy.locator("#recording-body")).to_be_hidden()
 
 
 def test_a_policy_acts_from_the_scene_on(policy: Page) -> None:

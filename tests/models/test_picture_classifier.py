@@ -197,8 +197,14 @@ def test_what_cannot_be_classified(tmp_path: Path) -> None:
         model.check_one_stack("The logit lens")
     with refused("do not all see the same positions of one picture", ErrorKind.MODEL):
         load_model(classifier_directory("Swin"), device="cpu")
-    with pytest.raises(UserError):
-        model.resolve_token("no such class as this")
+    assert model.resolve_token("egyptian cat") == model.resolve_token("Egyptian cat, a cat") == 4
+    assert model.resolve_token("cat") == 0
+    with refused(
+        "There is no one class 'crane'; like it are: crane (2); crane (3)", ErrorKind.TARGET
+    ):
+        model.resolve_token("crane")
+    with refused("There is no one class 'fish'; classes are: cat; dog", ErrorKind.TARGET):
+        model.resolve_token("fish")
     for file in classifier_directory("ViT").iterdir():
         if file.name != "preprocessor_config.json":
             (tmp_path / file.name).write_bytes(file.read_bytes())

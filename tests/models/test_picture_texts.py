@@ -86,5 +86,7 @@ def test_texts_stand_behind_the_name(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"stand 2 to 200 different texts"):
             parted_name(wrong)
     assert load_model(comparing_directory("CLIP"), device="cpu").n_vocab == len(FIRST_TEXTS)
+    with pytest.raises(UserError, match="tabletop compares no pictures with texts"):
+        load_model("tabletop#a|b", device="cpu")
     with pytest.raises(UserError, match="compares no pictures with texts"):
         load_model(f"{classifier_directory('ViT')}#a|b", device="cpu")

@@ -488,11 +488,24 @@ def test_heads_are_zeroed_where_the_picture_stands() -> None:
     np.testing.assert_array_equal(of_tower.log_probs, patches.log_probs)
 
 
+def test_words_that_a_tower_lacks_are_nothing_to_it() -> None:
+    model, prompt = tiny_vision_model("llava"), prompt_of("llava")
+    intervention = parse_intervention("knockout:text>image")
+    both = Ablation((*model.all_heads()[:4], *model.all_heads("vision")), intervention)
+    alone = Ablation(model.all_heads()[:4], intervention)
+    np.testing.assert_allclose(
+        model.predict(prompt, ablation=both).log_probs,
+        model.predict(prompt, ablation=alone).log_probs,
+        atol=1e-6,
+    )
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [
         ("state", "The prompt has no state positions; those it has are text, image"),
-        ("image[9,0]", "No position shows image[9,0]; rows run from 0 to 3 and columns from 0"),
+        ("image[9,0]", "Not all of image[9,0] is on the picture; rows run from 0 to 3 and columns"),
+        ("image[2-4,*]", "Not all of image[2-4,*] is on the picture"),
         ("picture", "Cannot read 'picture' as positions"),
         ("text[1,2]", "Cannot read 'text[1,2]' as positions"),
         ("image[1]", "write rows and columns, as in image[2-4,0-3]"),
