@@ -5,7 +5,8 @@ second, untouched copy of the same weights as an independent reference.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from models.language_model import LanguageModel
@@ -584,3 +586,20 @@ def noise_picture(size: tuple[int, int] = (32, 32), seed: int = 0) -> Picture:
     """Return a picture of coloured noise; size is width and height."""
     rng = np.random.default_rng(seed)
     return Picture(rng.integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8), "noise")
+
+
+@contextmanager
+def zeroed(projection: nn.Linear, head: int, n_heads: int) -> Iterator[None]:
+    """Let a head of a model add nothing, by a plain hook on its output projection."""
+    width = projection.in_features // n_heads
+
+    def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        z = args[0].clone()
+        z[..., head * width : (head + 1) * width] = 0
+        return (z,)
+
+    handle = projection.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -81,6 +81,17 @@ def result(found: Any, heads: str, intervention: str) -> list[Any]:
     return [html.P(said, className="caption"), html.Table(html.Tbody(rows), className="numbers")]
 
 
+def beginning(view: View) -> str:
+    """Return the name of the scene that an episode begins in; raise `UserError` if a view's picture
+    is no scene of the table."""
+    if len(view.images) != 1 or not view.images[0].startswith(TABLE):
+        raise UserError(
+            ErrorKind.PICTURE,
+            "An episode begins in a scene of the table; choose one from the examples.",
+        )
+    return view.images[0]
+
+
 def film_of(services: Services, view: View) -> bytes:
     """Return the episode that begins in a view's scene, with its heads ablated beside it.
 
@@ -92,12 +103,7 @@ def film_of(services: Services, view: View) -> bytes:
     from models.tabletop.scenes import named_scene
     from models.tabletop.words import told
 
-    if len(view.images) != 1 or not view.images[0].startswith(TABLE):
-        raise UserError(
-            ErrorKind.PICTURE,
-            "An episode begins in a scene of the table; choose one from the examples.",
-        )
-    model, scene = services.model(view.model), named_scene(view.images[0])
+    scene, model = named_scene(beginning(view)), services.model(view.model)
     if view.prompt != told(scene):
         raise UserError(
             ErrorKind.PROMPT,

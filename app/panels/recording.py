@@ -8,8 +8,8 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 
 from app import ids
-from app.images import TABLE
 from app.panels import recording_follow
+from app.panels.episodes import beginning
 from app.panels.pieces import graph
 from app.panels.progress import progress_place
 from app.panels.recording_follow import KEPT_BYTES, Followed, followed_of
@@ -131,16 +131,11 @@ def played(services: Services, view: View) -> Recording:
     from models.tabletop.recording import recording_of
     from models.tabletop.scenes import named_scene
 
-    if len(view.images) != 1 or not view.images[0].startswith(TABLE):
-        raise UserError(
-            ErrorKind.PICTURE,
-            "An episode begins in a scene of the table; choose one from the examples.",
-        )
+    name = beginning(view)
     model = services.model(view.model)
     ablation, problem = ablation_of(view, services.prompt(view, model))
     if problem is not None:
         raise problem
-    name = view.images[0]
     episode = run_episode(model, named_scene(name), ablation)
     how = "" if ablation is None else ", heads ablated"
     return recording_of(episode.scenes, episode.actions, f"{name}{how}")

@@ -1,15 +1,20 @@
 """Image classifiers, held against transformers' own eager run with plain hooks on the output
 projections; and each position against the pixels that it comes from."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_vision import CLASSES, CLASSIFIERS, classifier_directory, noise_picture, tiny_classifier
+from tiny_vision import (
+    CLASSES,
+    CLASSIFIERS,
+    classifier_directory,
+    noise_picture,
+    tiny_classifier,
+    zeroed,
+)
 from torch import nn
 from transformers import AutoModelForImageClassification
 
@@ -64,22 +69,6 @@ def projections(model: Any) -> list[nn.Linear]:
         for path, module in model.named_modules()
         if path.endswith(names) and isinstance(module, nn.Linear)
     ]
-
-
-@contextmanager
-def zeroed(projection: nn.Linear, head: int, n_heads: int) -> Iterator[None]:
-    width = projection.in_features // n_heads
-
-    def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        z = args[0].clone()
-        z[..., head * width : (head + 1) * width] = 0
-        return (z,)
-
-    handle = projection.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @EVERY

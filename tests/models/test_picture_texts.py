@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_picture_classifier import TOLERANCE, pixels, zeroed
+from test_picture_classifier import TOLERANCE, pixels
 from tiny_vision import (
     COMPARING,
     TEXTS,
@@ -15,6 +15,7 @@ from tiny_vision import (
     comparing_directory,
     noise_picture,
     tiny_comparing,
+    zeroed,
 )
 from torch import nn
 from transformers import AutoModel, AutoTokenizer

@@ -1,14 +1,19 @@
 """Models that read pictures, held against transformers' own eager run with plain hooks on the
 output projections; and each position of a picture against the pixels that it comes from."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_vision import FAMILIES, QUESTION, noise_picture, tiny_vision_directory, tiny_vision_model
+from tiny_vision import (
+    FAMILIES,
+    QUESTION,
+    noise_picture,
+    tiny_vision_directory,
+    tiny_vision_model,
+    zeroed,
+)
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
@@ -66,22 +71,6 @@ def projections(model: Any, vision: bool) -> list[nn.Linear]:
         if path.rsplit(".", 1)[-1] in names and "attn" in path and isinstance(module, nn.Linear)
     ]
     return [module for module in found if (module in inside) != vision]
-
-
-@contextmanager
-def zeroed(projection: nn.Linear, head: int, n_heads: int) -> Iterator[None]:
-    width = projection.in_features // n_heads
-
-    def hook(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        z = args[0].clone()
-        z[..., head * width : (head + 1) * width] = 0
-        return (z,)
-
-    handle = projection.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def log_probs(model: Any, prompt: TokenizedPrompt) -> np.ndarray:
