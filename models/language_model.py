@@ -39,7 +39,7 @@ from models.picture import Picture
 from models.picture_classifier import ClassProcessor, PictureAlone, class_named
 from models.picture_prompts import picture_reader
 from models.placement import execution_device, weights_at_hand
-from models.places import Place, named_positions
+from models.places import Place, resolved
 from models.residual_reader import ResidualReader
 from models.self_check import branches_rightly, run_self_check, same_numbers
 from models.stacks import Axes, StackTable
@@ -391,13 +391,7 @@ class LanguageModel:
                 ErrorKind.POSITION,
                 "No position is named for the intervention to act on; name some, or none for all.",
             )
-        found: set[int] = set()
-        for place in positions:
-            if isinstance(place, str):
-                found.update(named_positions(prompt, place, whole))
-            else:
-                found.add(self.resolve_position(prompt, place))
-        return tuple(sorted(found))
+        return resolved(positions, prompt, partial(self.resolve_position, prompt), whole)
 
     def check_one_stack(self, what: str) -> None:
         """Refuse what is only there for models whose attention layers all read the same positions.

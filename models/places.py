@@ -5,13 +5,16 @@ look at the image") means the same on every prompt and in every stack of a model
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from models.errors import ErrorKind, UserError
 from models.types import TokenizedPrompt
 
 Place = int | str
 """A position, negative ones counted from the end; or a word that stands for several."""
+
+Span = range | None
+"""Rows or columns of a picture; None for all."""
 
 KINDS = ("text", "image", "state", "action", "special")
 """What a position can be (`TokenizedPrompt.kinds`), and so the words."""
@@ -69,30 +72,47 @@ def named_positions(
             "Which part of the picture each position shows is not known for this model; name "
             "positions by their numbers.",
         )
-    rows, columns = spans
-    shown = [(i, prompt.cells[i]) for i in of_kind]
-    found = [
-        i for i, cell in shown if cell is not None and cell.row in rows and cell.column in columns
-    ]
-    beyond = any(
-        len(span) < 10_000 and span.stop - 1 > max(edges, default=0)
-        for span, edges in (
-            (rows, [cell.row for _, cell in shown if cell is not None]),
-            (columns, [cell.column for _, cell in shown if cell is not None]),
-        )
-    )
-    if not found or beyond:
-        lowest = max((cell.row for _, cell in shown if cell is not None), default=0)
-        rightmost = max((cell.column for _, cell in shown if cell is not None), default=0)
+    shown = {i: cell for i in of_kind if (cell := prompt.cells[i]) is not None}
+    last_row = max((cell.row for cell in shown.values()), default=0)
+    last_column = max((cell.column for cell in shown.values()), default=0)
+    rows = range(last_row + 1) if spans[0] is None else spans[0]
+    columns = range(last_column + 1) if spans[1] is None else spans[1]
+    found = [i for i, cell in shown.items() if cell.row in rows and cell.column in columns]
+    if not found or max(rows) > last_row or max(columns) > last_column:
         raise UserError(
             ErrorKind.POSITION,
-            f"Not all of {word} is on the picture; rows run from 0 to {lowest} and columns from 0 "
-            f"to {rightmost}.",
+            f"Not all of {word} is on the picture; rows run from 0 to {last_row} and columns from "
+            f"0 to {last_column}.",
         )
     return found
 
 
-def _read(word: str) -> tuple[str, tuple[range, range] | None]:
+def resolved(
+    places: Iterable[Place],
+    prompt: TokenizedPrompt,
+    number: Callable[[int], int],
+    whole: TokenizedPrompt | None = None,
+) -> tuple[int, ...]:
+    """Return positions counted from 0, sorted and each once.
+
+    Args:
+        number: position as it was named -> counted from 0; raises what it has to say of others.
+        whole: see `named_positions`.
+
+    Raises:
+        UserError: a word that the prompt has no position of.
+    """
+    found: set[int] = set()
+    for place in places:
+        if isinstance(place, str):
+            found.update(named_positions(prompt, place, whole))
+        else:
+            found.add(number(place))
+    return tuple(sorted(found))
+
+
+def _read(word: str) -> tuple[str, tuple[Span, Span] | None]:
+    """Return the kind that a word names, and the rows and columns, if it names some."""
     match = _WORD.fullmatch(word.strip().lower())
     kind = match[1] if match else ""
     if match is None or kind not in KINDS or (match[2] is not None and kind != "image"):
@@ -115,14 +135,14 @@ def _read(word: str) -> tuple[str, tuple[range, range] | None]:
     return kind, (rows, columns)
 
 
-def _range(span: re.Match[str]) -> range:
+def _range(span: re.Match[str]) -> Span:
     if span[1]:
-        return range(10_000)
+        return None
     first = int(span[2])
     return range(first, int(span[3] or first) + 1)
 
 
-def _written(span: range) -> str:
-    if len(span) == 10_000:
+def _written(span: Span) -> str:
+    if span is None:
         return "*"
     return str(span[0]) if len(span) == 1 else f"{span.start}-{span.stop - 1}"

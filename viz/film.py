@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from models.picture import Cell, Picture
 from models.types import FloatArray
+from viz.glow import glowing, places_of
 from viz.theme import LIGHT
 
 LEAST_SIDE = 256
@@ -61,7 +63,8 @@ def _drawn(shot: Shot, size: tuple[int, int] | None) -> Image.Image:
     zoom = max(1, -(-LEAST_SIDE // max(pixels.shape[:2])))
     large = np.kron(pixels, np.ones((zoom, zoom, 1), dtype=np.uint8)) if zoom > 1 else pixels
     if shot.weights is not None:
-        large = _glowing(large, shot, zoom)
+        places = places_of(shot.cells, zoom, large.shape[:2])
+        large = glowing(large, places, STRONGEST * shot.weights, LIGHT.accent)
     height, width = large.shape[:2]
     # A video's sides are even numbers.
     full = (_even(width), _even(height + LINE * len(shot.lines) + 6))
@@ -77,23 +80,6 @@ def _drawn(shot: Shot, size: tuple[int, int] | None) -> Image.Image:
 
 def _even(n: int) -> int:
     return n + n % 2
-
-
-def _glowing(pixels: np.ndarray, shot: Shot, zoom: int) -> np.ndarray:
-    """Return a picture with weights over its cells."""
-    assert shot.weights is not None
-    glow = np.array([int(LIGHT.accent[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32)
-    alpha = np.zeros(pixels.shape[:2], dtype=np.float32)
-    for cell, weight in zip(shot.cells, shot.weights, strict=True):
-        if cell is None or cell.picture:
-            continue
-        top, bottom = (round(edge * zoom) for edge in (cell.top, cell.bottom))
-        left, right = (round(edge * zoom) for edge in (cell.left, cell.right))
-        alpha[top:bottom, left:right] = np.maximum(
-            alpha[top:bottom, left:right], STRONGEST * float(weight)
-        )
-    mixed = pixels * (1 - alpha[..., None]) + glow * alpha[..., None]
-    return np.asarray(mixed.astype(np.uint8))
 
 
 def _gif(images: Iterator[Image.Image], n: int, fps: float) -> bytes:
@@ -112,20 +98,14 @@ def _mp4(images: Iterator[Image.Image], fps: float) -> bytes:
         stream: Any = None
         for image in images:
             if stream is None:
-                rate = round(fps * 1000)
-                stream = container.add_stream("libx264", rate=_rate(rate), options={"crf": "18"})
+                rate = Fraction(round(fps * 1000), 1000)
+                stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
                 stream.width, stream.height = image.size
                 stream.pix_fmt = "yuv420p"
             frame = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return file.getvalue()
-
-
-def _rate(thousandths: int) -> Any:
-    from fractions import Fraction
-
-    return Fraction(thousandths, 1000)
 
 
 def frames_a_second(times: FloatArray) -> float:

@@ -18,7 +18,7 @@ from viz.theme import base_layout, head_colour, palette
 STRIP, GAP = 62, 18
 """Height of a strip and of what is between two, px."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 18, 40  # px
-_LEGEND_LINE, _SAMPLE, _CHARACTER = 18, 46, 5.4  # px: a line, a sample with room, a letter
+_LEGEND_LINE, _SAMPLE, _CHARACTER = 29, 46, 5.4  # px: a line, a sample with room, a letter
 _THINGS = (2, 3, 4, 5, 0, 6)
 """Hues of things; the second is left to what is ablated."""
 _MOST_HEADS = 4

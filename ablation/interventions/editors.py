@@ -123,7 +123,7 @@ class LargestZ:
         order = entries.abs().argsort(dim=1, descending=True, stable=True)
         sparse = entries.scatter(1, order[:, kept:], 0.0)
         edited = z.clone()
-        edited[:, at] = sparse.view(len(z), len(at), -1)
+        edited[:, at] = sparse.view(len(z), len(at), z.shape[2])
         return edited
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from models.errors import ErrorKind, UserError
-from models.places import Place, check_word, in_order, named_positions
+from models.places import Place, check_word, in_order, resolved
 from models.types import TokenizedPrompt
 
 MAX_POSITION = 10**6
@@ -130,19 +130,17 @@ def resolve_positions(
     if positions is None:
         return list(range(len(prompt)))
     n = len(prompt)
-    found: set[int] = set()
-    for position in positions:
-        if isinstance(position, str):
-            found.update(named_positions(prompt, position, whole))
-        elif -n <= position < n:
-            found.add(position % n)
-        else:
+
+    def number(position: int) -> int:
+        if not -n <= position < n:
             raise UserError(
                 ErrorKind.POSITION,
                 f"Position {position} of the {name} is outside the prompt, whose positions are "
                 f"0 to {n - 1}.",
             )
-    return sorted(found)
+        return position % n
+
+    return list(resolved(positions, prompt, number, whole))
 
 
 def join_texts(texts: Iterable[str]) -> str:

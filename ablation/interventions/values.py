@@ -226,7 +226,7 @@ class Permute:
         import torch
 
         queries = model.axes_of(prompt, heads).queries
-        moved = torch.tensor(resolve_positions(positions, queries))
+        moved = torch.tensor(resolve_positions(positions, queries), dtype=torch.long)
         source = torch.arange(len(queries))
         source[moved] = moved[self.permutation(len(moved))]
         return editors.ReorderedZ(source.to(model.device))
@@ -287,7 +287,8 @@ class Sparsify:
         import torch
 
         queries = model.axes_of(prompt, heads).queries
-        acted_on = torch.tensor(resolve_positions(positions, queries), device=model.device)
+        chosen = resolve_positions(positions, queries)
+        acted_on = torch.tensor(chosen, dtype=torch.long, device=model.device)
         return editors.LargestZ(self._given, acted_on)
 
 

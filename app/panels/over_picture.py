@@ -77,7 +77,7 @@ def register(app: Dash, services: Services) -> None:
     )
     def draw(checked: bool, data: dict[str, Any] | None, dark: bool, shown: Any) -> Any:
         if not checked or data is None or data["picture"] != "image":
-            return no_update, no_update, True, None
+            return no_update, no_update, no_update if shown is None else True, None
         names = ("model", "prompt", "images", "bos", "stack", "token", "position")
         ablated = [data[name] for name in ("heads", "intervention", "acted")]
         asked = [*(data[n] for n in names), data["ablate"] and ablated, bool(dark)]
@@ -86,7 +86,7 @@ def register(app: Dash, services: Services) -> None:
         try:
             figure, said = figure_of(services, View.from_json(data), bool(dark))
         except UserError as error:
-            return no_update, str(error), False, None
+            return no_update, str(error), False, asked
         return figure, said, False, asked
 
     choose_on_click(app, ids.OVER_PICTURE_MAP)

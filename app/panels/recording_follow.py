@@ -54,6 +54,12 @@ def followed_of(services: Services, opened: dict[str, Any]) -> Followed:
     return found
 
 
+def moment(followed: Followed, index: int | None) -> float:
+    """Return the time of the frame that the slider is at, seconds."""
+    frames = followed.recording.frames
+    return frames[min(int(index or 0), len(frames) - 1)].time
+
+
 def register(app: Dash, services: Services) -> None:
     """Add the callbacks that follow a policy and make films."""
     _register_films(app, services)
@@ -112,8 +118,7 @@ def register(app: Dash, services: Services) -> None:
             return no_update, no_update, "Cancelled.", no_update, no_update
         kept = Followed(followed.recording, found, seen.cameras)
         services.results.put(opened["key"], kept, KEPT_BYTES + found.n_bytes)
-        now = followed.recording.frames[min(int(index or 0), len(followed.recording) - 1)].time
-        figure = trace_figure(found, now=now, width=WIDTH, dark=bool(dark))
+        figure = trace_figure(found, now=moment(followed, index), width=WIDTH, dark=bool(dark))
         cut = "" if found.stopped == "complete" else f"Cancelled after {found.n_done} frames. "
         said = cut + _said(found) + unmatched(found.space, seen)
         return figure, False, said, False, False
@@ -133,7 +138,7 @@ def register(app: Dash, services: Services) -> None:
             return no_update
         from viz.trace import trace_figure
 
-        now = followed.recording.frames[min(int(index or 0), len(followed.recording) - 1)].time
+        now = moment(followed, index)
         return trace_figure(followed.trace, now=now, width=WIDTH, dark=bool(dark))
 
     @app.callback(

@@ -81,7 +81,9 @@ def read_folder(directory: Path) -> Recording:
 
 def refuse_filled(directory: Path) -> None:
     """Raise `UserError` if there are files in a folder that an episode is to be written to."""
-    if any(directory.iterdir()):
+    with refusing(directory, "it cannot be written there"):
+        filled = any(directory.iterdir())
+    if filled:
         raise refusal(directory, "there are files in it already; name an empty folder")
 
 

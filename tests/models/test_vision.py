@@ -489,6 +489,17 @@ def test_words_that_a_tower_lacks_are_nothing_to_it() -> None:
     )
 
 
+@pytest.mark.parametrize("spec", ["zero", "mean", "permute:0", "sparsify:fraction=0.5", "scale:2"])
+def test_nothing_is_done_in_a_tower_where_only_text_is_named(spec: str) -> None:
+    model, prompt = tiny_vision_model("llava"), prompt_of("llava")
+    ablation = Ablation(model.all_heads("vision"), parse_intervention(spec), ("text",))
+    np.testing.assert_allclose(
+        model.predict(prompt, ablation=ablation).log_probs,
+        model.predict(prompt).log_probs,
+        atol=1e-6,
+    )
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [
