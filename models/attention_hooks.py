@@ -35,6 +35,8 @@ class AttentionSite:
     d_head: int
     extent: tuple[int, int]
     """(queries, keys) that it had on the prompt with which it was found."""
+    n_parts: int = 1
+    """In how many rows it was given that prompt: one a tile, or camera."""
 
 
 def install_hooks(site: AttentionSite, layer: int) -> None:

@@ -81,6 +81,37 @@ class OfStack:
         self.reader.take(replace(block, layer=self.layers[block.layer]))
 
 
+@dataclass(frozen=True, slots=True)
+class OfPart:
+    """Hands on what is read of one part of a row, whose positions see no other part's, as rows of
+    the whole: the keys of other parts get 0."""
+
+    reader: AttentionReader
+    part: int
+    n_parts: int
+    first_row: int
+    """Of the rows that are read, the one that is this part's first."""
+
+    def take(self, block: AttentionBlock) -> None:
+        probabilities = block.probabilities
+        n_key, n_seen = block.n_key, probabilities.shape[-1]
+        whole = probabilities.new_zeros(*probabilities.shape[:2], self.n_parts * n_key)
+        first = self.part * n_key
+        whole[..., first : first + n_seen] = probabilities
+        rows = slice(self.first_row + block.rows.start, self.first_row + block.rows.stop)
+        n_query = n_key  # parts are a tower's, whose positions look at each other
+        self.reader.take(
+            AttentionBlock(
+                block.layer,
+                block.heads,
+                rows,
+                block.queries + self.part * n_query,
+                whole,
+                self.n_parts * n_key,
+            )
+        )
+
+
 class OutputReader:
     """The reader that computes a layer's z from the weights: what fused attention would give."""
 

@@ -25,6 +25,7 @@ from transformers.masking_utils import sdpa_mask
 from models.attention_reading import (
     AttentionReader,
     MapWriter,
+    OfPart,
     OutputReader,
     SeveralReaders,
     read_probabilities,
@@ -98,7 +99,8 @@ class Call:
     inputs: Inputs | None
     """None for architectures that do not dispatch: theirs are not visible."""
     raw_z: Tensor
-    """[batch, position, n_heads, d_head], before the plan's edits (knockouts apart)."""
+    """[batch, position, n_heads, d_head], before the plan's edits (knockouts apart); the parts of a
+    row that the layer is given one by one (tiles) stand one behind the other."""
     z: Tensor
     """[batch, position, n_heads, d_head], what goes on to the output projection."""
 
@@ -125,6 +127,10 @@ class TapRequest:
     """Whether z is computed from the weights that are read where all of a layer are: for long
     prompts that is much less work than fused attention beside it."""
     plan: Plan | None = None
+    n_rows: int | None = None
+    """How many rows the batch has. A vision tower may be given several for each of them, one a tile
+    or camera: its positions are then those of all parts of a row, and none sees another part's.
+    None: a layer's rows are the batch's."""
     keep_z: frozenset[int] = frozenset()
     """Layers whose (edited) z is kept."""
     on_call: Callable[[int, Call], Tensor | None] | None = None
@@ -153,15 +159,22 @@ class TapRequest:
     def attend(self, inputs: Inputs) -> Tensor:
         layer = self.next_layer()
         plan = self.plan_of(layer)
-        planned = planned_inputs(inputs, layer, plan, self.left_alone)
+        n_parts = self._n_parts(layer, inputs)
+        planned = planned_inputs(inputs, layer, plan, self.left_alone, n_parts=n_parts)
         if self._gives_z(layer, planned):
             raw_z = self._read_for_z(layer, planned)
         else:
-            raw_z = run_attention(planned)
+            raw_z = _joined(run_attention(planned), n_parts)
             if layer in self.read:
-                self._read(layer, planned)
+                self._read(layer, planned, n_parts)
         z = edit_outputs(raw_z, layer, plan)
-        return self.passed_on(layer, Call(planned, raw_z, z))
+        return _parted(self.passed_on(layer, Call(planned, raw_z, z)), n_parts)
+
+    def _n_parts(self, layer: int, inputs: Inputs) -> int:
+        """Return how many of a layer's rows make one of the batch; 1 where nothing is asked."""
+        if self.n_rows is None or layer < 0:
+            return 1
+        return max(1, inputs.query.shape[0] // self.n_rows)
 
     def _gives_z(self, layer: int, inputs: Inputs) -> bool:
         """Whether what is read of a layer is all that its z is made from, in its own precision."""
@@ -181,10 +194,23 @@ class TapRequest:
         read_inputs(inputs, layer, self.read[layer], readers)
         return outputs.z
 
-    def _read(self, layer: int, inputs: Inputs) -> None:
+    def _read(self, layer: int, inputs: Inputs, n_parts: int) -> None:
         """Have the probabilities of the wanted heads of a layer read."""
-        reader = self.reader_of(layer, inputs.query.shape[2], inputs.key.shape[2])
-        read_inputs(inputs, layer, self.read[layer], reader, self.queries)
+        n_query, n_key = inputs.query.shape[2], inputs.key.shape[2]
+        reader = self.reader_of(layer, n_parts * n_query, n_parts * n_key)
+        if n_parts == 1:
+            read_inputs(inputs, layer, self.read[layer], reader, self.queries)
+            return
+        for part in range(n_parts):
+            own = _part_of_inputs(inputs, part)
+            if self.queries is None:
+                to = OfPart(reader, part, n_parts, part * n_query)
+                read_inputs(own, layer, self.read[layer], to)
+                continue
+            for row, query in enumerate(self.queries):
+                if query // n_query == part:
+                    to = OfPart(reader, part, n_parts, row)
+                    read_inputs(own, layer, self.read[layer], to, [query % n_query])
 
     def reader_of(self, layer: int, n_query: int, n_key: int) -> AttentionReader:
         """Return what takes a layer's probabilities in."""
@@ -258,6 +284,30 @@ def dispatches(model_class: type) -> bool:
     return bool(model_class._can_set_attn_implementation())  # type: ignore[attr-defined]
 
 
+def _joined(z: Tensor, n_parts: int) -> Tensor:
+    """Put the parts of each row one behind the other: [row * part, position, ...] ->
+    [row, part * position, ...]."""
+    return z if n_parts == 1 else z.reshape(-1, n_parts * z.shape[1], *z.shape[2:])
+
+
+def _parted(z: Tensor, n_parts: int) -> Tensor:
+    """Undo `_joined`."""
+    return z if n_parts == 1 else z.reshape(-1, z.shape[1] // n_parts, *z.shape[2:])
+
+
+def _part_of_inputs(inputs: Inputs, part: int) -> Inputs:
+    """Return what a layer is given of one part of the first row."""
+    own = slice(part, part + 1)
+    mask = inputs.mask
+    return replace(
+        inputs,
+        query=inputs.query[own],
+        key=inputs.key[own],
+        value=inputs.value[own],
+        mask=mask if mask is None or mask.shape[0] == 1 else mask[own],
+    )
+
+
 def edit_outputs(z: Tensor, layer: int, plan: RowPlan | None, first: int = 0) -> Tensor:
     """Return z with the planned heads of this layer changed; the same tensor if there are none.
 
@@ -298,6 +348,7 @@ def allowed_with_plan(
     n_heads: int,
     left_alone: list[EmptyQueries],
     first: int = 0,
+    n_parts: int = 1,
 ) -> Tensor:
     """Return the mask with the planned queries kept from the planned keys.
 
@@ -305,6 +356,7 @@ def allowed_with_plan(
         allowed: bool [batch or 1, n_heads or 1, n_query, n_key], True where attention may go.
         left_alone: gets the queries that are left no key.
         first: the prompt's position that the queries begin with.
+        n_parts: how many of the layer's rows make one of the plan's (`TapRequest.n_rows`).
 
     Returns:
         The same tensor when the plan does not touch this layer's pattern, else
@@ -314,10 +366,13 @@ def allowed_with_plan(
         return allowed
     rows, heads = plan.pairs(layer, allowed.device)
     n_query, n_key = allowed.shape[-2:]
-    blocked = plan.editor.blocked[first : first + n_query, :n_key].to(allowed.device)
     allowed = allowed.expand(batch, n_heads, n_query, n_key).clone()
-    allowed[rows, heads] &= ~blocked
-    left_alone.append(EmptyQueries(layer, first, ~allowed[rows, heads].any(dim=-1)))
+    for part in range(n_parts):
+        query, key = first + part * n_query, part * n_key
+        blocked = plan.editor.blocked[query : query + n_query, key : key + n_key]
+        own = rows * n_parts + part
+        allowed[own, heads] &= ~blocked.to(allowed.device)
+        left_alone.append(EmptyQueries(layer, query, ~allowed[own, heads].any(dim=-1)))
     return allowed
 
 
@@ -426,12 +481,14 @@ def planned_inputs(
     plan: RowPlan | None,
     left_alone: list[EmptyQueries],
     first: int = 0,
+    n_parts: int = 1,
 ) -> Inputs:
     """Return the inputs with the knocked-out (query, key) pairs taken out of the mask.
 
     Args:
         left_alone: gets the queries that are left no key (`allowed_with_plan`).
         first: the prompt's position that the queries begin with.
+        n_parts: how many of the layer's rows make one of the plan's.
     """
     if plan is None or not plan.touches(layer) or plan.editor.blocked is None:
         return inputs
@@ -441,7 +498,7 @@ def planned_inputs(
         shape = (1, 1, query.shape[2], inputs.key.shape[2])
         allowed = torch.ones(shape, dtype=torch.bool, device=query.device)
     planned = allowed_with_plan(
-        allowed, layer, plan, query.shape[0], query.shape[1], left_alone, first
+        allowed, layer, plan, query.shape[0], query.shape[1], left_alone, first, n_parts
     )
     if mask is not None and mask.dtype != torch.bool:
         planned = mask.masked_fill(~planned, torch.finfo(mask.dtype).min)

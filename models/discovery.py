@@ -79,6 +79,7 @@ def dispatching_calls(model: nn.Module, forward: Forward) -> list[AttentionSite 
             n_kv_heads=call.inputs.key.shape[1],
             d_head=call.z.shape[3],
             extent=(call.inputs.query.shape[2], call.inputs.key.shape[2]),
+            n_parts=call.z.shape[0],
         )
         for layer, call in enumerate(calls)
     ]

@@ -103,6 +103,7 @@ class ForwardPass:
             options["logits_to_keep"] = torch.tensor(wanted, device=self.device)
         else:
             options.pop("logits_to_keep", None)
+        request.n_rows = len(ids)
         n_rows, n_positions = len(ids), len(ids[0]) + len((beside or {}).get("input_ids", ()))
         with self.computing(n_rows, n_positions, gradients), active(request):
             logits: Tensor = self._model(**given, **options).logits

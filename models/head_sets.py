@@ -340,7 +340,8 @@ class HeadSets:
         """Evaluate each set as a row from the bottom up: where no head of the encoder is in it,
         from the bottom of the decoder."""
         prompt, stacks = posed.prompt, self._model.stacks
-        n = len(prompt) if prompt.source is None else len(prompt) + len(prompt.source)
+        beside_it = (prompt.source, prompt.seen)
+        n = len(prompt) + sum(len(other) for other in beside_it if other is not None)
         rows = self.budget.rows(Window(0, n), n, writes_scores=True)
         whole, decoder = list(range(len(head_sets))), list[int]()
         if self._decodes_alone:

@@ -291,7 +291,9 @@ class _ProjectionOutputs:
 def _pattern_times_values_error(pattern: Tensor, call: Call) -> float:
     assert call.inputs is not None  # asked of dispatching models only
     group = call.inputs.query.shape[1] // call.inputs.value.shape[1]
-    values = call.inputs.value[0].float().repeat_interleave(group, dim=0)  # [n_heads, key, d_head]
+    n_parts = call.inputs.value.shape[0] // call.z.shape[0]
+    of_row = call.inputs.value[:n_parts].float().transpose(0, 1).flatten(1, 2)
+    values = of_row.repeat_interleave(group, dim=0)  # [n_heads, key, d_head]
     expected = (pattern @ values).transpose(0, 1)  # [query, n_heads, d_head]
     return _relative_error(expected, call.z[0].float())
 
@@ -301,13 +303,14 @@ def _head_sum_error(site: AttentionSite, z: Tensor, output: Tensor) -> float:
         weight = projection_weight(site.projection).float()  # [d_model, n_heads * d_head]
         bias = getattr(site.projection, "bias", None)
         bias = None if bias is None else bias.float()
-    total = torch.zeros_like(output[0], dtype=torch.float32)
+    of_row = output.reshape(z.shape[0], -1, output.shape[-1])[0].float()  # all parts of the row
+    total = torch.zeros_like(of_row)
     for head in range(site.n_heads):
         part = slice(head * site.d_head, (head + 1) * site.d_head)
         total += z[0, :, head].float() @ weight[:, part].T
     if bias is not None:
         total += bias
-    return _relative_error(total, output[0].float())
+    return _relative_error(total, of_row)
 
 
 def _relative_error(found: Tensor, expected: Tensor) -> float:

@@ -216,7 +216,7 @@ class StackTable:
         if queries is None or keys is None:
             raise UserError(
                 ErrorKind.HEADS,
-                f"The heads of the {stack.label} stack can be looked at where there is one picture "
+                f"The heads of the {stack.label} stack can be looked at where there is a picture "
                 "in the prompt; give one, or choose other heads.",
             )
         return Axes(queries, keys, stack.causal)

@@ -2,13 +2,15 @@
 
 The vision tower runs before the language model, in the same forward pass. Its layers are told from
 the language model's by where they are: these lie inside what transformers calls the decoder. Where
-every layer of the tower runs once over all patches of one picture, its heads are a stack of their
-own; where it does not (tiles as a batch, windows one by one), only the language model's are.
+every layer of the tower runs once, its heads are a stack of their own; where it does not (windows
+one by one), only the language model's are. The tower may be given several rows for a prompt, one a
+tile or a picture: its positions are then those of all of them, one behind the other, and those of
+one row see no other row's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isqrt
+from math import isqrt, prod
 from typing import Any
 
 import numpy as np
@@ -46,7 +48,9 @@ class Sight:
     """How many attention layers of the tower run before the language model's; 0 where they are no
     stack."""
     n_positions: int = 0
-    """Of the tower, where its layers are a stack."""
+    """Of the tower on each of its rows, where its layers are a stack."""
+    row_shape: tuple[int, ...] = ()
+    """Of the pixels of each of its rows: [channel, y, x]."""
 
     @property
     def image_token(self) -> str:
@@ -66,9 +70,11 @@ class Sight:
             UserError: see `PictureReader.prompt`.
         """
         prompt = self.reader.prompt(text, pictures, max_positions, bos)
-        if not self.n_layers or len(pictures) != 1 or not _is_one_tile(prompt):
+        n_rows, row_shape = _tower_rows(prompt)
+        if not self.n_layers or not n_rows or row_shape != self.row_shape:
             return prompt
-        return replace(prompt, seen=picture_positions(self.reader, pictures, self.n_positions))
+        seen = picture_positions(self.reader, pictures, self.n_positions, n_rows=n_rows)
+        return replace(prompt, seen=seen)
 
     def probe(self, text: str, max_positions: int) -> TokenizedPrompt:
         """Return the prompt that a model proves itself on."""
@@ -87,7 +93,8 @@ class Sight:
         seeing, reading = _split(model, dispatching_calls(model, forward), prompt)
         _count_layers(model, len(seeing))
         n_positions = seeing[0].extent[0] if seeing else 0
-        sight = replace(self, n_layers=len(seeing), n_positions=n_positions)
+        _, row_shape = _tower_rows(prompt)
+        sight = replace(self, n_layers=len(seeing), n_positions=n_positions, row_shape=row_shape)
         return FoundLayers(sight, [*seeing, *reading])
 
     def looks_ahead(self, run: Callable[[TapRequest], Any]) -> bool:
@@ -149,15 +156,19 @@ def _split(
         )
     seeing = [site for site in known if site.module not in inside]
     once = len({site.module for site in seeing}) == len(seeing)
-    alike = len({site.extent for site in seeing}) == 1
-    whole = len(known) == len(sites) and _is_one_tile(prompt)
+    n_rows, _ = _tower_rows(prompt)
+    alike = {(site.extent, site.n_parts) for site in seeing} == {(seeing[0].extent, n_rows)}
+    whole = len(known) == len(sites)
     return (seeing if once and alike and whole else []), reading
 
 
-def _is_one_tile(prompt: TokenizedPrompt) -> bool:
-    """Whether the tower is given one picture as a whole, in one size for all pictures."""
+def _tower_rows(prompt: TokenizedPrompt) -> tuple[int, tuple[int, ...]]:
+    """Return how many rows the tower is given of a prompt, and the shape of each, [channel, y, x];
+    0 where it is given patches one by one."""
     pixels = (prompt.given or {}).get("pixel_values")
-    return pixels is not None and pixels.ndim == 4 and len(pixels) == 1
+    if pixels is None or pixels.ndim not in (4, 5):
+        return 0, ()
+    return prod(pixels.shape[:-3]), pixels.shape[-3:]
 
 
 def _count_layers(model: Any, n_seeing: int) -> None:
@@ -194,30 +205,45 @@ def picture_positions(
     n_positions: int,
     given: Mapping[str, np.ndarray] | None = None,
     n_parts: int | None = None,
+    n_rows: int = 1,
 ) -> TokenizedPrompt:
-    """Return the positions of a vision tower, or of a classifier, on a picture: its parts, and in
+    """Return the positions of a vision tower, or of a classifier, on pictures: their parts, and in
     front of them what stands for the whole: a class token, registers.
 
     Args:
+        n_positions: of each row that the tower is given.
         given: what the model is given of the picture.
-        n_parts: how many positions show a part; None if they make a square.
+        n_parts: how many positions of a row show a part; None if they make a square.
+        n_rows: how many rows it is given: one a tile, or picture.
     """
     parts = isqrt(n_positions) ** 2 if n_parts is None else n_parts
     first = n_positions - parts
-    found = reader.cells(pictures, parts)
-    cells: list[Cell | None] = [None] * first
-    cells += found or [None] * parts
-    labels = ["class", *(f"register {i}" for i in range(1, first))][:first]
-    labels += [
-        f"▦{k}" if cell is None else cell_label(cell) for k, cell in enumerate(cells[first:])
-    ]
+    found = reader.cells(pictures, n_rows * parts)
+    cells: list[Cell | None] = []
+    labels: list[str] = []
+    for row in range(n_rows):
+        own = slice(row * parts, (row + 1) * parts)
+        shown = [None] * parts if found is None else found[own]
+        cells += [*[None] * first, *shown]
+        mark = f"/{row}" if n_rows > 1 else ""
+        labels += [f"{name}{mark}" for name in _whole_names(first)]
+        labels += [
+            f"▦{own.start + k}" if cell is None else cell_label(cell, len(pictures))
+            for k, cell in enumerate(shown)
+        ]
+    n = n_rows * n_positions
     return TokenizedPrompt(
         text="",
-        ids=tuple(range(n_positions)),
+        ids=tuple(range(n)),
         labels=tuple(labels),
-        texts=("",) * n_positions,
-        kinds=("special",) * first + (IMAGE,) * parts,
+        texts=("",) * n,
+        kinds=(("special",) * first + (IMAGE,) * parts) * n_rows,
         pictures=tuple(pictures),
         cells=None if found is None else tuple(cells),
         given=given,
     )
+
+
+def _whole_names(n: int) -> list[str]:
+    """Return what the positions are called that stand for a whole picture."""
+    return ["class", *(f"register {i}" for i in range(1, n))][:n]

@@ -317,7 +317,6 @@ FAMILIES = {
         picture=(64, 64),
         side=8,
         blank=8,
-        tower=False,
     ),
     "qwen3-vl": VisionFamily(
         "qwen3_vl",
@@ -362,7 +361,6 @@ FAMILIES = {
         ),
         picture=(64, 64),
         side=2,
-        tower=False,
     ),
     "smolvlm": VisionFamily(
         "smolvlm",
@@ -379,7 +377,6 @@ FAMILIES = {
         ),
         picture=(64, 64),
         side=2,
-        tower=False,
     ),
     "internvl": VisionFamily(
         "internvl",
@@ -395,7 +392,6 @@ FAMILIES = {
         config={"image_seq_length": 4, "downsample_ratio": 0.5},
         image_id="<IMG_CONTEXT>",
         side=2,
-        tower=False,
     ),
     "llava-onevision": VisionFamily(
         "llava_onevision",
@@ -407,7 +403,6 @@ FAMILIES = {
         picture=(64, 64),
         side=8,
         blank=8,
-        tower=False,
     ),
 }
 

@@ -64,11 +64,11 @@ def inputs(prompt: TokenizedPrompt) -> dict[str, torch.Tensor]:
 def projections(model: Any, vision: bool) -> list[nn.Linear]:
     """Return the output projections of the language model's layers, or of the tower's, in order."""
     inside = set(model.get_decoder().modules())
-    names = ("o_proj", "out_proj", "proj")
+    names = ("o_proj", "out_proj", "proj", "projection_layer")
     found = [
         module
         for path, module in model.named_modules()
-        if path.rsplit(".", 1)[-1] in names and "attn" in path and isinstance(module, nn.Linear)
+        if path.rsplit(".", 1)[-1] in names and "att" in path and isinstance(module, nn.Linear)
     ]
     return [module for module in found if (module in inside) != vision]
 
@@ -145,8 +145,39 @@ def test_the_tower_shows_its_attention_among_patches(name: str) -> None:
         path = parents[id(projection)].rsplit(".", 1)[0]
         reference.get_submodule(path).register_forward_hook(keep)
     log_probs(reference, prompt)
-    expected = torch.cat([pattern[0] for pattern in seen])
-    np.testing.assert_allclose(maps.values, expected.numpy(), atol=TOLERANCE)
+    # Of the tiles of a picture none sees another.
+    of_heads = torch.cat([pattern.transpose(0, 1) for pattern in seen])  # [head, tile, query, key]
+    expected = np.stack([torch.block_diag(*tiles).numpy() for tiles in of_heads])
+    np.testing.assert_allclose(maps.values, expected, atol=TOLERANCE)
+    rows = model.attention(prompt, model.all_heads("vision"), queries=[-1, 0, 9])
+    np.testing.assert_allclose(rows.values, expected[:, [-1, 0, 9]], atol=TOLERANCE)
+
+
+def test_interventions_act_within_the_tiles_of_a_tower() -> None:
+    """Each has 17 positions: position 20 is in the second, 40 in the third."""
+    model, prompt = tiny_vision_model("llava-next"), prompt_of("llava-next")
+    assert prompt.seen is not None
+    assert len(prompt.seen) == 5 * 17
+    head = Head(1, 2, "vision")
+    [clean] = model.attention(prompt, [head]).values
+    cut = Ablation((head,), Knockout((20, 40), (25, 34)))
+    [after] = model.attention(prompt, [head], cut).values
+    assert after[20, 25] == after[40, 34] == 0 < clean[20, 25]
+    for query, key in ((20, 25), (40, 34)):
+        others = np.arange(len(clean)) != key
+        expected = clean[query, others] / clean[query, others].sum()
+        np.testing.assert_allclose(after[query, others], expected, atol=TOLERANCE)
+    rest = ~np.isin(np.arange(len(clean)), (20, 40))
+    np.testing.assert_array_equal(after[rest], clean[rest])
+    moved = model.predict(prompt, ablation=cut).log_probs - model.predict(prompt).log_probs
+    assert np.abs(moved).max() > 10 * TOLERANCE
+    # Acting at all positions of all tiles is acting on the whole of each.
+    everywhere = Ablation((head,), Zero(), tuple(range(5 * 17)))
+    np.testing.assert_allclose(
+        model.predict(prompt, ablation=everywhere).log_probs,
+        model.predict(prompt, ablation=Ablation((head,), Zero())).log_probs,
+        atol=TOLERANCE,
+    )
 
 
 @EVERY
@@ -383,8 +414,11 @@ def test_several_pictures_stand_where_the_text_says() -> None:
     assert prompt.cells is not None
     assert prompt.cells[20] is not None
     assert prompt.cells[20].picture == 1
-    assert prompt.seen is None
-    assert all(head.stack == "" for head in model.heads_on(prompt))
+    assert prompt.seen is not None
+    assert prompt.seen.labels[0] == "class/0"
+    assert prompt.seen.labels[17] == "class/1"
+    assert prompt.seen.cells is not None
+    assert [cell.picture for cell in prompt.seen.cells if cell] == [0] * 16 + [1] * 16
     sweep = sweep_heads(model, prompt)
     assert np.isfinite(sweep.values).all()
 
@@ -425,9 +459,9 @@ def test_what_needs_text_alone_says_so() -> None:
         _ = model.residual
 
 
-def test_heads_of_the_tower_need_one_picture() -> None:
+def test_heads_of_the_tower_need_a_picture() -> None:
     model = tiny_vision_model("llava")
-    with pytest.raises(UserError, match="one picture in the prompt"):
+    with pytest.raises(UserError, match="a picture in the prompt"):
         model.attention(model.tokenize(QUESTION), [Head(0, 0, "vision")])
 
 
