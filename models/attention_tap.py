@@ -123,6 +123,8 @@ class TapRequest:
     """What takes the probabilities in; None: they are kept in `attention`."""
     queries: Sequence[int] | None = None
     """The positions whose rows are read, counted from 0; None for all."""
+    reading: bool = True
+    """Whether what is wanted is read now: of layers that run several times, one run is read."""
     z_from_weights: bool = False
     """Whether z is computed from the weights that are read where all of a layer are: for long
     prompts that is much less work than fused attention beside it."""
@@ -165,7 +167,7 @@ class TapRequest:
             raw_z = self._read_for_z(layer, planned)
         else:
             raw_z = _joined(run_attention(planned), n_parts)
-            if layer in self.read:
+            if self.reading and layer in self.read:
                 self._read(layer, planned, n_parts)
         z = edit_outputs(raw_z, layer, plan)
         return _parted(self.passed_on(layer, Call(planned, raw_z, z)), n_parts)
@@ -180,6 +182,7 @@ class TapRequest:
         """Whether what is read of a layer is all that its z is made from, in its own precision."""
         return (
             self.z_from_weights
+            and self.reading
             and self.reader is not None
             and self.queries is None
             and list(self.read.get(layer, ())) == list(range(inputs.query.shape[1]))

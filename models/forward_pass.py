@@ -16,7 +16,7 @@ from models.errors import ErrorKind, UserError
 from models.model_facts import is_encoder_decoder
 from models.pass_watch import held
 from models.placement import execution_device
-from models.types import TokenizedPrompt
+from models.types import POLICY, TokenizedPrompt
 
 Beside = Mapping[str, Sequence[int] | np.ndarray]
 """What the model is given beside the ids of a prompt, the same for each row of a batch: keyword ->
@@ -47,6 +47,7 @@ class ForwardPass:
         self._dtype = model.get_input_embeddings().weight.dtype
         self._lock = lock
         self._options = _options(model)
+        self._gives_numbers = getattr(model, "kind", None) == POLICY
         self._ids_name = "decoder_input_ids" if is_encoder_decoder(model) else "input_ids"
 
     def logits_at(
@@ -109,6 +110,13 @@ class ForwardPass:
             logits: Tensor = self._model(**given, **options).logits
         refuse_empty_queries(request.left_alone)
         return logits if wanted is None or sliced else logits[:, list(wanted)]
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """Return what a model answers, in float64, from logits [..., n]: log-probabilities; of a
+        `POLICY` the numbers themselves."""
+        if self._gives_numbers:
+            return logits.to(float64_device(logits.device)).to(torch.float64)
+        return log_softmax64(logits)
 
     def encode(self, ids: Sequence[int]) -> Tensor:
         """Return what an encoder-decoder's encoder makes of a source, [1, n_source, d_model]."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from models.language_model import LanguageModel
 
 Pass = tuple[list[int], Tensor]
-"""(indices of the sets of one pass, float64 [n_sets_in_pass, n_vocab]): log-probabilities, on the
-model's device (on the CPU where that has no float64)."""
+"""(indices of the sets of one pass, float64 [n_sets_in_pass, n_vocab]): log-probabilities, of a
+`POLICY` the numbers of its action, on the model's device (on the CPU where that has no float64)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -361,7 +361,8 @@ class HeadSets:
         self, posed: PosedPrompt, n_rows: int, request: TapRequest, encoded: Tensor | None
     ) -> Tensor:
         ids, given = [posed.prompt.ids] * n_rows, beside(posed.prompt)
-        return log_softmax64(self._forward.logits_at(ids, request, posed.read, given, encoded))
+        logits = self._forward.logits_at(ids, request, posed.read, given, encoded)
+        return self._forward.answer(logits)
 
     def _branches(self, base: BaseRun, sets: Sequence[frozenset[Head]]) -> Iterator[Pass]:
         """Evaluate the sets as branches of one shared run."""

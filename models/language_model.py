@@ -19,12 +19,13 @@ from models.attention_tap import TapRequest, dispatches
 from models.blocks import watched_blocks
 from models.branching import BranchEngine
 from models.budget import MemoryBudget
+from models.chunks import ChunkSpace, chunk_space
 from models.discovery import find_dispatching_sites, find_returning_sites
 from models.edge_patching import EdgePatching
 from models.edits import AblationLike, Intervention, Plan
 from models.errors import ErrorKind, UserError
 from models.fingerprint import weights_fingerprint
-from models.forward_pass import ForwardPass, beside, log_softmax64
+from models.forward_pass import ForwardPass, beside
 from models.fused import fuse
 from models.head_sets import HeadSets
 from models.layerwise import Layerwise, refuse_hooked
@@ -40,17 +41,21 @@ from models.picture_classifier import ClassProcessor, PictureAlone, class_named
 from models.picture_prompts import picture_reader
 from models.placement import execution_device, weights_at_hand
 from models.places import Place, resolved
+from models.policy_prompts import PolicyProcessor, PolicySight
 from models.residual_reader import ResidualReader
 from models.self_check import branches_rightly, run_self_check, same_numbers
 from models.stacks import Axes, StackTable
 from models.types import (
     CLASSIFIER,
+    EXPERT,
     MAIN,
+    POLICY,
     VISION,
     AttentionMaps,
     Head,
     ModelInfo,
     Prediction,
+    RobotInput,
     TokenDetail,
     TokenizedPrompt,
     TokenProbability,
@@ -110,9 +115,11 @@ class LanguageModel:
             parameter.requires_grad_(False)
         tokenizer = getattr(processor, "tokenizer", processor)
         self._reader = tokens.TokenReader.of(tokenizer)
-        self._sight: Sight | PictureAlone | None = None
+        self._sight: Sight | PictureAlone | PolicySight | None = None
         if isinstance(processor, ClassProcessor):
             self._sight = PictureAlone.of(model, processor, name)
+        elif isinstance(processor, PolicyProcessor):
+            self._sight = PolicySight.of(model, processor, self._reader, name)
         elif hasattr(processor, "image_processor"):
             self._sight = Sight(picture_reader(model, processor, self._reader, name))
         self.device = execution_device(model.get_input_embeddings())
@@ -126,7 +133,7 @@ class LanguageModel:
         self.dispatches = dispatches(type(model))
         self.sites = self._find_sites()
         self.stacks = self._find_stacks()
-        one_stack = self.kind != "encoder-decoder"
+        one_stack = self.kind not in ("encoder-decoder", POLICY)
         self._blocks = watched_blocks(model, self._main_sites) if one_stack else None
         self.n_layers = self.stacks.named(MAIN).n_layers
         self.n_heads = self.stacks.named(MAIN).n_heads
@@ -145,7 +152,11 @@ class LanguageModel:
             self, self._pass, self._find_engine, budget, self._decodes_alone()
         )
         self.actions: ActionSpace | None = None
-        if actions is not None:
+        self.chunk: ChunkSpace | None = None
+        """What the numbers of a `POLICY` mean."""
+        if isinstance(self._sight, PolicySight):
+            self.chunk = chunk_space(self._sight, actions)
+        elif actions is not None:
             self.actions = read_actions(actions, self._reader, self.n_vocab)
         self.info = self._describe()
 
@@ -159,6 +170,7 @@ class LanguageModel:
         decoder: str | None = None,
         pair: str | None = None,
         pictures: Sequence[Picture] = (),
+        robot: RobotInput | None = None,
     ) -> TokenizedPrompt:
         """Turn text into a prompt.
 
@@ -171,18 +183,24 @@ class LanguageModel:
             pair: for an encoder that tells sentences apart, the second sentence of a pair.
             pictures: for a model that reads them. They stand where the text has the model's image
                 token, in front of it if it has none.
+            robot: what a `POLICY` is given of the robot.
 
         Raises:
             UserError: the text is empty, gives no tokens, or exceeds the model's context; or the
                 model has no decoder beside an encoder, knows no pairs, or reads no pictures.
         """
-        if pictures or self.kind == CLASSIFIER:
+        if robot is not None and self.kind != POLICY:
+            raise UserError(
+                ErrorKind.PROMPT,
+                f"{self.name} is told no state beside its prompt; leave that out.",
+            )
+        if pictures or self.kind in (CLASSIFIER, POLICY):
             if pair is not None or decoder:
                 raise UserError(
                     ErrorKind.PROMPT,
                     "A prompt with pictures takes no second text; leave that out.",
                 )
-            return self._tokenize_pictures(text, bos, pictures)
+            return self._tokenize_pictures(text, bos, pictures, robot)
         if pair is not None and not self.pairs:
             raise UserError(
                 ErrorKind.PROMPT,
@@ -193,7 +211,11 @@ class LanguageModel:
         return self.with_decoder(prompt, decoder)
 
     def _tokenize_pictures(
-        self, text: str, bos: bool | None, pictures: Sequence[Picture]
+        self,
+        text: str,
+        bos: bool | None,
+        pictures: Sequence[Picture],
+        robot: RobotInput | None,
     ) -> TokenizedPrompt:
         if self._sight is None:
             raise UserError(
@@ -201,6 +223,8 @@ class LanguageModel:
                 f"{self.name} reads text alone; leave the picture out, or choose a model that "
                 "reads pictures (tabletop).",
             )
+        if isinstance(self._sight, PolicySight):
+            return self._sight.prompt(text, pictures, self.max_positions, bos, robot)
         prompt = self._sight.prompt(text, pictures, self.max_positions, bos)
         self._check_embedded(prompt.ids)
         if self.actions is not None:
@@ -504,7 +528,7 @@ class LanguageModel:
         if ablation is not None and ablated:
             request.plan = self._plan_row(prompt, ablation, position)
         logits = self._pass.logits_at([prompt.ids], request, position, beside(prompt))
-        return Run(self.prediction_from(log_softmax64(logits)[0], position, top_k), maps)
+        return Run(self.prediction_from(self._pass.answer(logits)[0], position, top_k), maps)
 
     def batch_log_probs(
         self, prompts: Sequence[TokenizedPrompt], ablation: AblationLike | None = None
@@ -535,7 +559,7 @@ class LanguageModel:
             for name in first.given or {}
         }
         ids = [prompt.ids for prompt in prompts]
-        return log_softmax64(self._pass.logits_at(ids, request, last, together, stacked=True))
+        return self._pass.answer(self._pass.logits_at(ids, request, last, together, stacked=True))
 
     def read_attention(
         self,
@@ -568,15 +592,17 @@ class LanguageModel:
         if ablation is not None and ablation.heads:
             request.plan = self._plan_row(prompt, ablation, position)
         logits = self._pass.logits_at([prompt.ids], request, position, beside(prompt))
-        return self.prediction_from(log_softmax64(logits)[0], position, top_k)
+        return self.prediction_from(self._pass.answer(logits)[0], position, top_k)
 
     def token_detail(self, prompt: TokenizedPrompt, position: int, top_k: int = 5) -> TokenDetail:
         """Return what is known of one position: its token, its embedding, its prediction."""
         position = self.resolve_position(prompt, position)
         token_id = prompt.ids[position]
         embedding = self._model.get_input_embeddings()
-        with weights_at_hand(embedding):
-            norm = float(embedding.weight[token_id].float().norm())
+        norm = float("nan")
+        if token_id < embedding.weight.shape[0]:  # what stands for a picture may have no row
+            with weights_at_hand(embedding):
+                norm = float(embedding.weight[token_id].float().norm())
         return TokenDetail(
             position=position,
             id=token_id,
@@ -595,7 +621,16 @@ class LanguageModel:
 
         Returns:
             layer -> [position, n_heads, d_head], on the model's device.
+
+        Raises:
+            UserError: a layer runs several times, each with another z.
         """
+        if self.kind == POLICY and any(self.stacks.places[i][0] == EXPERT for i in layers):
+            raise UserError(
+                ErrorKind.INTERVENTION,
+                "What the heads of the action expert put out differs from step to step, so it "
+                "cannot be taken from another run; choose zero, scale or knockout.",
+            )
         request = TapRequest(keep_z=frozenset(layers))
         self.watch(prompt, request)
         return {layer: z[0] for layer, z in request.z.items()}
@@ -672,6 +707,8 @@ class LanguageModel:
     ) -> Prediction:
         """Return the `Prediction` of one row of log-probabilities, float64 [n_vocab]."""
         row = log_probs.cpu().numpy() if isinstance(log_probs, Tensor) else log_probs
+        if self.kind == POLICY:
+            return Prediction(position, (), float("nan"), row)
         probs = np.exp(row)
         leaders = np.argsort(-row, kind="stable")[:top_k]
         # A token of probability 0 adds nothing to the entropy.
@@ -728,8 +765,10 @@ class LanguageModel:
 
     @property
     def _main_sites(self) -> list[AttentionSite]:
-        """The attention layers behind the vision tower's; all of them where there is none."""
-        return self.sites[self._n_before :]
+        """The language model's attention layers: those behind the vision tower's, and before an
+        action expert's; all of them where there is neither."""
+        n_behind = 0 if self._sight is None else self._sight.n_behind
+        return self.sites[self._n_before : len(self.sites) - n_behind]
 
     @cached_property
     def _probe_prompt(self) -> TokenizedPrompt:
@@ -804,7 +843,8 @@ class LanguageModel:
                 self.sites[: self._n_before],
                 not self._sight.looks_ahead(self._probe_logits),
             )
-            return StackTable.of_vision_and_language(seeing, self._main_sites, causal)
+            acting = self.sites[self._n_before + len(self._main_sites) :]
+            return StackTable.of_vision_and_language(seeing, self._main_sites, causal, acting)
         if self.kind != "encoder-decoder":
             return StackTable.of_one(self.sites, causal=self.kind == "causal")
         prompt = self._probe_prompt

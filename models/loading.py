@@ -22,6 +22,7 @@ import torch
 from models.checkpoints import Checkpoint, Notify, failing_as, locate
 from models.errors import ErrorKind, UserError
 from models.model_classes import (
+    answers_with_numbers,
     compares_texts,
     model_class_of,
     read_config,
@@ -100,9 +101,12 @@ def load_pretrained(
                 f"{checkpoint.name} compares no pictures with texts, so no texts go behind its "
                 "name; leave them out.",
             )
+        acts = answers_with_numbers(config)
         if classifies or compares:
             images = _load_image_processor(checkpoint)
             tokenizer = _load_tokenizer(checkpoint) if compares else None
+        elif acts:
+            tokenizer = _load_tokenizer(checkpoint)
         else:
             tokenizer = _load_processor(checkpoint, config) or _load_tokenizer(checkpoint)
         model = _load_weights(checkpoint, config, model_class, torch_dtype, device_map)
@@ -110,7 +114,7 @@ def load_pretrained(
             model = _move(model, torch_device, checkpoint.name)
         if classifies or compares:
             return _classifier(checkpoint, model, images, tokenizer, texts)
-        return model, tokenizer
+        return _policy(checkpoint, model, tokenizer) if acts else (model, tokenizer)
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -317,6 +321,16 @@ def _classifier(
         labels = model.labels
     processor = class_processor(labels, images)
     return as_language_model(model, processor, checkpoint.name), processor
+
+
+def _policy(checkpoint: Checkpoint, model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Return a policy that answers with numbers as everything else takes it, and its processor."""
+    from models.flow_policy import FlowPolicy
+    from models.policy_prompts import read_policy_processor
+
+    vision = model.config.vlm_config.vision_config
+    processor = read_policy_processor(checkpoint.directory, checkpoint.name, tokenizer, vision)
+    return FlowPolicy(model), processor
 
 
 def _load_weights(

@@ -71,6 +71,10 @@ def model_class_of(checkpoint: Checkpoint, config: Any) -> Any:
     stated = tuple(config.architectures or ())
     shown = stated[0] if stated else config.model_type
     other = sorted(set(config.sub_configs) - {"text_config", "encoder", "decoder"})
+    if answers_with_numbers(config):
+        from transformers import PI0ForConditionalGeneration
+
+        return PI0ForConditionalGeneration
     if sees_alone(config):
         return _classifier_class(checkpoint, config)
     if compares_texts(config):
@@ -91,6 +95,11 @@ def model_class_of(checkpoint: Checkpoint, config: Any) -> Any:
     if causal is not None:
         return _first(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
     raise unsupported(checkpoint.name, shown, "no language model that predicts tokens")
+
+
+def answers_with_numbers(config: Any) -> bool:
+    """Whether a model is a policy that finds the numbers of an action by flow matching."""
+    return bool(config.model_type == "pi0")
 
 
 def reads_pictures(config: Any) -> bool:

@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from models.errors import ErrorKind, UserError
-from models.types import CLASSIFIER
+from models.types import CLASSIFIER, POLICY
 
 NO_LIMIT = 1_000_000
 """The context of architectures that state none."""
@@ -26,8 +26,9 @@ def kind_of(model: Any, tokenizer: Any) -> str:
     """Return what `ModelInfo.kind` says of a model."""
     if is_encoder_decoder(model):
         return "encoder-decoder"
-    if getattr(model, "kind", None) == CLASSIFIER:
-        return CLASSIFIER
+    stated = getattr(model, "kind", None)
+    if stated in (CLASSIFIER, POLICY):
+        return str(stated)
     return "masked" if _predicts_at_mask(model, tokenizer) else "causal"
 
 

@@ -186,6 +186,8 @@ class PictureAlone:
     """Whether a token that learned from a teacher stands behind the class token (DeiT)."""
     n_layers: int = 0
     """Of a vision tower before the language model: there is none."""
+    n_behind: int = 0
+    """Of what runs behind it: nothing does."""
 
     @staticmethod
     def of(model: PictureClassifier, processor: ClassProcessor, name: str) -> "PictureAlone":

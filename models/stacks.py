@@ -14,7 +14,7 @@ from torch import nn
 
 from models.attention_hooks import AttentionSite
 from models.errors import ErrorKind, UserError
-from models.types import CROSS, ENCODER, MAIN, VISION, Head, Stack, TokenizedPrompt
+from models.types import CROSS, ENCODER, EXPERT, MAIN, VISION, Head, Stack, TokenizedPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,10 @@ class StackTable:
 
     @staticmethod
     def of_vision_and_language(
-        seeing: Sequence[AttentionSite], reading: Sequence[AttentionSite], causal: bool
+        seeing: Sequence[AttentionSite],
+        reading: Sequence[AttentionSite],
+        causal: bool,
+        acting: Sequence[AttentionSite] = (),
     ) -> "StackTable":
         """Return the table of a model whose vision tower runs before its language model.
 
@@ -99,6 +102,7 @@ class StackTable:
             seeing: the tower's layers; none where they cannot be looked at one by one.
             reading: the language model's.
             causal: whether no position of the language model looks ahead.
+            acting: an action expert's, which run last.
         """
         stacks = [Stack(MAIN, "language", len(reading), _most_heads(reading), causal=causal)]
         if seeing:
@@ -106,9 +110,15 @@ class StackTable:
                 VISION, "vision", len(seeing), _most_heads(seeing), "picture", "picture", False
             )
             stacks.insert(0, tower)
+        if acting:
+            n_most = _most_heads(acting)
+            stacks.append(
+                Stack(EXPERT, "action expert", len(acting), n_most, "acting", "all", False)
+            )
         places = [(VISION, i) for i in range(len(seeing))]
         places += [(MAIN, i) for i in range(len(reading))]
-        n_heads = tuple(site.n_heads for site in (*seeing, *reading))
+        places += [(EXPERT, i) for i in range(len(acting))]
+        n_heads = tuple(site.n_heads for site in (*seeing, *reading, *acting))
         return StackTable(tuple(stacks), tuple(places), n_heads)
 
     def named(self, name: str) -> Stack:
@@ -212,6 +222,8 @@ class StackTable:
         """Return the positions that a stack joins on a prompt."""
         stack = self.named(name)
         sides = {"prompt": prompt, "source": prompt.typed, "picture": prompt.seen}
+        if prompt.acting is not None:
+            sides |= {"acting": prompt.acting, "all": prompt.with_acting()}
         queries, keys = sides[stack.queries], sides[stack.keys]
         if queries is None or keys is None:
             raise UserError(

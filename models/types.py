@@ -17,11 +17,12 @@ from models.picture import Cell, Picture
 FloatArray = np.ndarray
 """A NumPy array of floats; the docstring beside it gives dtype and shape."""
 
-MAIN, ENCODER, CROSS, VISION = "", "encoder", "cross", "vision"
+MAIN, ENCODER, CROSS, VISION, EXPERT = "", "encoder", "cross", "vision", "expert"
 """Names of stacks; an encoder-decoder's main one is its decoder's attention to itself, that of a
 model that sees its language model's."""
-CLASSIFIER = "classifier"
-"""The kind of a model that says which class a picture shows; see `ModelInfo.kind`."""
+CLASSIFIER, POLICY = "classifier", "policy"
+"""The kinds of a model that says which class a picture shows, and of one that answers with the
+numbers of an action; see `ModelInfo.kind`."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -60,8 +61,9 @@ class Stack:
     n_heads: int
     """The most heads that a layer of it has."""
     queries: str = "prompt"
-    """Whose positions look: "prompt", "source" (what an encoder-decoder's encoder reads), or
-    "picture" (what a vision tower sees)."""
+    """Whose positions look: "prompt", "source" (what an encoder-decoder's encoder reads),
+    "picture" (what a vision tower sees), "acting" (state and actions, an action expert's own), or
+    "all" (those of the prompt, and behind them the expert's)."""
     keys: str = "prompt"
     """Whose positions are looked at."""
     causal: bool = True
@@ -90,6 +92,27 @@ class Component:
             return f"L{self.layer}{'H' if self.kind == 'head' else 'KV'}{self.head}"
         names = {"mlp": "MLP", "bias": "bias"}
         return f"{names[self.kind]}{self.layer}" if self.kind in names else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class RobotInput:
+    """What a policy that answers with numbers is given beside pictures and instruction."""
+
+    state: tuple[float, ...] = ()
+    """What the robot tells of itself, in its own units; none stands for the mean."""
+    draw: int = 0
+    """Which noise the action is found from."""
+    step: int | None = None
+    """The step of denoising at which attention is read, counted from 0; None for the last."""
+
+    def said(self) -> str:
+        """Return it in words."""
+        state = ", ".join(f"{number:g}" for number in self.state) or "mean"
+        step = "" if self.step is None else f", step {self.step}"
+        return f"state {state}, noise {self.draw}{step}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"state": list(self.state), "draw": self.draw, "step": self.step}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +146,11 @@ class TokenizedPrompt:
     """What the model is given of the pictures: keyword -> array; for one row of a batch."""
     seen: "TokenizedPrompt | None" = None
     """The positions of the model's vision tower, where its heads can be looked at."""
+    acting: "TokenizedPrompt | None" = None
+    """The own positions of a policy's action expert, state and actions; its text tells of the state
+    and the noise."""
+    robot: RobotInput | None = None
+    """What such a policy is given of the robot."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.labels), len(self.texts), len(self.kinds)}
@@ -141,7 +169,25 @@ class TokenizedPrompt:
         """All that the model is given: equal for prompts on which it does the same."""
         source = None if self.source is None else self.source.ids
         pictures = tuple(picture.digest for picture in self.pictures)
-        return (self.ids, self.segments, source, pictures)
+        acting = None if self.acting is None else self.acting.text
+        return (self.ids, self.segments, source, pictures, acting)
+
+    def with_acting(self) -> "TokenizedPrompt":
+        """Return the positions that an action expert looks at: these, and behind them its own."""
+        if self.acting is None:
+            raise ValueError("the prompt is of no model with an action expert")
+        cells = None
+        if self.cells is not None:
+            cells = (*self.cells, *[None] * len(self.acting))
+        return TokenizedPrompt(
+            text=self.text,
+            ids=(*self.ids, *self.acting.ids),
+            labels=(*self.labels, *self.acting.labels),
+            texts=(*self.texts, *self.acting.texts),
+            kinds=(*self.kinds, *self.acting.kinds),
+            pictures=self.pictures,
+            cells=cells,
+        )
 
     @property
     def typed(self) -> "TokenizedPrompt":
@@ -181,6 +227,8 @@ class TokenizedPrompt:
             data["segments"] = list(self.segments)
         if self.pictures:
             data["pictures"] = [picture.name for picture in self.pictures]
+        if self.robot is not None:
+            data["robot"] = self.robot.to_json()
         if self.source is not None:
             source = {"tokens": list(self.source.labels), "ids": list(self.source.ids)}
             data |= {"decoder": self.text, "source": source}
@@ -213,9 +261,10 @@ class Prediction:
     top: tuple[TokenProbability, ...]
     """The most likely tokens, most likely first; ties go to the lowest id."""
     entropy: float
-    """Entropy of the whole distribution, in nats."""
+    """Entropy of the whole distribution, in nats; NaN where there is none."""
     log_probs: FloatArray
-    """Natural log-probabilities of the whole vocabulary, float64 [n_vocab]."""
+    """Natural log-probabilities of the whole vocabulary, float64 [n_vocab]. A `POLICY` has no
+    distribution: in their place stand the numbers of its action, in its own units."""
 
     def __post_init__(self) -> None:
         if self.log_probs.ndim != 1:
@@ -365,8 +414,8 @@ class ModelInfo:
     max_positions: int
     kind: str
     """"causal" (predicts the next token), "masked" (predicts at a mask token), "encoder-decoder"
-    (predicts the next token of what its decoder writes), or `CLASSIFIER` (which class a picture
-    shows)."""
+    (predicts the next token of what its decoder writes), `CLASSIFIER` (which class a picture
+    shows), or `POLICY` (answers with the numbers of an action)."""
     mask_token: str | None
     bos_token: str | None
     adds_bos: bool

@@ -47,6 +47,8 @@ class Sight:
     n_layers: int = 0
     """How many attention layers of the tower run before the language model's; 0 where they are no
     stack."""
+    n_behind: int = 0
+    """How many attention layers run behind the language model's: none."""
     n_positions: int = 0
     """Of the tower on each of its rows, where its layers are a stack."""
     row_shape: tuple[int, ...] = ()
@@ -90,8 +92,8 @@ class Sight:
         Raises:
             UserError: layers of the language model are missing, or run several times.
         """
-        seeing, reading = _split(model, dispatching_calls(model, forward), prompt)
-        _count_layers(model, len(seeing))
+        seeing, reading = split_layers(model, dispatching_calls(model, forward), prompt)
+        count_layers(model, len(seeing))
         n_positions = seeing[0].extent[0] if seeing else 0
         _, row_shape = _tower_rows(prompt)
         sight = replace(self, n_layers=len(seeing), n_positions=n_positions, row_shape=row_shape)
@@ -131,7 +133,7 @@ def _sees_later(inputs: Inputs) -> bool:
     return allowed is None or bool(allowed.triu(1).any())
 
 
-def _split(
+def split_layers(
     model: Any, sites: Sequence[AttentionSite | None], prompt: TokenizedPrompt
 ) -> tuple[list[AttentionSite], list[AttentionSite]]:
     """Tell the tower's attention layers, where they make a stack, from the language model's.
@@ -171,7 +173,7 @@ def _tower_rows(prompt: TokenizedPrompt) -> tuple[int, tuple[int, ...]]:
     return prod(pixels.shape[:-3]), pixels.shape[-3:]
 
 
-def _count_layers(model: Any, n_seeing: int) -> None:
+def count_layers(model: Any, n_seeing: int) -> None:
     """Let the layers of the language model be counted from `n_seeing` on, whether the tower runs
     or not."""
 

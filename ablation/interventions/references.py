@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablation.interventions.notation import quoted
 from models.errors import ErrorKind, UserError
@@ -29,11 +29,11 @@ def tokenize_like(
     first, mark, second = text.partition(PAIR_MARK)
     paired = prompt.segments is not None and bool(mark)
     own: tuple[str, str | None] = (first, second) if paired else (text, None)
-    pictures = prompt.pictures
+    beside: dict[str, Any] = {"pair": own[1], "pictures": prompt.pictures, "robot": prompt.robot}
     try:
-        tokenized = model.tokenize(own[0], pair=own[1], pictures=pictures)
+        tokenized = model.tokenize(own[0], **beside)
         if model.has_bos(tokenized) != wanted:
-            tokenized = model.tokenize(own[0], bos=wanted, pair=own[1], pictures=pictures)
+            tokenized = model.tokenize(own[0], bos=wanted, **beside)
     except UserError as error:
         raise UserError(
             ErrorKind.INTERVENTION, f"The {role} {quoted(text)} cannot be used: {error}"

@@ -1,0 +1,129 @@
+"""What the numbers mean that a policy answers with: a chunk of actions, some numbers each."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.errors import ErrorKind, UserError
+from models.types import FloatArray
+
+if TYPE_CHECKING:
+    from models.policy_prompts import PolicySight, Statistics
+
+DEVIATIONS = "σ"
+"""The unit of numbers that are known as standard deviations from a mean alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkDimension:
+    """One number of an action."""
+
+    name: str
+    unit: str
+    words: Mapping[float, str]
+    """What values are called where they are choices: the nearest one is meant."""
+    axis: str | None = None
+    """"x" (to the right) or "y" (downwards) where it is motion in the plane of the picture."""
+
+    @property
+    def is_choice(self) -> bool:
+        return bool(self.words)
+
+    def said(self, value: float) -> str:
+        """Return a value in words, with its unit."""
+        if self.words:
+            return self.words[min(self.words, key=lambda known: abs(known - value))]
+        return f"{value:+.3g} {self.unit}".strip()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkSpace:
+    """What a policy's numbers mean."""
+
+    dimensions: tuple[ChunkDimension, ...]
+    n_steps: int
+    """Actions in a chunk."""
+    n_numbers: int
+    """Numbers that the policy gives for each; those behind the dimensions are padding."""
+    statistics: "Statistics | None"
+    """What makes its numbers, standard deviations from a mean, into units."""
+
+    def normalised(self, row: FloatArray) -> FloatArray:
+        """Return what a policy answers, [..., n_steps * n_numbers], as standard deviations from the
+        mean of what it was trained on, float64 [..., n_steps, n_dimensions]."""
+        numbers = row.reshape(*row.shape[:-1], self.n_steps, self.n_numbers)
+        return numbers[..., : len(self.dimensions)]
+
+    def in_units(self, normalised: FloatArray) -> FloatArray:
+        """Return such numbers in each dimension's unit."""
+        if self.statistics is None:
+            return normalised
+        return self.statistics.in_units(normalised)
+
+    def named(self, name: str) -> int:
+        """Return which dimension has a name; raise `UserError` if none has."""
+        for index, dimension in enumerate(self.dimensions):
+            if dimension.name == name:
+                return index
+        known = ", ".join(dimension.name for dimension in self.dimensions)
+        raise UserError(
+            ErrorKind.TARGET, f"The policy has no action {name!r}; its actions are {known}."
+        )
+
+
+def chunk_space(sight: "PolicySight", described: Path | None) -> ChunkSpace:
+    """Return what a policy's numbers mean, by its statistics and, where it is there, a file.
+
+    The file says of each number its name and what else is known, in their order:
+    {"actions": [{"name": "x", "unit": "m", "axis": "x"},
+                 {"name": "gripper", "words": {"0": "open", "1": "closed"}}]}.
+
+    Args:
+        described: the file, which may not exist.
+
+    Raises:
+        UserError: the file is damaged, or does not fit the policy.
+    """
+    statistics = sight.processor.actions
+    n = sight.n_numbers if statistics is None else len(statistics.mean)
+    unit = DEVIATIONS if statistics is None else ""
+    dimensions = tuple(ChunkDimension(f"a{i}", unit, {}) for i in range(n))
+    told = None if described is None else _read(described)
+    if told is not None:
+        if not 0 < len(told) <= n:
+            raise _refusal(described, f"it names {len(told)} actions, and the policy has {n}")
+        dimensions = tuple(_dimension(described, one, unit) for one in told)
+    return ChunkSpace(dimensions, sight.chunk_size, sight.n_numbers, statistics)
+
+
+def _read(path: Path) -> list[Any] | None:
+    try:
+        actions = json.loads(path.read_text("utf-8"))["actions"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _refusal(path, "it is not valid JSON with a list of actions") from error
+    if not isinstance(actions, list):
+        raise _refusal(path, "its actions are no list")
+    return actions
+
+
+def _dimension(path: Path | None, data: Any, unit: str) -> ChunkDimension:
+    try:
+        words = {float(value): str(word) for value, word in data.get("words", {}).items()}
+        axis = data.get("axis")
+        if axis not in (None, "x", "y") or not np.isfinite(list(words)).all():
+            raise ValueError("an axis is x or y, and words belong to numbers")
+        return ChunkDimension(str(data["name"]), str(data.get("unit", unit)), words, axis)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _refusal(path, f"an action does not have the form that is described ({error})") from (
+            error
+        )
+
+
+def _refusal(path: Path | None, what: str) -> UserError:
+    return UserError(ErrorKind.MODEL, f"The description of actions {path} is wrong: {what}.")

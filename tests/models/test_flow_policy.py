@@ -1,0 +1,243 @@
+"""Policies that answer with numbers (PI0, tiny and random), opened as any model, against plain
+hooks on an eager copy: 2e-5 of attention and of actions, which float32 rounding stays below."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_pi0 import (
+    CHUNK,
+    IMAGE_ID,
+    N_NUMBERS,
+    N_STEPS,
+    STATISTICS,
+    make_tokenizer,
+    parts_of,
+    plain_policy,
+    tiny_pi0,
+)
+from tiny_vision import noise_picture
+from torch import Tensor, nn
+from transformers import PI0Processor
+
+from ablation import Ablation, Knockout, Scale, Zero
+from models.errors import UserError
+from models.policy_prompts import PolicyImages
+from models.types import EXPERT, MAIN, VISION, Head, RobotInput, TokenizedPrompt
+
+TOLERANCE = 2e-5
+INSTRUCTION = "pick up the red cup"
+ROBOT = RobotInput((1.5, -1.25), draw=3)
+
+
+def prompt_of(n_cameras: int = 2, robot: RobotInput = ROBOT) -> TokenizedPrompt:
+    pictures = [noise_picture((32, 32), seed) for seed in range(n_cameras)]
+    return tiny_pi0().tokenize(INSTRUCTION, pictures=pictures, robot=robot)
+
+
+def plainly(policy: Any, prompt: TokenizedPrompt) -> np.ndarray:
+    """Return the chunk of a plain policy, flat."""
+    given = {k: torch.from_numpy(np.asarray(v)) for k, v in (prompt.given or {}).items()}
+    del given["steps"]
+    with torch.inference_mode():
+        chunk = policy.sample_actions(input_ids=torch.tensor([prompt.ids]), **given)
+    return np.asarray(chunk.flatten().numpy())
+
+
+def projections(policy: Any, stack: str) -> list[nn.Module]:
+    named = parts_of(policy)[stack].named_modules()
+    return [module for name, module in named if name.endswith(("o_proj", "out_proj"))]
+
+
+def scale_head(projection: nn.Module, head: int, scale: float) -> Any:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        z = args[0].clone()
+        z[..., 8 * head : 8 * (head + 1)] *= scale
+        return (z,)
+
+    return projection.register_forward_pre_hook(hook)
+
+
+def test_three_stacks_are_found() -> None:
+    model = tiny_pi0()
+    found = [(s.name, s.n_layers, s.n_heads, s.queries, s.keys) for s in model.stacks.stacks]
+    assert found == [
+        (VISION, 2, 4, "picture", "picture"),
+        (MAIN, 3, 4, "prompt", "prompt"),
+        (EXPERT, 3, 4, "acting", "all"),
+    ]
+    assert model.kind == "policy"
+    assert model.n_vocab == CHUNK * N_NUMBERS
+    assert model.info.self_check.passed
+
+
+@pytest.mark.parametrize("n_cameras", [1, 2])
+def test_every_head_zeroed_equals_a_plain_hook(n_cameras: int) -> None:
+    model, prompt, policy = tiny_pi0(), prompt_of(n_cameras), plain_policy()
+    clean = plainly(policy, prompt)
+    np.testing.assert_allclose(model.predict(prompt).log_probs, clean, atol=TOLERANCE)
+    heads = model.all_heads(None)
+    found = model.ablated_logprobs(prompt, [[head] for head in heads], Zero()).numpy()
+    moved = {}
+    for row, head in zip(found, heads, strict=True):
+        handle = scale_head(projections(policy, head.stack)[head.layer], head.head, 0)
+        expected = plainly(policy, prompt)
+        handle.remove()
+        np.testing.assert_allclose(row, expected, atol=TOLERANCE, err_msg=str(head))
+        moved[head] = float(np.abs(expected - clean).max())
+    for stack in (VISION, MAIN, EXPERT):
+        assert max(moved[head] for head in heads if head.stack == stack) > 100 * TOLERANCE
+    # Of the last layer of the language model only keys and values are read.
+    assert all(moved[head] == 0 for head in heads if (head.stack, head.layer) == (MAIN, 2))
+
+
+def test_heads_of_all_stacks_are_ablated_together() -> None:
+    model, prompt, policy = tiny_pi0(), prompt_of(), plain_policy()
+    heads = (Head(1, 0, VISION), Head(0, 3), Head(2, 1, EXPERT))
+    found = model.predict(prompt, ablation=Ablation(heads, Scale(0.25))).log_probs
+    for head in heads:
+        scale_head(projections(policy, head.stack)[head.layer], head.head, 0.25)
+    np.testing.assert_allclose(found, plainly(policy, prompt), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("step", [0, 1, None])
+def test_attention_is_that_of_an_eager_run(step: int | None) -> None:
+    model, policy = tiny_pi0(), plain_policy()
+    prompt = prompt_of(robot=RobotInput((1.5, -1.25), 3, step))
+    assert prompt.seen is not None
+    assert prompt.acting is not None
+    seen: dict[str, list[np.ndarray]] = {stack: [] for stack in (VISION, MAIN, EXPERT)}
+
+    def keep(stack: str) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            seen[stack].append(torch.block_diag(*output[1][:, 0]).numpy())
+            for head in range(1, output[1].shape[1]):
+                seen[stack].append(torch.block_diag(*output[1][:, head]).numpy())
+
+        return hook
+
+    for stack, part in parts_of(policy).items():
+        for _, module in part.named_modules():
+            if type(module).__name__.endswith("Attention"):
+                module.register_forward_hook(keep(stack))
+    plainly(policy, prompt)
+    at = N_STEPS - 1 if step is None else step
+    own = len(seen[EXPERT]) // N_STEPS
+    seen[EXPERT] = seen[EXPERT][at * own : (at + 1) * own]
+    for stack in (VISION, MAIN, EXPERT):
+        maps = model.attention(prompt, model.all_heads(stack))
+        np.testing.assert_allclose(maps.values, np.stack(seen[stack]), atol=TOLERANCE)
+    assert maps.prompt == prompt.acting
+    assert len(maps.keys) == len(prompt) + 1 + CHUNK
+    assert maps.keys.kinds[-CHUNK - 1 :] == ("state", *["action"] * CHUNK)
+    [row] = model.attention(prompt, [Head(1, 2, EXPERT)], queries=[-1]).values
+    np.testing.assert_allclose(row[0], maps.values[1 * 4 + 2, -1], atol=1e-6)
+
+
+def test_an_ablation_is_seen_in_the_attention_of_the_step_that_is_read() -> None:
+    model, prompt = tiny_pi0(), prompt_of()
+    late, early = Head(2, 0, EXPERT), Ablation((Head(0, 1, EXPERT),), Zero())
+    clean = model.attention(prompt, [late]).values
+    after = model.attention(prompt, [late], early).values
+    assert np.abs(after - clean).max() > 1e-4
+    np.testing.assert_allclose(after.sum(-1), 1, atol=1e-5)
+
+
+def test_the_expert_can_be_kept_from_looking_at_the_pictures() -> None:
+    model, prompt = tiny_pi0(), prompt_of()
+    head = Head(1, 2, EXPERT)
+    cut = Ablation((head,), Knockout(("action",), ("image",)))
+    [after] = model.attention(prompt, [head], cut).values
+    at = np.array([kind == "image" for kind in prompt.with_acting().kinds])
+    assert np.all(after[1:, at] == 0)
+    assert after[0, at].sum() > 0.01  # the state's own row stays
+
+
+def test_cells_are_told_for_every_camera() -> None:
+    prompt = prompt_of()
+    assert prompt.cells is not None
+    shown = [cell for cell in prompt.cells if cell is not None]
+    assert [cell.picture for cell in shown] == [0] * 16 + [1] * 16
+    assert (shown[5].row, shown[5].column, shown[5].left, shown[5].bottom) == pytest.approx(
+        (1, 1, 8, 16), abs=0.1
+    )
+    wide = tiny_pi0().tokenize(INSTRUCTION, pictures=[noise_picture((64, 32))])
+    assert wide.cells is not None
+    # Fitted into the upper half of the square; the lower half is padding.
+    assert [cell is not None for cell in wide.cells[:16]] == [True] * 8 + [False] * 8
+    assert wide.seen is not None
+
+
+def test_prompts_are_those_of_the_policys_own_processor() -> None:
+    """transformers' processor, with images prepared by Pillow as it insists on torchvision else."""
+    images = PolicyImages(
+        size={"max_height": 32, "max_width": 32}, pad_size={"height": 32, "width": 32}
+    )
+    images.image_seq_length = 16
+    processor = PI0Processor(
+        images, make_tokenizer(), max_state_dim=N_NUMBERS, chunk_size=CHUNK, **STATISTICS
+    )
+    pictures = [noise_picture((48, 32), seed) for seed in range(2)]
+    expected = processor(
+        images=[[picture.pixels for picture in pictures]],
+        text=INSTRUCTION,
+        state=[ROBOT.state],
+        padding=False,
+    )
+    prompt = tiny_pi0().tokenize(INSTRUCTION, pictures=pictures, robot=ROBOT)
+    given = prompt.given or {}
+    np.testing.assert_allclose(given["state"], expected["state"].numpy(), atol=1e-6)
+    np.testing.assert_array_equal(given["pixel_values"], expected["pixel_values"].numpy())
+    np.testing.assert_array_equal(
+        given["pixel_attention_mask"], expected["pixel_attention_mask"].numpy()
+    )
+    ids = np.array(prompt.ids)
+    ids[ids == IMAGE_ID] = processor.image_token_id
+    np.testing.assert_array_equal(ids, np.asarray(expected["input_ids"])[0])
+
+
+def test_the_same_noise_gives_the_same_action_and_another_another() -> None:
+    model = tiny_pi0()
+    one, same, other = (
+        model.predict(prompt_of(robot=RobotInput(draw=draw))).log_probs for draw in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 0.1
+    contents = {prompt_of(robot=RobotInput(draw=draw)).content for draw in (1, 2)}
+    assert len(contents) == 2
+
+
+def test_numbers_come_back_in_units() -> None:
+    model, prompt = tiny_pi0(), prompt_of()
+    space = model.chunk
+    assert space is not None
+    row = model.predict(prompt).log_probs
+    values = space.in_units(space.normalised(row))
+    assert values.shape == (CHUNK, 3)
+    first = row.reshape(CHUNK, N_NUMBERS)[0, 1]
+    assert values[0, 1] == pytest.approx(first * (0.3 + 1e-8))
+    assert [d.said(v) for d, v in zip(space.dimensions, (0.25, -1, 0.8), strict=True)] == [
+        "+0.25 m",
+        "-1 m",
+        "closed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "n_pictures", "robot", "said"),
+    [
+        (" ", 1, None, "instruction is empty"),
+        (INSTRUCTION, 0, None, "1 to 8 cameras, and 0 pictures"),
+        (INSTRUCTION, 1, RobotInput((1.0,)), "a state of 2 numbers, and 1 were"),
+        (INSTRUCTION, 1, RobotInput((1.0, 2.0, 3.0)), "at most 2 finite numbers"),
+        (INSTRUCTION, 1, RobotInput((1.0, float("nan"))), "at most 2 finite numbers"),
+        (INSTRUCTION, 1, RobotInput(step=3), "no step 3 of denoising; they are 0 to 2"),
+    ],
+)
+def test_bad_input_is_said_in_a_sentence(
+    text: str, n_pictures: int, robot: RobotInput | None, said: str
+) -> None:
+    pictures = [noise_picture()] * n_pictures
+    with pytest.raises(UserError, match=said):
+        tiny_pi0().tokenize(text, pictures=pictures, robot=robot)
