@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from models.actions import ActionDimension, ActionSpace
+from models.chunks import ChunkDimension
 from models.errors import ErrorKind, UserError
 
 
@@ -24,18 +25,11 @@ def read_goal(space: ActionSpace, text: str) -> ActionGoal:
     Raises:
         UserError: it cannot be read, names no action, or nothing or everything fulfils it.
     """
-    found = re.fullmatch(r"\s*([\w.-]+?)\s*(<=|>=|<|>|=)\s*(\S+)\s*", text)
-    if found is None:
-        raise UserError(
-            ErrorKind.TARGET,
-            f"Cannot read {text!r} as a goal; write an action, a sign and a value: dx<0, "
-            "gripper=close.",
-        )
-    name, sign, value = found.groups()
+    name, sign, value = parse_goal(text)
     index = space.named(name)
     dimension = space.dimensions[index]
-    wanted = _number(dimension, value)
-    fulfils = _SIGNS[sign]
+    wanted = value_of(dimension, value)
+    fulfils = SIGNS[sign]
     ids = tuple(
         token
         for token, one in zip(dimension.token_ids, dimension.values.tolist(), strict=True)
@@ -50,7 +44,7 @@ def read_goal(space: ActionSpace, text: str) -> ActionGoal:
     return ActionGoal(index, ids)
 
 
-_SIGNS: Mapping[str, Callable[[float, float], bool]] = {
+SIGNS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     "=": operator.eq,
@@ -59,7 +53,25 @@ _SIGNS: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
-def _number(dimension: ActionDimension, text: str) -> float:
+def parse_goal(text: str) -> tuple[str, str, str]:
+    """Return the action, the sign and the value that a goal names.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    found = re.fullmatch(r"\s*([\w.-]+?)\s*(<=|>=|<|>|=)\s*(\S+)\s*", text)
+    if found is None:
+        raise UserError(
+            ErrorKind.TARGET,
+            f"Cannot read {text!r} as a goal; write an action, a sign and a value: dx<0, "
+            "gripper=close.",
+        )
+    name, sign, value = found.groups()
+    return name, sign, value
+
+
+def value_of(dimension: ActionDimension | ChunkDimension, text: str) -> float:
+    """Return the value that a number, or a word for one, stands for; raise `UserError` if none."""
     for value, word in dimension.words.items():
         if word == text:
             return value

@@ -13,7 +13,7 @@ from models.errors import ErrorKind, UserError
 from models.head_sets import PosedPrompt
 from models.language_model import LanguageModel
 from models.places import Place
-from models.types import FloatArray, Head, Prediction, TokenizedPrompt, TokenProbability
+from models.types import POLICY, FloatArray, Head, Prediction, TokenizedPrompt, TokenProbability
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: somebody pressed Cancel
@@ -156,6 +156,12 @@ def pose(
     Raises:
         UserError: a part does not exist in this prompt or model, or does not fit it.
     """
+    if model.kind == POLICY:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{model.name} answers with an action, not with a token; ask what moves that: "
+            "Action and Study on the page, main.py policy, or ablation.chunk_actions.",
+        )
     tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
     posed = model.head_sets.pose(tokenized, intervention, heads, position, positions)
     return Question(model, posed, model.predict(tokenized, posed.read), cancel)

@@ -231,6 +231,12 @@ class LanguageModel:
             prompt = replace(prompt, kinds=self.actions.kinds(prompt))
         return prompt
 
+    def with_draw(self, prompt: TokenizedPrompt, draw: int) -> TokenizedPrompt:
+        """Return the prompt of a `POLICY` with another noise."""
+        if not isinstance(self._sight, PolicySight):
+            raise ValueError(f"{self.name} takes no noise")
+        return self._sight.with_draw(prompt, draw)
+
     def followed_by(self, prompt: TokenizedPrompt, added: Sequence[int]) -> TokenizedPrompt:
         """Return a prompt with tokens behind it, as if the model had answered them."""
         return followed_by(prompt, added, self._reader)

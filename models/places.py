@@ -56,7 +56,7 @@ def named_positions(
     """
     kind, spans = _read(word)
     of_kind = [i for i, one in enumerate(prompt.kinds) if one == kind]
-    if not of_kind and whole is not None and kind in whole.kinds:
+    if not of_kind and whole is not None and kind in _kinds(whole):
         return []
     if not of_kind:
         there = [one for one in KINDS if one in prompt.kinds]
@@ -85,6 +85,11 @@ def named_positions(
             f"0 to {last_column}.",
         )
     return found
+
+
+def _kinds(whole: TokenizedPrompt) -> set[str]:
+    """Return the kinds of all positions that a prompt has, an action expert's among them."""
+    return {*whole.kinds, *(() if whole.acting is None else whole.acting.kinds)}
 
 
 def resolved(

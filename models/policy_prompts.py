@@ -227,6 +227,12 @@ class PolicySight:
         seen = picture_positions(self.reader, pictures, self.n_positions, n_rows=n_rows)
         return replace(prompt, seen=seen)
 
+    def with_draw(self, prompt: TokenizedPrompt, draw: int) -> TokenizedPrompt:
+        """Return a prompt with another noise."""
+        robot = replace(prompt.robot or RobotInput(), draw=draw)
+        given = {**(prompt.given or {}), "noise": self._noise(robot)[None]}
+        return replace(prompt, given=given, robot=robot, acting=self._acting(robot))
+
     def probe(self, text: str, max_positions: int) -> TokenizedPrompt:
         """Return the prompt that a model proves itself on; a single step of denoising."""
         prompt = self.prompt(text, [probe_picture()], max_positions)

@@ -1,0 +1,478 @@
+"""What a policy that answers with a chunk of numbers does, and what it would do without some heads.
+
+Such a policy finds its action from noise. So it is asked with the same noise before and after, and
+with several, where somebody wants to know how much hangs on it: changes are means over these draws,
+with their standard errors. Distances are taken in standard deviations of the actions that the
+policy was trained on, so that metres and radians can be added up.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ablation.action_goals import SIGNS, parse_goal, value_of
+from ablation.evaluation import Cancelled, until_cancelled
+from ablation.interventions import Intervention, Knockout, Zero
+from ablation.types import Ablation, HeadScores, MetricInfo, Progress
+from models.chunks import ChunkSpace
+from models.errors import ErrorKind, UserError
+from models.language_model import LanguageModel
+from models.places import Place
+from models.types import EXPERT, MAIN, FloatArray, Head, TokenizedPrompt
+
+CHUNK_METRIC = MetricInfo(
+    name="action_rms",
+    label="Change of the action",
+    unit="σ",
+    diverging=False,
+    needs_target=False,
+    description="How far ablating the head moves the chunk of actions: the root mean square, over "
+    "its steps, of the Euclidean distance, in standard deviations of the policy's actions; the "
+    "mean over the noises asked with.",
+)
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkAction:
+    """A chunk of actions, found from each of some noises."""
+
+    space: ChunkSpace
+    normalised: FloatArray
+    """float64 [n_draws, n_steps, n_dimensions], standard deviations from the mean."""
+
+    @property
+    def values(self) -> FloatArray:
+        """float64 [n_draws, n_steps, n_dimensions], in each dimension's unit."""
+        return self.space.in_units(self.normalised)
+
+    @property
+    def summary(self) -> FloatArray:
+        """What one number says of each dimension, float64 [n_dimensions], in its unit: the mean
+        over the chunk and the draws; of a choice, at the chunk's last step."""
+        means = self.values.mean(axis=0)
+        last = np.array([dimension.is_choice for dimension in self.space.dimensions])
+        return np.where(last, means[-1], means.mean(axis=0))
+
+    def to_json(self) -> dict[str, Any]:
+        names = [dimension.name for dimension in self.space.dimensions]
+        return {"dimensions": names, "values": self.values.tolist()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkChange:
+    """A chunk before and after heads are ablated, from the same noises."""
+
+    before: ChunkAction
+    after: ChunkAction
+
+    @property
+    def by_draw(self) -> FloatArray:
+        """How far each draw's chunk is moved, float64 [n_draws], σ."""
+        return distances(self.before.normalised, self.after.normalised)
+
+    @property
+    def moved(self) -> float:
+        """The mean of `by_draw`."""
+        return float(self.by_draw.mean())
+
+    @property
+    def error(self) -> float:
+        """Its standard error; NaN for a single draw."""
+        return standard_error(self.by_draw)
+
+    @property
+    def by_dimension(self) -> FloatArray:
+        """Root mean square change of each dimension over steps and draws, float64 [n_dimensions],
+        in its unit."""
+        change = self.after.values - self.before.values
+        found: FloatArray = np.sqrt((change**2).mean(axis=(0, 1)))
+        return found
+
+    @property
+    def sign_flips(self) -> tuple[str, ...]:
+        """The names of quantities whose mean over the chunk changes its sign."""
+        pairs = zip(
+            self.before.space.dimensions, self.before.summary, self.after.summary, strict=True
+        )
+        return tuple(d.name for d, one, other in pairs if not d.is_choice and one * other < 0)
+
+    @property
+    def choice_flips(self) -> tuple[str, ...]:
+        """The names of choices that end otherwise: the gripper's, say."""
+        pairs = zip(
+            self.before.space.dimensions, self.before.summary, self.after.summary, strict=True
+        )
+        return tuple(
+            d.name
+            for d, one, other in pairs
+            if d.is_choice and d.said(float(one)) != d.said(float(other))
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        names = [dimension.name for dimension in self.before.space.dimensions]
+        return {
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "moved": self.moved,
+            "standard_error": None if np.isnan(self.error) else self.error,
+            "by_dimension": dict(zip(names, self.by_dimension.tolist(), strict=True)),
+            "sign_flips": list(self.sign_flips),
+            "choice_flips": list(self.choice_flips),
+        }
+
+
+def distances(before: FloatArray, after: FloatArray) -> FloatArray:
+    """Return how far chunks [..., n_steps, n_dimensions] are apart: the root mean square over steps
+    of the Euclidean distance; float64 [...]."""
+    squares = ((after - before) ** 2).sum(axis=-1)
+    found: FloatArray = np.sqrt(squares.mean(axis=-1))
+    return found
+
+
+def standard_error(values: FloatArray) -> float:
+    """Return the standard error of a mean over draws; NaN for a single one."""
+    n = len(values)
+    return float("nan") if n < 2 else float(values.std(ddof=1) / n**0.5)
+
+
+def chunk_space_of(model: LanguageModel) -> ChunkSpace:
+    """Return what a model's numbers mean; raise `UserError` if it does not answer with numbers."""
+    if model.chunk is None:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{model.name} does not answer with the numbers of an action; choose a policy that "
+            "does (PI0).",
+        )
+    return model.chunk
+
+
+def with_draws(
+    model: LanguageModel, prompt: TokenizedPrompt, n_draws: int
+) -> tuple[TokenizedPrompt, ...]:
+    """Return a prompt with its own noise and the next ones.
+
+    Raises:
+        UserError: the model does not answer with numbers, or no draw is asked for.
+    """
+    chunk_space_of(model)
+    if n_draws < 1:
+        raise UserError(ErrorKind.OPTION, "An action needs at least one noise; ask for 1 or more.")
+    first = 0 if prompt.robot is None else prompt.robot.draw
+    return tuple(model.with_draw(prompt, first + i) for i in range(n_draws))
+
+
+def act_chunk(
+    model: LanguageModel,
+    prompt: TokenizedPrompt,
+    ablation: Ablation | None = None,
+    n_draws: int = 1,
+) -> ChunkAction:
+    """Return what a policy does.
+
+    Args:
+        n_draws: how many noises it is asked with: the prompt's and the next ones.
+
+    Raises:
+        UserError: the model does not answer with numbers, or the ablation does not fit.
+    """
+    space = chunk_space_of(model)
+    rows = [
+        model.predict(one, ablation=ablation).log_probs
+        for one in with_draws(model, prompt, n_draws)
+    ]
+    return ChunkAction(space, space.normalised(np.stack(rows)))
+
+
+def compare_chunks(
+    model: LanguageModel, prompt: TokenizedPrompt, ablation: Ablation, n_draws: int = 1
+) -> ChunkChange:
+    """Return what ablating heads changes about a policy's chunk of actions.
+
+    Raises:
+        UserError: as `act_chunk`.
+    """
+    clean = act_chunk(model, prompt, None, n_draws)
+    return ChunkChange(clean, act_chunk(model, prompt, ablation, n_draws))
+
+
+def chunks_of(
+    model: LanguageModel,
+    prompt: TokenizedPrompt,
+    head_sets: Sequence[Sequence[Head]],
+    intervention: Intervention,
+    positions: Sequence[Place] | None = None,
+    *,
+    n_draws: int = 1,
+    progress: Report | None = None,
+    cancel: threading.Event | None = None,
+) -> FloatArray:
+    """Return the chunks with each set of heads ablated, float64 [n_sets, n_draws, n_steps,
+    n_dimensions], as `ChunkAction.normalised`.
+
+    Raises:
+        UserError: as `act_chunk`.
+        Cancelled: `cancel` was set.
+    """
+    space = chunk_space_of(model)
+    asked = sorted({head for heads in head_sets for head in heads})
+    shape = (len(head_sets), n_draws, space.n_steps, len(space.dimensions))
+    found, done = np.empty(shape), 0
+    for draw, one in enumerate(with_draws(model, prompt, n_draws)):
+        posed = model.head_sets.pose(one, intervention, asked, None, positions)
+        for indices, rows in until_cancelled(model.head_sets.evaluate(posed, head_sets), cancel):
+            found[indices, draw] = space.normalised(rows.cpu().numpy())
+            done += len(indices)
+            if progress is not None:
+                total = len(head_sets) * n_draws
+                progress(Progress(done, total, f"{done} of {total} actions", None))
+    return found
+
+
+def sweep_chunk(
+    model: LanguageModel,
+    prompt: TokenizedPrompt,
+    intervention: Intervention = Zero(),  # noqa: B008 - a frozen value
+    *,
+    stack: str = "",
+    positions: Sequence[Place] | None = None,
+    n_draws: int = 1,
+    progress: Report | None = None,
+    cancel: threading.Event | None = None,
+) -> HeadScores:
+    """Score every head of a stack by how far ablating it alone moves the chunk of actions.
+
+    Heads of the language model's last layer move it by nothing but rounding: the action expert
+    reads that layer's keys and values alone, and what its heads put out goes nowhere.
+
+    Raises:
+        UserError: the model does not answer with numbers, or an argument does not fit.
+    """
+    shape = model.stacks.named(stack)
+    heads = model.all_heads(shape.name)
+    values = np.full((shape.n_layers, shape.n_heads), np.nan, dtype=np.float32)
+    # The clean run is one of the sets: the same batches round alike.
+    sets = [(), *[(head,) for head in heads]]
+    stopped = "complete"
+    try:
+        found = chunks_of(
+            model,
+            prompt,
+            sets,
+            intervention,
+            positions,
+            n_draws=n_draws,
+            progress=progress,
+            cancel=cancel,
+        )
+        moved = distances(found[:1], found[1:]).mean(axis=-1)
+        for head, score in zip(heads, moved, strict=True):
+            values[head.layer, head.head] = score
+    except Cancelled:
+        stopped = "cancelled"
+    return HeadScores(
+        metric=CHUNK_METRIC,
+        values=values,
+        baseline=model.predict(prompt),
+        stack=shape.name,
+        stopped=stopped,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkGoal:
+    """What one dimension's summary shall be."""
+
+    dimension: int
+    sign: str
+    """A key of `SIGNS`."""
+    value: float
+
+    def reached(self, action: ChunkAction) -> bool:
+        found = float(action.summary[self.dimension])
+        dimension = action.space.dimensions[self.dimension]
+        if dimension.is_choice:
+            found = min(dimension.words, key=lambda known: abs(known - found))
+        return bool(SIGNS[self.sign](found, self.value))
+
+    def missing(self, action: ChunkAction) -> float:
+        """Return how far an action is from the goal, in the dimension's unit."""
+        away = float(action.summary[self.dimension]) - self.value
+        if self.sign == "=":
+            return abs(away)
+        return away if self.sign.startswith("<") else -away
+
+
+def read_chunk_goal(space: ChunkSpace, text: str) -> ChunkGoal:
+    """Read a goal as a person writes it: "dx<0", "gripper=closed".
+
+    Raises:
+        UserError: it cannot be read, names no action, or asks a quantity to equal a number.
+    """
+    name, sign, value = parse_goal(text)
+    index = space.named(name)
+    dimension = space.dimensions[index]
+    if sign == "=" and not dimension.is_choice:
+        raise UserError(
+            ErrorKind.TARGET,
+            f"{name} is a quantity, which equals no number exactly; write {name}<{value} or "
+            f"{name}>{value}.",
+        )
+    return ChunkGoal(index, sign, value_of(dimension, value))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkStep:
+    """A step of a search."""
+
+    head: Head
+    moved: float
+    """How far the chunk is from the clean one with all heads so far ablated, σ."""
+    action: ChunkAction
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkSearch:
+    """What a search found."""
+
+    clean: ChunkAction
+    steps: tuple[ChunkStep, ...]
+    heads: tuple[Head, ...]
+    """The final set: of a search with a goal that was reached, none of which can be missed."""
+    dropped: tuple[Head, ...]
+    """Heads of the steps that turned out not to be needed."""
+    stopped: str
+    """"target_reached", "no_improvement", "max_heads", "all_heads" or "cancelled"."""
+
+
+def search_chunk(
+    model: LanguageModel,
+    prompt: TokenizedPrompt,
+    goal: str | None = None,
+    intervention: Intervention = Zero(),  # noqa: B008 - a frozen value
+    max_heads: int = 5,
+    *,
+    candidates: Sequence[Head] | None = None,
+    positions: Sequence[Place] | None = None,
+    n_draws: int = 1,
+    progress: Report | None = None,
+    cancel: threading.Event | None = None,
+) -> ChunkSearch:
+    """Search greedily for heads that together move the action farthest, or as wanted.
+
+    Each step tries every remaining head together with those chosen. With a goal it stops as soon
+    as that is reached, or when no head brings the action nearer; then every chosen head is tried
+    without, and what is not needed is dropped.
+
+    Args:
+        goal: see `read_chunk_goal`; None for the farthest.
+
+    Raises:
+        UserError: the goal cannot be read, or is reached already; as `sweep_chunk`.
+    """
+    space = chunk_space_of(model)
+    wanted = None if goal is None else read_chunk_goal(space, goal)
+    left = list(model.heads_on(prompt) if candidates is None else model.check_heads(candidates))
+
+    def actions(sets: Sequence[Sequence[Head]]) -> list[ChunkAction]:
+        found = chunks_of(
+            model,
+            prompt,
+            sets,
+            intervention,
+            positions,
+            n_draws=n_draws,
+            progress=progress,
+            cancel=cancel,
+        )
+        return [ChunkAction(space, one) for one in found]
+
+    clean = act_chunk(model, prompt, None, n_draws)
+    if wanted is not None and wanted.reached(clean):
+        dimension = space.dimensions[wanted.dimension]
+        raise UserError(
+            ErrorKind.TARGET,
+            f"The policy's {dimension.name} is "
+            f"{dimension.said(float(clean.summary[wanted.dimension]))}, so {goal} is fulfilled "
+            "already; choose another goal.",
+        )
+    kept: list[Head] = []
+    steps: list[ChunkStep] = []
+    standing = np.inf if wanted is None else wanted.missing(clean)
+    stopped = "max_heads"
+    try:
+        while len(steps) < max_heads:
+            if not left:
+                stopped = "all_heads"
+                break
+            found = actions([(*kept, head) for head in left])
+            moved = np.array([ChunkChange(clean, one).moved for one in found])
+            scores = -moved if wanted is None else np.array([wanted.missing(one) for one in found])
+            best = int(scores.argmin())
+            if wanted is not None and scores[best] >= standing:
+                stopped = "no_improvement"
+                break
+            standing = float(scores[best]) if wanted is not None else standing
+            steps.append(ChunkStep(left[best], float(moved[best]), found[best]))
+            kept.append(left.pop(best))
+            if wanted is not None and wanted.reached(found[best]):
+                stopped = "target_reached"
+                break
+        dropped = _not_needed(kept, wanted, actions) if stopped == "target_reached" else []
+    except Cancelled:
+        stopped, dropped = "cancelled", []
+    needed = tuple(head for head in kept if head not in dropped)
+    return ChunkSearch(clean, tuple(steps), needed, tuple(dropped), stopped)
+
+
+def _not_needed(
+    chosen: Sequence[Head],
+    goal: ChunkGoal | None,
+    actions: Callable[[Sequence[Sequence[Head]]], list[ChunkAction]],
+) -> list[Head]:
+    """Return the heads without which a goal is reached all the same, tried one after another."""
+    assert goal is not None  # or nothing is reached
+    dropped: list[Head] = []
+    for head in chosen:
+        rest = [other for other in chosen if other != head and other not in dropped]
+        if rest and goal.reached(actions([rest])[0]):
+            dropped.append(head)
+    return dropped
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HiddenModality:
+    """What a policy does without one of the things that it is told."""
+
+    name: str
+    n_positions: int
+    change: ChunkChange
+
+
+HIDDEN = {"image": "image", "text": "instruction", "state": "state"}
+"""Kind of a position -> what it is called."""
+
+
+def hide_modalities(
+    model: LanguageModel, prompt: TokenizedPrompt, n_draws: int = 1
+) -> tuple[HiddenModality, ...]:
+    """Return what a policy does if nobody may look at the pictures, the instruction, the state: the
+    reference scale for what single heads do. What these positions see of themselves stays.
+
+    Raises:
+        UserError: the model does not answer with numbers.
+    """
+    chunk_space_of(model)
+    heads = (*model.all_heads(MAIN), *model.all_heads(EXPERT))
+    kinds = prompt.with_acting().kinds
+    found = []
+    for kind, name in HIDDEN.items():
+        others = tuple(sorted(set(kinds) - {kind}))
+        ablation = Ablation(heads, Knockout(others, (kind,)))
+        change = compare_chunks(model, prompt, ablation, n_draws)
+        found.append(HiddenModality(name, kinds.count(kind), change))
+    return tuple(found)
