@@ -10,21 +10,26 @@ prompt: the words of the instruction, the named thing's patches, other things'.
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import LlavaForConditionalGeneration
 
 from ablation import Ablation, Zero
 from ablation.actions import act, sweep_actions
-from ablation.closed_loop import closed_loop
+from ablation.closed_loop import Success, closed_loop
 from models import load_model
 from models.language_model import LanguageModel
 from models.picture import Picture
+from models.tabletop import WEIGHTS
 from models.tabletop.drawing import NOTHING, draw
+from models.tabletop.lessons import ways_to_name
 from models.tabletop.policy import N_PATCHES, PATCH
-from models.tabletop.table import SIZE, Scene, random_scene
+from models.tabletop.rollouts import plain_actions, run_episodes
+from models.tabletop.table import SIZE, Action, NamedBy, Scene, random_scene
 from models.tabletop.words import told
 from models.types import Head, TokenizedPrompt
 
@@ -92,8 +97,6 @@ def moved_by_each(model: LanguageModel, scenes: Sequence[Scene]) -> dict[Head, f
 def closing(model: LanguageModel, scenes: Sequence[Scene]) -> dict[Head, float]:
     """Return how often ablating each head alone keeps the gripper open where it would close: the
     gripper stands on the target."""
-    from dataclasses import replace
-
     heads = model.all_heads(None)
     stayed, n = np.zeros(len(heads)), 0
     for scene in scenes:
@@ -109,6 +112,22 @@ def closing(model: LanguageModel, scenes: Sequence[Scene]) -> dict[Head, float]:
     return dict(zip(heads, (stayed / max(1, n)).tolist(), strict=True))
 
 
+def named_by_one_word(by: NamedBy, n_episodes: int) -> Success:
+    """Return the success in episodes whose instruction is "reach the red one", "the only cross",
+    wherever no other thing is so; elsewhere it names both."""
+    policy = LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32).eval()
+
+    def actor(scenes: Sequence[Scene]) -> Sequence[Action]:
+        ways = [ways_to_name(scene)[scene.target] for scene in scenes]
+        shorter = [
+            replace(scene, named_by=by) if by in found else scene
+            for scene, found in zip(scenes, ways, strict=True)
+        ]
+        return plain_actions(policy, shorter)
+
+    return Success(run_episodes(actor, "seen", n_episodes))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=200, help="with the policy as it is")
@@ -119,6 +138,9 @@ def main() -> None:
     for pairs in ("seen", "held-out"):
         found = closed_loop(model, pairs=pairs, n_episodes=options.episodes).clean
         console.print(f"{pairs} pairs: {found.said()} of {found.outcomes.n_episodes} episodes")
+    for by in ("colour", "shape"):
+        found = named_by_one_word(by, options.episodes)
+        console.print(f"targets named by their {by} alone, where that is enough: {found.said()}")
     scenes = scenes_of(options.scenes)
     looked, moved = looks(model, scenes), moved_by_each(model, scenes)
     open_still = closing(model, scenes[: options.scenes // 3])

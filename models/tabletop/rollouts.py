@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
@@ -68,9 +67,9 @@ def run_episodes(
     return Outcomes(n_episodes, n_reached, n_closed)
 
 
-def pixel_values(pictures: np.ndarray) -> Tensor:
+def pixel_values(pictures: Tensor) -> Tensor:
     """Return pictures, uint8 [image, y, x, 3], as the tower takes them: float [image, 3, y, x]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def plain_actions(policy: LlavaForConditionalGeneration, scenes: Sequence[Scene]) -> list[Action]:
@@ -85,7 +84,9 @@ def plain_actions(policy: LlavaForConditionalGeneration, scenes: Sequence[Scene]
             for scene in scenes
         ]
     )
-    pixels = pixel_values(draw(scenes)[0])
+    device = policy.device
+    ids = ids.to(device)
+    pixels = pixel_values(torch.from_numpy(draw(scenes)[0]).to(device))
     chosen = []
     with torch.inference_mode():
         for allowed in (_MOVE_IDS, _MOVE_IDS, _GRIP_IDS):
@@ -94,7 +95,7 @@ def plain_actions(policy: LlavaForConditionalGeneration, scenes: Sequence[Scene]
             ).logits[:, -1, allowed]
             best = logits.argmax(-1)
             chosen.append(best.tolist())
-            ids = torch.cat([ids, torch.tensor(allowed)[best][:, None]], dim=1)
+            ids = torch.cat([ids, torch.tensor(allowed, device=device)[best][:, None]], dim=1)
     return [
         Action(float(MOVES[dx]), float(MOVES[dy]), bool(grip))
         for dx, dy, grip in zip(*chosen, strict=True)

@@ -5,7 +5,7 @@ from the seed that `reset` is given.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,8 @@ HELD_OUT = frozenset(
 )
 """Pairs of colour and shape that the policy never saw in training, in no picture."""
 VERBS = ("reach", "find", "touch")
-"""An instruction is one of these, "the", a colour and a shape."""
+"""An instruction is one of these, "the", a colour and a shape ("reach the red cross"); or names its
+target by one of the two ("reach the red one", "reach the only cross")."""
 RADIUS = 5.5
 """Half the width of a shape."""
 MARGIN = 7
@@ -36,6 +37,9 @@ TOLERANCE = 4.0
 MOST_STEPS = 16
 
 
+NamedBy = Literal["both", "colour", "shape"]
+
+
 @dataclass(frozen=True, slots=True)
 class Thing:
     """A shape on the table."""
@@ -44,6 +48,8 @@ class Thing:
     shape: str
     x: float
     y: float
+    paint: tuple[int, int, int] | None = None
+    """RGB, where no word names its colour."""
 
     @property
     def name(self) -> str:
@@ -62,10 +68,14 @@ class Scene:
     """Of the gripper."""
     y: float
     closed: bool = False
+    named_by: NamedBy = "both"
+    """What the instruction says of the target; one word is enough if no other thing is so."""
 
     @property
     def instruction(self) -> str:
-        return f"{self.verb} the {self.things[self.target].name}"
+        goal = self.things[self.target]
+        told = {"both": goal.name, "colour": f"{goal.colour} one", "shape": f"only {goal.shape}"}
+        return f"{self.verb} the {told[self.named_by]}"
 
     @property
     def distance(self) -> float:
@@ -171,7 +181,7 @@ def random_scene(
     others = [pair for pair in (seen + kept if held_out else seen) if pair != target]
     chosen = [target, *(others[i] for i in rng.choice(len(others), n - 1, replace=False))]
     order = rng.permutation(n)
-    places = _places(rng, n)
+    places = random_places(rng, n)
     things = tuple(
         Thing(chosen[i][0], chosen[i][1], float(x), float(y))
         for i, (x, y) in zip(order, places, strict=True)
@@ -181,7 +191,7 @@ def random_scene(
     return Scene(things, int(np.flatnonzero(order == 0)[0]), verb, float(x), float(y))
 
 
-def _places(rng: np.random.Generator, n: int) -> np.ndarray:
+def random_places(rng: np.random.Generator, n: int) -> np.ndarray:
     """Return centres that are far enough apart, whole pixels [n, 2]."""
     while True:
         found = rng.integers(MARGIN, SIZE - MARGIN, size=(n, 2)).astype(float)

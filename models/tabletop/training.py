@@ -2,19 +2,16 @@
 
     python -m models.tabletop.training --out models/tabletop/weights [--steps 5000] [--seed 0]
 
-A scene is all there is to know of a state, so states are drawn at random, many of them with the
-gripper near a thing, instead of being visited by rollouts. Each picture is learned from under
-several instructions at once, packed into one sequence behind it. Beside the actions, layers that
-are thrown away afterwards learn to read from the tower's patches what they show, from the last word
-of the prompt where the target is, and from the words which patches show what they name. Without the
-last of these a thousand steps taught it to reach a single thing (96 of 100 moves), but not to tell
-several apart.
+`lessons` has what it is taught from. The instructions of a picture are packed into one sequence
+behind it. Beside the actions, layers that are thrown away afterwards learn to read from the tower's
+patches what they show, from the last word of the prompt where the target is, and from the words
+which patches show what they name. Without the last of these a thousand steps taught it to reach a
+single thing (96 of 100 moves), but not to tell several apart.
 """
 
 import argparse
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,56 +20,42 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 from transformers import LlavaForConditionalGeneration
 
-from models.tabletop.drawing import draw
 from models.tabletop.files import save_policy
-from models.tabletop.policy import N_PATCHES, PATCH, new_policy
+from models.tabletop.lessons import ID, N_ASKED, NO_WORD, PLACE_CELL, Batch, make_batch
+from models.tabletop.policy import N_PATCHES, new_policy
 from models.tabletop.rollouts import pixel_values, plain_actions, run_episodes
-from models.tabletop.table import COLOURS, SHAPES, SIZE, VERBS, Scene, expert, random_scene
-from models.tabletop.words import (
-    BOS,
-    VOCABULARY,
-    action_words,
-    state_words,
-)
+from models.tabletop.table import COLOURS, SHAPES, SIZE
+from models.tabletop.words import BOS
 
-N_ASKED = 4
-"""Instructions a picture is learned from at once."""
-NEAR_SHARE = 0.6
-"""Part of the scenes whose gripper is near a thing."""
-SPREAD = 5.0
-"""Standard deviation of how near, pixels."""
-LEAST_SHOWN = 10
-"""Pixels of a patch that a thing must cover for the patch to show it."""
-PLACE_CELL = 2
 D_MATCH = 64
 SHAPE_WORD, LAST_WORD = 3, 6
 """Of the words of an instruction with its state: the one that names the shape, and the last."""
 NAMED_AFTER = ((1, SHAPE_WORD), (2, LAST_WORD))
 """(blocks, word): after so many blocks that word should know what is named."""
-ID = {word: i for i, word in enumerate(VOCABULARY)}
+TOLD_EVERY = 100
+"""Steps between two lines about the losses."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Scenes as the policy learns from them."""
+class Plan:
+    """How a policy is trained."""
 
-    pixels: Tensor
-    """float [image, 3, SIZE, SIZE]."""
-    words: Tensor
-    """int64 [image, asked, 9]: instruction, state, and the first two words of the answer."""
-    answers: Tensor
-    """int64 [image, asked, 3]."""
-    targets: Tensor
-    """bool [image, asked, patch]: whether a patch shows the thing that is named."""
-    places: Tensor
-    """int64 [image, asked, 2]: the target's centre in cells of `PLACE_CELL` pixels."""
-    colours: Tensor
-    """int64 [image, patch]; `len(COLOURS)` where a patch shows nothing. Likewise `shapes`."""
-    shapes: Tensor
-    centres: Tensor
-    """int64 [image, patch, 2]: of the thing that a patch shows, in cells of `PLACE_CELL` pixels."""
+    n_steps: int = 5000
+    n_images: int = 64
+    """Pictures a step."""
+    rate: float = 1.2e-3
+    """The highest learning rate; it rises over 300 steps and falls to a hundredth."""
+    seed: int = 0
+    n_few: int = 400
+    """So many first steps show one or two things only."""
+    device: str = "cpu"
+    n_workers: int = 0
+    """Processes that draw the scenes beside this one; they change nothing of what is learned."""
+    tried_every: int = 500
+    """Steps between two trials in closed loop."""
 
 
 class Readers(nn.Module):
@@ -90,78 +73,18 @@ class Readers(nn.Module):
         self.y = nn.Linear(d_text, SIZE // PLACE_CELL)
 
 
-def make_batch(rng: np.random.Generator, n_images: int, n_things: tuple[int, int]) -> Batch:
-    """Draw random scenes and what the expert does in them."""
-    scenes = [_with_gripper(rng, random_scene(rng, n_things)) for _ in range(n_images)]
-    pictures, shows = draw(scenes)
-    asked = [_instructions(rng, scene) for scene in scenes]
-    words, answers, places = [], [], []
-    shown = _shown_things(scenes, shows)
-    targets = np.stack(
-        [
-            np.stack([patches == scene.target for scene in variants])
-            for variants, patches in zip(asked, shown, strict=True)
-        ]
-    )
-    for variants in asked:
-        for scene in variants:
-            answer = [ID[word] for word in action_words(expert(scene))]
-            text = [*scene.instruction.split(), *state_words(scene)]
-            words.append([*(ID[word] for word in text), *answer[:2]])
-            answers.append(answer)
-            goal = scene.things[scene.target]
-            places.append([int(goal.x) // PLACE_CELL, int(goal.y) // PLACE_CELL])
-    shape = (n_images, N_ASKED, -1)
-    colours, shapes, centres = _patch_labels(scenes, shown)
-    return Batch(
-        pixel_values(pictures),
-        torch.tensor(words).view(shape),
-        torch.tensor(answers).view(shape),
-        torch.from_numpy(targets),
-        torch.tensor(places).view(shape),
-        colours,
-        shapes,
-        centres,
-    )
+class Lessons(Dataset[Batch]):
+    """A batch for each step, the same whoever makes it and in whichever order."""
 
+    def __init__(self, n_steps: int, n_images: int, seed: int, n_few: int) -> None:
+        self._n_steps, self._n_images, self._seed, self._n_few = n_steps, n_images, seed, n_few
 
-def _with_gripper(rng: np.random.Generator, scene: Scene) -> Scene:
-    if rng.random() > NEAR_SHARE:
-        return scene
-    thing = scene.things[rng.integers(len(scene.things))]
-    x, y = np.clip(rng.normal((thing.x, thing.y), SPREAD).round(), 0, SIZE - 1)
-    return replace(scene, x=float(x), y=float(y))
+    def __len__(self) -> int:
+        return self._n_steps
 
-
-def _instructions(rng: np.random.Generator, scene: Scene) -> list[Scene]:
-    """Return a scene under several instructions, each thing named as often as another."""
-    n = len(scene.things)
-    order = np.concatenate([rng.permutation(n) for _ in range(-(-N_ASKED // n))])[:N_ASKED]
-    return [replace(scene, target=int(i), verb=VERBS[rng.integers(len(VERBS))]) for i in order]
-
-
-def _shown_things(scenes: Sequence[Scene], shows: np.ndarray) -> np.ndarray:
-    """Return which thing each patch shows most of, int [image, patch]; -1 for none."""
-    side = SIZE // PATCH
-    cells = shows.reshape(-1, side, PATCH, side, PATCH).transpose(0, 1, 3, 2, 4)
-    cells = cells.reshape(len(scenes), N_PATCHES, PATCH * PATCH)
-    most = max(len(scene.things) for scene in scenes)
-    counts = np.stack([(cells == i).sum(-1) for i in range(most)], axis=-1)
-    return np.where(counts.max(-1) >= LEAST_SHOWN, counts.argmax(-1), -1)
-
-
-def _patch_labels(scenes: Sequence[Scene], shown: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Return colour, shape and centre of what each patch shows; see `Batch`."""
-    colours = np.full((len(scenes), N_PATCHES), len(COLOURS))
-    shapes = np.full((len(scenes), N_PATCHES), len(SHAPES))
-    centres = np.zeros((len(scenes), N_PATCHES, 2), dtype=np.int64)
-    for i, scene in enumerate(scenes):
-        for k, thing in enumerate(scene.things):
-            at = shown[i] == k
-            colours[i, at] = COLOURS.index(thing.colour)
-            shapes[i, at] = SHAPES.index(thing.shape)
-            centres[i, at] = (int(thing.x) // PLACE_CELL, int(thing.y) // PLACE_CELL)
-    return torch.from_numpy(colours), torch.from_numpy(shapes), torch.from_numpy(centres)
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng((self._seed, step))
+        return make_batch(rng, self._n_images, (1, 2) if step < self._n_few else (2, 4))
 
 
 def losses(
@@ -169,14 +92,16 @@ def losses(
 ) -> dict[str, Tensor]:
     """Return what is minimised, by name."""
     core = policy.model
-    n_images = len(batch.pixels)
+    device = batch.pictures.device
+    n_images = len(batch.pictures)
     # What LLaVA hands on: the last layer's output, without the tower's final norm.
-    seen = core.vision_tower(batch.pixels, output_hidden_states=True).hidden_states[-1]
+    pixels = pixel_values(batch.pictures)
+    seen = core.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
     embed = core.get_input_embeddings()
-    opening = embed(torch.full((n_images, 1), ID[BOS]))
+    opening = embed(torch.full((n_images, 1), ID[BOS], device=device))
     words = embed(batch.words.flatten(1))
     stream = torch.cat([opening, core.multi_modal_projector(seen), words], dim=1)
-    mask, positions = _packing(batch.words.shape[-1])
+    mask, positions = (t.to(device) for t in _packing(batch.words.shape[-1]))
     run = core.language_model(
         inputs_embeds=stream,
         attention_mask=mask,
@@ -201,13 +126,15 @@ def losses(
     for i, (blocks, word) in enumerate(NAMED_AFTER):
         asked = readers.named[i](_of_words(run.hidden_states[blocks])[:, :, word])
         scores = (asked @ readers.shown[i](seen).transpose(1, 2)).log_softmax(-1)
-        visible = batch.targets.any(-1)  # the gripper may hide a thing, but never all of it
-        on_target = scores.masked_fill(~batch.targets, -torch.inf)[visible].logsumexp(-1)
-        found[f"named_{i}"] = -0.5 * on_target.mean()
-    shown = batch.colours < len(COLOURS)
+        # The gripper may hide a thing; then there is nothing to point at, and any patch will do.
+        visible = batch.targets.any(-1)
+        right = batch.targets | ~visible[..., None]
+        on_target = scores.masked_fill(~right, -torch.inf).logsumexp(-1)
+        found[f"named_{i}"] = -0.5 * on_target.sum() / visible.sum()
+    centres = batch.centres.masked_fill((batch.colours == len(COLOURS))[..., None], NO_WORD)
     for i, name in enumerate(("centre_x", "centre_y")):
-        said = getattr(readers, name)(seen)[shown]
-        found[name] = 0.5 * functional.cross_entropy(said, batch.centres[shown][:, i])
+        said = getattr(readers, name)(seen).flatten(0, 1)
+        found[name] = 0.5 * functional.cross_entropy(said, centres[..., i].flatten())
     return found
 
 
@@ -227,50 +154,49 @@ def _packing(n_words: int) -> tuple[Tensor, Tensor]:
     return mask[None, None], torch.cat([torch.arange(prefix), within])[None]
 
 
-def train(
-    n_steps: int, n_images: int, rate: float, seed: int, out: Path, n_few: int = 400
-) -> LlavaForConditionalGeneration:
-    """Train a policy; the weights are written every 500 steps, and at the end.
-
-    Args:
-        n_steps: optimiser's steps.
-        n_images: pictures a step.
-        rate: the highest learning rate; it rises over 300 steps and falls to a hundredth.
-        n_few: so many first steps show one or two things only.
-    """
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+def train(plan: Plan, out: Path) -> LlavaForConditionalGeneration:
+    """Train a policy; the weights are written whenever it is tried, and at the end."""
+    torch.manual_seed(plan.seed)
+    device = torch.device(plan.device)
     policy = new_policy()
     config = policy.config
     readers = Readers(config.vision_config.hidden_size, config.text_config.hidden_size)
+    policy, readers = policy.to(device), readers.to(device)
     parameters = [*policy.parameters(), *readers.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _pace(i, n_steps))
+    optimiser = torch.optim.AdamW(
+        parameters, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: _pace(i, plan.n_steps))
+    lessons = Lessons(plan.n_steps, plan.n_images, plan.seed, plan.n_few)
+    batches = DataLoader(lessons, batch_size=None, num_workers=plan.n_workers)
     console, began = Console(), time.monotonic()
-    running: dict[str, float] = {}
-    for step in range(1, n_steps + 1):
-        batch = make_batch(rng, n_images, (1, 2) if step <= n_few else (2, 4))
-        found = losses(policy, readers, batch)
+    names: tuple[str, ...] = ()
+    running = torch.zeros((), device=device)
+    for step, batch in enumerate(batches, start=1):
+        found = losses(policy, readers, batch.to(device))
+        each = torch.stack(list(found.values()))
         optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(found.values())).sum().backward()
+        each.sum().backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         schedule.step()
-        for name, loss in found.items():
-            running[name] = 0.98 * running.get(name, loss.item()) + 0.02 * loss.item()
-        if step % 100 == 0:
-            told = "  ".join(f"{name} {value:.3f}" for name, value in running.items())
+        names, running = tuple(found), running.lerp(each.detach(), 1 / min(step, 50))
+        if step % TOLD_EVERY == 0:
+            told = "  ".join(f"{n} {v:.3f}" for n, v in zip(names, running.tolist(), strict=True))
             console.print(f"{step:6d}  {time.monotonic() - began:6.0f} s  {told}", highlight=False)
-        if step % 500 == 0 or step == n_steps:
-            policy.eval()
-            rates = {}
-            for pairs in ("seen", "held-out"):
-                ended = run_episodes(partial(plain_actions, policy), pairs, 100)
-                rates[pairs] = ended.n_reached / ended.n_episodes
-            console.print(f"{step:6d}  {rates}", highlight=False)
+        if step % plan.tried_every == 0 or step == plan.n_steps:
+            console.print(f"{step:6d}  {_tried(policy)}", highlight=False)
             save_policy(policy, out)
-            policy.train()
     return policy.eval()
+
+
+def _tried(policy: LlavaForConditionalGeneration, n_episodes: int = 200) -> dict[str, float]:
+    """Return the part of the episodes in which the target is reached."""
+    policy.eval()
+    actor = partial(plain_actions, policy)
+    ended = {pairs: run_episodes(actor, pairs, n_episodes) for pairs in ("seen", "held-out")}
+    policy.train()
+    return {pairs: found.n_reached / found.n_episodes for pairs, found in ended.items()}
 
 
 def _pace(step: int, n_steps: int) -> float:
@@ -285,10 +211,22 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="pictures a step")
     parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw the scenes")
+    parser.add_argument("--tried-every", type=int, default=500, help="steps")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    train(options.steps, options.images, options.rate, options.seed, options.out)
+    plan = Plan(
+        n_steps=options.steps,
+        n_images=options.images,
+        rate=options.rate,
+        seed=options.seed,
+        device=options.device,
+        n_workers=options.workers,
+        tried_every=options.tried_every,
+    )
+    train(plan, options.out)
 
 
 if __name__ == "__main__":

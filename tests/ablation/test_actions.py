@@ -251,7 +251,7 @@ def test_followed_by_lengthens_what_is_given(
         (
             '{"actions": [{"name": "x", "bins": '
             '{"first": 90, "count": 20, "low": -1, "high": 1}}]}',
-            "names the token 94, and ids end at 93",
+            "names the token 96, and ids end at 95",
         ),
         (
             '{"actions": [{"name": "x", "axis": "z", "tokens": {"<+2>": 2, "<0>": 0}}]}',

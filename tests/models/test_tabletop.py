@@ -140,16 +140,53 @@ def test_a_film_has_a_frame_a_step() -> None:
         assert image.width == 2 * 192 + 8
 
 
+def test_lessons_show_no_held_out_pair_and_nothing_like_one() -> None:
+    from models.tabletop.lessons import UNLIKE, strange_scene, ways_to_name
+    from models.tabletop.table import COLOURS, SHAPES
+
+    rng = np.random.default_rng(2)
+    seen: set[str] = set()
+    for _ in range(400):
+        scene = strange_scene(rng, (2, 4))
+        for thing in scene.things:
+            assert (thing.colour, thing.shape) not in HELD_OUT
+            named = (thing.colour in COLOURS, thing.shape in SHAPES)
+            assert any(named)
+            assert (thing.paint is None) == named[0]
+            seen.add(f"{named}")
+            if thing.paint is not None:
+                away = [np.linalg.norm(np.subtract(thing.paint, other)) for other in PAINT.values()]
+                assert min(away) >= UNLIKE
+        for thing, ways in zip(scene.things, ways_to_name(scene), strict=True):
+            assert ("both" in ways) == (thing.colour in COLOURS and thing.shape in SHAPES)
+            alike = [other.colour for other in scene.things].count(thing.colour)
+            assert ("colour" in ways) == (thing.colour in COLOURS and alike == 1)
+    assert len(seen) == 3
+
+
+def test_one_word_can_name_a_target() -> None:
+    things = (Thing("red", "square", 20, 30), Thing("blue", "cross", 50, 10))
+    scene = Scene(things, 1, "reach", 20, 30, named_by="colour")
+    assert scene.instruction == "reach the blue one"
+    assert Scene(things, 0, "find", 20, 30, named_by="shape").instruction == "find the only square"
+    ids = make_tokenizer()(told(scene))["input_ids"]
+    assert VOCABULARY.index("<unk>") not in ids
+    assert len(ids) == 1 + 4 + 3
+
+
 def test_training_learns_from_what_the_picture_shows() -> None:
     import torch
 
+    from models.tabletop.lessons import make_batch
     from models.tabletop.policy import new_policy
-    from models.tabletop.training import Readers, losses, make_batch
+    from models.tabletop.training import Readers, losses
 
     torch.manual_seed(0)
     batch = make_batch(np.random.default_rng(0), 3, (2, 4))
     assert batch.words.shape == (3, 4, 9)
     assert int((batch.colours < 5).sum()) > 3
+    named = batch.colours[(batch.colours >= 0) & (batch.colours < 5)]
+    assert len(named.unique()) > 1
     policy = new_policy()
     readers = Readers(96, 128)
     before = losses(policy, readers, batch)
@@ -166,8 +203,10 @@ def test_packed_instructions_are_answered_as_if_each_stood_alone() -> None:
     """The mask of training against the policy run on one instruction at a time, 1e-4: rounding."""
     import torch
 
+    from models.tabletop.lessons import make_batch
     from models.tabletop.policy import new_policy
-    from models.tabletop.training import Readers, losses, make_batch
+    from models.tabletop.rollouts import pixel_values
+    from models.tabletop.training import Readers, losses
     from models.tabletop.words import BOS, IMAGE
 
     torch.manual_seed(0)
@@ -175,7 +214,9 @@ def test_packed_instructions_are_answered_as_if_each_stood_alone() -> None:
     batch = make_batch(np.random.default_rng(3), 2, (2, 4))
     packed = losses(policy, readers, batch)
     alone = []
-    for pixels, asked, answers in zip(batch.pixels, batch.words, batch.answers, strict=True):
+    for pixels, asked, answers in zip(
+        pixel_values(batch.pictures), batch.words, batch.answers, strict=True
+    ):
         for words, answer in zip(asked, answers, strict=True):
             opening = [VOCABULARY.index(BOS), *[VOCABULARY.index(IMAGE)] * N_PATCHES]
             ids = torch.tensor([[*opening, *words.tolist()]])
