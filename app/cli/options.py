@@ -97,6 +97,26 @@ def add_bos(group: Any) -> None:
         help="of an encoder that tells sentences apart: the second sentence of a pair",
     )
     group.add_argument(
+        "--state",
+        metavar="NUMBERS",
+        help="of a policy that answers with numbers (PI0): what the robot tells of itself, "
+        "'0.1, 0.2, 0' (default: the mean of what it was trained on)",
+    )
+    group.add_argument(
+        "--noise",
+        type=not_negative,
+        default=0,
+        metavar="N",
+        help="of such a policy: which noise its action is found from (default: %(default)s)",
+    )
+    group.add_argument(
+        "--step",
+        type=not_negative,
+        metavar="K",
+        help="of such a policy: the step of denoising at which its action expert's attention is "
+        "read, from 0 (default: the last)",
+    )
+    group.add_argument(
         "--bos",
         action=argparse.BooleanOptionalAction,
         default=None,

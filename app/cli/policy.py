@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from app.cli import policy_chunk
 from app.cli.policy_recording import check_film, follow, record
 from app.cli.question import given_beside, open_model, read_heads
 from app.cli.sweep import INTERRUPTED
 from app.cli.tables import grid_tables, ranking_table, step_line
 from app.cli.terminal import Terminal, cancelled_by_interrupt
 from models.errors import ErrorKind, UserError
+from models.types import POLICY
 
 if TYPE_CHECKING:
     from ablation.types import Ablation
@@ -28,6 +30,8 @@ def run(options: Namespace, terminal: Terminal) -> int:
         check_notation(options.ablate or "")
         options.intervention = parse_intervention(options.intervention)
         model = open_model(options, options.model, say)
+    if model.kind == POLICY:
+        policy_chunk.refuse_other_modes(model, options)
     if options.episodes is not None:
         return _episodes(model, options, terminal)
     if options.recording is not None:
@@ -35,6 +39,8 @@ def run(options: Namespace, terminal: Terminal) -> int:
     if options.record is not None:
         return record(model, _ablation(model, options), options, terminal)
     prompt = _prompt(model, options)
+    if model.kind == POLICY:
+        return policy_chunk.run(model, prompt, _ablation(model, options), options, terminal)
     if options.modalities:
         return _modalities(model, prompt, terminal)
     if options.sweep:

@@ -69,6 +69,14 @@ def add_policy(commands: Any) -> None:
         help="how many heads a search may take (default: %(default)s)",
     )
     parser.add_argument(
+        "--draws",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="of a policy that answers with numbers: ask with so many noises, from --noise on, and "
+        "tell the mean and its error (default: %(default)s)",
+    )
+    parser.add_argument(
         "--pairs",
         default="seen",
         choices=["seen", "held-out"],

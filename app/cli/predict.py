@@ -8,12 +8,18 @@ from rich.table import Table
 from app.cli.question import Question, pose, read_target
 from app.cli.tables import comparison_lines, prediction_table
 from app.cli.terminal import Terminal
-from models.types import Prediction
+from models.errors import ErrorKind, UserError
+from models.types import POLICY, Prediction
 
 
 def run(options: Namespace, terminal: Terminal) -> int:
     question = pose(options, terminal)
     model, prompt, position = question.model, question.prompt, question.position
+    if model.kind == POLICY:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{model.name} answers with an action, not with a token; ask for that: main.py policy.",
+        )
     target = read_target(options.target)
     target_id = None if target is None else model.resolve_token(target)
     ablation = question.ablation(options.ablate)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from app.cli.terminal import Terminal
 from models.errors import ErrorKind, UserError
 from models.places import Place
-from models.types import Head, TokenizedPrompt
+from models.robot import read_state
+from models.types import Head, RobotInput, TokenizedPrompt
 
 if TYPE_CHECKING:
     from ablation.interventions import Intervention
@@ -140,6 +141,8 @@ def given_beside(options: Namespace) -> dict[str, Any]:
     given: dict[str, Any] = {"decoder": options.decoder, "pair": options.pair}
     if options.image:
         given["pictures"] = [picture_named(name) for name in options.image]
+    if options.state is not None or options.noise or options.step is not None:
+        given["robot"] = RobotInput(read_state(options.state or ""), options.noise, options.step)
     return given
 
 

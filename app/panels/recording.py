@@ -274,7 +274,7 @@ def register(app: Dash, services: Services) -> None:
     ) -> Any:
         if opened is None or data is None:
             return (no_update,) * 6
-        from viz.trace import now_line
+        from viz.strips import now_line
 
         followed = followed_of(services, opened)
         index = min(int(index or 0), len(followed.recording) - 1)

@@ -1,0 +1,191 @@
+"""`policy`, of a policy that answers with a chunk of numbers (PI0)."""
+
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from app import words
+from app.cli.sweep import INTERRUPTED
+from app.cli.tables import grid_tables, ranking_table
+from app.cli.terminal import Terminal, cancelled_by_interrupt
+from models.errors import ErrorKind, UserError
+from viz.chunks import chunk_rows, moved_line, moved_said
+
+if TYPE_CHECKING:
+    from ablation.chunk_actions import ChunkAction
+    from ablation.types import Ablation
+    from models.language_model import LanguageModel
+    from models.types import TokenizedPrompt
+
+SEARCH_REASONS = {
+    "target_reached": "The goal is reached.",
+    "no_improvement": "No remaining head brings the action nearer to the goal.",
+    "max_heads": "The limit of heads was reached.",
+    "all_heads": "Every head is ablated.",
+    "cancelled": "Cancelled; what was found until then is kept.",
+}
+TABLE_ONLY = ("episodes", "recording", "record")
+
+
+def refuse_other_modes(model: "LanguageModel", options: Namespace) -> None:
+    """Raise `UserError` for what such a policy cannot be asked yet."""
+    asked = next((f"--{name}" for name in TABLE_ONLY if getattr(options, name) is not None), None)
+    if asked is not None:
+        raise UserError(
+            ErrorKind.OPTION,
+            f"{asked} is for policies whose actions are tokens, and {model.name} answers with "
+            "numbers; ask for its action, --sweep, --search, --goal or --modalities.",
+        )
+
+
+def run(
+    model: "LanguageModel",
+    prompt: "TokenizedPrompt",
+    ablation: "Ablation | None",
+    options: Namespace,
+    terminal: Terminal,
+) -> int:
+    terminal.print(f"{model.name}: {prompt.text} ({prompt.robot.said() if prompt.robot else ''})")
+    if options.modalities:
+        return _modalities(model, prompt, options, terminal)
+    if options.sweep:
+        return _sweep(model, prompt, options, terminal)
+    if options.search or options.goal is not None:
+        return _search(model, prompt, options, terminal)
+    return _act(model, prompt, ablation, options, terminal)
+
+
+def _about(model: "LanguageModel", prompt: "TokenizedPrompt") -> dict[str, Any]:
+    return {"model": model.name, **prompt.to_json()}
+
+
+def _act(
+    model: "LanguageModel",
+    prompt: "TokenizedPrompt",
+    ablation: "Ablation | None",
+    options: Namespace,
+    terminal: Terminal,
+) -> int:
+    from ablation.chunk_actions import act_chunk, compare_chunks
+
+    change = None
+    if ablation is not None:
+        change = compare_chunks(model, prompt, ablation, options.draws)
+    before = act_chunk(model, prompt, None, options.draws) if change is None else change.before
+    table = Table()
+    names = ("action", "first", "mean", "last")
+    if change is not None:
+        names = ("action", "before", "after", "changes by")
+    for name in names:
+        table.add_column(name, justify="left" if name == "action" else "right")
+    for row in chunk_rows(before, change):
+        after = (row.first, row.mean, row.last)
+        table.add_row(row.name, *(after if change is None else (row.mean, row.after, row.change)))
+    terminal.print(table)
+    if change is None:
+        terminal.print(f"a chunk of {before.space.n_steps} actions, {_draws(options)}")
+        terminal.write_json({**_about(model, prompt), "before": before.to_json()})
+        return 0
+    terminal.print(moved_line(change))
+    for name in (*change.sign_flips, *change.choice_flips):
+        terminal.print(f"{name} flips")
+    terminal.write_json({**_about(model, prompt), **change.to_json()})
+    return 0
+
+
+def _draws(options: Namespace) -> str:
+    return "from one noise" if options.draws == 1 else f"the mean over {options.draws} noises"
+
+
+def _modalities(
+    model: "LanguageModel", prompt: "TokenizedPrompt", options: Namespace, terminal: Terminal
+) -> int:
+    from ablation.chunk_actions import hide_modalities
+
+    found = hide_modalities(model, prompt, options.draws)
+    table = Table("hidden", "moved", "action then")
+    for one in found:
+        table.add_row(
+            f"{one.name} ({words.count(one.n_positions, 'position')})",
+            moved_said(one.change),
+            said(one.change.after),
+        )
+    terminal.print(f"the action is {said(found[0].change.before)}")
+    terminal.print(table)
+    changes = {one.name: one.change.to_json() for one in found}
+    terminal.write_json({**_about(model, prompt), "modalities": changes})
+    return 0
+
+
+def _sweep(
+    model: "LanguageModel", prompt: "TokenizedPrompt", options: Namespace, terminal: Terminal
+) -> int:
+    from ablation.chunk_actions import sweep_chunk
+
+    with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
+        scores = sweep_chunk(
+            model,
+            prompt,
+            options.intervention,
+            stack=options.stack,
+            n_draws=options.draws,
+            progress=progress,
+            cancel=cancel,
+        )
+    terminal.print(f"{options.intervention.label}, {_draws(options)}")
+    terminal.print(ranking_table(scores, options.top_k))
+    for table in grid_tables(scores, terminal.width):
+        terminal.print(table)
+    if not scores.stack:
+        terminal.print(
+            f"Heads of layer {model.n_layers - 1} move nothing: the action expert reads that "
+            "layer's keys and values alone."
+        )
+    terminal.write_json({**_about(model, prompt), **scores.to_json()})
+    return INTERRUPTED if scores.stopped == "cancelled" else 0
+
+
+def _search(
+    model: "LanguageModel", prompt: "TokenizedPrompt", options: Namespace, terminal: Terminal
+) -> int:
+    from ablation.chunk_actions import search_chunk
+
+    with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
+        found = search_chunk(
+            model,
+            prompt,
+            options.goal,
+            options.intervention,
+            options.max_heads,
+            n_draws=options.draws,
+            progress=progress,
+            cancel=cancel,
+        )
+    wanted = "" if options.goal is None else f"; wanted: {options.goal}"
+    terminal.print(f"the action is {said(found.clean)}{wanted}")
+    for number, step in enumerate(found.steps, 1):
+        terminal.print(f"{number}. {step.head}: moved by {step.moved:.3g} σ: {said(step.action)}")
+    terminal.print(SEARCH_REASONS[found.stopped])
+    terminal.print(f"heads: {', '.join(map(str, found.heads)) or 'none'}")
+    steps = [
+        {"head": s.head.to_json(), "moved": s.moved, "action": s.action.summary.tolist()}
+        for s in found.steps
+    ]
+    terminal.write_json(
+        {
+            **_about(model, prompt),
+            "goal": options.goal,
+            "steps": steps,
+            "heads": [head.to_json() for head in found.heads],
+            "dropped": [head.to_json() for head in found.dropped],
+            "stopped": found.stopped,
+        }
+    )
+    return INTERRUPTED if found.stopped == "cancelled" else 0
+
+
+def said(action: "ChunkAction") -> str:
+    """Return an action in words: of each dimension the mean, of a choice how it ends."""
+    pairs = zip(action.space.dimensions, action.summary.tolist(), strict=True)
+    return ", ".join(f"{dimension.name} {dimension.said(value)}" for dimension, value in pairs)
