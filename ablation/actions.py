@@ -15,25 +15,16 @@ import numpy as np
 from torch import Tensor
 
 from ablation.action_goals import read_goal
+from ablation.action_metrics import ACTION_METRIC
 from ablation.evaluation import Cancelled, pose
 from ablation.interventions import Intervention, Zero
 from ablation.search import search_heads
-from ablation.types import Ablation, HeadScores, MetricInfo, Progress, SearchResult
+from ablation.types import Ablation, HeadScores, Progress, SearchResult
 from models.actions import ActionDimension, ActionSpace
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.places import Place
 from models.types import FloatArray, Head, TokenizedPrompt
-
-ACTION_METRIC = MetricInfo(
-    name="action_l2",
-    label="Change of the action",
-    unit="parts of reach",
-    diverging=False,
-    needs_target=False,
-    description="Euclidean distance between the policy's actions without and with the head, each "
-    "dimension as a part of the distance between its largest and smallest value.",
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -53,6 +53,7 @@ CONTROLS = (
     Control("metric", ids.METRIC, "value"),
     Control("study", ids.STUDY, "value"),
     Control("target", ids.TARGET, "data"),
+    Control("goal", ids.GOAL, "value"),
     Control("max_heads", ids.MAX_HEADS, "value"),
     Control("strategy", ids.STRATEGY, "value"),
 )

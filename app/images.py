@@ -94,6 +94,13 @@ def table_text(reference: str) -> str:
     return told(named_scene(reference))
 
 
+def table_instruction(reference: str) -> str:
+    """Return the instruction of a scene of the simulated table."""
+    from models.tabletop.scenes import named_scene
+
+    return named_scene(reference).instruction
+
+
 def shown(picture: Picture) -> dict[str, Any]:
     """Return a picture as the browser draws it: its size, and a data URL of not too many pixels."""
     image = Image.fromarray(picture.pixels)

@@ -22,7 +22,7 @@ from ablation.types import Ablation, Comparison
 from app.waits import Standing, Turn, one_by_one, step
 from models.errors import ErrorKind, UserError
 from models.places import Place
-from models.types import AttentionMaps, Head, Prediction, TokenizedPrompt
+from models.types import POLICY, AttentionMaps, Head, Prediction, TokenizedPrompt
 from viz.extent import Extent, extent_of
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Outcome:
     after: Prediction | None
     """None while nothing is ablated."""
     comparison: Comparison | None
+    """None too for a policy that answers with numbers."""
     maps: tuple[AttentionMaps, ...]
     """One for each head asked for; of the ablated run when something is ablated."""
     problem: UserError | None = None
@@ -152,7 +153,9 @@ class Runs:
         except UserError as problem:
             _, maps = self._measure(model, prompt, read, asked, None)
             return Outcome(prompt, before, None, None, maps, problem)
-        return Outcome(prompt, before, after, compare(before, after), maps)
+        # Numbers of an action are no distribution that could be told apart from another.
+        comparison = None if model.kind == POLICY else compare(before, after)
+        return Outcome(prompt, before, after, comparison, maps)
 
     def flow(
         self, model: "LanguageModel", prompt: TokenizedPrompt, heads: Sequence[Head], kind: str

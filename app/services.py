@@ -11,10 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ablation.action_metrics import ACTION_METRIC, CHUNK_METRIC
 from ablation.interventions import INTERVENTIONS, Intervention
-from ablation.types import Ablation
+from ablation.metrics import METRICS
+from ablation.types import Ablation, MetricInfo
 from app.examples import BUILTIN_HEADS, interesting_heads, sharpest_heads, spread_heads
-from app.images import Images, table_text
+from app.images import Images, table_instruction, table_text
 from app.jobs import Jobs
 from app.overviews import Overviews, shows_overview
 from app.runs import Memory, Outcome, Runs, parse_positions
@@ -23,8 +25,9 @@ from app.view import MAIN_STACK, InterventionForm, View
 from app.waits import GivenUp, Wait, Waits, Wanted
 from models.errors import ErrorKind, UserError
 from models.places import Place
+from models.robot import read_state
 from models.tabletop import NAME as TABLETOP_NAME
-from models.types import MAP_KINDS, AttentionMaps, Head, TokenizedPrompt
+from models.types import MAP_KINDS, POLICY, AttentionMaps, Head, RobotInput, TokenizedPrompt
 from viz.extent import Extent
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 MAX_FIRST_LOOK_BYTES = 256 * 2**20
 """Attention of every head is measured to choose the first ones only up to this much memory."""
 
+
+ACTION = "action"
+"""The metric that is how far an action changes, as a view has it."""
 
 MAPS_AT_ONCE = 24
 """More maps are drawn on demand, fewer of long prompts: each costs the browser time for its cells
@@ -196,6 +202,8 @@ class Services:
         position = view.position if view.position in range(len(prompt)) else None
         existing = set(model.heads_on(prompt))
         heads = tuple(head for head in view.heads or () if head in existing)
+        metrics = metrics_of(model)
+        metric = view.metric if view.metric in metrics else next(iter(metrics))
         if view.heads is None or (view.heads and not heads):
             heads = first_heads(model, prompt)
         stacks = {stack.name for stack in model.stacks.stacks}
@@ -205,7 +213,17 @@ class Services:
             stack=view.stack if view.stack_name in stacks else MAIN_STACK,
             position=model.resolve_position(prompt, position),
             heads=heads,
+            metric=metric,
         )
+
+
+def metrics_of(model: "LanguageModel") -> dict[str, MetricInfo]:
+    """Return what a sweep of a model's heads can measure: for a policy, how its action changes;
+    for one that answers with numbers nothing else."""
+    if model.kind == POLICY:
+        return {ACTION: CHUNK_METRIC}
+    of_tokens = {name: metric.info for name, metric in METRICS.items()}
+    return of_tokens if model.actions is None else {**of_tokens, ACTION: ACTION_METRIC}
 
 
 def wanted(view: View, kind: str, about: Hashable = None) -> Wanted:
@@ -250,7 +268,10 @@ def _beside(view: View, model: "LanguageModel", images: Images) -> dict[str, Any
     if model.kind == "encoder-decoder":
         return {"decoder": view.second}
     if model.reads_pictures and view.images:
-        return {"pictures": tuple(images.get(name) for name in view.images)}
+        beside = {"pictures": tuple(images.get(name) for name in view.images)}
+        if model.kind != POLICY:
+            return beside
+        return {**beside, "robot": RobotInput(read_state(view.second))}
     return {"pair": view.second} if model.pairs and view.second else {}
 
 
@@ -326,8 +347,15 @@ def with_images_settled(view: View, model: "LanguageModel") -> View:
         return view
     from models.tabletop.scenes import EXAMPLES as SCENES
 
-    text = table_text(SCENES[0]) if model.name == TABLETOP_NAME else FIRST_QUESTION
+    is_policy = model.name == TABLETOP_NAME or model.kind == POLICY
+    text = scene_text(SCENES[0], model) if is_policy else FIRST_QUESTION
     return replace(view, images=(SCENES[0],), prompt=text, picture="image")
+
+
+def scene_text(name: str, model: "LanguageModel") -> str:
+    """Return what a model is told in a scene of the table: the instruction, and for policies that
+    read it in words where the gripper is."""
+    return table_text(name) if model.kind != POLICY else table_instruction(name)
 
 
 def _with_mask(view: View, model: "LanguageModel") -> View:

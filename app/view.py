@@ -120,6 +120,8 @@ class View:
     study: str = "sweep"
     target: int | None = None
     """The vocabulary id that a targeted study works towards."""
+    goal: str = ""
+    """What a targeted study of a policy makes of its action, as typed: "dx<0"."""
     max_heads: int = 10
     strategy: str = "exact"
     """How a search chooses: a key of `STRATEGIES`."""
@@ -242,6 +244,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "metric": text(100),
     "study": one_of(STUDIES),
     "target": _TOKEN,
+    "goal": typed(200),
     "max_heads": whole(1, MAX_CHOSEN_HEADS),
     "strategy": one_of(tuple(STRATEGIES)),
     "question": optional(read_question),

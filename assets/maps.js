@@ -58,11 +58,11 @@
   // head -> card: its element and plot; what the server says of it; the cells of the whole map and,
   // if a region was asked for, finer ones of that; the region that was asked for last.
   const cards = new Map();
-  let drawn = { serial: null, names: [], source: null, marked: null };
+  let drawn = { serial: null, names: [], sides: {}, marked: null };
 
-  // What the positions of a side are called: those of the prompt, or of an encoder's source.
+  // What the positions of a side are called: those of the prompt, or another's.
   function namesOf(side) {
-    return side === "source" ? drawn.source : drawn.names;
+    return window.attention.ofSide(drawn, side).names;
   }
 
   function queries(card) {
@@ -270,7 +270,7 @@
     const byKey = Boolean(event && event.shiftKey);
     const direction = byKey ? "by" : "at";
     const at = Date.now();
-    const explains = HEAD.test(card.head) && drawn.source === null;
+    const explains = HEAD.test(card.head) && !Object.keys(drawn.sides).length;
     if (explains && data.dx > 1) {
       // The server knows which of the cell's weights is the largest, and selects that one's token.
       const [row, column] = pointNumber;
@@ -286,7 +286,7 @@
     const position = byKey ? key : query;
     const side = card.figure.sides[byKey ? 1 : 0];
     host.select(position, direction, side);
-    if (side !== "source") {
+    if (side === "prompt") {
       const asked = explains
         ? ["explain-open", { head: card.head, query, key, step: 1, at }]
         : ["token-open", { position, at }];
@@ -419,7 +419,7 @@
   async function update(known, changed) {
     await plotly();
     const { serial, names, marked } = known;
-    drawn = { serial, names, source: known.source && known.source.names, marked };
+    drawn = { serial, names, sides: known.sides, marked };
     const mine = drawn;
     const grid = document.getElementById("attention-grid");
     const order = [...known.order, ...known.extra];

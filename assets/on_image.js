@@ -57,13 +57,15 @@
 
     // --- what is selected ---
 
-    function sideOf(head) {
-      return known.maps[head].sides[0];
-    }
-
+    // The parts of the picture that a side's positions show. An action expert looks at the prompt's
+    // positions, and behind them at its own, which show nothing.
     function boxesOf(side) {
       const { cells, seen } = window.attention.images();
-      return side === "source" ? seen : cells;
+      return side === "acting" ? null : side === "source" ? seen : cells;
+    }
+
+    function labelsOf(side) {
+      return window.attention.ofSide(known, side).labels;
     }
 
     // The selected position among those of a side: a patch that is selected in the prompt is the same
@@ -81,6 +83,9 @@
         if (same >= 0) {
           return same;
         }
+      }
+      if (side === "acting") {
+        return Math.min(1, labelsOf(side).length - 1); // the first action, behind the state
       }
       return side === "prompt" ? known.marked : middle(boxesOf(side));
     }
@@ -126,11 +131,11 @@
     function card(head, hue, pictures) {
       const made = element("section", "on-image-card");
       made.style.setProperty("--hue", `var(--av-head-${hue})`);
-      const side = sideOf(head);
+      const [side, keys] = known.maps[head].sides;
       const title = element("div", "on-image-title");
       const said = element("span", "on-image-said");
       title.append(element("span", "text-head", known.maps[head].name), said);
-      const one = { head, hue, side, element: made, said, words: null, canvases: [], found: null };
+      const one = { head, hue, side, keys, element: made, said, words: null, canvases: [], found: null };
       made.append(title);
       pictures.forEach((picture, i) => {
         const canvas = element("canvas", "on-image-canvas");
@@ -145,14 +150,17 @@
         one.canvases.push({ canvas, image, picture });
         made.append(canvas);
       });
-      if (side === "prompt") {
+      if (keys !== "source") {
         one.words = element("div", "on-image-words");
-        known.labels.forEach((text, position) => {
+        const ownFrom = known.labels.length; // where an action expert's own positions begin
+        labelsOf(keys).forEach((text, position) => {
           if (!boxesOf("prompt")[position]) {
             const word = element("button", "on-image-word", text);
             word.type = "button";
             word.dataset.position = position;
-            word.addEventListener("click", () => select(position, "prompt"));
+            word.addEventListener("click", () =>
+              position < ownFrom ? select(position, "prompt") : select(position - ownFrom, "acting")
+            );
             one.words.append(word);
           }
         });
@@ -168,7 +176,7 @@
       const frame = canvas.getBoundingClientRect();
       const x = ((event.clientX - frame.left) / frame.width) * picture.width;
       const y = ((event.clientY - frame.top) / frame.height) * picture.height;
-      const boxes = boxesOf(one.side) || [];
+      const boxes = boxesOf(one.keys) || [];
       let found = -1; // the smallest: a picture may be shown whole and in tiles
       boxes.forEach((box, i) => {
         const inside = box && box[0] === index && box[1] <= x && x < box[3] && box[2] <= y && y < box[4];
@@ -189,7 +197,7 @@
       }
       const at = boxAt(one, index, event);
       const weight = at >= 0 && one.found ? one.found[at] : NaN;
-      const names = one.side === "source" ? known.source.labels : known.labels;
+      const names = labelsOf(one.keys);
       least.textContent =
         at < 0 ? "" : known.maps[one.head].name + " · " + names[at] + " · " + weights.exact(weight);
     }
@@ -200,7 +208,7 @@
       }
       const at = boxAt(one, index, event);
       if (at >= 0) {
-        select(at, one.side);
+        select(at, one.keys === "all" ? "prompt" : one.keys);
       }
     }
 
@@ -225,7 +233,7 @@
 
     function paintCard(one) {
       const { found, side } = one;
-      const boxes = boxesOf(side) || [];
+      const boxes = boxesOf(one.keys) || [];
       const { scale } = known.maps[one.head];
       let most = 0;
       let sum = 0;
@@ -237,7 +245,7 @@
           onImage += boxes[i] ? weight : 0;
         }
       });
-      const names = side === "source" ? known.source.labels : known.labels;
+      const names = labelsOf(side);
       const whose = names[selected(side)];
       const verb = chosen.direction === "at" ? " looks" : " is looked at";
       const part = scale.unit === 1 && chosen.direction === "at" ? percent(sum ? onImage / sum : 0) + " on the image" : "";
@@ -252,7 +260,8 @@
           const position = Number(word.dataset.position);
           word.style.setProperty("--shade", Math.round(70 * share(found[position])) + "%");
           word.title = word.textContent + ": " + weights.exact(found[position]);
-          word.classList.toggle("selected", side === "prompt" && position === selected("prompt"));
+          const own = side === "acting" ? position - known.labels.length : position;
+          word.classList.toggle("selected", side !== "source" && own === selected(side));
         }
       }
     }

@@ -230,13 +230,17 @@
       return clicks ? new Promise(settle) : skip();
     },
 
-    showStudy(kind, metric, strategy, limits) {
+    showStudy(kind, metric, strategy, shape, limits) {
       const sweep = kind === "sweep";
       const byPosition = kind === "positions";
       const search = !sweep && !byPosition;
       const aboutTarget = search ? kind === "targeted" : limits.targetMetrics.includes(metric);
-      const help = limits.studyHelp[kind] + (search ? " " + limits.strategyHelp[strategy] : "");
-      return [help, search, !search, !aboutTarget, !sweep, !search, !byPosition];
+      const acts = (shape && shape.acts) || "";
+      const texts = acts === "numbers" ? limits.policyHelp : limits.studyHelp;
+      const chosen = search && acts !== "numbers" ? " " + limits.strategyHelp[strategy] : "";
+      const hidesToken = !aboutTarget || acts === "numbers";
+      const hidesGoal = kind !== "targeted" || !acts;
+      return [texts[kind] + chosen, search, !search, hidesToken, hidesGoal, !sweep, !search, !byPosition];
     },
 
     // What was wrong with the heads is so no more once others are chosen.

@@ -17,13 +17,13 @@
   // (and of an encoder's, the source), the position that is read, and of each head what the server
   // says of its map; `changed` are the heads that a drawer has not seen.
   const known = {
-    serial: null, order: [], extra: [], names: [], labels: [], source: null, marked: null,
+    serial: null, order: [], extra: [], names: [], labels: [], sides: {}, marked: null,
     images: [], maps: {},
   };
   const stale = new Map();
   let shown = null;
   let chosen = { token: null, direction: "at", side: "prompt" };
-  let side = "prompt"; // whose positions the selected token is one of: the prompt's or the source's
+  let side = "prompt"; // whose positions the selected token is one of: the prompt's or another's
 
   function places() {
     return [...document.querySelectorAll("[" + PICTURES + "]")];
@@ -132,7 +132,7 @@
 
   function take(message) {
     const kept = message.serial === known.serial ? known.maps : {};
-    const { serial, order, extra, names, labels, source, marked, images } = message;
+    const { serial, order, extra, names, labels, sides, marked, images } = message;
     const maps = {};
     for (const head of [...order, ...extra]) {
       const sent = message.maps[head];
@@ -142,7 +142,7 @@
       fetched.clear();
       pending = null;
     }
-    Object.assign(known, { serial, order, extra, names, labels, source, marked, images, maps });
+    Object.assign(known, { serial, order, extra, names, labels, sides, marked, images, maps });
     for (const picture of drawers.keys()) {
       const before = stale.get(picture) || new Set();
       stale.set(picture, new Set([...before, ...Object.keys(message.maps)]));
@@ -188,10 +188,10 @@
       }
     },
 
-    // message: { serial, order: heads, extra: further maps, names, labels, source: { names, labels }
-    // or null, marked, maps: { head: { name, figure } } }. Heads without a figure stand already and
+    // message: { serial, order: heads, extra: further maps, names, labels, sides: { name: { names,
+    // labels } }, marked, maps: { head: { name, figure } } }. Heads without a figure stand already and
     // stay as they are. A figure's `sides` say of what its queries and its keys are the positions:
-    // "prompt" or "source".
+    // "prompt", or a name of `sides`.
     receive(message) {
       if (message) {
         take(message);

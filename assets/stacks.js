@@ -10,7 +10,16 @@
     "prompt source": "cross attention",
   };
 
-  const SEEING = { "source source": "vision tower", "prompt prompt": "language model" };
+  const SEEING = {
+    "source source": "vision tower",
+    "prompt prompt": "language model",
+    "acting all": "action expert",
+  };
+
+  // The positions of a side, { names, labels }: the prompt's own are those of what is known itself.
+  function ofSide(known, side) {
+    return side === "prompt" ? known : known.sides[side];
+  }
 
   function nameOf(stack) {
     const { images } = window.attention;
@@ -79,7 +88,7 @@
       },
 
       labels(known, direction) {
-        return this.side(direction) === "source" ? known.source.labels : known.labels;
+        return ofSide(known, this.side(direction)).labels;
       },
 
       // Whether queries and keys are the same positions.
@@ -89,5 +98,5 @@
     };
   }
 
-  window.attention = Object.assign({}, window.attention, { stackChoice });
+  window.attention = Object.assign({}, window.attention, { stackChoice, ofSide });
 })();

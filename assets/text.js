@@ -378,7 +378,8 @@
     function show() {
       hovered = null;
       const names = stacks.heads(known).map((head) => known.maps[head].name);
-      const wanted = JSON.stringify([names, known.labels, known.source && known.source.labels]);
+      const others = Object.values(known.sides).map((one) => one.labels);
+      const wanted = JSON.stringify([names, known.labels, others]);
       if (wanted !== built) {
         built = wanted;
         marked = null;

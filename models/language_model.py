@@ -905,7 +905,7 @@ class LanguageModel:
             kind=self.kind,
             mask_token=tokenizer.mask_token if self.kind == "masked" else None,
             bos_token=None if opening is None else self._reader.label(opening),
-            adds_bos=opening is not None and first == [opening],
+            adds_bos=opening is not None and (first == [opening] or self.kind == POLICY),
             device=str(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
             self_check=run_self_check(

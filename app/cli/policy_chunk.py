@@ -10,21 +10,14 @@ from app.cli.sweep import INTERRUPTED
 from app.cli.tables import grid_tables, ranking_table
 from app.cli.terminal import Terminal, cancelled_by_interrupt
 from models.errors import ErrorKind, UserError
+from viz.chunk_search import REASONS, action_said
 from viz.chunks import chunk_rows, moved_line, moved_said
 
 if TYPE_CHECKING:
-    from ablation.chunk_actions import ChunkAction
     from ablation.types import Ablation
     from models.language_model import LanguageModel
     from models.types import TokenizedPrompt
 
-SEARCH_REASONS = {
-    "target_reached": "The goal is reached.",
-    "no_improvement": "No remaining head brings the action nearer to the goal.",
-    "max_heads": "The limit of heads was reached.",
-    "all_heads": "Every head is ablated.",
-    "cancelled": "Cancelled; what was found until then is kept.",
-}
 TABLE_ONLY = ("episodes", "recording", "record")
 
 
@@ -109,9 +102,9 @@ def _modalities(
         table.add_row(
             f"{one.name} ({words.count(one.n_positions, 'position')})",
             moved_said(one.change),
-            said(one.change.after),
+            action_said(one.change.after),
         )
-    terminal.print(f"the action is {said(found[0].change.before)}")
+    terminal.print(f"the action is {action_said(found[0].change.before)}")
     terminal.print(table)
     changes = {one.name: one.change.to_json() for one in found}
     terminal.write_json({**_about(model, prompt), "modalities": changes})
@@ -163,10 +156,12 @@ def _search(
             cancel=cancel,
         )
     wanted = "" if options.goal is None else f"; wanted: {options.goal}"
-    terminal.print(f"the action is {said(found.clean)}{wanted}")
+    terminal.print(f"the action is {action_said(found.clean)}{wanted}")
     for number, step in enumerate(found.steps, 1):
-        terminal.print(f"{number}. {step.head}: moved by {step.moved:.3g} σ: {said(step.action)}")
-    terminal.print(SEARCH_REASONS[found.stopped])
+        terminal.print(
+            f"{number}. {step.head}: moved by {step.moved:.3g} σ: {action_said(step.action)}"
+        )
+    terminal.print(REASONS[found.stopped])
     terminal.print(f"heads: {', '.join(map(str, found.heads)) or 'none'}")
     steps = [
         {"head": s.head.to_json(), "moved": s.moved, "action": s.action.summary.tolist()}
@@ -183,9 +178,3 @@ def _search(
         }
     )
     return INTERRUPTED if found.stopped == "cancelled" else 0
-
-
-def said(action: "ChunkAction") -> str:
-    """Return an action in words: of each dimension the mean, of a choice how it ends."""
-    pairs = zip(action.space.dimensions, action.summary.tolist(), strict=True)
-    return ", ".join(f"{dimension.name} {dimension.said(value)}" for dimension, value in pairs)

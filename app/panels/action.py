@@ -6,22 +6,32 @@ from typing import Any
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import ids
+from app.panels.pieces import graph
 from app.panels.wait_strip import awaiting
 from app.services import Services, ablation_of, acted_of
 from app.view import View
 from app.waits import step
 from models.errors import UserError
+from models.types import POLICY
 from viz.actions import ActionRow, action_rows, motion_svg
+from viz.chunks import ChunkRow
 
 PICTURE_WIDTH = 150
+CURVES_WIDTH, CURVES_HEIGHT = 296, 240  # px
 
 
 def layout() -> html.Section:
-    """Return the panel; it shows for models that say which of their tokens are actions."""
+    """Return the panel; it shows for models that say which of their tokens are actions, and for
+    those that answer with numbers."""
     return html.Section(
         [
             html.Div(html.H2("Action", className="section-title"), className="section-head"),
             html.Div(id=ids.ACTION_BODY, **{"aria-live": "polite"}),
+            html.Div(
+                graph(ids.ACTION_CURVES, "The chunk of actions, a curve each", CURVES_HEIGHT),
+                id=ids.ACTION_CURVES_PLACE,
+                hidden=True,
+            ),
             dcc.Store(id=ids.ACTED),
         ],
         id=ids.ACTION_PANEL,
@@ -100,12 +110,82 @@ def svg_url(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
 
 
-def asked(view: View) -> list[Any]:
+def chunk_table(rows: list[ChunkRow]) -> html.Table:
+    """Return a chunk of actions in numbers, a dimension a row."""
+    compared = any(row.after for row in rows)
+    heads = ("", "before", "after", "change") if compared else ("", "first", "mean", "last")
+    return html.Table(
+        [
+            html.Thead(html.Tr([html.Th(head) for head in heads])),
+            html.Tbody([_chunk_row(row) for row in rows]),
+        ],
+        className="numbers",
+    )
+
+
+def _chunk_row(row: ChunkRow) -> html.Tr:
+    cells = (row.mean, row.after, row.change) if row.after else (row.first, row.mean, row.last)
+    changed = " changed" if row.flips else ""
+    return html.Tr(
+        [html.Th(row.name, scope="row"), *(html.Td(cell, className="figure") for cell in cells)],
+        className=f"action{changed}",
+    )
+
+
+def chunk_body(services: Services, view: View, dark: bool) -> tuple[list[Any], Any]:
+    """Return what the panel says of a policy that answers with numbers, and its curves.
+
+    Raises:
+        UserError: the prompt cannot be used.
+    """
+    from ablation.chunk_actions import act_chunk, compare_chunks
+    from viz.chunks import chunk_figure, chunk_rows, moved_line
+
+    model = services.model(view.model)
+    prompt = services.prompt(view, model)
+    ablation, problem = ablation_of(view, prompt)
+    with services.runs.awaited(model), step("Asking for the action", len(model.sites)):
+        change = None
+        try:
+            change = None if ablation is None else compare_chunks(model, prompt, ablation)
+        except UserError as error:
+            problem = error
+        before = act_chunk(model, prompt) if change is None else change.before
+    parts: list[Any] = [chunk_table(chunk_rows(before, change))]
+    if change is not None:
+        flips = [f"{name} changes its sign" for name in change.sign_flips]
+        flips += [f"{name} flips" for name in change.choice_flips]
+        said = "; ".join([moved_line(change), *flips])
+    elif problem is not None:
+        said = str(problem).removesuffix(".")
+    else:
+        said = f"a chunk of {before.space.n_steps} actions, found from one noise"
+    parts.append(html.P(f"{said}.", className="caption"))
+    unmoved = "" if ablation is None else _unmoved(model, ablation)
+    if unmoved:
+        parts.append(html.P(unmoved, className="caption"))
+    return parts, chunk_figure(before, change, width=CURVES_WIDTH, dark=dark)
+
+
+def _unmoved(model: Any, ablation: Any) -> str:
+    """Explain why ablating heads of the language model's last layer moves nothing."""
+    last = model.n_layers - 1
+    dead = [head for head in ablation.heads if not head.stack and head.layer == last]
+    if not dead:
+        return ""
+    named = ", ".join(map(str, dead[:4])) + (" and others" if len(dead) > 4 else "")
+    return (
+        f"{named} cannot move it: of the language model's last layer the action expert reads keys "
+        "and values alone, not what its heads put out."
+    )
+
+
+def asked(view: View, dark: bool = False) -> list[Any]:
     """Return all that the panel shows depends on, as plain data."""
     data = view.to_json()
-    kept = ("model", "prompt", "images", "bos")
+    kept = ("model", "prompt", "second", "images", "bos")
     ablated = [data[name] for name in ("heads", "intervention", "acted")] if view.ablate else None
-    return [*(data[name] for name in kept), ablated]
+    return [*(data[name] for name in kept), ablated, dark]
 
 
 def register(app: Dash, services: Services) -> None:
@@ -115,17 +195,30 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.ACTION_PANEL, "hidden"),
         Output(ids.ACTION_BODY, "children"),
         Output(ids.ACTED, "data"),
+        Output(ids.ACTION_CURVES, "figure"),
+        Output(ids.ACTION_CURVES_PLACE, "hidden"),
         Input(ids.VIEW, "data"),
+        Input(ids.DARK, "data"),
         State(ids.ACTED, "data"),
         State(ids.TAB_ID, "data"),
         Input(ids.WAIT_AGAIN, "n_clicks"),
         prevent_initial_call=True,
     )
-    def draw(data: dict[str, Any] | None, shown: Any, tab: str, *again: int | None) -> Any:
+    def draw(
+        data: dict[str, Any] | None, dark: bool, shown: Any, tab: str, *again: int | None
+    ) -> Any:
         view = None if data is None else View.from_json(data)
-        if view is None or asked(view) == shown:
-            return (no_update,) * 3
-        if services.model(view.model).actions is None:
-            return True, no_update, None
+        if view is None:
+            return (no_update,) * 5
+        model = services.model(view.model)
+        in_numbers = model.kind == POLICY
+        now = asked(view, in_numbers and bool(dark))  # only curves have another look in the dark
+        if now == shown:
+            return (no_update,) * 5
+        if model.actions is None and not in_numbers:
+            return True, no_update, None, no_update, True
         with awaiting(services, tab, "action", view, acted_of(view)):
-            return False, body(services, view), asked(view)
+            if in_numbers:
+                parts, figure = chunk_body(services, view, bool(dark))
+                return False, parts, now, figure, False
+            return False, body(services, view), now, no_update, True

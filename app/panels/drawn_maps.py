@@ -18,6 +18,7 @@ from viz.attention import Look, attention_message, token_names
 from viz.cells import Region
 from viz.combined import combined, combined_extent, combined_name
 from viz.extent import Extent, shared_largest, unit_of
+from viz.sides import PROMPT, other_sides, sides_of
 
 
 def look(view: View, outcome: Outcome, extents: Sequence[Extent], dark: bool) -> Look:
@@ -57,7 +58,7 @@ class Shown:
     key: str
     name: str
     sides: tuple[str, str]
-    """Of what queries and keys are the positions: "prompt", or "source" (an encoder's)."""
+    """Of what queries and keys are the positions; see `viz.sides`."""
     read: Callable[[], AttentionMaps]
     """Returns the map; that of all heads is made only when it is needed."""
     extent: Callable[[AttentionMaps], Extent]
@@ -65,7 +66,7 @@ class Shown:
     is_of_all: bool = False
 
     def message(self, how: Look, region: Region | None = None) -> dict[str, Any]:
-        if self.sides[0] == "source":  # where no prediction is read
+        if self.sides[0] != PROMPT:  # where no prediction is read
             how = replace(how, position=None)
         maps = self.read()
         how = replace(how, done=self.is_of_all)
@@ -80,16 +81,8 @@ def shown_maps(outcome: Outcome, extents: Sequence[Extent]) -> list[Shown]:
 
 
 def _of_head(maps: AttentionMaps, extent: Extent, prompt: TokenizedPrompt) -> Shown:
-    sides = _sides(maps, prompt)
+    sides = sides_of(maps, prompt)
     return Shown(map_key(maps), maps.title(0), sides, lambda: maps, lambda _: extent)
-
-
-def _sides(maps: AttentionMaps, prompt: TokenizedPrompt) -> tuple[str, str]:
-    queries, keys = (
-        "prompt" if positions.content == prompt.content else "source"
-        for positions in (maps.prompt, maps.keys)
-    )
-    return queries, keys
 
 
 def extra_map(view: View, outcome: Outcome, extents: Sequence[Extent]) -> list[Shown]:
@@ -118,7 +111,7 @@ def _of_all(
     return Shown(
         f"{view.extra} {heads}",
         combined_name(view.extra, several) + (f" ({stack})" if stack else ""),
-        _sides(several[0], prompt),
+        sides_of(several[0], prompt),
         lambda: combined(several, view.extra, view.sink),
         lambda one: combined_extent(one, causal, view.sink),
         is_of_all=True,
@@ -160,7 +153,9 @@ def message(
         "extra": extras,
         "names": token_names(prompt),
         "labels": list(prompt.labels),
-        "source": _of_source(prompt),
+        "sides": {
+            side: _names_and_labels(positions) for side, positions in other_sides(prompt).items()
+        },
         "marked": how.position,
         "images": list(view.images),
         "maps": new,
@@ -170,12 +165,6 @@ def message(
 def standing(sent: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return what must be known of the maps that stand once these are drawn."""
     return {"heads": [*sent["order"], *sent["extra"]], "serial": sent["serial"], "kind": kind}
-
-
-def _of_source(prompt: TokenizedPrompt) -> dict[str, list[str]] | None:
-    """Return what the positions of the other side are called: an encoder's, or a vision tower's."""
-    other = prompt.source or prompt.seen
-    return None if other is None else _names_and_labels(other)
 
 
 def _names_and_labels(positions: TokenizedPrompt) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from dash import Dash, Input, Output, State, dcc, html
 from app import ids, words
 from app.panels.pieces import browser
 from app.services import Services
-from models.types import CLASSIFIER, Check, ModelInfo
+from models.types import CLASSIFIER, POLICY, Check, ModelInfo
 
 
 def layout(services: Services) -> list[Any]:
@@ -78,6 +78,7 @@ KINDS = {
     "masked": "predicts at a mask token",
     "encoder-decoder": "predicts the next token that its decoder writes",
     CLASSIFIER: "says which class a picture shows",
+    POLICY: "answers with the numbers of an action",
 }
 
 
@@ -85,6 +86,8 @@ def _vocabulary(info: ModelInfo) -> str:
     """Say what is predicted, and from how much."""
     if info.kind == CLASSIFIER:
         return f"{info.n_vocab:,} classes"
+    if info.kind == POLICY:
+        return f"{info.n_vocab:,} numbers"
     return f"{info.n_vocab:,} tokens, context {info.max_positions:,}"
 
 

@@ -14,7 +14,7 @@ from app.panels.pieces import browser, choose_on_click, graph, section
 from app.services import Services
 from app.view import MAIN_STACK, View, head_from_text
 from models.errors import UserError
-from models.types import Head, Stack
+from models.types import POLICY, Head, Stack
 from viz.heads import head_map_figure
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def shape(model: "LanguageModel") -> dict[str, Any]:
         "n_layers": model.n_layers,
         "n_heads": model.n_heads,
         "stacks": stacks,
+        "acts": "numbers" if model.kind == POLICY else "tokens" if model.actions else "",
     }
 
 

@@ -38,7 +38,7 @@ from app.panels import (
     wait_strip,
 )
 from app.panels.circuit_asked import LINKED, opened_form
-from app.services import Services
+from app.services import Services, metrics_of
 from app.view import View
 from models.errors import ErrorKind, UserError
 from models.types import CLASSIFIER
@@ -200,6 +200,7 @@ EXTRA_OUTPUTS = (
     (ids.INTERVENTION_KIND, "value"),
     (ids.INTERVENTION_PARAMETERS, "children"),
     (ids.TARGET_PICKER, "value"),
+    (ids.METRIC, "data"),
     (ids.SWEEP, "data"),
     (ids.SEARCH, "data"),
     (ids.BY_POSITION, "data"),
@@ -241,6 +242,7 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         view.intervention.name,
         intervention.parameter_fields(view.intervention),
         None if view.target is None else str(view.target),
+        study.metric_options(metrics_of(model)),
         None,  # studies and circuits of what was open before
         None,
         None,

@@ -19,6 +19,7 @@ def stores() -> list[dcc.Store]:
         "tabs": list(ids.CHANGES_IN_TAB),
         "maxPrompt": MAX_PROMPT_CHARACTERS,
         "studyHelp": study.HELP,
+        "policyHelp": study.POLICY_HELP,
         "strategyHelp": study.STRATEGY_HELP,
         "byPosition": {"noHeads": by_position.NO_HEADS, "ready": by_position.READY},
         "targetMetrics": study.target_metrics(),

@@ -12,7 +12,7 @@ from app.runs import Outcome, parse_positions
 from app.services import Services, acted_of, form_problem, most_positions
 from app.view import View
 from models.errors import UserError
-from models.types import CLASSIFIER, Prediction, TokenProbability
+from models.types import CLASSIFIER, POLICY, Prediction, TokenProbability
 from viz.labels import probability
 from viz.predictions import MetricRow, metric_rows, prediction_figure
 
@@ -50,6 +50,7 @@ def layout() -> html.Section:
             className="token-choice",
         ),
         dcc.Store(id=ids.PREDICTED),
+        id=ids.PREDICTION_PANEL,
     )
 
 
@@ -138,6 +139,7 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.INTERVENTION_ERROR, "children"),
         Output(ids.ACTED_TEXT, "error"),
         Output(ids.PREDICTED, "data"),
+        Output(ids.PREDICTION_PANEL, "hidden"),
         Input(ids.VIEW, "data"),
         Input(ids.DARK, "data"),
         State(ids.PREDICTED, "data"),
@@ -155,10 +157,13 @@ def register(app: Dash, services: Services) -> None:
     ) -> tuple[Any, ...]:
         view = None if data is None else View.from_json(data)
         if view is None or asked(view, bool(dark)) == predicted:
-            return (no_update,) * 9
+            return (no_update,) * 10
         model = services.model(view.model)
         with awaiting(services, tab, "prediction", view, acted_of(view)):
             outcome = services.outcome(view, maps=False)
+        if model.kind == POLICY:  # what it does stands under Action
+            problem = _problem(view, outcome)
+            return *(no_update,) * 6, *problem, asked(view, bool(dark)), True
         watched = watched_token(outcome.before, model, view.watched)
         before, after = outcome.before, outcome.after
         rows = metric_rows(before, after, outcome.comparison, watched)
@@ -172,6 +177,7 @@ def register(app: Dash, services: Services) -> None:
             token_options(before.top),
             *_problem(view, outcome),
             asked(view, bool(dark)),
+            False,
         )
 
     @app.callback(

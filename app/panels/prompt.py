@@ -10,15 +10,15 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from app import ids, notices, words
 from app.examples import EXAMPLES
-from app.images import TABLE, boxes, shown, table_text
+from app.images import TABLE, boxes, shown
 from app.panels.pieces import browser, section, switch
-from app.services import Services
+from app.services import Services, scene_text
 from app.view import View
 from models.errors import UserError
 from models.picture import MOST_BYTES
 from models.tabletop.scenes import EXAMPLES as SCENES
 from models.tabletop.scenes import scene_label
-from models.types import CLASSIFIER, ModelInfo, TokenizedPrompt
+from models.types import CLASSIFIER, POLICY, ModelInfo, TokenizedPrompt
 
 NOT_READ = "This model looks at the picture alone: text is not read."
 
@@ -133,13 +133,18 @@ def token_count(prompt: TokenizedPrompt) -> str:
 SECOND_TEXTS = {
     "encoder-decoder": ("decoder", "Text that the decoder has written so far; may be empty"),
     "pair": ("second", "Second sentence of a pair; may be empty"),
+    POLICY: (
+        "state",
+        "What the robot tells of itself: its numbers, in their own units; empty stands for the "
+        "mean of what the policy was trained on",
+    ),
 }
 """Kind of the second text -> the word in front of it, and what it is."""
 
 
 def second_kind(info: ModelInfo) -> str | None:
     """Return which second text a model takes, if any."""
-    if info.kind == "encoder-decoder":
+    if info.kind in ("encoder-decoder", POLICY):
         return info.kind
     return "pair" if info.pairs else None
 
@@ -156,7 +161,7 @@ def second_word(info: ModelInfo) -> Any:
 def example_options(info: ModelInfo | None) -> list[dict[str, Any]]:
     """Return what the list of examples holds for a model: text, or scenes with a picture."""
     groups: dict[str, list[dict[str, str]]] = {}
-    if info is not None and info.image_token is not None:
+    if info is not None and (info.image_token is not None or info.kind == POLICY):
         for name in SCENES:
             item = {"value": name, "label": scene_label(name)}
             groups.setdefault("The simulated table", []).append(item)
@@ -256,12 +261,12 @@ def _register_run(app: Dash, services: Services) -> None:
         if request is None or data is None:
             return no_update
         scene = request.get("scene")
-        written = table_text(scene) if scene else request["text"]
+        model = services.model(data["model"])
+        written = scene_text(scene, model) if scene else request["text"]
         text = View.from_json({"prompt": written}).prompt if written else ""
         second = View.from_json({"second": request["second"]}).second
         named = [scene] if scene else request.get("images")
         images = View.from_json({"images": named}).images
-        model = services.model(data["model"])
         asked = replace(
             View.from_json(data), prompt=text, second=second, images=images, bos=request["bos"]
         )

@@ -1,5 +1,6 @@
 """The ablation study, what stands on its tab: options, progress, results. See `study_run`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dash_ag_grid as dag
@@ -27,6 +28,14 @@ HELP = {
     "targeted": "Looks for a small set of heads whose ablation makes a token of your choice "
     "the most likely one.",
 }
+POLICY_HELP = {
+    "sweep": "Ablates every head of the stack alone and maps how far the chunk of actions moves.",
+    "positions": "Is about tokens: a policy that answers with numbers has no such map.",
+    "generic": "Adds one head at a time, always the one that moves the action farthest.",
+    "targeted": "Looks for a small set of heads whose ablation makes the action what you want: its "
+    "mean over the chunk, or what a choice such as the gripper ends at.",
+}
+"""What the studies do with a policy that answers with numbers."""
 STRATEGY_HELP = {name: f"{name.capitalize()}: {words}." for name, words in STRATEGIES.items()}
 SWEEP_MAP_HEIGHT = 400
 
@@ -39,6 +48,11 @@ GRID_THEME = """themeQuartz.withParams({
     browserColorScheme: "inherit", spacing: 5, wrapperBorderRadius: 6, cellHorizontalPadding: 9
 })"""
 """The tables in the page's own colours, in light and dark alike."""
+
+
+def metric_options(metrics: Mapping[str, MetricInfo]) -> list[dict[str, str]]:
+    """Return what a sweep can measure as options of a list."""
+    return [{"value": name, "label": info.label} for name, info in metrics.items()]
 
 
 def target_metrics() -> list[str]:
@@ -62,7 +76,10 @@ def layout() -> html.Div:
                 className="toolbar",
             ),
             html.P(id=ids.STUDY_HELP, className="help"),
-            html.Div([_sweep_options(), _search_options(), _target_options()], className="options"),
+            html.Div(
+                [_sweep_options(), _search_options(), _target_options(), _goal_options()],
+                className="options",
+            ),
             progress_place(
                 ids.STUDY_PROGRESS, ids.STUDY_BAR, ids.STUDY_STATUS, "Progress of the study"
             ),
@@ -82,7 +99,7 @@ def _sweep_options() -> html.Div:
         dmc.Select(
             id=ids.METRIC,
             label="Metric",
-            data=[{"value": name, "label": m.info.label} for name, m in METRICS.items()],
+            data=metric_options({name: metric.info for name, metric in METRICS.items()}),
             value="kl",
             allowDeselect=False,
             size="xs",
@@ -154,6 +171,21 @@ def _target_options() -> html.Div:
     )
 
 
+def _goal_options() -> html.Div:
+    return html.Div(
+        dmc.TextInput(
+            id=ids.GOAL,
+            label="What the action shall be",
+            size="xs",
+            w=190,
+            placeholder="dx<0, gripper=close",
+            spellCheck=False,
+        ),
+        id=ids.GOAL_OPTIONS,
+        hidden=True,
+    )
+
+
 def _sweep_result() -> html.Div:
     return html.Div(
         [
@@ -216,7 +248,8 @@ def _search_result() -> html.Div:
     )
 
 
-def _figures(name: str, header: str, spec: str, **options: Any) -> dict[str, Any]:
+def figures_column(name: str, header: str, spec: str, **options: Any) -> dict[str, Any]:
+    """Return a column of numbers, written as d3 writes `spec`."""
     return {
         "field": name,
         "headerName": header,
@@ -235,20 +268,20 @@ def sweep_columns(metric: MetricInfo | None = None) -> list[dict[str, Any]]:
     return [
         {"field": "rank", "headerName": "#", "width": 62},
         {"field": "head", "headerName": "Head", "width": 92},
-        _figures("value", value, ".4~g", flex=1),
+        figures_column("value", value, ".4~g", flex=1),
     ]
 
 
 def search_columns(has_target: bool = True) -> list[dict[str, Any]]:
     """Return the columns of a search's steps; a generic search has no target to show."""
-    target = [_figures("target_prob", "p(target)", ".3~g", flex=1)] if has_target else []
+    target = [figures_column("target_prob", "p(target)", ".3~g", flex=1)] if has_target else []
     return [
         {"field": "step", "headerName": "#", "width": 56},
         {"field": "head", "headerName": "Head", "width": 86},
-        _figures("kl", "KL, nats", ".4~g", flex=1),
+        figures_column("kl", "KL, nats", ".4~g", flex=1),
         *target,
         {"field": "top_token", "headerName": "Top token", "flex": 1},
-        _figures("top_prob", "p(top)", ".3~g", flex=1),
+        figures_column("top_prob", "p(top)", ".3~g", flex=1),
         {"field": "kept", "headerName": "Kept", "width": 76},
     ]
 

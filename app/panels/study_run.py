@@ -10,11 +10,13 @@ from typing import Any
 from dash import Dash, Input, Output, State, ctx, html, no_update, set_props
 
 import ablation
+from ablation.action_metrics import CHUNK_METRIC
+from ablation.chunk_types import ChunkSearch
 from ablation.metrics import metric_named
 from ablation.types import HeadScores, PositionScores, Progress, SearchResult
 from app import ids, words
 from app.jobs import Job, Pace
-from app.panels import by_position
+from app.panels import by_position, policy_study
 from app.panels.heads import MAP_HEIGHT, MAP_WIDTH
 from app.panels.pieces import browser, choose_on_click
 from app.panels.progress import REPORT_SECONDS, Bar, cancels, watch_page
@@ -22,6 +24,7 @@ from app.panels.study import SWEEP_MAP_HEIGHT, search_columns, sweep_columns
 from app.services import Services, build_intervention, intervention_of
 from app.view import View
 from models.errors import ErrorKind, UserError
+from viz.chunk_search import chunk_sentences, chunk_steps_table, chunk_trace_figure
 from viz.heads import head_map_figure, ranking_table
 from viz.search import steps_table, summary_sentences, trace_figure
 
@@ -35,6 +38,10 @@ STORES = {
 }
 """Where the page keeps a finished study of each kind."""
 KEPT_IN = tuple(dict.fromkeys(STORES.values()))
+
+
+Studied = HeadScores | PositionScores | SearchResult | ChunkSearch
+"""What a study finds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,32 +100,46 @@ def sweep_map(
 
 def show_search(result: SearchResult, dark: bool) -> None:
     """Put a search, finished or not, on the page from within a callback."""
-    set_props(ids.SEARCH_TRACE, {"figure": trace_figure(result, dark=dark)})
-    columns = search_columns(result.target is not None)
-    set_props(ids.SEARCH_TABLE, {"rowData": steps_table(result), "columnDefs": columns})
-    set_props(ids.SEARCH_SENTENCES, {"children": sentences(result)})
+    figure, rows, columns, told = search_shown(result, dark)
+    set_props(ids.SEARCH_TRACE, {"figure": figure})
+    set_props(ids.SEARCH_TABLE, {"rowData": rows, "columnDefs": columns})
+    set_props(ids.SEARCH_SENTENCES, {"children": told})
     set_props(ids.USE_HEADS, {"disabled": True})
     set_props(ids.SEARCH_EMPTY, {"hidden": True})
     set_props(ids.SEARCH_BODY, {"hidden": False})
 
 
-def sentences(result: SearchResult) -> list[html.P]:
-    return [html.P(sentence) for sentence in summary_sentences(result)]
+def search_shown(result: SearchResult | ChunkSearch, dark: bool) -> tuple[Any, ...]:
+    """Return a search as the page shows it: its trace, its steps, their columns, its sentences."""
+    if isinstance(result, ChunkSearch):
+        return (
+            chunk_trace_figure(result, dark=dark),
+            chunk_steps_table(result),
+            policy_study.search_columns(),
+            [html.P(sentence) for sentence in chunk_sentences(result)],
+        )
+    return (
+        trace_figure(result, dark=dark),
+        steps_table(result),
+        search_columns(result.target is not None),
+        [html.P(sentence) for sentence in summary_sentences(result)],
+    )
 
 
 def run_study(
     services: Services, view: View, report: Callable[[Progress], None], job: Job
-) -> HeadScores | PositionScores | SearchResult:
+) -> Studied:
     """Do what the study tab of a view asks for.
 
     Raises:
         UserError: a choice that does not fit the model or the prompt.
     """
     model = services.model(view.model)
-    if view.study == "positions":
-        prompt = services.prompt(view, model)
-        return by_position.run(model, prompt, view, report, job.cancel)
     prompt = services.prompt(view, model)
+    if policy_study.is_about_action(view, model):
+        return policy_study.run(model, prompt, view, report, job.cancel)
+    if view.study == "positions":
+        return by_position.run(model, prompt, view, report, job.cancel)
     intervention, positions = intervention_of(view, prompt)
     if view.study == "sweep":
         needs_target = metric_named(view.metric).info.needs_target
@@ -152,9 +173,7 @@ def run_study(
     )
 
 
-def finished(
-    view: View, key: str, result: HeadScores | PositionScores | SearchResult
-) -> dict[str, Any]:
+def finished(view: View, key: str, result: Studied) -> dict[str, Any]:
     """Return what the page keeps of a finished study."""
     kept: dict[str, Any] = {
         "key": key,
@@ -165,7 +184,7 @@ def finished(
         "intervention": build_intervention(view.intervention).label,
         "acted": view.acted,
     }
-    if isinstance(result, SearchResult):
+    if isinstance(result, SearchResult | ChunkSearch):
         kept["heads"] = [head.short for head in result.heads]
     elif isinstance(result, HeadScores):
         kept["stack"] = result.stack
@@ -252,15 +271,7 @@ def register(app: Dash, services: Services) -> None:
         result = services.results.get(kept["key"]) if kept else None
         if kept is None or result is None or kept["model"] != data["model"]:
             return no_update, [], no_update, [], False, True, True
-        return (
-            trace_figure(result, dark=bool(dark)),
-            steps_table(result),
-            search_columns(result.target is not None),
-            sentences(result),
-            True,
-            False,
-            not result.heads,
-        )
+        return *search_shown(result, bool(dark)), True, False, not result.heads
 
     @app.callback(
         Output(ids.TARGET, "data", allow_duplicate=True),
@@ -293,7 +304,13 @@ def sweep_caption(scores: HeadScores, kept: dict[str, Any]) -> str:
     if scores.stopped == "cancelled":
         heads = f"Cancelled after {n_done} of {words.count(n_all, 'head')}"
     stack = f" of the stack {scores.stack}" if scores.stack else ""
-    return f"{heads}{stack}, each ablated alone ({kept['intervention']}). Click a head to add it."
+    said = f"{heads}{stack}, each ablated alone ({kept['intervention']}). Click a head to add it."
+    if scores.metric.name != CHUNK_METRIC.name or scores.stack:
+        return said
+    return (
+        f"{said} Heads of layer {len(scores.values) - 1} move nothing: the action expert reads the "
+        "keys and values of that layer alone."
+    )
 
 
 def _register_clientside(app: Dash) -> None:
@@ -309,12 +326,14 @@ def _register_clientside(app: Dash) -> None:
         Output(ids.SWEEP_OPTIONS, "hidden"),
         Output(ids.SEARCH_OPTIONS, "hidden"),
         Output(ids.TARGET_OPTIONS, "hidden"),
+        Output(ids.GOAL_OPTIONS, "hidden"),
         Output(ids.SWEEP_RESULT, "hidden"),
         Output(ids.SEARCH_RESULT, "hidden"),
         Output(ids.BY_POSITION_RESULT, "hidden"),
         Input(ids.STUDY, "value"),
         Input(ids.METRIC, "value"),
         Input(ids.STRATEGY, "value"),
+        Input(ids.MODEL_SHAPE, "data"),
         State(ids.LIMITS, "data"),
     )
     app.clientside_callback(

@@ -12,6 +12,7 @@ from tempfile import mkdtemp
 import uvicorn
 from dash import Dash
 from tiny import byte_level_tokenizer, tiny_directory, tiny_torch_model
+from tiny_pi0 import tiny_pi0_directory
 from tiny_policy import policy_directory
 from tiny_vision import classifier_directory
 
@@ -34,6 +35,7 @@ def _loaded(name: str) -> LanguageModel:
         "long": _long_directory,
         "tabletop": policy_directory,
         "vit": partial(classifier_directory, "ViT"),
+        "pi0": tiny_pi0_directory,
     }
     directory = special[name]() if name in special else tiny_directory(name)
     room = DEEP_PASS_GB if name == "deep" else None
@@ -64,7 +66,7 @@ def _long_directory() -> Path:
 class Shelf:
     """A registry of tiny models under short names."""
 
-    names = ("llama", "gpt2", "bert", "gptj", "bart", "deep", "long", "tabletop", "vit")
+    names = ("llama", "gpt2", "bert", "gptj", "bart", "deep", "long", "tabletop", "vit", "pi0")
 
     def get(self, name: str, progress: Callable[[str], None] | None = None) -> LanguageModel:
         if name not in self.names:

@@ -82,8 +82,8 @@ def test_maps_of_all_stacks_stand_beside_each_other(
     sides = [sent["maps"][head.short]["figure"]["sides"] for head in chosen]
     assert sides == [["prompt", "source"], ["source", "source"], ["prompt", "prompt"]]
     assert len(sent["names"]) == len(tokens)
-    assert len(sent["source"]["names"]) == len(tokens.typed)
-    assert sent["source"]["labels"] == list(tokens.typed.labels)
+    assert len(sent["sides"]["source"]["names"]) == len(tokens.typed)
+    assert sent["sides"]["source"]["labels"] == list(tokens.typed.labels)
     marks = [sent["maps"][head.short]["figure"]["layout"]["shapes"] for head in chosen]
     assert [len(shapes) for shapes in marks] == [1, 0, 1]
 
@@ -188,7 +188,7 @@ def test_the_strip_shows_both_texts(model: LanguageModel) -> None:
     tokens = prompt_of(VIEW, model)
     shown = prompt.strip(tokens)
     assert shown["labels"] == list(tokens.labels)
-    assert shown["source"]["labels"] == list(tokens.typed.labels)
+    assert shown["sides"]["source"]["labels"] == list(tokens.typed.labels)
     assert prompt.token_count(tokens) == f"{len(tokens.typed)} + {len(tokens)} tokens"
 
 

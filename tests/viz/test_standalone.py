@@ -122,7 +122,7 @@ def test_each_map_says_whose_positions_it_joins() -> None:
         sides = [" ".join(one["sides"]) for one in found["maps"]]  # type: ignore[attr-defined]
         assert sides == expected
         assert found["labels"] == [f"t{i}" for i in range(4)]
-        assert found["source"]["labels"] == [f"s{i}" for i in range(9)]  # type: ignore[index]
+        assert found["sides"]["source"]["labels"] == [f"s{i}" for i in range(9)]  # type: ignore[index]
     alone = about(attention_html(encoder, prompt=decoder.prompt))
     assert alone["maps"][0]["sides"] == ["source", "source"]  # type: ignore[index]
     with pytest.raises(ValueError, match="one prompt"):

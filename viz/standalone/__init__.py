@@ -21,6 +21,7 @@ from viz import coding
 from viz.attention import Look, shown_map, strength_scale
 from viz.extent import Extent, extent_of, shared_largest, unit_of
 from viz.labels import VALUE_NAMES, clipped
+from viz.sides import other_sides, sides_of
 from viz.theme import css_variables, sequential_scale
 
 SMALLEST = 1e-5
@@ -106,7 +107,7 @@ def attention_html(
         raise ValueError("all maps must be of one kind")
     prompt = prompt or _prompt_of(maps)
     each = [(several, i) for several in maps for i in range(len(several.heads))]
-    sides = [_sides(several, prompt) for several, _ in each]
+    sides = [list(sides_of(several, prompt)) for several, _ in each]
     extents = [extent_of(several, i, sink) for several, i in each]
     zmax = shared_largest(extents) if scale == "shared" else None
     unit = unit_of(maps[0].kind, extents)
@@ -116,13 +117,14 @@ def attention_html(
     ]
     for i, one in enumerate(of_all):
         done = replace(look, done=True)
-        drawn, codes = _head(one.maps, 0, done, one.extent, _sides(one.maps, prompt))
+        drawn, codes = _head(one.maps, 0, done, one.extent, list(sides_of(one.maps, prompt)))
         heads.append(({**drawn, "head": f"all {i}", "name": one.name, "of_all": True}, codes))
-    other = prompt.source or prompt.seen
     about = {
         "title": title,
         **_names_and_labels(prompt),
-        "source": None if other is None else _names_and_labels(other),
+        "sides": {
+            side: _names_and_labels(positions) for side, positions in other_sides(prompt).items()
+        },
         "marked": position,
         "picture": picture,
         "token": token,
@@ -142,20 +144,8 @@ def attention_html(
 
 def _prompt_of(maps: Sequence[AttentionMaps]) -> TokenizedPrompt:
     """Return what maps are of: the prompt rather than what an encoder or a vision tower reads."""
-    wholes = (one.prompt for one in maps if (one.prompt.source or one.prompt.seen) is not None)
+    wholes = (one.prompt for one in maps if other_sides(one.prompt))
     return next(wholes, maps[0].prompt)
-
-
-def _sides(maps: AttentionMaps, prompt: TokenizedPrompt) -> list[str]:
-    """Return of what the queries and the keys are the positions: "prompt" or "source"."""
-    names = {prompt.content: "prompt"}
-    other = prompt.source or prompt.seen
-    if other is not None:
-        names[other.content] = "source"
-    found = [names.get(positions.content) for positions in (maps.prompt, maps.keys)]
-    if None in found:
-        raise ValueError("all maps must be of one prompt")
-    return [name for name in found if name is not None]
 
 
 def _names_and_labels(positions: TokenizedPrompt) -> dict[str, list[str]]:

@@ -55,7 +55,7 @@
 
     // What the queries (0) or the keys (1) of a card's map are called.
     function names(card, which) {
-      return (known.maps[card.head].sides[which] === "source" ? known.source : known).names;
+      return window.attention.ofSide(known, known.maps[card.head].sides[which]).names;
     }
 
     function whole(card) {

@@ -30,7 +30,7 @@
   page.append(element("h1", "title", about.title), status);
 
   function positions(side) {
-    return (side === "source" ? about.source : about).labels.length;
+    return window.attention.ofSide(about, side).labels.length;
   }
 
   const maps = {};
@@ -47,7 +47,7 @@
     extra: about.maps.filter((map) => map.of_all).map((map) => map.head), // of all heads together
     names: about.names,
     labels: about.labels,
-    source: about.source,
+    sides: about.sides,
     marked: about.marked,
     note: SINKS[about.sink] || "",
     threshold: about.threshold * about.unit, // weights below it are not shown
@@ -181,7 +181,7 @@
     places[name] = element("div", className);
   }
   const run = about.ablated ? "ablated run" : "clean run";
-  const source = about.source ? about.source.labels.length + " tokens of the source" : "";
+  const source = about.sides.source ? about.sides.source.labels.length + " tokens of the source" : "";
   const least = about.value + "s below " + about.smallest + " are shown as 0";
   const parts = [about.labels.length + " tokens", source, run, known.note, least];
   status.textContent = parts.filter(Boolean).join(" · ");

@@ -1,0 +1,24 @@
+"""How heads of policies are judged: by how far ablating them moves the action. No torch."""
+
+from ablation.types import MetricInfo
+
+ACTION_METRIC = MetricInfo(
+    name="action_l2",
+    label="Change of the action",
+    unit="parts of reach",
+    diverging=False,
+    needs_target=False,
+    description="Euclidean distance between the policy's actions without and with the head, each "
+    "dimension as a part of the distance between its largest and smallest value.",
+)
+
+CHUNK_METRIC = MetricInfo(
+    name="action_rms",
+    label="Change of the action",
+    unit="σ",
+    diverging=False,
+    needs_target=False,
+    description="How far ablating the head moves the chunk of actions: the root mean square, over "
+    "its steps, of the Euclidean distance, in standard deviations of the policy's actions; the "
+    "mean over the noises asked with.",
+)

@@ -1,0 +1,34 @@
+"""Whose positions the queries and the keys of a map are: those of the prompt, or of another side.
+
+An encoder-decoder has its encoder's source beside the prompt, a model that sees its tower's
+positions, a policy with an action expert the expert's own, and those that it looks at.
+"""
+
+from models.types import AttentionMaps, TokenizedPrompt
+
+PROMPT, SOURCE, ACTING, ALL = "prompt", "source", "acting", "all"
+
+
+def other_sides(prompt: TokenizedPrompt) -> dict[str, TokenizedPrompt]:
+    """Return the positions of every side that a prompt has beside its own."""
+    found: dict[str, TokenizedPrompt] = {}
+    other = prompt.source or prompt.seen
+    if other is not None:
+        found[SOURCE] = other
+    if prompt.acting is not None:
+        found |= {ACTING: prompt.acting, ALL: prompt.with_acting()}
+    return found
+
+
+def sides_of(maps: AttentionMaps, prompt: TokenizedPrompt) -> tuple[str, str]:
+    """Return the sides of a map's queries and keys.
+
+    Raises:
+        ValueError: they are positions of another prompt.
+    """
+    names = {prompt.content: PROMPT}
+    names |= {positions.content: side for side, positions in other_sides(prompt).items()}
+    try:
+        return names[maps.prompt.content], names[maps.keys.content]
+    except KeyError:
+        raise ValueError("all maps must be of one prompt") from None
