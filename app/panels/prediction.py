@@ -130,6 +130,7 @@ def register(app: Dash, services: Services) -> None:
     """Add the callbacks that draw the prediction and choose the watched token."""
 
     @app.callback(
+        Output(ids.PREDICTION_PANEL, "hidden"),
         Output(ids.PREDICTION_CAPTION, "children"),
         Output(ids.PREDICTION_FIGURE, "figure"),
         Output(ids.PREDICTION_NUMBERS, "children"),
@@ -139,7 +140,6 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.INTERVENTION_ERROR, "children"),
         Output(ids.ACTED_TEXT, "error"),
         Output(ids.PREDICTED, "data"),
-        Output(ids.PREDICTION_PANEL, "hidden"),
         Input(ids.VIEW, "data"),
         Input(ids.DARK, "data"),
         State(ids.PREDICTED, "data"),
@@ -163,12 +163,13 @@ def register(app: Dash, services: Services) -> None:
             outcome = services.outcome(view, maps=False)
         if model.kind == POLICY:  # what it does stands under Action
             problem = _problem(view, outcome)
-            return *(no_update,) * 6, *problem, asked(view, bool(dark)), True
+            return True, *(no_update,) * 6, *problem, asked(view, bool(dark))
         watched = watched_token(outcome.before, model, view.watched)
         before, after = outcome.before, outcome.after
         rows = metric_rows(before, after, outcome.comparison, watched)
         figure = prediction_figure(before, after, n=shown_tokens(before, after), dark=bool(dark))
         return (
+            False,
             caption(outcome, model.kind),
             figure,
             number_table(rows),
@@ -177,7 +178,6 @@ def register(app: Dash, services: Services) -> None:
             token_options(before.top),
             *_problem(view, outcome),
             asked(view, bool(dark)),
-            False,
         )
 
     @app.callback(

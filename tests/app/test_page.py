@@ -245,8 +245,8 @@ def test_switching_the_intervention_on_shows_both_runs(dash_page: Dash, settled:
     draw = _callback(dash_page, f"{ids.PREDICTION_CAPTION}.children")
     off = draw(_view(settled), False, None, TAB)
     on = draw(_view(settled, ablate=True), False, None, TAB)
-    assert [len(result[1].data) for result in (off, on)] == [1, 2]
-    assert on[6:8] == ("", None)
+    assert [len(result[2].data) for result in (off, on)] == [1, 2]
+    assert on[7:9] == ("", None)
 
 
 def test_the_prediction_is_drawn_anew_only_if_it_can_be_another(
@@ -258,11 +258,11 @@ def test_the_prediction_is_drawn_anew_only_if_it_can_be_another(
     assert set(draw(another_head, False, asked, TAB)) == {no_update}
     changes = ({"ablate": True}, {"position": 0}, {"watched": 3}, {"prompt": "A", "position": 0})
     for change in changes:
-        assert draw(_view(settled, **change), False, asked, TAB)[1] is not no_update
-    assert draw(_view(settled), True, asked, TAB)[1] is not no_update
+        assert draw(_view(settled, **change), False, asked, TAB)[2] is not no_update
+    assert draw(_view(settled), True, asked, TAB)[2] is not no_update
     *_, asked = draw(_view(settled, ablate=True), False, None, TAB)
     assert (
-        draw(_view(settled, ablate=True, heads=(Head(2, 2),)), False, asked, TAB)[1]
+        draw(_view(settled, ablate=True, heads=(Head(2, 2),)), False, asked, TAB)[2]
         is not no_update
     )
 
