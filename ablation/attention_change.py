@@ -15,7 +15,7 @@ from ablation.reading import parts_of
 from ablation.types import Ablation, HeadValues, MetricInfo, Progress
 from models.errors import ErrorKind, UserError
 from models.tokens import PAIR_MARK
-from models.types import AttentionMaps, FloatArray, Head, TokenizedPrompt
+from models.types import POLICY, AttentionMaps, FloatArray, Head, TokenizedPrompt
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
@@ -140,7 +140,8 @@ def with_model(
     """
     if [s.name for s in model.stacks.stacks] != [s.name for s in other.stacks.stacks]:
         one, plain = sorted((model, other), key=lambda m: -len(m.stacks.stacks))
-        what = "an encoder-decoder" if one.kind == "encoder-decoder" else "a model that sees"
+        kinds = {"encoder-decoder": "an encoder-decoder", POLICY: "a policy with an action expert"}
+        what = kinds.get(one.kind, "a model that sees")
         raise UserError(
             ErrorKind.MODEL,
             f"{one.name} is {what} and {plain.name} is not; compare two models of the same kind.",
@@ -154,13 +155,13 @@ def with_model(
         )
     names = f"{model.name} against {other.name}"
     stack = model.stacks.named(stack).name
-    return Pair(AttentionRun(model, prompt), AttentionRun(other, prompt), names, stack)
+    return Pair(AttentionRun(model, prompt), AttentionRun(other, theirs), names, stack)
 
 
 def _tokens_of(other: "LanguageModel", prompt: TokenizedPrompt, bos: bool) -> TokenizedPrompt:
     """Return another model's tokens of a prompt's texts."""
     if prompt.pictures:
-        return other.tokenize(prompt.text, bos=bos, pictures=prompt.pictures)
+        return other.tokenize(prompt.text, bos=bos, pictures=prompt.pictures, robot=prompt.robot)
     if prompt.source is not None:
         return other.tokenize(prompt.source.text, bos=bos, decoder=prompt.text)
     texts = prompt.text.split(PAIR_MARK, 1) if prompt.segments is not None else [prompt.text]

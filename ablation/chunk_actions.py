@@ -7,7 +7,7 @@ policy was trained on, so that metres and radians can be added up.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +94,7 @@ def compare_chunks(
     return ChunkChange(clean, act_chunk(model, prompt, ablation, n_draws))
 
 
-def chunks_of(
+def chunk_passes(
     model: LanguageModel,
     prompt: TokenizedPrompt,
     head_sets: Sequence[Sequence[Head]],
@@ -102,11 +102,13 @@ def chunks_of(
     positions: Sequence[Place] | None = None,
     *,
     n_draws: int = 1,
-    progress: Report | None = None,
     cancel: threading.Event | None = None,
-) -> FloatArray:
-    """Return the chunks with each set of heads ablated, float64 [n_sets, n_draws, n_steps,
-    n_dimensions], as `ChunkAction.normalised`.
+) -> Iterator[tuple[int, list[int], FloatArray, FloatArray]]:
+    """Evaluate sets of ablated heads, many in a pass, for one noise after another.
+
+    Yields:
+        (draw, indices of the sets, their chunks float64 [n_sets_in_pass, n_steps, n_dimensions],
+        the clean chunk of the same pass), as `ChunkAction.normalised`.
 
     Raises:
         UserError: as `act_chunk`.
@@ -114,17 +116,12 @@ def chunks_of(
     """
     space = chunk_space_of(model)
     asked = sorted({head for heads in head_sets for head in heads})
-    shape = (len(head_sets), n_draws, space.n_steps, len(space.dimensions))
-    found, done = np.empty(shape), 0
     for draw, one in enumerate(with_draws(model, prompt, n_draws)):
         posed = model.head_sets.pose(one, intervention, asked, None, positions)
-        for indices, rows in until_cancelled(model.head_sets.evaluate(posed, head_sets), cancel):
-            found[indices, draw] = space.normalised(rows.cpu().numpy())
-            done += len(indices)
-            if progress is not None:
-                total = len(head_sets) * n_draws
-                progress(Progress(done, total, f"{done} of {total} actions", None))
-    return found
+        passes = model.head_sets.evaluate_beside_clean(posed, head_sets)
+        for indices, rows, clean in until_cancelled(passes, cancel):
+            found, whole = (space.normalised(each.cpu().numpy()) for each in (rows, clean))
+            yield draw, indices, found, whole
 
 
 def sweep_chunk(
@@ -143,38 +140,49 @@ def sweep_chunk(
     Heads of the language model's last layer move it by nothing but rounding: the action expert
     reads that layer's keys and values alone, and what its heads put out goes nowhere.
 
+    Returns:
+        Scores; of a sweep that was cancelled, the means over the noises that were asked with.
+
     Raises:
         UserError: the model does not answer with numbers, or an argument does not fit.
     """
     shape = model.stacks.named(stack)
     heads = model.all_heads(shape.name)
-    values = np.full((shape.n_layers, shape.n_heads), np.nan, dtype=np.float32)
-    # The clean run is one of the sets: the same batches round alike.
-    sets = [(), *[(head,) for head in heads]]
-    stopped = "complete"
-    try:
-        found = chunks_of(
-            model,
-            prompt,
-            sets,
-            intervention,
-            positions,
-            n_draws=n_draws,
-            progress=progress,
-            cancel=cancel,
+    moved = np.full((n_draws, len(heads)), np.nan)
+    baseline = model.predict(prompt)
+
+    def scores(stopped: str) -> HeadScores:
+        values = np.full((shape.n_layers, shape.n_heads), np.nan, dtype=np.float32)
+        for i, head in enumerate(heads):
+            known = moved[:, i][np.isfinite(moved[:, i])]
+            values[head.layer, head.head] = known.mean() if len(known) else np.nan
+        return HeadScores(
+            metric=CHUNK_METRIC,
+            values=values,
+            baseline=baseline,
+            stack=shape.name,
+            stopped=stopped,
         )
-        moved = distances(found[:1], found[1:]).mean(axis=-1)
-        for head, score in zip(heads, moved, strict=True):
-            values[head.layer, head.head] = score
-    except Cancelled:
-        stopped = "cancelled"
-    return HeadScores(
-        metric=CHUNK_METRIC,
-        values=values,
-        baseline=model.predict(prompt),
-        stack=shape.name,
-        stopped=stopped,
+
+    passes = chunk_passes(
+        model,
+        prompt,
+        [(head,) for head in heads],
+        intervention,
+        positions,
+        n_draws=n_draws,
+        cancel=cancel,
     )
+    try:
+        for draw, indices, found, clean in passes:
+            moved[draw, indices] = distances(clean, found)
+            if progress is not None:
+                done = int(np.isfinite(moved).sum())
+                said = f"{done} of {moved.size} actions"
+                progress(Progress(done, moved.size, said, scores("running")))
+    except Cancelled:
+        return scores("cancelled")
+    return scores("complete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +218,19 @@ def read_chunk_goal(space: ChunkSpace, text: str) -> ChunkGoal:
     name, sign, value = parse_goal(text)
     index = space.named(name)
     dimension = space.dimensions[index]
+    number = value_of(dimension, value)
+    if not np.isfinite(number):
+        raise UserError(ErrorKind.TARGET, f"{value!r} is no finite number; give one.")
+    if dimension.is_choice and sign == "=" and number not in dimension.words:
+        known = ", ".join(f"{v:g} ({word})" for v, word in dimension.words.items())
+        raise UserError(ErrorKind.TARGET, f"{name} is one of {known}; choose one of these.")
     if sign == "=" and not dimension.is_choice:
         raise UserError(
             ErrorKind.TARGET,
             f"{name} is a quantity, which equals no number exactly; write {name}<{value} or "
             f"{name}>{value}.",
         )
-    return ChunkGoal(index, sign, value_of(dimension, value))
+    return ChunkGoal(index, sign, number)
 
 
 def search_chunk(
@@ -248,18 +262,22 @@ def search_chunk(
     wanted = None if goal is None else read_chunk_goal(space, goal)
     left = list(model.heads_on(prompt) if candidates is None else model.check_heads(candidates))
 
-    def actions(sets: Sequence[Sequence[Head]]) -> list[ChunkAction]:
-        found = chunks_of(
-            model,
-            prompt,
-            sets,
-            intervention,
-            positions,
-            n_draws=n_draws,
-            progress=progress,
-            cancel=cancel,
+    def tried(sets: Sequence[Sequence[Head]]) -> tuple[list[ChunkAction], FloatArray]:
+        """Return the actions with sets of heads ablated, and how far each is moved."""
+        shape = (len(sets), n_draws, space.n_steps, len(space.dimensions))
+        found, moved = np.empty(shape), np.empty(shape[:2])
+        passes = chunk_passes(
+            model, prompt, sets, intervention, positions, n_draws=n_draws, cancel=cancel
         )
-        return [ChunkAction(space, one) for one in found]
+        done = 0
+        for draw, indices, rows, clean in passes:
+            found[indices, draw] = rows
+            moved[indices, draw] = distances(clean, rows)
+            done += len(indices)
+            if progress is not None:
+                total = len(sets) * n_draws
+                progress(Progress(done, total, f"{done} of {total} actions", None))
+        return [ChunkAction(space, one) for one in found], moved.mean(axis=1)
 
     clean = act_chunk(model, prompt, None, n_draws)
     if wanted is not None and wanted.reached(clean):
@@ -271,47 +289,55 @@ def search_chunk(
             "already; choose another goal.",
         )
     kept: list[Head] = []
+    dropped: list[Head] = []
     steps: list[ChunkStep] = []
     standing = np.inf if wanted is None else wanted.missing(clean)
-    stopped = "max_heads"
+    final, stopped = clean, "max_heads"
     try:
         while len(steps) < max_heads:
             if not left:
                 stopped = "all_heads"
                 break
-            found = actions([(*kept, head) for head in left])
-            moved = np.array([ChunkChange(clean, one).moved for one in found])
+            found, moved = tried([(*kept, head) for head in left])
             scores = -moved if wanted is None else np.array([wanted.missing(one) for one in found])
             best = int(scores.argmin())
             if wanted is not None and scores[best] >= standing:
                 stopped = "no_improvement"
                 break
-            standing = float(scores[best]) if wanted is not None else standing
-            steps.append(ChunkStep(left[best], float(moved[best]), found[best]))
+            standing = float(scores[best])
+            final = found[best]
+            steps.append(ChunkStep(left[best], float(moved[best]), final))
             kept.append(left.pop(best))
-            if wanted is not None and wanted.reached(found[best]):
+            if wanted is not None and wanted.reached(final):
                 stopped = "target_reached"
+                dropped, final = _without_what_is_not_needed(kept, wanted, tried, final)
                 break
-        dropped = _not_needed(kept, wanted, actions) if stopped == "target_reached" else []
     except Cancelled:
-        stopped, dropped = "cancelled", []
+        stopped = "cancelled"
     needed = tuple(head for head in kept if head not in dropped)
-    return ChunkSearch(clean, tuple(steps), needed, tuple(dropped), stopped)
+    return ChunkSearch(clean, goal, tuple(steps), needed, tuple(dropped), final, stopped)
 
 
-def _not_needed(
+def _without_what_is_not_needed(
     chosen: Sequence[Head],
-    goal: ChunkGoal | None,
-    actions: Callable[[Sequence[Sequence[Head]]], list[ChunkAction]],
-) -> list[Head]:
-    """Return the heads without which a goal is reached all the same, tried one after another."""
-    assert goal is not None  # or nothing is reached
-    dropped: list[Head] = []
-    for head in chosen:
-        rest = [other for other in chosen if other != head and other not in dropped]
-        if rest and goal.reached(actions([rest])[0]):
-            dropped.append(head)
-    return dropped
+    goal: ChunkGoal,
+    tried: Callable[[Sequence[Sequence[Head]]], tuple[list[ChunkAction], FloatArray]],
+    final: ChunkAction,
+) -> tuple[list[Head], ChunkAction]:
+    """Drop heads, one after another, as long as the goal is reached without one of those left.
+
+    Returns:
+        The heads dropped, and the action with the others ablated.
+    """
+    needed = list(chosen)
+    while len(needed) > 1:
+        found, _ = tried([[other for other in needed if other != head] for head in needed])
+        spare = next((i for i, one in enumerate(found) if goal.reached(one)), None)
+        if spare is None:
+            break
+        final = found[spare]
+        needed.pop(spare)
+    return [head for head in chosen if head not in needed], final
 
 
 HIDDEN = {"image": "image", "text": "instruction", "state": "state"}

@@ -131,13 +131,22 @@ class ChunkSearch:
     """What a search found."""
 
     clean: ChunkAction
+    goal: str | None
+    """What was wanted of the action; None for the farthest."""
     steps: tuple[ChunkStep, ...]
     heads: tuple[Head, ...]
     """The final set: of a search with a goal that was reached, none of which can be missed."""
     dropped: tuple[Head, ...]
     """Heads of the steps that turned out not to be needed."""
+    final: ChunkAction
+    """With the final set ablated."""
     stopped: str
     """"target_reached", "no_improvement", "max_heads", "all_heads" or "cancelled"."""
+
+    @property
+    def moved(self) -> float:
+        """How far the final set moves the chunk, σ."""
+        return ChunkChange(self.clean, self.final).moved
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ import numpy as np
 
 from ablation.types import MetricInfo
 from models.errors import ErrorKind, UserError
-from models.types import CROSS
+from models.types import CROSS, EXPERT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,9 +139,10 @@ def _largest_weight(rows: Rows) -> Tensor:
 def metrics_of(stack: str) -> dict[str, HeadMetric]:
     """Return the metrics that mean something for a stack, by their names.
 
-    In cross attention no key is the query itself, before it or some positions away.
+    In cross attention, and in an action expert's, which has other keys before its own, the key with
+    a query's number is not the query itself.
     """
-    return {name: m for name, m in HEAD_METRICS.items() if m.across or stack != CROSS}
+    return {n: m for n, m in HEAD_METRICS.items() if m.across or stack not in (CROSS, EXPERT)}
 
 
 def head_metric_named(name: str) -> HeadMetric:

@@ -79,8 +79,19 @@ def metric_named(name: str) -> Metric:
 
 
 def compare(before: Prediction, after: Prediction) -> Comparison:
-    """Describe how a prediction changed. Both must be over the same vocabulary."""
+    """Describe how a prediction changed. Both must be over the same vocabulary.
+
+    Raises:
+        UserError: they are no distributions, but the numbers of an action.
+    """
     import torch
+
+    if not (before.top and after.top):
+        raise UserError(
+            ErrorKind.MODEL,
+            "A policy that answers with numbers predicts no tokens to compare; compare its actions "
+            "(ablation.chunk_actions).",
+        )
 
     clean = torch.as_tensor(before.log_probs, dtype=torch.float64)
     ablated = torch.as_tensor(after.log_probs, dtype=torch.float64)[None]  # [1, n_vocab]

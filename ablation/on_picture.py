@@ -26,7 +26,7 @@ class OnPicture:
 
     stack: str
     query: int | None
-    """The position that looks; None for the mean over all parts of the picture."""
+    """The position that looks; None for the mean over all parts of the picture, or all actions."""
     cells: tuple[Cell | None, ...]
     weights: FloatArray
     """float32 [n_layers, n_heads, n_cells]; NaN where a layer has fewer heads."""
@@ -48,8 +48,8 @@ def on_picture(
     """Return where every head of a stack looks on the picture.
 
     Args:
-        query: the position that looks; None: where the prediction is read, or for a vision tower
-            all parts of the picture, of which the mean is taken.
+        query: the position that looks; None: where the prediction is read, for a vision tower all
+            parts of the picture, and for an action expert all actions, of which the mean is taken.
 
     Raises:
         UserError: the prompt has no picture, which part of it each position shows is not known, or
@@ -62,7 +62,8 @@ def on_picture(
             ErrorKind.PICTURE,
             "There is no picture in this prompt that the heads could look at; add one.",
         )
-    keys = model.axes_of(prompt, heads).keys
+    axes = model.axes_of(prompt, heads)
+    keys = axes.keys
     if keys.cells is None:
         raise UserError(
             ErrorKind.PICTURE,
@@ -72,7 +73,8 @@ def on_picture(
     at = [i for i, kind in enumerate(keys.kinds) if kind == "image"]
     if query is None and not shape.name:
         query = model.resolve_position(prompt)
-    rows = at if query is None else [query]
+    looking = [i for i, kind in enumerate(axes.queries.kinds) if kind in ("image", "action")]
+    rows = looking if query is None else [query]
     maps = model.attention(prompt, heads, ablation, queries=rows)
     found = maps.values[:, :, at].mean(axis=1)  # [head, cell]
     weights = np.full((shape.n_layers, shape.n_heads, len(at)), np.nan, np.float32)

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from ablation.evaluation import stop_if
 from models.attention_reading import MapWriter
-from models.attention_tap import Call, Inputs, TapRequest, masks_the_future, read_inputs
+from models.attention_tap import (
+    Call,
+    Inputs,
+    TapRequest,
+    masks_the_future,
+    part_of_inputs,
+    read_inputs,
+)
 from models.forward_pass import float64_device
 from models.types import FloatArray
 
@@ -73,16 +80,17 @@ def _compare_layers(
 
     def keep(layer: int, call: Call) -> None:
         stop_if(cancel)
-        if layer in layers:
+        if layer in layers and call.reading:
             assert call.inputs is not None  # it dispatches
             kept[layer] = _without_values(call.inputs)
             passing(layers[layer])
 
     def compare(layer: int, call: Call) -> None:
         stop_if(cancel)
-        if layer in layers:
+        if layer in layers and call.reading:
             assert call.inputs is not None
-            found(layers[layer], head_changes(kept.pop(layer), call.inputs, layer, cancel))
+            sides = (kept.pop(layer), call.inputs)
+            found(layers[layer], head_changes(*sides, layer, cancel, call.n_parts))
 
     before, after = pair.before, pair.after
     before.model.watch(before.prompt, TapRequest(on_call=keep), before.ablation)
@@ -112,9 +120,29 @@ def _without_values(inputs: Inputs) -> Inputs:
 
 
 def head_changes(
-    before: Inputs, after: Inputs, layer: int, cancel: threading.Event | None = None
+    before: Inputs,
+    after: Inputs,
+    layer: int,
+    cancel: threading.Event | None = None,
+    n_parts: int = 1,
 ) -> FloatArray:
-    """Return how much the attention of each head of a layer differs, float64 [n_heads], in nats."""
+    """Return how much the attention of each head of a layer differs, float64 [n_heads], in nats.
+
+    Args:
+        n_parts: rows of the inputs that are parts of the same prompt, tiles say: the mean over all.
+    """
+    parts = [
+        _changes_of_row(part_of_inputs(before, part), part_of_inputs(after, part), layer, cancel)
+        for part in range(n_parts)
+    ]
+    changes: FloatArray = np.mean(parts, axis=0)
+    return changes
+
+
+def _changes_of_row(
+    before: Inputs, after: Inputs, layer: int, cancel: threading.Event | None
+) -> FloatArray:
+    """Return the changes of one row of a layer's inputs."""
     n_heads, n = before.query.shape[1:3]
     n_keys = before.key.shape[2]
     causal = all(i.mask is None and masks_the_future(i) for i in (before, after))

@@ -74,6 +74,7 @@ def repeated_tokens(
         UserError: the sequences are none or too long, or the vocabulary has too few tokens; or
             there is no such stack.
     """
+    model.refuse_text_alone("A role's stimulus")
     named = model.stacks.named(stack)
     if named.name == VISION:
         raise UserError(

@@ -12,16 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from ablation.actions import act, compare_actions, distances, space_of
+from ablation.actions import act, compare_actions, space_of
+from ablation.chunk_actions import act_chunk, compare_chunks
 from ablation.evaluation import Cancelled, stop_if
 from ablation.types import Ablation, Progress
-from models.actions import ActionSpace
+from models.actions import ActionDimension, ActionSpace
+from models.chunks import ChunkDimension, ChunkSpace
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.picture import Cell
 from models.recordings import Recording
 from models.recordings.types import cells_showing
-from models.types import FloatArray, Head, TokenizedPrompt
+from models.robot import read_state
+from models.types import EXPERT, MAIN, POLICY, FloatArray, Head, RobotInput, TokenizedPrompt
+
+FIRST_ACTION = 1
+"""Among an action expert's positions, behind the state: the one whose look is watched, as its
+number is the one that is done next."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,18 +45,25 @@ class Look:
 class Trace:
     """A policy along an episode. Frames that were not reached before a cancel are NaN."""
 
-    space: ActionSpace
+    space: ActionSpace | ChunkSpace
     times: FloatArray
     """float64 [n_frames], seconds."""
     recorded: FloatArray
     """float64 [n_frames, n_dimensions]: what was done; NaN where it was not recorded under the name
     of a dimension."""
     before: FloatArray
-    """float64 [n_frames, n_dimensions]: what the whole policy answers."""
+    """float64 [n_frames, n_dimensions]: what the whole policy answers; of a chunk the first
+    action."""
     after: FloatArray | None
     """The same with heads ablated, if any are."""
     kl: FloatArray | None
-    """float64 [n_frames, n_dimensions], nats: whole against ablated, of each dimension's tokens."""
+    """float64 [n_frames, n_dimensions], nats: whole against ablated, of each dimension's tokens;
+    None too where actions are no tokens."""
+    moved: FloatArray | None
+    """float64 [n_frames]: how far the ablated policy's action is from the whole one's, in `unit`;
+    of a policy that answers with a chunk, how far all of that is."""
+    unit: str
+    """"parts of reach" (`ablation.actions`) or "σ" (`ablation.chunk_types`)."""
     ablation: Ablation | None
     """What `after` is without."""
     heads: tuple[Head, ...]
@@ -75,21 +89,8 @@ class Trace:
         """Memory that it takes, nearly, in bytes."""
         return sum(look.weights.nbytes for look in self.looks) + 8 * self.before.size * 4
 
-    @property
-    def moved(self) -> FloatArray | None:
-        """float64 [n_frames]: how far the ablated policy's action is from the whole one's, each
-        dimension as a part of its reach."""
-        if self.after is None:
-            return None
-        return np.concatenate(
-            [
-                distances(self.space, clean, ablated[None])
-                for clean, ablated in zip(self.before, self.after, strict=True)
-            ]
-        )
-
     def to_json(self) -> dict[str, Any]:
-        names = [dimension.name for dimension in self.space.dimensions]
+        names = [dimension.name for dimension in dimensions_of(self.space)]
         moved = self.moved
 
         def listed(values: FloatArray) -> list[Any]:
@@ -143,11 +144,10 @@ def frame_prompt(
         UserError: the model is no policy or reads no pictures, the frame's pictures cannot be read,
             or the recording's state does not fit.
     """
-    space = space_of(model)
-    told = space.told(recording.told(index), recording.frames[index].state)
+    told, robot = frame_told(model, recording, index)
     pictures = recording.pictures(index)
     try:
-        return model.tokenize(told, bos, pictures=pictures)
+        return model.tokenize(told, bos, pictures=pictures, robot=robot)
     except UserError as error:
         if len(pictures) < 2:
             raise
@@ -156,6 +156,22 @@ def frame_prompt(
             f"With the pictures of {len(pictures)} cameras ({', '.join(recording.cameras)}) the "
             f"policy says: {error} Choose the cameras that it was trained with.",
         ) from error
+
+
+def frame_told(
+    model: LanguageModel, recording: Recording, index: int
+) -> tuple[str, RobotInput | None]:
+    """Return the text that a policy is told at a frame of a recording, and what it is told of the
+    robot in numbers, if it is.
+
+    Raises:
+        UserError: the model is no policy, or the recording's state does not fit.
+    """
+    instruction, state = recording.told(index), recording.frames[index].state
+    if model.kind != POLICY:
+        return space_of(model).told(instruction, state), None
+    numbers = read_state(state) if isinstance(state, str) else tuple(state or ())
+    return instruction, RobotInput(numbers)
 
 
 def refuse_numbers(ablation: Ablation | None) -> None:
@@ -169,9 +185,16 @@ def refuse_numbers(ablation: Ablation | None) -> None:
         )
 
 
-def unmatched(space: ActionSpace, recording: Recording) -> str:
+def dimensions_of(
+    space: ActionSpace | ChunkSpace,
+) -> tuple[ActionDimension | ChunkDimension, ...]:
+    """Return the numbers of an action."""
+    return space.dimensions
+
+
+def unmatched(space: ActionSpace | ChunkSpace, recording: Recording) -> str:
     """Say so where a recording's actions have none of a policy's names; nothing otherwise."""
-    names = [dimension.name for dimension in space.dimensions]
+    names = [dimension.name for dimension in dimensions_of(space)]
     if not recording.action_names or set(names) & set(recording.action_names):
         return ""
     return (
@@ -194,7 +217,8 @@ def trace(
 
     Args:
         ablation: also ask with these heads ablated.
-        heads: those of the language model whose attention is watched, without the ablation.
+        heads: those of the language model, or of an action expert, whose attention is watched,
+            without the ablation.
         bos: as `frame_prompt`.
 
     Returns:
@@ -204,9 +228,9 @@ def trace(
         UserError: as `frame_prompt`, the ablation does not fit, or a watched head is the vision
             tower's, which no answer is read from.
     """
-    space = space_of(model)
+    space = model.chunk or space_of(model)
     watched = model.check_heads(heads)
-    if any(head.stack for head in watched):
+    if any(head.stack not in (MAIN, EXPERT) for head in watched):
         raise UserError(
             ErrorKind.HEADS,
             "Along an episode the attention of the position that answers is watched, which the "
@@ -215,6 +239,7 @@ def trace(
     refuse_numbers(ablation)
     n, d, things = len(recording), len(space.dimensions), recording.object_names
     before, after, kl = (np.full((n, d), np.nan) for _ in range(3))
+    moved = np.full(n, np.nan)
     on_image = np.full((len(watched), n), np.nan)
     on_objects = np.full((len(watched), len(things), n), np.nan)
     looks: list[Look] = []
@@ -226,14 +251,9 @@ def trace(
             stopped = "cancelled"
             break
         prompt = frame_prompt(model, recording, i, bos)
-        if ablation is None:
-            before[i] = act(model, prompt).values
-        else:
-            change = compare_actions(model, prompt, ablation)
-            before[i], after[i], kl[i] = change.before.values, change.after.values, change.kl
+        before[i], after[i], kl[i], moved[i] = _answer(model, prompt, ablation)
         if watched:
-            found = model.attention(prompt, watched, queries=[-1]).values[:, 0]
-            look = _look(prompt, found)
+            look = _look(model, prompt, watched)
             if looks and looks[-1].cells == look.cells:  # kept once
                 look = replace(look, cells=looks[-1].cells)
             looks.append(look)
@@ -252,7 +272,9 @@ def trace(
         _recorded(space, recording),
         before,
         after if ablates else None,
-        kl if ablates else None,
+        kl if ablates and model.chunk is None else None,
+        moved if ablates else None,
+        "parts of reach" if model.chunk is None else "σ",
         ablation,
         watched,
         on_image,
@@ -263,18 +285,43 @@ def trace(
     )
 
 
-def _look(prompt: TokenizedPrompt, weights: FloatArray) -> Look:
-    """Return where on the pictures weights [head, position] are."""
+def _answer(
+    model: LanguageModel, prompt: TokenizedPrompt, ablation: Ablation | None
+) -> tuple[Any, Any, Any, float]:
+    """Return a policy's action whole and ablated, the divergences, and how far it is moved; NaN for
+    what is not asked, or is not known of such a policy."""
+    nothing = float("nan")
+    if model.chunk is not None:
+        if ablation is None:
+            return act_chunk(model, prompt).values[0, 0], nothing, nothing, nothing
+        chunk = compare_chunks(model, prompt, ablation)
+        return chunk.before.values[0, 0], chunk.after.values[0, 0], nothing, chunk.moved
+    if ablation is None:
+        return act(model, prompt).values, nothing, nothing, nothing
+    change = compare_actions(model, prompt, ablation)
+    return change.before.values, change.after.values, change.kl, change.l2
+
+
+def _look(model: LanguageModel, prompt: TokenizedPrompt, heads: Sequence[Head]) -> Look:
+    """Return where heads look on the pictures from the position that answers: the last one, or of
+    an action expert the first action."""
     at = [i for i, kind in enumerate(prompt.kinds) if kind == "image"]
     cells = () if prompt.cells is None else tuple(prompt.cells[i] for i in at)
-    return Look(cells, weights[:, at])
+    weights = np.zeros((len(heads), len(at)), dtype=np.float32)
+    for stack in dict.fromkeys(head.stack for head in heads):
+        places = [i for i, head in enumerate(heads) if head.stack == stack]
+        members = [heads[i] for i in places]
+        query = FIRST_ACTION if stack == EXPERT else -1
+        rows = model.attention(prompt, members, queries=[query]).values[:, 0]
+        weights[places] = rows[:, at]  # an expert's keys begin with the prompt's positions
+    return Look(cells, weights)
 
 
-def _recorded(space: ActionSpace, recording: Recording) -> FloatArray:
+def _recorded(space: ActionSpace | ChunkSpace, recording: Recording) -> FloatArray:
     """Return the recorded actions by the policy's dimensions, found by their names."""
     found = np.full((len(recording), len(space.dimensions)), np.nan)
     places = {name: i for i, name in enumerate(recording.action_names)}
-    for k, dimension in enumerate(space.dimensions):
+    for k, dimension in enumerate(dimensions_of(space)):
         if dimension.name not in places:
             continue
         for i, frame in enumerate(recording.frames):

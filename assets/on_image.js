@@ -84,10 +84,34 @@
           return same;
         }
       }
+      if (side === "all" && token !== null) {
+        return chosen.side === "acting" ? token + known.labels.length : token;
+      }
       if (side === "acting") {
         return Math.min(1, labelsOf(side).length - 1); // the first action, behind the state
       }
-      return side === "prompt" ? known.marked : middle(boxesOf(side));
+      return side === "prompt" || side === "all" ? known.marked : middle(boxesOf(side));
+    }
+
+    // The side that the selected position is one of, for a card: its queries if that looks, its
+    // keys if that is looked at.
+    function axisOf(one) {
+      return chosen.direction === "at" ? one.side : one.keys;
+    }
+
+    // The side that a card's weights are of: the other one.
+    function otherOf(one) {
+      return chosen.direction === "at" ? one.keys : one.side;
+    }
+
+    // Where a position of the prompt's words, and of an action expert's behind them, stands on a
+    // side; undefined where the side does not have it.
+    function onSide(position, side) {
+      const own = known.labels.length;
+      if (side === "acting") {
+        return position < own ? undefined : position - own;
+      }
+      return side === "prompt" && position >= own ? undefined : position;
     }
 
     function close(one, other) {
@@ -196,7 +220,8 @@
         return;
       }
       const at = boxAt(one, index, event);
-      const weight = at >= 0 && one.found ? one.found[at] : NaN;
+      const shows = boxesOf(otherOf(one)) !== null; // else the picture's parts have no weights now
+      const weight = shows && at >= 0 && one.found ? one.found[at] : NaN;
       const names = labelsOf(one.keys);
       least.textContent =
         at < 0 ? "" : known.maps[one.head].name + " · " + names[at] + " · " + weights.exact(weight);
@@ -224,7 +249,7 @@
         return;
       }
       for (const one of cards) {
-        one.found = host.weights(one.head, selected(one.side), chosen.direction);
+        one.found = host.weights(one.head, selected(axisOf(one)), chosen.direction);
         if (one.found) {
           paintCard(one);
         }
@@ -232,8 +257,9 @@
     }
 
     function paintCard(one) {
-      const { found, side } = one;
-      const boxes = boxesOf(one.keys) || [];
+      const { found } = one;
+      const [axis, other] = [axisOf(one), otherOf(one)];
+      const boxes = boxesOf(other) || [];
       const { scale } = known.maps[one.head];
       let most = 0;
       let sum = 0;
@@ -245,8 +271,7 @@
           onImage += boxes[i] ? weight : 0;
         }
       });
-      const names = labelsOf(side);
-      const whose = names[selected(side)];
+      const whose = labelsOf(axis)[selected(axis)];
       const verb = chosen.direction === "at" ? " looks" : " is looked at";
       const part = scale.unit === 1 && chosen.direction === "at" ? percent(sum ? onImage / sum : 0) + " on the image" : "";
       one.said.textContent = whose + verb + (part ? ", " + part : "") + ", max " + weights.exact(most);
@@ -258,10 +283,11 @@
       if (one.words) {
         for (const word of one.words.children) {
           const position = Number(word.dataset.position);
-          word.style.setProperty("--shade", Math.round(70 * share(found[position])) + "%");
-          word.title = word.textContent + ": " + weights.exact(found[position]);
-          const own = side === "acting" ? position - known.labels.length : position;
-          word.classList.toggle("selected", side !== "source" && own === selected(side));
+          const at = onSide(position, other);
+          const weight = at === undefined ? NaN : found[at];
+          word.style.setProperty("--shade", Math.round(70 * share(weight)) + "%");
+          word.title = word.textContent + (weight >= 0 ? ": " + weights.exact(weight) : "");
+          word.classList.toggle("selected", onSide(position, axis) === selected(axis));
         }
       }
     }
@@ -303,7 +329,7 @@
         }
       });
       pen.globalAlpha = 1;
-      const here = boxes[selected(one.side)];
+      const here = (boxesOf(axisOf(one)) || [])[selected(axisOf(one))];
       if (here && here[0] === index) {
         pen.strokeStyle = getComputedStyle(document.body).getPropertyValue("--av-accent").trim();
         pen.lineWidth = 2;

@@ -103,6 +103,10 @@ class Call:
     row that the layer is given one by one (tiles) stand one behind the other."""
     z: Tensor
     """[batch, position, n_heads, d_head], what goes on to the output projection."""
+    n_parts: int = 1
+    """How many rows of `inputs` make one of `z` (`TapRequest.n_rows`)."""
+    reading: bool = True
+    """Whether this run of the layer is the one that is read (`TapRequest.reading`)."""
 
 
 class AttentionRequest(Protocol):
@@ -166,17 +170,19 @@ class TapRequest:
         if self._gives_z(layer, planned):
             raw_z = self._read_for_z(layer, planned)
         else:
-            raw_z = _joined(run_attention(planned), n_parts)
+            raw_z = joined(run_attention(planned), n_parts)
             if self.reading and layer in self.read:
                 self._read(layer, planned, n_parts)
         z = edit_outputs(raw_z, layer, plan)
-        return _parted(self.passed_on(layer, Call(planned, raw_z, z)), n_parts)
+        call = Call(planned, raw_z, z, n_parts, self.reading)
+        return _parted(self.passed_on(layer, call), n_parts)
 
     def _n_parts(self, layer: int, inputs: Inputs) -> int:
         """Return how many of a layer's rows make one of the batch; 1 where nothing is asked."""
         if self.n_rows is None or layer < 0:
             return 1
-        return max(1, inputs.query.shape[0] // self.n_rows)
+        n_parts, left = divmod(inputs.query.shape[0], self.n_rows)
+        return n_parts if n_parts and not left else 1
 
     def _gives_z(self, layer: int, inputs: Inputs) -> bool:
         """Whether what is read of a layer is all that its z is made from, in its own precision."""
@@ -205,7 +211,7 @@ class TapRequest:
             read_inputs(inputs, layer, self.read[layer], reader, self.queries)
             return
         for part in range(n_parts):
-            own = _part_of_inputs(inputs, part)
+            own = part_of_inputs(inputs, part)
             if self.queries is None:
                 to = OfPart(reader, part, n_parts, part * n_query)
                 read_inputs(own, layer, self.read[layer], to)
@@ -287,18 +293,18 @@ def dispatches(model_class: type) -> bool:
     return bool(model_class._can_set_attn_implementation())  # type: ignore[attr-defined]
 
 
-def _joined(z: Tensor, n_parts: int) -> Tensor:
+def joined(z: Tensor, n_parts: int) -> Tensor:
     """Put the parts of each row one behind the other: [row * part, position, ...] ->
     [row, part * position, ...]."""
     return z if n_parts == 1 else z.reshape(-1, n_parts * z.shape[1], *z.shape[2:])
 
 
 def _parted(z: Tensor, n_parts: int) -> Tensor:
-    """Undo `_joined`."""
+    """Undo `joined`."""
     return z if n_parts == 1 else z.reshape(-1, z.shape[1] // n_parts, *z.shape[2:])
 
 
-def _part_of_inputs(inputs: Inputs, part: int) -> Inputs:
+def part_of_inputs(inputs: Inputs, part: int) -> Inputs:
     """Return what a layer is given of one part of the first row."""
     own = slice(part, part + 1)
     mask = inputs.mask

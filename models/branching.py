@@ -40,6 +40,7 @@ from models.attention_tap import (
     edit_outputs,
     first_attention_inputs,
     is_causal,
+    joined,
     needs_eager,
     planned_inputs,
     refuse_empty_queries,
@@ -434,7 +435,8 @@ def every_head_edited(
     plan = editing.plan({layer: (torch.zeros_like(heads), heads)})
     if editing.editor.blocked is not None:
         assert call.inputs is not None
-        return run_attention(planned_inputs(call.inputs, layer, plan, left_alone))
+        planned = planned_inputs(call.inputs, layer, plan, left_alone, n_parts=call.n_parts)
+        return joined(run_attention(planned), call.n_parts)
     z = call.raw_z[0].transpose(0, 1)  # [n_heads, position, d_head]
     return editing.editor.edit_z(z, layer, heads).transpose(0, 1)[None]
 

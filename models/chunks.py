@@ -26,12 +26,15 @@ class ChunkDimension:
     unit: str
     words: Mapping[float, str]
     """What values are called where they are choices: the nearest one is meant."""
-    axis: str | None = None
-    """"x" (to the right) or "y" (downwards) where it is motion in the plane of the picture."""
 
     @property
     def is_choice(self) -> bool:
         return bool(self.words)
+
+    @property
+    def values(self) -> FloatArray:
+        """What has a name, float64 [n]; nothing of a quantity."""
+        return np.array(list(self.words), dtype=float)
 
     def said(self, value: float) -> str:
         """Return a value in words, with its unit."""
@@ -79,8 +82,11 @@ def chunk_space(sight: "PolicySight", described: Path | None) -> ChunkSpace:
     """Return what a policy's numbers mean, by its statistics and, where it is there, a file.
 
     The file says of each number its name and what else is known, in their order:
-    {"actions": [{"name": "x", "unit": "m", "axis": "x"},
+    {"actions": [{"name": "x", "unit": "m"},
                  {"name": "gripper", "words": {"0": "open", "1": "closed"}}]}.
+
+    Where the policy's statistics tell how many numbers there are, all must be named; else those
+    behind the named ones count as padding.
 
     Args:
         described: the file, which may not exist.
@@ -94,7 +100,7 @@ def chunk_space(sight: "PolicySight", described: Path | None) -> ChunkSpace:
     dimensions = tuple(ChunkDimension(f"a{i}", unit, {}) for i in range(n))
     told = None if described is None else _read(described)
     if told is not None:
-        if not 0 < len(told) <= n:
+        if not 0 < len(told) <= n or (statistics is not None and len(told) < n):
             raise _refusal(described, f"it names {len(told)} actions, and the policy has {n}")
         dimensions = tuple(_dimension(described, one, unit) for one in told)
     return ChunkSpace(dimensions, sight.chunk_size, sight.n_numbers, statistics)
@@ -115,10 +121,9 @@ def _read(path: Path) -> list[Any] | None:
 def _dimension(path: Path | None, data: Any, unit: str) -> ChunkDimension:
     try:
         words = {float(value): str(word) for value, word in data.get("words", {}).items()}
-        axis = data.get("axis")
-        if axis not in (None, "x", "y") or not np.isfinite(list(words)).all():
-            raise ValueError("an axis is x or y, and words belong to numbers")
-        return ChunkDimension(str(data["name"]), str(data.get("unit", unit)), words, axis)
+        if not np.isfinite(list(words)).all():
+            raise ValueError("words belong to finite numbers")
+        return ChunkDimension(str(data["name"]), str(data.get("unit", unit)), words)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _refusal(path, f"an action does not have the form that is described ({error})") from (
             error

@@ -43,8 +43,11 @@ class Gates:
 
     def estimated_changes(self, score: Tensor) -> dict[int, Tensor]:
         """Return layer -> the estimated change of a scalar score, float32 [n_heads]."""
-        gradients = torch.autograd.grad(score, list(self.by_layer.values()))
+        gates = list(self.by_layer.values())
+        # What comes out of some layers goes nowhere: of a tower's last ones, where the language
+        # model is handed an earlier one's output.
+        gradients = torch.autograd.grad(score, gates, allow_unused=True)
         return {
-            layer: -gradient.float()
-            for layer, gradient in zip(self.by_layer, gradients, strict=True)
+            layer: torch.zeros_like(gate) if gradient is None else -gradient.float()
+            for (layer, gate), gradient in zip(self.by_layer.items(), gradients, strict=True)
         }

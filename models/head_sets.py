@@ -184,6 +184,33 @@ class HeadSets:
             base = self.engine.base_run(ids, sets, posed.main_editing, beside=beside(posed.prompt))
         yield from self._branches(base, sets)
 
+    def evaluate_beside_clean(
+        self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]]
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Evaluate sets of ablated heads as rows, a clean row being one of every pass: in half
+        precision batches of other sizes round otherwise, by more than a small head moves.
+
+        Yields:
+            (indices of the sets, float64 [n_sets_in_pass, n_vocab], float64 [n_vocab]: the clean
+            row), the sets in their order.
+
+        Raises:
+            UserError: as `evaluate`.
+        """
+        self._model.check_heads(sorted({head for heads in head_sets for head in heads}))
+        for members in _parts(range(len(head_sets)), max(1, self._rows_at_once(posed) - 1)):
+            sets = [(), *(head_sets[i] for i in members)]
+            request = TapRequest(plan=posed.plan(sets))
+            rows = self._row_logprobs(posed, len(sets), request, None)
+            yield members, rows[1:], rows[0]
+
+    def _rows_at_once(self, posed: PosedPrompt) -> int:
+        """Return how many rows from the bottom up a pass has room for."""
+        prompt = posed.prompt
+        beside_it = (prompt.source, prompt.seen, prompt.acting)
+        n = len(prompt) + sum(len(other) for other in beside_it if other is not None)
+        return self.budget.rows(Window(0, n), n, writes_scores=True)
+
     def _split(
         self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]], sees: Sequence[bool]
     ) -> Iterator[Pass]:
@@ -340,9 +367,7 @@ class HeadSets:
         """Evaluate each set as a row from the bottom up: where no head of the encoder is in it,
         from the bottom of the decoder."""
         prompt, stacks = posed.prompt, self._model.stacks
-        beside_it = (prompt.source, prompt.seen)
-        n = len(prompt) + sum(len(other) for other in beside_it if other is not None)
-        rows = self.budget.rows(Window(0, n), n, writes_scores=True)
+        rows = self._rows_at_once(posed)
         whole, decoder = list(range(len(head_sets))), list[int]()
         if self._decodes_alone:
             touched = [any(head.stack == ENCODER for head in heads) for heads in head_sets]

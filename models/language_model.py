@@ -278,6 +278,7 @@ class LanguageModel:
         """
         if not len(ids):
             raise UserError(ErrorKind.PROMPT, "A prompt needs at least one token id; give some.")
+        self.refuse_text_alone("A prompt of token ids")
         self._check_embedded([*ids, *decoder_ids])
         prompt = tokens.prompt_of_ids(self._reader, [int(i) for i in ids])
         if self.kind == "encoder-decoder":
@@ -422,6 +423,22 @@ class LanguageModel:
                 "No position is named for the intervention to act on; name some, or none for all.",
             )
         return resolved(positions, prompt, partial(self.resolve_position, prompt), whole)
+
+    def refuse_text_alone(self, what: str) -> None:
+        """Refuse what gives a model text without pictures, where it does nothing without them.
+
+        Args:
+            what: the subject of the sentence, singular.
+
+        Raises:
+            UserError: the model needs pictures.
+        """
+        if self.kind in (CLASSIFIER, POLICY):
+            raise UserError(
+                ErrorKind.MODEL,
+                f"{what} is text alone, and {self.name} does nothing without pictures; choose a "
+                "model that reads text.",
+            )
 
     def check_one_stack(self, what: str) -> None:
         """Refuse what is only there for models whose attention layers all read the same positions.
@@ -635,7 +652,8 @@ class LanguageModel:
             raise UserError(
                 ErrorKind.INTERVENTION,
                 "What the heads of the action expert put out differs from step to step, so it "
-                "cannot be taken from another run; choose zero, scale or knockout.",
+                "cannot be taken from another run; choose an intervention that takes nothing from "
+                "one, such as zero.",
             )
         request = TapRequest(keep_z=frozenset(layers))
         self.watch(prompt, request)

@@ -97,6 +97,8 @@ def read_policy_processor(
     """
     settings = _settings(directory, name)
     images = settings.get("image_processor", settings)
+    if not isinstance(images, dict):
+        images = {}
     side, n_parts = int(vision.image_size), (vision.image_size // vision.patch_size) ** 2
     square = {"height": side, "width": side}
     given = {"size": {"max_height": side, "max_width": side}, "pad_size": square}
@@ -161,6 +163,17 @@ class PolicySight:
         model: FlowPolicy, processor: PolicyProcessor, reader: TokenReader, name: str
     ) -> "PolicySight":
         image_id = int(model.config.image_token_id)
+        config = model.inner.config
+        for what, statistics, most in (
+            ("state", processor.state, config.max_state_dim),
+            ("actions", processor.actions, config.max_action_dim),
+        ):
+            if statistics is not None and not 0 < len(statistics.mean) <= most:
+                raise UserError(
+                    ErrorKind.MODEL,
+                    f"{name}: processor_config.json tells {what} of {len(statistics.mean)} "
+                    f"numbers, and the policy has {most}; the two do not belong together.",
+                )
         return PolicySight(
             PictureReader(processor, reader, image_id, None, name),
             processor,
@@ -204,12 +217,20 @@ class PolicySight:
                 f"There is no step {robot.step} of denoising; they are 0 to {self.n_steps - 1}.",
             )
         pixels = self._pixels(pictures)
-        ids = [self.reader.image_id] * self.processor.n_parts * len(pictures)
+        n_shown = self.processor.n_parts * len(pictures)
+        ids = [self.reader.image_id] * n_shown
         opening = tokens.bos_id(self.reader.reader.tokenizer)
         ids += [] if opening is None or bos is False else [opening]
-        ids += self.reader.reader.tokenizer(f"{text}\n", add_special_tokens=False, verbose=False)[
+        said = self.reader.reader.tokenizer(f"{text}\n", add_special_tokens=False, verbose=False)[
             "input_ids"
         ]
+        if self.reader.image_id in said:
+            raise UserError(
+                ErrorKind.PROMPT,
+                "The instruction holds the mark of a picture; leave it out, pictures stand in "
+                "front by themselves.",
+            )
+        ids += said
         tokens.refuse_too_many(len(ids), "instruction with its pictures", max_positions)
         last = self.n_steps - 1 if robot.step is None else robot.step
         given = {
@@ -220,7 +241,7 @@ class PolicySight:
             "noise": self._noise(robot)[None],
             "steps": np.array([[self.n_steps, last]]),
         }
-        prompt = self._labelled(ids, text, pictures, given, robot)
+        prompt = self._labelled(ids, n_shown, text, pictures, given, robot)
         if not self.n_layers:
             return prompt
         n_rows = len(pictures)
@@ -317,12 +338,12 @@ class PolicySight:
     def _labelled(
         self,
         ids: list[int],
+        n_shown: int,
         text: str,
         pictures: Sequence[Picture],
         given: Mapping[str, FloatArray],
         robot: RobotInput,
     ) -> TokenizedPrompt:
-        n_shown = ids.count(self.reader.image_id)
         found = self.reader.cells(pictures, n_shown)
         cells: list[Cell | None] = [*([None] * n_shown if found is None else found)]
         labels = [
@@ -348,6 +369,7 @@ class PolicySight:
         n = 1 + self.chunk_size
         return TokenizedPrompt(
             text=robot.said(),
+            robot=robot,
             ids=tuple(range(n)),
             labels=("state", *(f"action {i}" for i in range(self.chunk_size))),
             texts=("",) * n,

@@ -1,6 +1,7 @@
 """What a robot tells of itself, as people type it."""
 
 import re
+from collections.abc import Sequence
 
 from models.errors import ErrorKind, UserError
 
@@ -19,3 +20,8 @@ def read_state(text: str) -> tuple[float, ...]:
             ErrorKind.PROMPT,
             f"The state is not read: {text[:60]!r} is no list of numbers; write 0.1, -0.2, 0.",
         ) from error
+
+
+def written_state(numbers: Sequence[float]) -> str:
+    """Return numbers as `read_state` reads them, to nine digits."""
+    return ", ".join(f"{number:.9g}" for number in numbers)

@@ -224,7 +224,7 @@ class StackTable:
         sides = {"prompt": prompt, "source": prompt.typed, "picture": prompt.seen}
         if prompt.acting is not None:
             sides |= {"acting": prompt.acting, "all": prompt.with_acting()}
-        queries, keys = sides[stack.queries], sides[stack.keys]
+        queries, keys = sides.get(stack.queries), sides.get(stack.keys)
         if queries is None or keys is None:
             raise UserError(
                 ErrorKind.HEADS,

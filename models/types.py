@@ -169,8 +169,7 @@ class TokenizedPrompt:
         """All that the model is given: equal for prompts on which it does the same."""
         source = None if self.source is None else self.source.ids
         pictures = tuple(picture.digest for picture in self.pictures)
-        acting = None if self.acting is None else self.acting.text
-        return (self.ids, self.segments, source, pictures, acting)
+        return (self.ids, self.segments, source, pictures, self.robot)
 
     def with_acting(self) -> "TokenizedPrompt":
         """Return the positions that an action expert looks at: these, and behind them its own."""
@@ -229,6 +228,8 @@ class TokenizedPrompt:
             data["pictures"] = [picture.name for picture in self.pictures]
         if self.robot is not None:
             data["robot"] = self.robot.to_json()
+        if self.acting is not None:
+            data["acting"] = list(self.acting.labels)
         if self.source is not None:
             source = {"tokens": list(self.source.labels), "ids": list(self.source.ids)}
             data |= {"decoder": self.text, "source": source}
@@ -264,7 +265,8 @@ class Prediction:
     """Entropy of the whole distribution, in nats; NaN where there is none."""
     log_probs: FloatArray
     """Natural log-probabilities of the whole vocabulary, float64 [n_vocab]. A `POLICY` has no
-    distribution: in their place stand the numbers of its action, in its own units."""
+    distribution: in their place stand the numbers of its action as it gives them
+    (`models.chunks` makes units of them)."""
 
     def __post_init__(self) -> None:
         if self.log_probs.ndim != 1:

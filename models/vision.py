@@ -159,17 +159,20 @@ def split_layers(
     seeing = [site for site in known if site.module not in inside]
     once = len({site.module for site in seeing}) == len(seeing)
     n_rows, _ = _tower_rows(prompt)
-    alike = {(site.extent, site.n_parts) for site in seeing} == {(seeing[0].extent, n_rows)}
+    alike = len({site.extent for site in seeing}) == 1
+    alike = alike and all(site.n_parts == n_rows for site in seeing)
     whole = len(known) == len(sites)
     return (seeing if once and alike and whole else []), reading
 
 
 def _tower_rows(prompt: TokenizedPrompt) -> tuple[int, tuple[int, ...]]:
     """Return how many rows the tower is given of a prompt, and the shape of each, [channel, y, x];
-    0 where it is given patches one by one."""
+    0 where it is given patches one by one, or it is not known how many."""
     pixels = (prompt.given or {}).get("pixel_values")
     if pixels is None or pixels.ndim not in (4, 5):
         return 0, ()
+    if pixels.ndim == 5 and len(pixels) > 1:
+        return 0, ()  # a picture each, padded to as many tiles; the tower is not given the padding
     return prod(pixels.shape[:-3]), pixels.shape[-3:]
 
 

@@ -83,8 +83,9 @@ def test_sweeps_searches_and_modalities(
     searched = written(tmp_path, command(cameras, "--search", "--max-heads", "2"))
     found = search_chunk(model, prompt, max_heads=2)
     assert searched["heads"] == [head.to_json() for head in found.heads]
-    aimed = written(tmp_path, command(cameras, "--goal", "dy>5", "--max-heads", "1"))
-    assert aimed["stopped"] in ("max_heads", "no_improvement")
+    assert searched["moved"] == pytest.approx(found.moved, abs=1e-5)
+    aimed = written(tmp_path, command(cameras, "--goal", "dy>99", "--max-heads", "1"))
+    assert (aimed["stopped"], aimed["intervention"], aimed["draws"]) == ("max_heads", "zero", 1)
     hidden = written(tmp_path, command(cameras, "--modalities"))
     for one in hide_modalities(model, prompt):
         assert hidden["modalities"][one.name]["moved"] == pytest.approx(  # type: ignore[index]
@@ -105,7 +106,6 @@ def test_attention_is_read_at_a_step(cameras: list[Path], tmp_path: Path) -> Non
     ("name", "options", "said"),
     [
         ("policy", ["--episodes", "3"], "--image does not go with --episodes"),
-        ("policy", ["--record", "somewhere"], "does not go with --record|is for policies whose"),
         ("policy", ["--goal", "dx=0"], "a quantity, which equals no number exactly"),
         ("policy", ["--draws", "0"], "draws"),
         ("predict", [], "answers with an action, not with a token"),
@@ -130,6 +130,20 @@ def test_what_cannot_be_is_said_in_a_sentence(
         status = stopped.code
     assert status == 2
     assert re.search(said, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_episodes_are_for_policies_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--episodes", "3"], ["--record", "somewhere"]):
+        assert run(["policy", "--model", str(tiny_pi0_directory()), *option]) == 2
+        assert "is for policies whose actions are tokens" in capsys.readouterr().err
+
+
+def test_a_scene_of_the_table_says_the_instruction_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ["policy", "--model", str(tiny_pi0_directory()), "--image", "tabletop:7"]
+    assert run(asked) == 0
+    assert "touch the yellow triangle (state mean" in capsys.readouterr().out
 
 
 def test_other_models_take_no_state(capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,7 +143,7 @@ def test_attention_of_all_stacks_in_one_page(
     page = file.read_text("utf-8")
     about = json.loads(page.partition('id="about">')[2].partition("</script")[0])
     assert about["labels"] == found["tokens"]
-    assert about["source"]["labels"] == found["source"]["tokens"]
+    assert about["sides"]["source"]["labels"] == found["source"]["tokens"]
     sides = [one["sides"] for one in about["maps"]]
     assert sides == [["source", "source"], ["prompt", "source"], ["prompt", "prompt"]]
 

@@ -26,8 +26,8 @@ STATISTICS = {
     "actions_std": [0.2, 0.3, 0.5],
 }
 ACTIONS = [
-    {"name": "dx", "unit": "m", "axis": "x"},
-    {"name": "dy", "unit": "m", "axis": "y"},
+    {"name": "dx", "unit": "m"},
+    {"name": "dy", "unit": "m"},
     {"name": "gripper", "words": {"0": "open", "1": "closed"}},
 ]
 

@@ -90,20 +90,15 @@ def chunk_steps_table(search: Any) -> list[dict[str, Any]]:
     ]
 
 
-def chunk_sentences(search: Any, goal: str | None = None) -> list[str]:
-    """Tell what was found in plain sentences.
-
-    Args:
-        goal: what was wanted; None for the farthest.
-    """
+def chunk_sentences(search: Any) -> list[str]:
+    """Tell what was found in plain sentences."""
     if not search.steps:
         return [f"The action is {action_said(search.clean)}.", REASONS[search.stopped]]
-    named = ", ".join(map(str, search.heads)) or "nothing"
-    wanted = "" if goal is None else f" ({goal})"
-    last = search.steps[-1]
+    named = ", ".join(map(str, search.heads))
+    wanted = "" if search.goal is None else f" Wanted: {search.goal}."
     told = [
-        f"Ablating {named}{wanted}: {action_said(last.action)}, moved by {last.moved:.3g} σ; "
-        f"before: {action_said(search.clean)}."
+        f"With {named} ablated: {action_said(search.final)}, moved by {search.moved:.3g} σ; "
+        f"before: {action_said(search.clean)}.{wanted}"
     ]
     if search.dropped:
         told.append(f"Not needed in the end: {', '.join(map(str, search.dropped))}.")

@@ -4,6 +4,8 @@ An encoder-decoder has its encoder's source beside the prompt, a model that sees
 positions, a policy with an action expert the expert's own, and those that it looks at.
 """
 
+from collections.abc import Mapping
+
 from models.types import AttentionMaps, TokenizedPrompt
 
 PROMPT, SOURCE, ACTING, ALL = "prompt", "source", "acting", "all"
@@ -20,14 +22,22 @@ def other_sides(prompt: TokenizedPrompt) -> dict[str, TokenizedPrompt]:
     return found
 
 
-def sides_of(maps: AttentionMaps, prompt: TokenizedPrompt) -> tuple[str, str]:
+def sides_of(
+    maps: AttentionMaps,
+    prompt: TokenizedPrompt,
+    others: Mapping[str, TokenizedPrompt] | None = None,
+) -> tuple[str, str]:
     """Return the sides of a map's queries and keys.
+
+    Args:
+        others: the sides beside the prompt's own; None for `other_sides`.
 
     Raises:
         ValueError: they are positions of another prompt.
     """
     names = {prompt.content: PROMPT}
-    names |= {positions.content: side for side, positions in other_sides(prompt).items()}
+    found = other_sides(prompt) if others is None else others
+    names |= {positions.content: side for side, positions in found.items()}
     try:
         return names[maps.prompt.content], names[maps.keys.content]
     except KeyError:

@@ -64,7 +64,7 @@ def _change_strip(trace: Any, dark: bool) -> list[Strip]:
     if trace.moved is None:
         return []
     line = Line("moved by ablating", trace.moved, palette(dark).accent, shape="hv")
-    return [Strip("moved (parts of reach)", (line,), {"rangemode": "tozero"})]
+    return [Strip(f"moved ({trace.unit})", (line,), {"rangemode": "tozero"})]
 
 
 def _looks(trace: Any, dark: bool) -> list[Strip]:

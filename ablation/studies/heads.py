@@ -263,6 +263,7 @@ def _fitting(
 ) -> tuple[list[tuple[str, TokenizedPrompt]], int]:
     """Return the passages that fit the model's context, by id, and how many do not."""
     prompts = []
+    model.refuse_text_alone("The corpus")
     named = model.stacks.named(stack)
     if named.name == VISION:
         raise UserError(

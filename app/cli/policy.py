@@ -32,6 +32,8 @@ def run(options: Namespace, terminal: Terminal) -> int:
         model = open_model(options, options.model, say)
     if model.kind == POLICY:
         policy_chunk.refuse_other_modes(model, options)
+    else:
+        _refuse_numbers_of_chunks(options)
     if options.episodes is not None:
         return _episodes(model, options, terminal)
     if options.recording is not None:
@@ -67,7 +69,7 @@ def _check_fit(options: Namespace) -> None:
     follows = mode == "--recording"
     takes = plays or follows or mode == "--record"
     clashes = (
-        ("--positions", _numbered(options.positions), "policy", "whose prompt grows"),
+        ("--positions", options.positions and mode and not takes, mode, "of all positions"),
         ("--ablate", options.ablate and mode and not takes, mode, "which ablates by itself"),
         ("--intervention", options.intervention != "zero" and hides, mode, "a knockout"),
         ("--image", options.image and plays, mode, "which draws its own scenes"),
@@ -82,13 +84,29 @@ def _check_fit(options: Namespace) -> None:
             )
 
 
+def _refuse_numbers_of_chunks(options: Namespace) -> None:
+    """Raise `UserError` for what means nothing to a policy whose actions are tokens."""
+    if _numbered(options.positions):
+        raise UserError(
+            ErrorKind.OPTION,
+            "--positions does not go with policy by number (its prompt grows as it answers); name "
+            "them by words, or leave it out.",
+        )
+    if options.draws > 1:
+        raise UserError(
+            ErrorKind.OPTION,
+            "--draws is for policies that answer with numbers, found from noise; leave it out.",
+        )
+
+
 def _prompt(model: "LanguageModel", options: Namespace) -> "TokenizedPrompt":
     """Return the prompt; that of a scene of the table says itself what the policy is told."""
-    from app.images import TABLE, table_text
+    from app.images import TABLE
+    from app.services import scene_text
 
     text = options.prompt
     if text is None and len(options.image or ()) == 1 and options.image[0].startswith(TABLE):
-        text = table_text(options.image[0])
+        text = scene_text(options.image[0], model)
     if text is None:
         raise UserError(
             ErrorKind.PROMPT,

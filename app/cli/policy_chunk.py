@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from models.language_model import LanguageModel
     from models.types import TokenizedPrompt
 
-TABLE_ONLY = ("episodes", "recording", "record")
+TABLE_ONLY = ("episodes", "record")
 
 
 def refuse_other_modes(model: "LanguageModel", options: Namespace) -> None:
@@ -28,7 +28,7 @@ def refuse_other_modes(model: "LanguageModel", options: Namespace) -> None:
         raise UserError(
             ErrorKind.OPTION,
             f"{asked} is for policies whose actions are tokens, and {model.name} answers with "
-            "numbers; ask for its action, --sweep, --search, --goal or --modalities.",
+            "numbers; ask for its action, --sweep, --search, --goal, --modalities or --recording.",
         )
 
 
@@ -49,8 +49,10 @@ def run(
     return _act(model, prompt, ablation, options, terminal)
 
 
-def _about(model: "LanguageModel", prompt: "TokenizedPrompt") -> dict[str, Any]:
-    return {"model": model.name, **prompt.to_json()}
+def _about(model: "LanguageModel", prompt: "TokenizedPrompt", options: Namespace) -> dict[str, Any]:
+    intervention = options.intervention.spec
+    shared = {"intervention": intervention, "draws": options.draws}
+    return {"model": model.name, **prompt.to_json(), **shared}
 
 
 def _act(
@@ -78,12 +80,14 @@ def _act(
     terminal.print(table)
     if change is None:
         terminal.print(f"a chunk of {before.space.n_steps} actions, {_draws(options)}")
-        terminal.write_json({**_about(model, prompt), "before": before.to_json()})
+        terminal.write_json({**_about(model, prompt, options), "before": before.to_json()})
         return 0
     terminal.print(moved_line(change))
     for name in (*change.sign_flips, *change.choice_flips):
         terminal.print(f"{name} flips")
-    terminal.write_json({**_about(model, prompt), **change.to_json()})
+    ablated = [] if ablation is None else [head.to_json() for head in ablation.heads]
+    about = _about(model, prompt, options)
+    terminal.write_json({**about, "ablated_heads": ablated, **change.to_json()})
     return 0
 
 
@@ -107,7 +111,7 @@ def _modalities(
     terminal.print(f"the action is {action_said(found[0].change.before)}")
     terminal.print(table)
     changes = {one.name: one.change.to_json() for one in found}
-    terminal.write_json({**_about(model, prompt), "modalities": changes})
+    terminal.write_json({**_about(model, prompt, options), "modalities": changes})
     return 0
 
 
@@ -135,7 +139,7 @@ def _sweep(
             f"Heads of layer {model.n_layers - 1} move nothing: the action expert reads that "
             "layer's keys and values alone."
         )
-    terminal.write_json({**_about(model, prompt), **scores.to_json()})
+    terminal.write_json({**_about(model, prompt, options), **scores.to_json()})
     return INTERRUPTED if scores.stopped == "cancelled" else 0
 
 
@@ -163,14 +167,19 @@ def _search(
         )
     terminal.print(REASONS[found.stopped])
     terminal.print(f"heads: {', '.join(map(str, found.heads)) or 'none'}")
+    if found.dropped:
+        terminal.print(f"then: {action_said(found.final)}, moved by {found.moved:.3g} σ")
     steps = [
         {"head": s.head.to_json(), "moved": s.moved, "action": s.action.summary.tolist()}
         for s in found.steps
     ]
     terminal.write_json(
         {
-            **_about(model, prompt),
+            **_about(model, prompt, options),
             "goal": options.goal,
+            "before": found.clean.to_json(),
+            "after": found.final.to_json(),
+            "moved": found.moved,
             "steps": steps,
             "heads": [head.to_json() for head in found.heads],
             "dropped": [head.to_json() for head in found.dropped],

@@ -67,7 +67,7 @@ def follow(
     if found.moved is not None and found.n_done:
         moved = found.moved[: found.n_done]
         most = f"most at {found.times[int(np.argmax(moved))]:.2f} s ({moved.max():.3g})"
-        said = f"moved by {np.mean(moved):.3g} of its reach on average, {most}"
+        said = f"moved by {np.mean(moved):.3g} {found.unit} on average, {most}"
         terminal.print(said if moved.any() else "the ablation moves no action")
     if heads:
         terminal.print(_looks(found))
@@ -99,8 +99,10 @@ def _actions(trace: "Trace") -> Table:
 
 def _said(trace: "Trace", values: Any) -> str:
     """Say an action: quantities by their names, choices by what they are."""
+    from ablation.traces import dimensions_of
+
     parts = []
-    for dimension, value in zip(trace.space.dimensions, values, strict=True):
+    for dimension, value in zip(dimensions_of(trace.space), values, strict=True):
         if not np.isnan(value):
             said = dimension.said(float(value))
             parts.append(said if dimension.is_choice else f"{dimension.name} {said}")

@@ -9,7 +9,7 @@ from app.panels.pieces import choose_on_click, graph, switch
 from app.services import Services, ablation_of
 from app.view import View
 from models.errors import UserError
-from models.types import MAIN
+from models.types import EXPERT, MAIN
 from viz.over_picture import over_picture_figure
 
 WIDTH, HEIGHT = 612, 200  # px
@@ -52,11 +52,10 @@ def figure_of(services: Services, view: View, dark: bool) -> tuple[Any, str]:
     figure = over_picture_figure(
         found, prompt.pictures[0], view.heads or (), width=WIDTH, dark=dark
     )
-    looking = (
-        "the picture's parts look, on average"
-        if query is None
-        else (f"{prompt.labels[query]} looks")
-    )
+    whose = "the actions" if stack == EXPERT else "the picture's parts"
+    looking = f"{whose} look, on average" if query is None else f"{prompt.labels[query]} looks"
+    if len(prompt.pictures) > 1:
+        looking += f" on the first of {len(prompt.pictures)} pictures"
     run = "" if ablation is None else ", heads ablated"
     return figure, f"Where {looking}{run}; one scale for all heads. Click a head to choose it."
 
@@ -78,7 +77,7 @@ def register(app: Dash, services: Services) -> None:
     def draw(checked: bool, data: dict[str, Any] | None, dark: bool, shown: Any) -> Any:
         if not checked or data is None or data["picture"] != "image":
             return no_update, no_update, no_update if shown is None else True, None
-        names = ("model", "prompt", "images", "bos", "stack", "token", "position")
+        names = ("model", "prompt", "second", "images", "bos", "stack", "token", "position")
         ablated = [data[name] for name in ("heads", "intervention", "acted")]
         asked = [*(data[n] for n in names), data["ablate"] and ablated, bool(dark)]
         if asked == shown:

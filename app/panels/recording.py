@@ -17,6 +17,7 @@ from app.services import Services, ablation_of
 from app.view import View
 from models.errors import ErrorKind, UserError
 from models.recordings import Recording
+from models.robot import written_state
 from models.tabletop import NAME as TABLETOP_NAME
 
 HEIGHT = 120  # px
@@ -147,14 +148,13 @@ def shown(services: Services, view: View, recording: Recording, index: int) -> d
     Raises:
         UserError: the frame's pictures cannot be read, or its state does not fit the policy.
     """
-    from ablation.actions import space_of
+    from ablation.traces import frame_told
 
-    space = space_of(services.model(view.model))
-    told = space.told(recording.told(index), recording.frames[index].state)
+    told, robot = frame_told(services.model(view.model), recording, index)
     kept = [services.images.keep_picture(picture) for picture in recording.pictures(index)]
     return {
         "text": told,
-        "second": view.second,
+        "second": view.second if robot is None else written_state(robot.state),
         "bos": view.bos,
         "images": kept,
         "at": time.time(),
@@ -195,7 +195,8 @@ def register(app: Dash, services: Services) -> None:
         prevent_initial_call=True,
     )
     def show(name: str | None, opened: dict[str, Any] | None) -> Any:
-        acts = name is not None and services.model(name).actions is not None
+        model = None if name is None else services.model(name)
+        acts = model is not None and (model.actions is not None or model.chunk is not None)
         other = opened is None or opened["model"] != name
         kept = None if other else no_update  # a recording is of the policy that it was opened for
         return not acts, "block" if name == TABLETOP_NAME else "none", other, kept
@@ -254,6 +255,7 @@ def register(app: Dash, services: Services) -> None:
     @app.callback(
         Output(ids.PROMPT_REQUEST, "data", allow_duplicate=True),
         Output(ids.PROMPT_TEXT, "value", allow_duplicate=True),
+        Output(ids.SECOND_TEXT, "value", allow_duplicate=True),
         Output(ids.RECORDING_CAPTION, "children"),
         Output(ids.TRACE, "figure", allow_duplicate=True),
         Output(ids.RECORDING_ERROR, "children", allow_duplicate=True),
@@ -273,7 +275,7 @@ def register(app: Dash, services: Services) -> None:
         dark: bool,
     ) -> Any:
         if opened is None or data is None:
-            return (no_update,) * 6
+            return (no_update,) * 7
         from viz.strips import now_line
 
         followed = followed_of(services, opened)
@@ -282,14 +284,15 @@ def register(app: Dash, services: Services) -> None:
             seen = followed.recording.seen_by(cameras)
             request = shown(services, View.from_json(data), seen, index)
         except UserError as error:
-            return *(no_update,) * 4, str(error), no_update
+            return *(no_update,) * 5, str(error), no_update
         marked: Any = no_update
         if followed.trace is not None:
             marked = Patch()
             now = followed.recording.frames[index].time
             marked["layout"]["shapes"] = [now_line(now, bool(dark))]
         said = caption(followed.recording, index)
-        return request, request["text"], said, marked, None, request["images"]
+        written = request["second"]
+        return request, request["text"], written, said, marked, None, request["images"]
 
     app.clientside_callback(
         """(view, at) => !view || !at || JSON.stringify(view.images) === JSON.stringify(at)

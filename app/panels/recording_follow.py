@@ -11,7 +11,7 @@ from app.services import Services, ablation_of
 from app.view import View
 from models.errors import ErrorKind, UserError
 from models.recordings import Recording
-from models.types import Head
+from models.types import EXPERT, MAIN, Head
 
 WIDTH = 296  # px
 KEPT_BYTES = 2**20
@@ -40,9 +40,9 @@ class Followed:
 
 
 def watched_heads(view: View) -> tuple[Head, ...]:
-    """Return the chosen heads that a policy's answer is read through, the language model's, as many
-    as are drawn."""
-    return tuple(head for head in view.heads or () if not head.stack)[:MOST_HEADS]
+    """Return the chosen heads that a policy's answer is read through, the language model's or an
+    action expert's, as many as are drawn."""
+    return tuple(head for head in view.heads or () if head.stack in (MAIN, EXPERT))[:MOST_HEADS]
 
 
 def followed_of(services: Services, opened: dict[str, Any]) -> Followed:
@@ -168,7 +168,7 @@ def _said(trace: Any) -> str:
         return f"Ablating {what} changes no action. "
     most = int(moved.argmax())
     return (
-        f"Ablating {what} moves the action by {moved.mean():.2g} of its reach on average, most "
+        f"Ablating {what} moves the action by {moved.mean():.2g} {trace.unit} on average, most "
         f"({moved[most]:.2g}) at {trace.times[most]:.2f} s. "
     )
 

@@ -1,5 +1,6 @@
 """The token panel: everything known of one clicked position."""
 
+import math
 from typing import Any
 
 from dash import Dash, Input, Output, State, html
@@ -10,7 +11,7 @@ from app.panels.wait_strip import awaiting
 from app.services import Services
 from app.view import View
 from app.waits import step
-from models.types import TokenDetail, TokenProbability
+from models.types import POLICY, TokenDetail, TokenProbability
 from viz.labels import probability
 
 
@@ -46,18 +47,22 @@ def body(detail: TokenDetail, kind: str) -> list[Any]:
         kind: of the model: what a prediction at a position is about depends on it.
     """
     what = "token here" if kind == "masked" else "next token"
+    has_norm = math.isfinite(detail.embedding_norm)  # what stands for a picture may have none
     facts = (
         ("position", f"{detail.position}"),
         ("id", f"{detail.id:,}"),
         ("text", repr(detail.text)),
         ("kind", detail.kind),
-        ("embedding norm", words.number(detail.embedding_norm)),
+        *([("embedding norm", words.number(detail.embedding_norm))] if has_norm else []),
     )
+    listed = html.Dl(
+        [html.Div([html.Dt(name), html.Dd(value)]) for name, value in facts],
+        className="facts",
+    )
+    if kind == POLICY:  # no token is predicted anywhere
+        return [listed]
     return [
-        html.Dl(
-            [html.Div([html.Dt(name), html.Dd(value)]) for name, value in facts],
-            className="facts",
-        ),
+        listed,
         html.H3(f"Predicted {what}, clean run", className="small-title"),
         html.Ol([_predicted(token) for token in detail.prediction.top], className="bars"),
     ]

@@ -1,7 +1,9 @@
-"""How the policy's weights were made: it clones an expert on random scenes.
+r"""How the policy's weights were made: it clones an expert on random scenes.
 
-    python -m models.tabletop.training --out models/tabletop/weights [--steps 5000] [--seed 0]
+    python -m models.tabletop.training --out models/tabletop/weights --steps 4400 --images 192 \
+        --rate 1.5e-3 --device cuda --workers 13
 
+made those that ship, with the seed 0 and torch 2.11, in three minutes on one H200.
 `lessons` has what it is taught from. The instructions of a picture are packed into one sequence
 behind it. Beside the actions, layers that are thrown away afterwards learn to read from the tower's
 patches what they show, from the last word of the prompt where the target is, and from the words

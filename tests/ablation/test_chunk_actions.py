@@ -1,6 +1,7 @@
 """Questions asked of a policy that answers with numbers, against plain hooks and by hand."""
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,12 +12,17 @@ from torch import Tensor, nn
 
 from ablation import Ablation, Scale, Zero, search_heads, sweep_heads
 from ablation.chunk_actions import (
+    ChunkGoal,
+    _without_what_is_not_needed,
     act_chunk,
+    chunk_space_of,
     compare_chunks,
     hide_modalities,
     search_chunk,
     sweep_chunk,
 )
+from ablation.chunk_types import ChunkAction
+from ablation.types import HeadScores, Progress
 from models.errors import UserError
 from models.types import EXPERT, MAIN, VISION, Head, RobotInput, TokenizedPrompt
 
@@ -129,6 +135,11 @@ def test_a_goal_is_reached_by_heads_none_of_which_can_be_missed() -> None:
     reached = final.summary[0] < between if sign == "<" else final.summary[0] > between
     assert reached
     assert set(found.heads) | set(found.dropped) == {step.head for step in found.steps}
+    np.testing.assert_allclose(found.final.normalised, final.normalised, atol=TOLERANCE)
+    for head in found.heads if len(found.heads) > 1 else ():
+        rest = tuple(other for other in found.heads if other != head)
+        missed = compare_chunks(model, prompt, Ablation(rest, Zero())).after.summary[0]
+        assert not (missed < between if sign == "<" else missed > between)
     with pytest.raises(UserError, match="fulfilled already"):
         search_chunk(model, prompt, f"dx{'>' if sign == '<' else '<'}{between}")
 
@@ -187,3 +198,49 @@ def test_questions_about_tokens_are_refused_and_the_reverse() -> None:
     layers = tiny_pi0().layers_of([Head(0, 0, EXPERT)])
     with pytest.raises(UserError, match="differs from step to step"):
         tiny_pi0().head_outputs(prompt_of(), layers)
+
+
+def test_heads_that_are_not_needed_are_dropped_until_none_is_left() -> None:
+    """Of three heads chosen the last alone reaches the goal."""
+    model, prompt = tiny_pi0(), prompt_of()
+    space = chunk_space_of(model)
+    clean = act_chunk(model, prompt)
+    goal = ChunkGoal(0, "<", float(clean.summary[0]) - 0.5)
+    heads = [Head(0, 0), Head(0, 1), Head(0, 2)]
+    low = ChunkAction(space, clean.normalised - 10)
+
+    def tried(sets: Sequence[Sequence[Head]]) -> tuple[list[ChunkAction], np.ndarray]:
+        return [low if heads[2] in one else clean for one in sets], np.zeros(len(sets))
+
+    dropped, final = _without_what_is_not_needed(heads, goal, tried, low)
+    assert dropped == heads[:2]
+    assert final is low
+
+
+def test_several_passes_give_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompt = tiny_pi0(), prompt_of()
+    whole = sweep_chunk(model, prompt, stack=EXPERT, n_draws=2)
+    monkeypatch.setattr(model.head_sets, "_rows_at_once", lambda _posed: 4)
+    reports: list[Progress] = []
+    parts = sweep_chunk(model, prompt, stack=EXPERT, n_draws=2, progress=reports.append)
+    np.testing.assert_allclose(parts.values, whole.values, atol=TOLERANCE)
+    assert [report.done for report in reports] == [3, 6, 9, 12, 15, 18, 21, 24]
+    first = reports[0].partial
+    assert isinstance(first, HeadScores)
+    assert int(np.isfinite(first.values).sum()) == 3
+    cancel = threading.Event()
+
+    def stop(report: Progress) -> None:
+        if report.done == 6:
+            cancel.set()
+
+    kept = sweep_chunk(model, prompt, stack=EXPERT, progress=stop, cancel=cancel)
+    assert kept.stopped == "cancelled"
+    assert int(np.isfinite(kept.values).sum()) == 6
+
+
+def test_goals_need_a_value_that_there_can_be() -> None:
+    with pytest.raises(UserError, match="no finite number"):
+        search_chunk(tiny_pi0(), prompt_of(), "dx<nan")
+    with pytest.raises(UserError, match="gripper is one of 0 \\(open\\), 1 \\(closed\\)"):
+        search_chunk(tiny_pi0(), prompt_of(), "gripper=0.3")

@@ -149,3 +149,50 @@ def test_what_cannot_be_traced(
         trace(policy, recording, Ablation(HEADS, Zero(), (3,)))
     with pytest.raises(UserError, match="does not say which of its tokens are actions"):
         trace(llama, recording)
+
+
+def test_a_policy_that_answers_with_numbers_is_followed() -> None:
+    from tiny_pi0 import tiny_pi0
+    from tiny_vision import noise_picture
+
+    from ablation.chunk_actions import act_chunk, compare_chunks
+    from models.picture import Picture
+    from models.recordings import Frame, Recording
+    from models.types import RobotInput
+
+    model = tiny_pi0()
+    states = ((1.0, -1.0), (2.0, 0.5), (0.0, 0.0))
+    frames = tuple(Frame(i / 2, state, (0.1, 0.2)) for i, state in enumerate(states))
+
+    def pictures(index: int) -> tuple[Picture, ...]:
+        return (noise_picture((32, 32), index), noise_picture((32, 32), 10 + index))
+
+    recording = Recording("r", "push it", frames, ("front", "wrist"), ("dy", "other"), pictures)
+    heads = (Head(1, 2, "expert"), Head(0, 1))
+    ablation = Ablation((Head(0, 3, "expert"),), Zero())
+    found = trace(model, recording, ablation, heads)
+    assert found.unit == "σ"
+    assert found.kl is None
+    assert found.moved is not None
+    assert found.after is not None
+    for i, state in enumerate(states):
+        prompt = model.tokenize("push it", pictures=pictures(i), robot=RobotInput(state))
+        change = compare_chunks(model, prompt, ablation)
+        np.testing.assert_allclose(found.before[i], change.before.values[0, 0], atol=1e-5)
+        np.testing.assert_allclose(found.after[i], change.after.values[0, 0], atol=1e-5)
+        assert found.moved[i] == pytest.approx(change.moved, abs=1e-5)
+        row = model.attention(prompt, heads[:1]).values[0, 1]  # the first action's
+        assert found.on_image[0, i] == pytest.approx(row[:32].sum(), abs=1e-5)
+    np.testing.assert_array_equal(found.recorded[:, 1], 0.1)
+    assert np.isnan(found.recorded[:, 0]).all()
+    plain = trace(model, recording)
+    assert plain.moved is None
+    np.testing.assert_allclose(
+        plain.before[0],
+        act_chunk(
+            model, model.tokenize("push it", pictures=pictures(0), robot=RobotInput(states[0]))
+        ).values[0, 0],
+        atol=1e-5,
+    )
+    with pytest.raises(UserError, match="choose heads of the language model"):
+        trace(model, recording, heads=[Head(0, 0, "vision")])

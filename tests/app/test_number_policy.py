@@ -141,9 +141,19 @@ def test_searches_are_of_the_action_and_told_in_sentences(services: Services) ->
     assert {column["field"] for column in columns} >= {"head", "moved", "action"}
     assert "The limit of heads was reached." in str(told)
     assert finished(settled(services), "k", found)["heads"] == [h.short for h in found.heads]
-    goal = studied(services, settled(services, study="targeted", goal="gripper=open"))
+    model = services.model("pi0")
+    prompt = services.prompt(settled(services), model)
+    best = found.steps[0]
+    aim = (found.clean.summary[0] + best.action.summary[0]) / 2
+    sign = "<" if best.action.summary[0] < found.clean.summary[0] else ">"
+    goal = studied(services, settled(services, study="targeted", goal=f"dx{sign}{aim}"))
     assert isinstance(goal, ChunkSearch)
-    assert chunk_sentences(goal, "gripper=open")[-1].startswith(("The goal", "No remaining"))
+    assert goal.stopped == "target_reached"
+    told = chunk_sentences(goal)
+    final = compare_chunks(model, prompt, Ablation(goal.heads, Zero()))
+    assert f"moved by {final.moved:.3g} σ" in told[0]
+    assert f"Wanted: dx{sign}{aim}" in told[0]
+    assert told[-1] == "The goal is reached."
 
 
 @pytest.mark.parametrize(

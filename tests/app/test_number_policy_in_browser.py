@@ -62,6 +62,14 @@ def test_an_actions_look_is_drawn_on_the_picture(robot: Page) -> None:
     expect(card.locator(".on-image-said")).to_contain_text("action 0 looks")
     card.locator(".on-image-word", has_text="action 2").click()
     expect(card.locator(".on-image-said")).to_contain_text("action 2 looks")
+    robot.locator("label", has_text="is looked at by").click()
+    # Nothing of the picture looks at an action: its words and the other actions do.
+    expect(card.locator(".on-image-said")).to_contain_text("action 2 is looked at")
+    expect(card.locator(".on-image-said")).not_to_contain_text("on the image")
+    first = card.locator(".on-image-word", has_text="action 0")
+    assert float(str(first.get_attribute("title")).rpartition(": ")[2]) > 0
+    the = card.locator(".on-image-word", has_text="the").first
+    assert str(the.get_attribute("title")) == "the"
     robot.get_by_text("Lines", exact=True).click()
     choice = robot.locator(".stack-choice").first
     expect(choice).to_contain_text("action expert")
@@ -78,5 +86,5 @@ def test_studies_are_of_the_action(robot: Page) -> None:
     robot.fill("#goal", "dx<-9")
     robot.press("#goal", "Tab")
     robot.click("#study-run")
-    expect(robot.locator("#search-sentences")).to_contain_text("Ablating")
+    expect(robot.locator("#search-sentences")).to_contain_text("Wanted: dx<-9")
     expect(robot.locator("#search-table")).to_contain_text("moved, σ")

@@ -188,7 +188,7 @@ def test_the_strip_shows_both_texts(model: LanguageModel) -> None:
     tokens = prompt_of(VIEW, model)
     shown = prompt.strip(tokens)
     assert shown["labels"] == list(tokens.labels)
-    assert shown["sides"]["source"]["labels"] == list(tokens.typed.labels)
+    assert shown["source"]["labels"] == list(tokens.typed.labels)
     assert prompt.token_count(tokens) == f"{len(tokens.typed)} + {len(tokens)} tokens"
 
 

@@ -1,6 +1,7 @@
 """Policies that answer with numbers (PI0, tiny and random), opened as any model, against plain
 hooks on an eager copy: 2e-5 of attention and of actions, which float32 rounding stays below."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,21 @@ from tiny_pi0 import (
     parts_of,
     plain_policy,
     tiny_pi0,
+    write_policy,
 )
 from tiny_vision import noise_picture
 from torch import Tensor, nn
 from transformers import PI0Processor
 
-from ablation import Ablation, Knockout, Scale, Zero
+from ablation import Ablation, Knockout, Mean, Scale, Zero, compare, head_dossier, run_study
+from ablation.attention_change import attention_change, with_prompt
+from ablation.on_picture import on_picture
+from ablation.paired_reading import map_change
 from models.errors import UserError
 from models.policy_prompts import PolicyImages
+from models.registry import load_model
 from models.types import EXPERT, MAIN, VISION, Head, RobotInput, TokenizedPrompt
+from viz.standalone import attention_html
 
 TOLERANCE = 2e-5
 INSTRUCTION = "pick up the red cup"
@@ -241,3 +248,99 @@ def test_bad_input_is_said_in_a_sentence(
     pictures = [noise_picture()] * n_pictures
     with pytest.raises(UserError, match=said):
         tiny_pi0().tokenize(text, pictures=pictures, robot=robot)
+
+
+@pytest.mark.parametrize("stack", [VISION, MAIN, EXPERT])
+def test_changes_of_heads_are_those_of_whole_maps(stack: str) -> None:
+    model, prompt = tiny_pi0(), prompt_of()
+    other = model.tokenize(
+        INSTRUCTION, pictures=[prompt.pictures[0], noise_picture((32, 32), 9)], robot=ROBOT
+    )
+    found = attention_change(with_prompt(model, prompt, other, stack)).values
+    heads = model.all_heads(stack)
+    maps = [model.attention(one, heads).values for one in (prompt, other)]
+    expected = [map_change(one, two) for one, two in zip(*maps, strict=True)]
+    np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-6)
+    assert max(expected) > 1e-4
+
+
+def test_an_intervention_takes_from_every_step_its_own() -> None:
+    """The mean over positions, which differs from step to step, on a head of the expert."""
+    model, prompt, policy = tiny_pi0(), prompt_of(), plain_policy()
+    head = Head(1, 2, EXPERT)
+
+    def mean(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        z = args[0].clone()
+        own = slice(8 * head.head, 8 * (head.head + 1))
+        z[..., own] = z[..., own].mean(dim=1, keepdim=True)
+        return (z,)
+
+    projections(policy, EXPERT)[head.layer].register_forward_pre_hook(mean)
+    found = model.predict(prompt, ablation=Ablation((head,), Mean())).log_probs
+    np.testing.assert_allclose(found, plainly(policy, prompt), atol=TOLERANCE)
+
+
+def test_runs_are_told_apart_by_the_state_to_the_last_digit() -> None:
+    one, other = (
+        prompt_of(robot=RobotInput((state, 0.0))).content for state in (1_000_000.0, 1_000_003.0)
+    )
+    assert one != other
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    import json
+
+    directory = write_policy(tmp_path / "policy")
+    path = directory / "processor_config.json"
+    for statistics, said in (
+        ({"state_mean": [0.0] * 8, "state_std": [1.0] * 8}, "tells state of 8 numbers"),
+        ({"actions_mean": [0.0] * 8, "actions_std": [1.0] * 8}, "tells actions of 8 numbers"),
+        ({"state_mean": [0.0], "state_std": [1.0, 2.0]}, "does not have the form"),
+        ({"image_processor": "x", "actions_mean": [0.0] * 2, "actions_std": [1.0] * 2}, "names 3"),
+    ):
+        path.write_text(json.dumps(statistics))
+        with pytest.raises(UserError, match=said):
+            load_model(directory, device="cpu")
+    path.write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        load_model(directory, device="cpu")
+    path.unlink()
+    plain = load_model(directory, device="cpu")  # no statistics: numbers as the policy has them
+    assert plain.chunk is not None
+    assert [d.unit for d in plain.chunk.dimensions] == ["m", "m", "σ"]
+
+
+def test_text_alone_is_refused() -> None:
+    model = tiny_pi0()
+    with pytest.raises(UserError, match="does nothing without pictures"):
+        model.prompt_of_ids([3, 4])
+    with pytest.raises(UserError, match="does nothing without pictures"):
+        head_dossier(model, length=8)
+    with pytest.raises(UserError, match="does nothing without pictures"):
+        run_study("heads", model)
+    prompt = prompt_of()
+    with pytest.raises(UserError, match="predicts no tokens to compare"):
+        compare(model.predict(prompt), model.predict(prompt))
+
+
+def test_a_page_of_its_own_holds_heads_of_the_expert() -> None:
+    model, prompt = tiny_pi0(), prompt_of()
+    alone = attention_html(model.attention(prompt, [Head(1, 2, EXPERT)]))
+    assert "expert:L1H2" in alone
+    run = model.run(prompt, heads=[Head(1, 2, EXPERT), Head(0, 1), Head(0, 0, VISION)])
+    assert "action 3" in attention_html(*run.maps, prompt=prompt)
+
+
+def test_metrics_of_the_expert_are_those_that_mean_something() -> None:
+    from ablation.head_metrics import metrics_of
+
+    assert "self" not in str(metrics_of(EXPERT).keys())
+    assert set(metrics_of(EXPERT)) < set(metrics_of(MAIN))
+
+
+def test_all_heads_of_the_expert_are_drawn_on_the_picture() -> None:
+    model, prompt = tiny_pi0(), prompt_of()
+    found = on_picture(model, prompt, EXPERT)
+    rows = model.attention(prompt, model.all_heads(EXPERT)).values[:, 1:]  # without the state's
+    expected = rows.mean(axis=1)[:, :32].reshape(3, 4, 32)
+    np.testing.assert_allclose(found.weights, expected, atol=1e-6)

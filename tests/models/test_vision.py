@@ -29,7 +29,8 @@ from ablation import (
     sweep_heads,
     sweep_positions,
 )
-from ablation.attention_change import attention_change, with_model
+from ablation.attention_change import attention_change, with_model, with_prompt
+from ablation.paired_reading import map_change
 from models.errors import ErrorKind, UserError
 from models.forward_pass import beside
 from models.picture import Picture
@@ -151,6 +152,43 @@ def test_the_tower_shows_its_attention_among_patches(name: str) -> None:
     np.testing.assert_allclose(maps.values, expected, atol=TOLERANCE)
     rows = model.attention(prompt, model.all_heads("vision"), queries=[-1, 0, 9])
     np.testing.assert_allclose(rows.values, expected[:, [-1, 0, 9]], atol=TOLERANCE)
+
+
+def test_padded_tiles_are_not_taken_for_shown_ones() -> None:
+    """Of two pictures one has fewer tiles; what pads it is handed over, but the tower does not run
+    on it, so which positions are whose is not known."""
+    model = tiny_vision_model("llava-next")
+    pictures = [noise_picture((64, 64), 0), noise_picture((64, 32), 1)]
+    prompt = model.tokenize(QUESTION, pictures=pictures)
+    assert prompt.seen is None
+    assert all(not head.stack for head in model.heads_on(prompt))
+    with pytest.raises(UserError, match="can be looked at where"):
+        model.attention(prompt, [Head(0, 0, "vision")])
+
+
+def test_changes_of_tiled_heads_are_those_of_whole_maps() -> None:
+    model, prompt = tiny_vision_model("llava-next"), prompt_of("llava-next")
+    pixels = prompt.pictures[0].pixels.copy()
+    pixels[40:, 40:] = 255
+    other = model.tokenize(QUESTION, pictures=[Picture(pixels, "corner")])
+    found = attention_change(with_prompt(model, prompt, other, "vision")).values
+    heads = model.all_heads("vision")
+    maps = [model.attention(one, heads).values for one in (prompt, other)]
+    expected = [map_change(one, two) for one, two in zip(*maps, strict=True)]
+    np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-6)
+    assert max(expected) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["llava", "llava-next"])
+def test_searches_are_screened_through_the_tower(name: str) -> None:
+    model, prompt = tiny_vision_model(name), prompt_of(name)
+    for intervention in (Zero(), Knockout((2,), (3,))):
+        screened = search_heads(
+            model, prompt, None, intervention, max_heads=2, strategy="screened", screen=3
+        )
+        exact = search_heads(model, prompt, None, intervention, max_heads=1)
+        assert screened.steps[0].head == exact.steps[0].head  # the first step is exact
+        assert len(screened.steps) == 2
 
 
 def test_interventions_act_within_the_tiles_of_a_tower() -> None:

@@ -212,3 +212,13 @@ def test_what_cannot_be_is_said_in_a_sentence(wrapped: WrappedPolicy) -> None:
         WrappedPolicy(policy, runs(policy), {"hands": policy.action_out_proj})
     with pytest.raises(UserError, match="gave 1 actions for 2 rows"):
         WrappedPolicy(policy, lambda _rows, draw: runs(policy)(1, draw), stacks(policy))
+
+
+def test_what_moves_nothing_is_told_so_whatever_a_batch_rounds_to() -> None:
+    """As half precision does it, by far more: numbers depend on how many rows there are."""
+    policy = make_policy()
+    own = runs(policy)
+    wrapped = WrappedPolicy(policy, own, stacks(policy), "pi0")
+    wrapped._act = lambda rows, draw: own(rows, draw) + 0.001 * rows
+    scores = sweep_policy(wrapped, [Head(2, head, "language") for head in range(4)])
+    assert scores.means.max() < 1e-5

@@ -46,6 +46,8 @@ def traced(ablated: bool = True, done: int = N) -> Trace:
         before,
         after if ablated else None,
         np.zeros((N, 2)) if ablated else None,
+        np.array([0.0, 1, 0, 0]) if ablated else None,
+        "parts of reach",
         Ablation((Head(0, 0),), Zero()) if ablated else None,
         (Head(1, 2),),
         np.full((1, N), 0.6),

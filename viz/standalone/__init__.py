@@ -21,7 +21,7 @@ from viz import coding
 from viz.attention import Look, shown_map, strength_scale
 from viz.extent import Extent, extent_of, shared_largest, unit_of
 from viz.labels import VALUE_NAMES, clipped
-from viz.sides import other_sides, sides_of
+from viz.sides import SOURCE, other_sides, sides_of
 from viz.theme import css_variables, sequential_scale
 
 SMALLEST = 1e-5
@@ -107,7 +107,10 @@ def attention_html(
         raise ValueError("all maps must be of one kind")
     prompt = prompt or _prompt_of(maps)
     each = [(several, i) for several in maps for i in range(len(several.heads))]
-    sides = [list(sides_of(several, prompt)) for several, _ in each]
+    others = other_sides(prompt)
+    if not others and maps[0].looked_at is not None:  # by themselves, without their prompt
+        others = {SOURCE: maps[0].looked_at}
+    sides = [list(sides_of(several, prompt, others)) for several, _ in each]
     extents = [extent_of(several, i, sink) for several, i in each]
     zmax = shared_largest(extents) if scale == "shared" else None
     unit = unit_of(maps[0].kind, extents)
@@ -117,7 +120,9 @@ def attention_html(
     ]
     for i, one in enumerate(of_all):
         done = replace(look, done=True)
-        drawn, codes = _head(one.maps, 0, done, one.extent, list(sides_of(one.maps, prompt)))
+        drawn, codes = _head(
+            one.maps, 0, done, one.extent, list(sides_of(one.maps, prompt, others))
+        )
         heads.append(({**drawn, "head": f"all {i}", "name": one.name, "of_all": True}, codes))
     about = {
         "title": title,
