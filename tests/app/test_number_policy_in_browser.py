@@ -10,6 +10,9 @@ from tiny_vision import noise_picture
 
 from app import permalink
 from app.view import View
+from models.picture import Picture
+from models.recordings import Frame, Recording
+from models.recordings.folder import write_folder
 from models.types import Head
 
 pytestmark = pytest.mark.browser
@@ -88,3 +91,25 @@ def test_studies_are_of_the_action(robot: Page) -> None:
     robot.click("#study-run")
     expect(robot.locator("#search-sentences")).to_contain_text("Wanted: dx<-9")
     expect(robot.locator("#search-table")).to_contain_text("moved, σ")
+
+
+def test_a_recording_is_gone_through_with_its_states(robot: Page, tmp_path: Path) -> None:
+    frames = tuple(Frame(i / 2, (1.5 + i, -1.0), (0.1, 0.2)) for i in range(3))
+
+    def pictures(index: int) -> tuple[Picture, ...]:
+        return (noise_picture((32, 32), index), noise_picture((32, 32), 10 + index))
+
+    recording = Recording("r", "push it", frames, ("front", "wrist"), ("dx", "dy"), pictures)
+    write_folder(recording, tmp_path / "episode", 2.0)
+    robot.fill("#recording-path", str(tmp_path / "episode"))
+    robot.click("#recording-open")
+    expect(robot.locator("#recording-caption")).to_contain_text("frame 1 of 3")
+    expect(robot.locator("#second-text")).to_have_value("1.5, -1")
+    expect(robot.locator("#image-strip img")).to_have_count(2)
+    robot.click("#recording-on")
+    expect(robot.locator("#second-text")).to_have_value("2.5, -1")
+    expect(robot.locator("#prompt-text")).to_have_value("push it")
+    robot.locator("#ablate").dispatch_event("click")
+    robot.click("#trace-run")
+    expect(robot.locator("#trace-caption")).to_contain_text("σ on average")
+    expect(robot.locator("#trace-place")).to_contain_text("attention of expert:L1H2")
