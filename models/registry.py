@@ -16,6 +16,7 @@ from models.errors import ErrorKind, UserError
 from models.hub import models_to_offer
 from models.language_model import LanguageModel
 from models.loading import DeviceMap, load_pretrained, resolve_device, resolve_dtype
+from models.memory_reuse import keep_freed_memory
 from models.picture_texts import parted_name
 from models.tabletop import NAME as TABLETOP_NAME
 from models.tabletop import WEIGHTS as TABLETOP_WEIGHTS
@@ -53,6 +54,7 @@ def load_model(
     Raises:
         UserError: it cannot be loaded, or it failed its self-check; the message says why.
     """
+    keep_freed_memory()
     torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
     place, label = name, str(name)
     own, texts = parted_name(name)
