@@ -250,18 +250,22 @@ def _goal(
 ) -> int:
     from ablation.actions import search_action
     from ablation.types import STOP_REASONS
+    from models.tabletop.scenes import goal_in_numbers
+
+    goal = goal_in_numbers(options.goal, next(iter(options.image or ()), ""))
 
     with cancelled_by_interrupt() as cancel, terminal.bar() as progress:
         found = search_action(
             model,
             prompt,
-            options.goal,
+            goal,
             options.intervention,
             options.max_heads,
             progress=progress,
             cancel=cancel,
         )
-    terminal.print(f"{model.name}: {prompt.text}; wanted: {options.goal}")
+    as_number = "" if goal == options.goal else f" ({goal})"
+    terminal.print(f"{model.name}: {prompt.text}; wanted: {options.goal}{as_number}")
     for number, step in enumerate(found.steps, 1):
         terminal.print(step_line(number, step))
     terminal.print(GOAL_REASONS.get(found.stopped, STOP_REASONS[found.stopped]))

@@ -39,7 +39,7 @@ def add_policy(commands: Any) -> None:
         "--goal",
         metavar="GOAL",
         help="heads, none of which can be missed, that make an action as wanted: 'dx<0', "
-        "'gripper=close'",
+        "'gripper=close'; in a scene of the table 'towards purple circle'",
     )
     asked.add_argument(
         "--episodes",

@@ -9,6 +9,7 @@ from app.panels.study import figures_column
 from app.services import ACTION, intervention_of
 from app.view import View
 from models.errors import ErrorKind, UserError
+from models.tabletop.scenes import goal_in_numbers
 from models.types import POLICY
 
 Report = Callable[[Progress], None]
@@ -54,6 +55,7 @@ def run(
             ErrorKind.TARGET, "Say what the action shall be: an action, a sign and a value (dx<0)."
         )
     if not in_numbers:
+        goal = goal_in_numbers(goal or "", next(iter(view.images), ""))
         return search_action(
             model,
             prompt,

@@ -1,5 +1,7 @@
 """The simulated table: its rules, its expert, its camera, and the language of its policy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from models.errors import UserError
 from models.tabletop.drawing import GRIPPER, PAINT, draw
 from models.tabletop.film import Reel, film
 from models.tabletop.policy import N_PATCHES, policy_config
-from models.tabletop.scenes import EXAMPLES, named_scene, scene_label
+from models.tabletop.scenes import EXAMPLES, goal_in_numbers, named_scene, scene_label
 from models.tabletop.table import (
     HELD_OUT,
     MOST_STEPS,
@@ -122,6 +124,25 @@ def test_scenes_have_names() -> None:
     for wrong in ("tabletop:", "tabletop:x", "table:7", "tabletop:held-out:", "tabletop:-1"):
         with pytest.raises(UserError, match="no scene of the table"):
             named_scene(wrong)
+
+
+def test_a_goal_can_be_another_thing() -> None:
+    """In tabletop:7 the gripper is at (32, 30), the target to the upper right."""
+    scene = named_scene("tabletop:7")
+    for i, thing in enumerate(scene.things):
+        if i == scene.target:
+            with pytest.raises(UserError, match="Beside what the instruction names there is no"):
+                goal_in_numbers(f"towards {thing.name}", "tabletop:7")
+            continue
+        goal = goal_in_numbers(f"towards {thing.name}", "tabletop:7")
+        own, other = expert(scene), expert(replace(scene, target=i))
+        axis = goal[:2]
+        differs = {"dx": abs(other.dx - own.dx), "dy": abs(other.dy - own.dy)}
+        assert differs[axis] == max(differs.values()) > 0
+        assert goal.endswith(f"={getattr(other, axis):g}")
+    assert goal_in_numbers("dx<0", "tabletop:7") == "dx<0"
+    with pytest.raises(UserError, match="needs a scene of the table"):
+        goal_in_numbers("towards red cross", "frog.png")
 
 
 def test_a_film_has_a_frame_a_step() -> None:
