@@ -27,7 +27,15 @@ from models.errors import ErrorKind, UserError
 from models.places import Place
 from models.robot import read_state
 from models.tabletop import NAME as TABLETOP_NAME
-from models.types import MAP_KINDS, POLICY, AttentionMaps, Head, RobotInput, TokenizedPrompt
+from models.types import (
+    CLASSIFIER,
+    MAP_KINDS,
+    POLICY,
+    AttentionMaps,
+    Head,
+    RobotInput,
+    TokenizedPrompt,
+)
 from viz.extent import Extent
 
 if TYPE_CHECKING:
@@ -343,10 +351,12 @@ def with_images_settled(view: View, model: "LanguageModel") -> View:
     if not model.reads_pictures:
         picture = "matrix" if view.picture == "image" else view.picture
         return replace(view, images=(), picture=picture)
-    if view.images or view.prompt != View().prompt:
-        return view
     from models.tabletop.scenes import EXAMPLES as SCENES
 
+    if not view.images and view.prompt != View().prompt and model.kind in (CLASSIFIER, POLICY):
+        return replace(view, images=(SCENES[0],))  # they do nothing without one
+    if view.images or view.prompt != View().prompt:
+        return view
     is_policy = model.name == TABLETOP_NAME or model.kind == POLICY
     text = scene_text(SCENES[0], model) if is_policy else FIRST_QUESTION
     return replace(view, images=(SCENES[0],), prompt=text, picture="image")

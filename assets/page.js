@@ -212,9 +212,16 @@
 
     // --- study ---
 
-    sayOutdated(kind, sweep, search, byPosition, prompt, second, images) {
-      const kept = { sweep, positions: byPosition }[kind] || search;
-      if (!kept || sameTexts(kept, prompt, second, images)) {
+    sayOutdated(kind, sweep, search, byPosition, prompt, second, images, goal) {
+      const kept = kind === "sweep" ? sweep : kind === "positions" ? byPosition : search;
+      if (kept && kept.study !== kind) {
+        return "This result is of the " + kept.study + " study.";
+      }
+      if (kept && sameTexts(kept, prompt, second, images)) {
+        const other = kind === "targeted" && kept.goal !== (goal || "");
+        return other ? "This result is of an earlier goal: " + (kept.goal || "a token") : "";
+      }
+      if (!kept) {
         return "";
       }
       const text = kept.prompt + (kept.second ? " | " + kept.second : "");

@@ -97,6 +97,16 @@ def test_modalities_are_the_scale(
     assert set(json.loads(path.read_text())["modalities"]) == set(found)
 
 
+def test_what_the_policy_is_not_told_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["policy", "--model", str(policy_directory()), "--prompt", "reach the red one"]
+    assert run(asked) == 0
+    said = capsys.readouterr().err
+    assert "acts blindly" in said
+    assert "tells no state" in said
+    assert run(command()) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_episodes_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "found.json"
     options = ["--episodes", "3", "--pairs", "held-out", "--ablate", "0.1", "--json", str(path)]

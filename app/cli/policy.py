@@ -40,7 +40,7 @@ def run(options: Namespace, terminal: Terminal) -> int:
         return follow(model, _ablation(model, options), options, terminal)
     if options.record is not None:
         return record(model, _ablation(model, options), options, terminal)
-    prompt = _prompt(model, options)
+    prompt = _prompt(model, options, terminal)
     if model.kind == POLICY:
         return policy_chunk.run(model, prompt, _ablation(model, options), options, terminal)
     if options.modalities:
@@ -99,7 +99,7 @@ def _refuse_numbers_of_chunks(options: Namespace) -> None:
         )
 
 
-def _prompt(model: "LanguageModel", options: Namespace) -> "TokenizedPrompt":
+def _prompt(model: "LanguageModel", options: Namespace, terminal: Terminal) -> "TokenizedPrompt":
     """Return the prompt; that of a scene of the table says itself what the policy is told."""
     from app.images import TABLE
     from app.services import scene_text
@@ -113,7 +113,21 @@ def _prompt(model: "LanguageModel", options: Namespace) -> "TokenizedPrompt":
             "Nothing is said of what the policy is told; give --prompt, or a scene of the table "
             "with --image tabletop:7.",
         )
-    return model.tokenize(text, options.bos, **given_beside(options))
+    prompt = model.tokenize(text, options.bos, **given_beside(options))
+    if model.actions is not None:
+        for sentence in _not_told(model, prompt):
+            terminal.warn(sentence)
+    return prompt
+
+
+def _not_told(model: "LanguageModel", prompt: "TokenizedPrompt") -> list[str]:
+    """Return what a policy whose actions are tokens is not told, in sentences."""
+    said = []
+    if not prompt.pictures:
+        said.append("No picture is given (--image), so the policy acts blindly.")
+    if model.actions is not None and model.actions.state_pattern and "state" not in prompt.kinds:
+        said.append("The prompt tells no state of the robot, as the policy's own prompts do.")
+    return said
 
 
 def _numbered(positions: str | None) -> bool:

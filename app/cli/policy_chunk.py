@@ -71,7 +71,7 @@ def _act(
     table = Table()
     names = ("action", "first", "mean", "last")
     if change is not None:
-        names = ("action", "before", "after", "changes by")
+        names = ("action", "mean", "mean, ablated", "RMS change")
     for name in names:
         table.add_column(name, justify="left" if name == "action" else "right")
     for row in chunk_rows(before, change):

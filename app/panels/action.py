@@ -113,7 +113,7 @@ def svg_url(svg: str) -> str:
 def chunk_table(rows: list[ChunkRow]) -> html.Table:
     """Return a chunk of actions in numbers, a dimension a row."""
     compared = any(row.after for row in rows)
-    heads = ("", "before", "after", "change") if compared else ("", "first", "mean", "last")
+    heads = ("", "mean", "ablated", "change") if compared else ("", "first", "mean", "last")
     return html.Table(
         [
             html.Thead(html.Tr([html.Th(head) for head in heads])),
@@ -156,6 +156,7 @@ def chunk_body(services: Services, view: View, dark: bool) -> tuple[list[Any], A
         flips = [f"{name} changes its sign" for name in change.sign_flips]
         flips += [f"{name} flips" for name in change.choice_flips]
         said = "; ".join([moved_line(change), *flips])
+        said += ". Means are over the chunk (a choice: how it ends), changes root mean squares"
     elif problem is not None:
         said = str(problem).removesuffix(".")
     else:

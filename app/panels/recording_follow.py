@@ -120,7 +120,8 @@ def register(app: Dash, services: Services) -> None:
         services.results.put(opened["key"], kept, KEPT_BYTES + found.n_bytes)
         figure = trace_figure(found, now=moment(followed, index), width=WIDTH, dark=bool(dark))
         cut = "" if found.stopped == "complete" else f"Cancelled after {found.n_done} frames. "
-        said = cut + _said(found) + unmatched(found.space, seen)
+        first = "" if model.chunk is None else "Curves are of the first action of each chunk. "
+        said = cut + _said(found) + first + unmatched(found.space, seen)
         return figure, False, said, False, False
 
     cancels(app, services, ids.TRACE_CANCEL, ids.TRACE_STATUS)

@@ -178,7 +178,7 @@ def _goal_options() -> html.Div:
             label="What the action shall be",
             size="xs",
             w=190,
-            placeholder="dx<0, gripper=close",
+            placeholder="dx<0",
             spellCheck=False,
         ),
         id=ids.GOAL_OPTIONS,

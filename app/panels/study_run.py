@@ -183,6 +183,8 @@ def finished(view: View, key: str, result: Studied) -> dict[str, Any]:
         "images": list(view.images),
         "intervention": build_intervention(view.intervention).label,
         "acted": view.acted,
+        "study": view.study,
+        "goal": view.goal if view.study == "targeted" else "",
     }
     if isinstance(result, SearchResult | ChunkSearch):
         kept["heads"] = [head.short for head in result.heads]
@@ -215,10 +217,19 @@ def register(app: Dash, services: Services) -> None:
     )
     def run(request: int | None, data: dict[str, Any], tab: str, dark: bool) -> tuple[Any, ...]:
         view = View.from_json(data)
+        set_props(ids.GOAL, {"error": None})
         with services.jobs.start(tab) as job:
             bar = Bar(job, ids.STUDY_BAR, ids.STUDY_STATUS, watch_page())
             bar.start()
-            result = run_study(services, view, Live(bar, view, bool(dark)), job)
+            try:
+                result = run_study(services, view, Live(bar, view, bool(dark)), job)
+            except UserError as error:
+                # The field of a target token is not there where a goal is asked for.
+                about_goal = policy_study.is_about_action(view, services.model(view.model))
+                if error.kind is not ErrorKind.TARGET or not about_goal:
+                    raise
+                set_props(ids.GOAL, {"error": str(error)})
+                return *(no_update for _ in KEPT_IN), None, None
         key = services.results.keep(result, 2**20)
         kept = finished(view, key, result)
         place = STORES[view.study]
@@ -346,6 +357,7 @@ def _register_clientside(app: Dash) -> None:
         Input(ids.PROMPT, "data"),
         Input(ids.SECOND, "data"),
         Input(ids.IMAGES, "data"),
+        Input(ids.GOAL, "value"),
     )
     app.clientside_callback(
         browser("chooseTarget"),

@@ -16,6 +16,7 @@ from app.jobs import Job
 from app.panels.action import chunk_body
 from app.panels.drawn_maps import shown_maps
 from app.panels.header import self_check_badge
+from app.panels.page import open_first
 from app.panels.policy_study import is_about_action
 from app.panels.prompt import example_options, second_kind
 from app.panels.study_run import finished, run_study, search_shown, sweep_caption
@@ -58,6 +59,15 @@ def test_it_opens_with_a_picture_an_instruction_and_what_moves_its_action(
     assert stacks == {"", "vision", "expert"}
     other = services.settled(replace(view, model="llama"), services.model("llama"))
     assert other.metric == "kl"
+
+
+def test_a_link_whose_pictures_are_gone_keeps_all_else(services: Services) -> None:
+    gone = View(model="pi0", prompt="push it", second="1, 2", images=("given:0:cam.png",))
+    view, model, said = open_first(services, gone, View(model="llama"))
+    assert model.name == "pi0"
+    assert (view.prompt, view.second, view.images) == ("push it", "1, 2", ("tabletop:7",))
+    assert said is not None
+    assert "'cam.png' is not here any more" in said
 
 
 def test_the_state_is_typed_beside_the_instruction(services: Services) -> None:

@@ -86,11 +86,24 @@ def test_studies_are_of_the_action(robot: Page) -> None:
     expect(robot.locator("#sweep-table")).to_contain_text("Change of the action, σ")
     robot.locator("#study").get_by_text("Targeted", exact=True).click()
     expect(robot.locator("#target-options")).to_be_hidden()
+    expect(robot.locator("#study-outdated")).to_be_empty()
+    robot.fill("#goal", "dz<0")
+    robot.press("#goal", "Tab")
+    robot.click("#study-run")
+    expect(robot.locator("#goal-options")).to_contain_text("no action 'dz'; its actions are dx, dy")
     robot.fill("#goal", "dx<-9")
     robot.press("#goal", "Tab")
     robot.click("#study-run")
     expect(robot.locator("#search-sentences")).to_contain_text("Wanted: dx<-9")
     expect(robot.locator("#search-table")).to_contain_text("moved, σ")
+    expect(robot.locator("#goal-options")).not_to_contain_text("no action")
+    robot.fill("#goal", "dx<-8")
+    robot.press("#goal", "Tab")
+    expect(robot.locator("#study-outdated")).to_have_text(
+        "This result is of an earlier goal: dx<-9"
+    )
+    robot.locator("#study").get_by_text("Generic", exact=True).click()
+    expect(robot.locator("#study-outdated")).to_have_text("This result is of the targeted study.")
 
 
 def test_a_recording_is_gone_through_with_its_states(robot: Page, tmp_path: Path) -> None:
