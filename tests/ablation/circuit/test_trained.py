@@ -8,10 +8,10 @@ from ablation.circuit.discovery import discover_circuit
 
 def test_the_circuit_of_a_trained_model_holds_on_other_prompts_and_is_all_there_is() -> None:
     model = trained()
-    asked = pairs(12)
+    asked = pairs(24)  # of 12, how well it holds on others hangs on a processor's rounding
     right = [model.predict(model.tokenize(p.clean)).top[0].text.strip() == p.answer for p in asked]
     assert all(right)
-    circuit = discover_circuit(model, asked, held_out=pairs(12, seed=2))
+    circuit = discover_circuit(model, asked, held_out=pairs(24, seed=2))
     assert circuit.reached
     assert circuit.n_edges <= 0.25 * circuit.graph.n_edges
     assert circuit.held_out is not None
