@@ -44,7 +44,8 @@ def counted(mode: str, **environment: str) -> tuple[str, int]:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_tensors_take_the_place_of_those_that_were_freed() -> None:
     was_set, faults = counted("keep")
-    _, plain = counted("leave")
+    # By itself glibc may keep them or not, as the heap happens to lie; told so, it never does.
+    _, plain = counted("leave", MALLOC_MMAP_THRESHOLD_="131072")
     assert was_set == "True"
     assert plain > 10_000  # 6,144 pages a tensor, or fewer large ones
     assert faults < plain / 20
