@@ -24,6 +24,7 @@ from ablation.chunk_types import (
 )
 from ablation.evaluation import Cancelled, until_cancelled
 from ablation.interventions import Intervention, Knockout, Zero
+from ablation.modalities import MODALITIES
 from ablation.types import Ablation, HeadScores, Progress
 from models.chunks import ChunkSpace
 from models.errors import ErrorKind, UserError
@@ -340,10 +341,6 @@ def _without_what_is_not_needed(
     return [head for head in chosen if head not in needed], final
 
 
-HIDDEN = {"image": "image", "text": "instruction", "state": "state"}
-"""Kind of a position -> what it is called."""
-
-
 def hide_modalities(
     model: LanguageModel, prompt: TokenizedPrompt, n_draws: int = 1
 ) -> tuple[HiddenModality, ...]:
@@ -357,7 +354,7 @@ def hide_modalities(
     heads = (*model.all_heads(MAIN), *model.all_heads(EXPERT))
     kinds = prompt.with_acting().kinds
     found = []
-    for kind, name in HIDDEN.items():
+    for kind, name in MODALITIES.items():
         others = tuple(sorted(set(kinds) - {kind}))
         ablation = Ablation(heads, Knockout(others, (kind,)))
         change = compare_chunks(model, prompt, ablation, n_draws)

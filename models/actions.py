@@ -118,13 +118,16 @@ class ActionSpace:
 
     def named(self, name: str) -> int:
         """Return which dimension has a name; raise `UserError` if none has."""
-        for index, dimension in enumerate(self.dimensions):
-            if dimension.name == name:
-                return index
-        known = ", ".join(dimension.name for dimension in self.dimensions)
-        raise UserError(
-            ErrorKind.TARGET, f"The policy has no action {name!r}; its actions are {known}."
-        )
+        return dimension_named([dimension.name for dimension in self.dimensions], name)
+
+
+def dimension_named(names: Sequence[str], name: str) -> int:
+    """Return which of a policy's actions has a name; raise `UserError` if none has."""
+    if name in names:
+        return names.index(name)
+    raise UserError(
+        ErrorKind.TARGET, f"The policy has no action {name!r}; its actions are {', '.join(names)}."
+    )
 
 
 def _refuse_other_state(pattern: str, state: str | Sequence[float] | None) -> None:

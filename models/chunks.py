@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.actions import dimension_named
 from models.errors import ErrorKind, UserError
 from models.types import FloatArray
 
@@ -69,13 +70,7 @@ class ChunkSpace:
 
     def named(self, name: str) -> int:
         """Return which dimension has a name; raise `UserError` if none has."""
-        for index, dimension in enumerate(self.dimensions):
-            if dimension.name == name:
-                return index
-        known = ", ".join(dimension.name for dimension in self.dimensions)
-        raise UserError(
-            ErrorKind.TARGET, f"The policy has no action {name!r}; its actions are {known}."
-        )
+        return dimension_named([dimension.name for dimension in self.dimensions], name)
 
 
 def chunk_space(sight: "PolicySight", described: Path | None) -> ChunkSpace:

@@ -17,9 +17,6 @@ from transformers.modeling_outputs import CausalLMOutput
 from models.attention_tap import TapRequest, active_request
 from models.types import POLICY
 
-STEPS = "steps"
-"""What the model is given beside pictures, state and noise: how many steps, and which is read."""
-
 
 class FlowPolicy(nn.Module):
     """PI0 as a model whose logits are the numbers of an action chunk."""

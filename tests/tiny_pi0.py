@@ -6,14 +6,16 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers.pre_tokenizers import Split
-from torch import nn
+from torch import Tensor, nn
 from transformers import PI0Config, PI0ForConditionalGeneration, PreTrainedTokenizerFast
 
 from models.language_model import LanguageModel
 from models.registry import load_model
+from models.types import TokenizedPrompt
 
 CHUNK, N_NUMBERS, N_ACTIONS, N_STATE, N_STEPS = 4, 6, 3, 2, 3
 IMAGE_ID = 64
@@ -80,14 +82,18 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write_policy(directory: Path, seed: int = 0) -> Path:
+def make_policy(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     policy = PI0ForConditionalGeneration(config()).eval()
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.15)
-    policy.save_pretrained(directory)
+    return policy
+
+
+def write_policy(directory: Path, seed: int = 0) -> Path:
+    make_policy(seed).save_pretrained(directory)
     make_tokenizer().save_pretrained(directory)
     (directory / "processor_config.json").write_text(json.dumps(STATISTICS))
     (directory / "actions.json").write_text(json.dumps({"actions": ACTIONS}))
@@ -115,3 +121,28 @@ def parts_of(policy: Any) -> dict[str, nn.Module]:
     """Return stack -> the part of a plain policy whose attention layers it has."""
     vlm = policy.model.vlm
     return {"vision": vlm.vision_tower, "": vlm.language_model, "expert": policy.model.dit}
+
+
+def projections(part: nn.Module) -> list[nn.Module]:
+    """Return the output projections of a part's attention layers."""
+    return [m for name, m in part.named_modules() if name.endswith(("o_proj", "out_proj"))]
+
+
+def scale_head(projection: nn.Module, head: int, scale: float) -> Any:
+    """Scale a head by a plain hook; return what takes that back."""
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        z = args[0].clone()
+        z[..., 8 * head : 8 * (head + 1)] *= scale
+        return (z,)
+
+    return projection.register_forward_pre_hook(hook)
+
+
+def chunk_of(policy: Any, prompt: TokenizedPrompt) -> np.ndarray:
+    """Return a plain policy's chunk, [step, number]."""
+    given = {k: torch.from_numpy(np.asarray(v)) for k, v in (prompt.given or {}).items()}
+    del given["steps"]
+    with torch.inference_mode():
+        chunk = policy.sample_actions(input_ids=torch.tensor([prompt.ids]), **given)
+    return np.asarray(chunk[0].numpy())

@@ -59,6 +59,16 @@ def action_rows(before: Any, change: Any = None) -> list[ActionRow]:
     return rows
 
 
+def flips_said(change: Any) -> list[str]:
+    """Say which quantities of an action change their sign, and which choices flip.
+
+    Args:
+        change: an `ablation.actions.ActionChange`, or a `ChunkChange` of a chunk of actions.
+    """
+    signs = [f"{name} changes its sign" for name in change.sign_flips]
+    return signs + [f"{name} flips" for name in change.choice_flips]
+
+
 def _small(nats: float) -> str:
     """Return a divergence in two digits."""
     return "0" if nats < LEAST_NATS else f"{nats:.2g}".replace("0.", ".", 1)

@@ -152,7 +152,7 @@ def _act(
     model: "LanguageModel", prompt: "TokenizedPrompt", options: Namespace, terminal: Terminal
 ) -> int:
     from ablation.actions import act, compare_actions
-    from viz.actions import action_rows
+    from viz.actions import action_rows, flips_said
 
     ablation = _ablation(model, options)
     change = None if ablation is None else compare_actions(model, prompt, ablation)
@@ -168,8 +168,8 @@ def _act(
     terminal.print(table)
     if change is not None:
         terminal.print(f"moved by {change.l2:.3g} of its reach")
-        for name in (*change.sign_flips, *change.choice_flips):
-            terminal.print(f"{name} flips")
+        for sentence in flips_said(change):
+            terminal.print(sentence)
     terminal.write_json({**_about(model, prompt), **_change_json(before, change)})
     return 0
 

@@ -10,6 +10,7 @@ from app.cli.sweep import INTERRUPTED
 from app.cli.tables import grid_tables, ranking_table
 from app.cli.terminal import Terminal, cancelled_by_interrupt
 from models.errors import ErrorKind, UserError
+from viz.actions import flips_said
 from viz.chunk_search import REASONS, action_said
 from viz.chunks import chunk_rows, moved_line, moved_said
 
@@ -83,8 +84,8 @@ def _act(
         terminal.write_json({**_about(model, prompt, options), "before": before.to_json()})
         return 0
     terminal.print(moved_line(change))
-    for name in (*change.sign_flips, *change.choice_flips):
-        terminal.print(f"{name} flips")
+    for sentence in flips_said(change):
+        terminal.print(sentence)
     ablated = [] if ablation is None else [head.to_json() for head in ablation.heads]
     about = _about(model, prompt, options)
     terminal.write_json({**about, "ablated_heads": ablated, **change.to_json()})

@@ -1,6 +1,7 @@
 """What a policy does: its action, and what is left of it while heads are ablated."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 from dash import Dash, Input, Output, State, dcc, html, no_update
@@ -13,7 +14,7 @@ from app.view import View
 from app.waits import step
 from models.errors import UserError
 from models.types import POLICY
-from viz.actions import ActionRow, action_rows, motion_svg
+from viz.actions import ActionRow, action_rows, flips_said, motion_svg
 from viz.chunks import ChunkRow
 
 PICTURE_WIDTH = 150
@@ -44,18 +45,45 @@ def table(rows: list[ActionRow]) -> html.Table:
     """Return the action in numbers, a dimension a row."""
     compared = any(row.after for row in rows)
     heads = ("", "before", "after", "KL nats") if compared else ("", "", "prob.")
-    return html.Table(
-        [html.Thead(html.Tr([html.Th(head) for head in heads])), html.Tbody(list(map(_row, rows)))],
-        className="numbers",
+    return _numbers(
+        heads,
+        [
+            _row(
+                row.name,
+                (row.before, row.after, row.kl) if row.after else (row.before, row.confidence),
+                row.changed,
+            )
+            for row in rows
+        ],
     )
 
 
-def _row(row: ActionRow) -> html.Tr:
-    cells = (row.before, row.after, row.kl) if row.after else (row.before, row.confidence)
-    changed = " changed" if row.changed else ""
+def chunk_table(rows: list[ChunkRow]) -> html.Table:
+    """Return a chunk of actions in numbers, a dimension a row."""
+    compared = any(row.after for row in rows)
+    heads = ("", "mean", "ablated", "change") if compared else ("", "first", "mean", "last")
+    return _numbers(
+        heads,
+        [
+            _row(
+                row.name,
+                (row.mean, row.after, row.change) if row.after else (row.first, row.mean, row.last),
+                row.flips,
+            )
+            for row in rows
+        ],
+    )
+
+
+def _numbers(heads: Sequence[str], rows: list[html.Tr]) -> html.Table:
+    head = html.Thead(html.Tr([html.Th(name) for name in heads]))
+    return html.Table([head, html.Tbody(rows)], className="numbers")
+
+
+def _row(name: str, cells: Sequence[str], changed: bool) -> html.Tr:
     return html.Tr(
-        [html.Th(row.name, scope="row"), *(html.Td(cell, className="figure") for cell in cells)],
-        className=f"action{changed}",
+        [html.Th(name, scope="row"), *(html.Td(cell, className="figure") for cell in cells)],
+        className="action changed" if changed else "action",
     )
 
 
@@ -79,10 +107,8 @@ def body(services: Services, view: View) -> list[Any]:
         before = act(model, prompt) if change is None else change.before
     parts: list[Any] = [table(action_rows(before, change))]
     if change is not None:
-        flips = [f"{name} changes its sign" for name in change.sign_flips]
-        flips += [f"{name} flips" for name in change.choice_flips]
         said = f"moved by {change.l2:.3g} of its reach"
-        parts.append(html.P("; ".join([said, *flips]) + ".", className="caption"))
+        parts.append(html.P("; ".join([said, *flips_said(change)]) + ".", className="caption"))
     elif problem is not None:
         parts.append(html.P(str(problem), className="caption"))
     pictured = _motion(before, change, prompt)
@@ -110,28 +136,6 @@ def svg_url(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
 
 
-def chunk_table(rows: list[ChunkRow]) -> html.Table:
-    """Return a chunk of actions in numbers, a dimension a row."""
-    compared = any(row.after for row in rows)
-    heads = ("", "mean", "ablated", "change") if compared else ("", "first", "mean", "last")
-    return html.Table(
-        [
-            html.Thead(html.Tr([html.Th(head) for head in heads])),
-            html.Tbody([_chunk_row(row) for row in rows]),
-        ],
-        className="numbers",
-    )
-
-
-def _chunk_row(row: ChunkRow) -> html.Tr:
-    cells = (row.mean, row.after, row.change) if row.after else (row.first, row.mean, row.last)
-    changed = " changed" if row.flips else ""
-    return html.Tr(
-        [html.Th(row.name, scope="row"), *(html.Td(cell, className="figure") for cell in cells)],
-        className=f"action{changed}",
-    )
-
-
 def chunk_body(services: Services, view: View, dark: bool) -> tuple[list[Any], Any]:
     """Return what the panel says of a policy that answers with numbers, and its curves.
 
@@ -153,9 +157,7 @@ def chunk_body(services: Services, view: View, dark: bool) -> tuple[list[Any], A
         before = act_chunk(model, prompt) if change is None else change.before
     parts: list[Any] = [chunk_table(chunk_rows(before, change))]
     if change is not None:
-        flips = [f"{name} changes its sign" for name in change.sign_flips]
-        flips += [f"{name} flips" for name in change.choice_flips]
-        said = "; ".join([moved_line(change), *flips])
+        said = "; ".join([moved_line(change), *flips_said(change)])
         said += ". Means are over the chunk (a choice: how it ends), changes root mean squares"
     elif problem is not None:
         said = str(problem).removesuffix(".")

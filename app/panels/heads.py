@@ -66,7 +66,7 @@ def layout() -> html.Section:
                         value=MAIN_STACK,
                         allowDeselect=False,
                         size="xs",
-                        w=92,
+                        w=108,
                         **{"aria-label": "Stack of layers whose heads are on the map"},
                     ),
                     id=ids.STACK_PLACE,

@@ -35,7 +35,7 @@ def layout() -> html.Section:
                         value="",
                         size="xs",
                         debounce=True,
-                        placeholder="folder of frames, or LeRobot dataset",
+                        placeholder="a recorded folder",
                         spellCheck=False,
                         className="grow",
                         **{"aria-label": "Folder of frames, or LeRobot dataset's directory"},

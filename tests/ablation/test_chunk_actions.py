@@ -5,10 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
-from tiny_pi0 import CHUNK, STATISTICS, parts_of, plain_policy, tiny_pi0
+from tiny_pi0 import (
+    CHUNK,
+    STATISTICS,
+    chunk_of,
+    parts_of,
+    plain_policy,
+    projections,
+    scale_head,
+    tiny_pi0,
+)
 from tiny_vision import noise_picture, tiny_vision_model
-from torch import Tensor, nn
 
 from ablation import Ablation, Scale, Zero, search_heads, sweep_heads
 from ablation.chunk_actions import (
@@ -40,23 +47,8 @@ def plain_chunk(draw: int, head: Head | None = None) -> np.ndarray:
     """Return a plain policy's chunk, [step, dimension], σ, with a head zeroed by a plain hook."""
     policy, prompt = plain_policy(), prompt_of(draw)
     if head is not None:
-        projections = [
-            module
-            for name, module in parts_of(policy)[head.stack].named_modules()
-            if name.endswith(("o_proj", "out_proj"))
-        ]
-
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            z = args[0].clone()
-            z[..., 8 * head.head : 8 * (head.head + 1)] = 0
-            return (z,)
-
-        projections[head.layer].register_forward_pre_hook(hook)
-    given = {k: torch.from_numpy(np.asarray(v)) for k, v in (prompt.given or {}).items()}
-    del given["steps"]
-    with torch.inference_mode():
-        chunk = policy.sample_actions(input_ids=torch.tensor([prompt.ids]), **given)
-    return np.asarray(chunk[0, :, :3].numpy(), dtype=float)
+        scale_head(projections(parts_of(policy)[head.stack])[head.layer], head.head, 0)
+    return np.asarray(chunk_of(policy, prompt)[:, :3], dtype=float)
 
 
 def test_an_action_is_in_units_and_said_in_words() -> None:

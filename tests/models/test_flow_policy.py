@@ -1,6 +1,7 @@
 """Policies that answer with numbers (PI0, tiny and random), opened as any model, against plain
 hooks on an eager copy: 2e-5 of attention and of actions, which float32 rounding stays below."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from tiny_pi0 import (
     N_NUMBERS,
     N_STEPS,
     STATISTICS,
+    chunk_of,
     make_tokenizer,
     parts_of,
     plain_policy,
+    projections,
+    scale_head,
     tiny_pi0,
     write_policy,
 )
@@ -45,25 +49,11 @@ def prompt_of(n_cameras: int = 2, robot: RobotInput = ROBOT) -> TokenizedPrompt:
 
 def plainly(policy: Any, prompt: TokenizedPrompt) -> np.ndarray:
     """Return the chunk of a plain policy, flat."""
-    given = {k: torch.from_numpy(np.asarray(v)) for k, v in (prompt.given or {}).items()}
-    del given["steps"]
-    with torch.inference_mode():
-        chunk = policy.sample_actions(input_ids=torch.tensor([prompt.ids]), **given)
-    return np.asarray(chunk.flatten().numpy())
+    return chunk_of(policy, prompt).flatten()
 
 
-def projections(policy: Any, stack: str) -> list[nn.Module]:
-    named = parts_of(policy)[stack].named_modules()
-    return [module for name, module in named if name.endswith(("o_proj", "out_proj"))]
-
-
-def scale_head(projection: nn.Module, head: int, scale: float) -> Any:
-    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        z = args[0].clone()
-        z[..., 8 * head : 8 * (head + 1)] *= scale
-        return (z,)
-
-    return projection.register_forward_pre_hook(hook)
+def projections_of(policy: Any, stack: str) -> list[nn.Module]:
+    return projections(parts_of(policy)[stack])
 
 
 def test_three_stacks_are_found() -> None:
@@ -88,7 +78,7 @@ def test_every_head_zeroed_equals_a_plain_hook(n_cameras: int) -> None:
     found = model.ablated_logprobs(prompt, [[head] for head in heads], Zero()).numpy()
     moved = {}
     for row, head in zip(found, heads, strict=True):
-        handle = scale_head(projections(policy, head.stack)[head.layer], head.head, 0)
+        handle = scale_head(projections_of(policy, head.stack)[head.layer], head.head, 0)
         expected = plainly(policy, prompt)
         handle.remove()
         np.testing.assert_allclose(row, expected, atol=TOLERANCE, err_msg=str(head))
@@ -104,7 +94,7 @@ def test_heads_of_all_stacks_are_ablated_together() -> None:
     heads = (Head(1, 0, VISION), Head(0, 3), Head(2, 1, EXPERT))
     found = model.predict(prompt, ablation=Ablation(heads, Scale(0.25))).log_probs
     for head in heads:
-        scale_head(projections(policy, head.stack)[head.layer], head.head, 0.25)
+        scale_head(projections_of(policy, head.stack)[head.layer], head.head, 0.25)
     np.testing.assert_allclose(found, plainly(policy, prompt), atol=TOLERANCE)
 
 
@@ -275,7 +265,7 @@ def test_an_intervention_takes_from_every_step_its_own() -> None:
         z[..., own] = z[..., own].mean(dim=1, keepdim=True)
         return (z,)
 
-    projections(policy, EXPERT)[head.layer].register_forward_pre_hook(mean)
+    projections_of(policy, EXPERT)[head.layer].register_forward_pre_hook(mean)
     found = model.predict(prompt, ablation=Ablation((head,), Mean())).log_probs
     np.testing.assert_allclose(found, plainly(policy, prompt), atol=TOLERANCE)
 
@@ -327,6 +317,9 @@ def test_a_page_of_its_own_holds_heads_of_the_expert() -> None:
     model, prompt = tiny_pi0(), prompt_of()
     alone = attention_html(model.attention(prompt, [Head(1, 2, EXPERT)]))
     assert "expert:L1H2" in alone
+    about = json.loads(alone.partition('id="about">')[2].partition("</script")[0])
+    assert about["maps"][0]["sides"] == ["prompt", "source"]  # the actions, and all before them
+    assert about["sides"]["source"]["labels"][-CHUNK:] == about["labels"][-CHUNK:]
     run = model.run(prompt, heads=[Head(1, 2, EXPERT), Head(0, 1), Head(0, 0, VISION)])
     assert "action 3" in attention_html(*run.maps, prompt=prompt)
 

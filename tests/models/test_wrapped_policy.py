@@ -6,8 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_pi0 import (
+    CHUNK,
+    IMAGE_ID,
+    N_NUMBERS,
+    make_policy,
+    parts_of,
+    projections,
+    scale_head,
+)
 from torch import Tensor, nn
-from transformers import PI0Config, PI0ForConditionalGeneration
 
 from ablation.wrapped import search_policy, sweep_policy
 from models.errors import UserError
@@ -15,58 +23,14 @@ from models.types import Head
 from models.wrapped_policy import WrappedPolicy
 
 TOLERANCE = 1e-5
-N_CAMERAS, CHUNK = 2, 4
-
-
-def make_policy() -> Any:
-    gemma = {
-        "model_type": "gemma",
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 8,
-        "vocab_size": 64,
-    }
-    vision = {
-        "model_type": "siglip_vision_model",
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "image_size": 32,
-        "patch_size": 8,
-        "vision_use_head": False,
-    }
-    config = PI0Config(
-        vlm_config={
-            "model_type": "paligemma",
-            "text_config": gemma,
-            "vision_config": vision,
-            "projection_dim": 32,
-            "image_token_id": 63,
-        },
-        dit_config=gemma,
-        chunk_size=CHUNK,
-        max_state_dim=6,
-        max_action_dim=6,
-        num_inference_steps=3,
-    )
-    torch.manual_seed(0)
-    policy = PI0ForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.15)
-    return policy
+N_CAMERAS = 2
 
 
 def observation() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    ids = torch.tensor([[63] * 16 * N_CAMERAS + [2, 5, 9, 11]])
+    ids = torch.tensor([[IMAGE_ID] * 16 * N_CAMERAS + [2, 5, 9, 11]])
     return {
-        "state": torch.randn(1, 6, generator=generator),
+        "state": torch.randn(1, N_NUMBERS, generator=generator),
         "input_ids": ids,
         "pixel_values": torch.randn(1, N_CAMERAS, 3, 32, 32, generator=generator),
         "attention_mask": torch.ones_like(ids),
@@ -78,7 +42,7 @@ def runs(policy: Any) -> Any:
     given = observation()
 
     def act(rows: int, draw: int) -> Tensor:
-        noise = torch.randn(1, CHUNK, 6, generator=torch.Generator().manual_seed(draw))
+        noise = torch.randn(1, CHUNK, N_NUMBERS, generator=torch.Generator().manual_seed(draw))
         expanded = {name: value.expand(rows, *value.shape[1:]) for name, value in given.items()}
         return policy.sample_actions(noise=noise.expand(rows, -1, -1), **expanded)
 
@@ -86,8 +50,8 @@ def runs(policy: Any) -> Any:
 
 
 def stacks(policy: Any) -> dict[str, nn.Module]:
-    vlm = policy.model.vlm
-    return {"vision": vlm.vision_tower, "language": vlm.language_model, "expert": policy.model.dit}
+    parts = parts_of(policy)
+    return {"vision": parts["vision"], "language": parts[""], "expert": parts["expert"]}
 
 
 @pytest.fixture(scope="module")
@@ -101,18 +65,7 @@ def plainly(head: Head | None = None, draw: int = 0) -> np.ndarray:
     policy = make_policy()
     policy.set_attn_implementation("eager")
     if head is not None:
-        projections = [
-            module
-            for name, module in stacks(policy)[head.stack].named_modules()
-            if name.endswith(("o_proj", "out_proj"))
-        ]
-
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            z = args[0].clone()
-            z[..., 8 * head.head : 8 * (head.head + 1)] = 0
-            return (z,)
-
-        projections[head.layer].register_forward_pre_hook(hook)
+        scale_head(projections(stacks(policy)[head.stack])[head.layer], head.head, 0)
     with torch.inference_mode():
         return np.asarray(runs(policy)(1, draw)[0].numpy())
 
@@ -121,7 +74,7 @@ def test_stacks_are_found_by_their_modules(wrapped: WrappedPolicy) -> None:
     found = {name: (len(s.layers), s.n_heads[0], s.n_calls) for name, s in wrapped.stacks.items()}
     assert found == {"vision": (2, 4, 1), "language": (3, 4, 1), "expert": (3, 4, 3)}
     assert len(wrapped.heads()) == 4 * 8
-    assert wrapped.shape == (CHUNK, 6)
+    assert wrapped.shape == (CHUNK, N_NUMBERS)
 
 
 def test_every_head_zeroed_equals_a_plain_hook(wrapped: WrappedPolicy) -> None:
@@ -204,7 +157,7 @@ def test_what_cannot_be_is_said_in_a_sentence(wrapped: WrappedPolicy) -> None:
 
     def careless(rows: int, _draw: int) -> Tensor:
         expanded = {name: value.expand(rows, *value.shape[1:]) for name, value in given.items()}
-        return policy.sample_actions(noise=torch.randn(rows, CHUNK, 6), **expanded)
+        return policy.sample_actions(noise=torch.randn(rows, CHUNK, N_NUMBERS), **expanded)
 
     with pytest.raises(UserError, match="answers two equal rows differently"):
         WrappedPolicy(policy, careless, stacks(policy))

@@ -127,9 +127,7 @@ def attention_html(
     about = {
         "title": title,
         **_names_and_labels(prompt),
-        "sides": {
-            side: _names_and_labels(positions) for side, positions in other_sides(prompt).items()
-        },
+        "sides": {side: _names_and_labels(positions) for side, positions in others.items()},
         "marked": position,
         "picture": picture,
         "token": token,
