@@ -56,7 +56,8 @@ def strips_figure(
         width: of the figure in px; its height follows the number of strips.
     """
     names = list(dict.fromkeys(line.name for strip in strips for line in strip.lines))
-    bottom = _BOTTOM + _LEGEND_LINE * _legend_lines(names, width - _LEFT - _RIGHT)
+    lines = _legend_lines(names, width - _LEFT - _RIGHT) if len(names) > 1 else 0
+    bottom = _BOTTOM + _LEGEND_LINE * lines
     inner = len(strips) * STRIP + (len(strips) - 1) * GAP
     height = _TOP + inner + bottom
     figure = go.Figure(layout={**base_layout(dark), "width": width, "height": height})
@@ -101,7 +102,7 @@ def strips_figure(
             "fixedrange": True,
         },
         hovermode="x",
-        showlegend=True,
+        showlegend=bool(lines),  # a single line needs no name
         legend={
             "orientation": "h",
             "x": 0,

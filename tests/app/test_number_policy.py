@@ -86,6 +86,7 @@ def test_the_action_is_told_in_numbers_and_curves(services: Services) -> None:
     assert "first" in str(parts[0])
     assert "found from one noise" in str(parts)
     assert [trace.name for trace in figure.data] == ["whole"] * 3
+    assert not figure.layout.showlegend  # one line a strip needs no name
     assert len(figure.data[0].x) == CHUNK
     heads = (Head(1, 2, "expert"), Head(2, 0))
     ablated = replace(view, heads=heads, ablate=True)
@@ -108,6 +109,7 @@ def test_a_mean_over_noises_is_drawn_before_each(services: Services) -> None:
     change = compare_chunks(model, prompt, Ablation((Head(0, 1, "expert"),), Zero()), n_draws=3)
     figure = chunk_figure(change.before, change)
     assert len(figure.data) == 3 * (2 + 2 * 3)
+    assert figure.layout.showlegend
     np.testing.assert_allclose(figure.data[0].y, change.before.values[:, :, 0].mean(0))
     assert figure.data[2].hoverinfo == "skip"
     assert "mean over 3 noises" in moved_line(change)
