@@ -32,6 +32,13 @@ from models.attention_reading import (
 )
 from models.edits import Plan, RowPlan
 from models.errors import ErrorKind, UserError
+from models.packed import (
+    block_mask,
+    running_stretches,
+    stretches_of_row,
+    unpacked,
+    unpacked_mask,
+)
 from models.pass_watch import reached
 
 ATTENTION_NAME = "head_tap"
@@ -90,6 +97,9 @@ class Inputs:
     is, else full."""
     options: Mapping[str, Any]
     """The other keywords that the architecture passes."""
+    stretches: tuple[int, ...] | None = None
+    """Where there is no mask: the lengths of stretches of positions, one behind the other, each of
+    which sees itself alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +145,9 @@ class TapRequest:
     plan: Plan | None = None
     n_rows: int | None = None
     """How many rows the batch has. A vision tower may be given several for each of them, one a tile
-    or camera: its positions are then those of all parts of a row, and none sees another part's.
-    None: a layer's rows are the batch's."""
+    or camera: its positions are then those of all parts of a row, and none sees another part's. Or
+    it is given one for all of them, packed (`models.packed`). None: a layer's rows are the
+    batch's."""
     keep_z: frozenset[int] = frozenset()
     """Layers whose (edited) z is kept."""
     on_call: Callable[[int, Call], Tensor | None] | None = None
@@ -165,6 +176,9 @@ class TapRequest:
     def attend(self, inputs: Inputs) -> Tensor:
         layer = self.next_layer()
         plan = self.plan_of(layer)
+        packed = layer >= 0 and self.n_rows is not None and is_packed(inputs, self.n_rows)
+        if packed:
+            inputs = _rows_apart(inputs, self.n_rows or 1)
         n_parts = self._n_parts(layer, inputs)
         planned = planned_inputs(inputs, layer, plan, self.left_alone, n_parts=n_parts)
         if self._gives_z(layer, planned):
@@ -175,7 +189,8 @@ class TapRequest:
                 self._read(layer, planned, n_parts)
         z = edit_outputs(raw_z, layer, plan)
         call = Call(planned, raw_z, z, n_parts, self.reading)
-        return _parted(self.passed_on(layer, call), n_parts)
+        given = _parted(self.passed_on(layer, call), n_parts)
+        return given.flatten(0, 1)[None] if packed else given
 
     def _n_parts(self, layer: int, inputs: Inputs) -> int:
         """Return how many of a layer's rows make one of the batch; 1 where nothing is asked."""
@@ -302,6 +317,24 @@ def joined(z: Tensor, n_parts: int) -> Tensor:
 def _parted(z: Tensor, n_parts: int) -> Tensor:
     """Undo `joined`."""
     return z if n_parts == 1 else z.reshape(-1, z.shape[1] // n_parts, *z.shape[2:])
+
+
+def is_packed(inputs: Inputs, n_rows: int) -> bool:
+    """Whether a layer is given several rows of the batch as one."""
+    return inputs.query.shape[0] == 1 < n_rows and inputs.query.shape[2] % n_rows == 0
+
+
+def _rows_apart(inputs: Inputs, n_rows: int) -> Inputs:
+    """Return what a layer is given with the rows that are packed in it one by one."""
+    mask, stretches = inputs.mask, inputs.stretches
+    return replace(
+        inputs,
+        query=unpacked(inputs.query, n_rows),
+        key=unpacked(inputs.key, n_rows),
+        value=unpacked(inputs.value, n_rows),
+        mask=None if mask is None else unpacked_mask(mask, n_rows),
+        stretches=None if stretches is None else stretches_of_row(stretches, n_rows),
+    )
 
 
 def part_of_inputs(inputs: Inputs, part: int) -> Inputs:
@@ -441,7 +474,7 @@ def head_tap(
         z [batch, n_query, n_heads, d_head], and None for the weights.
     """
     _refuse_unknown_keywords(module, kwargs)
-    inputs = Inputs(module, query, key, value, attention_mask, kwargs)
+    inputs = Inputs(module, query, key, value, attention_mask, kwargs, running_stretches())
     request = _ACTIVE.get()
     return (run_attention(inputs) if request is None else request.attend(inputs)), None
 
@@ -463,6 +496,8 @@ def run_attention(inputs: Inputs) -> Tensor:
     Returns:
         z, [batch, n_query, n_heads, d_head].
     """
+    if inputs.stretches is not None and len(inputs.stretches) > 1:
+        return torch.cat([run_attention(one) for one in _one_by_one(inputs)], dim=1)
     module, options, mask = inputs.module, inputs.options, inputs.mask
     tensors = (inputs.query, inputs.key, inputs.value)
     if not needs_eager(options):
@@ -477,6 +512,14 @@ def run_attention(inputs: Inputs) -> Tensor:
     additive = _additive(mask, allowed_keys(inputs), inputs.query)
     z: Tensor = eager(module, *tensors, additive, **options)[0]
     return z
+
+
+def _one_by_one(inputs: Inputs) -> Iterator[Inputs]:
+    """Return what a layer is given of each stretch of positions."""
+    assert inputs.stretches is not None
+    given = (inputs.query, inputs.key, inputs.value)
+    for query, key, value in zip(*(g.split(inputs.stretches, dim=2) for g in given), strict=True):
+        yield replace(inputs, query=query, key=key, value=value, stretches=None)
 
 
 def needs_eager(options: Mapping[str, Any]) -> bool:
@@ -511,7 +554,7 @@ def planned_inputs(
     )
     if mask is not None and mask.dtype != torch.bool:
         planned = mask.masked_fill(~planned, torch.finfo(mask.dtype).min)
-    return replace(inputs, mask=planned)
+    return replace(inputs, mask=planned, stretches=None)
 
 
 def is_causal(inputs: Inputs) -> bool:
@@ -531,6 +574,8 @@ def allowed_keys(inputs: Inputs) -> Tensor | None:
             return mask
         # Additive masks write "never" as -inf or as the smallest number of their dtype.
         return mask > torch.finfo(mask.dtype).min / 2
+    if inputs.stretches is not None and len(inputs.stretches) > 1:
+        return block_mask(inputs.stretches, inputs.query.device)
     if not masks_the_future(inputs):
         return None
     n_query, n_key = inputs.query.shape[2], inputs.key.shape[2]

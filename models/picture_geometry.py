@@ -39,7 +39,7 @@ EDGE = 2
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """How a processor hands out patches one by one."""
+    """How patches go one by one, as many as the picture is large."""
 
     side: int
     """Pixels along each side."""
@@ -91,6 +91,34 @@ def image_cells(
         for tile, grid in enumerate(grids):
             cells += _cells_of_grid(grid, picture, index, tile)
     return cells if len(cells) == n_positions else None
+
+
+def patch_cells(
+    process: Process, pictures: Sequence[Picture], patch: Patch, ordered: int
+) -> list[Cell | None] | None:
+    """Return what each patch stands for that a vision tower is given of pictures one by one.
+
+    Args:
+        ordered: how many patches along each side come before the next ones: the tower is given
+            them square by square. 1: row by row.
+
+    Returns:
+        None for all if the numbers do not fit.
+    """
+    cells: list[Cell | None] = []
+    for index, picture in enumerate(pictures):
+        where = _measured(process, picture, patch)
+        if where is None or len(where) != 1:
+            return None
+        rows, columns = (n // patch.side for n in where.shape[2:])
+        grids = _of_tiles(where, rows * columns)
+        if grids is None or rows % ordered or columns % ordered:
+            return None
+        found = _cells_of_grid(grids[0], picture, index, 0)
+        squares = (rows // ordered, ordered, columns // ordered, ordered)
+        order = np.arange(rows * columns).reshape(squares).transpose(0, 2, 1, 3)
+        cells += [found[i] for i in order.ravel()]
+    return cells
 
 
 def _measured(process: Process, picture: Picture, patch: Patch | None) -> np.ndarray | None:

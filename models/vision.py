@@ -2,10 +2,10 @@
 
 The vision tower runs before the language model, in the same forward pass. Its layers are told from
 the language model's by where they are: these lie inside what transformers calls the decoder. Where
-every layer of the tower runs once, its heads are a stack of their own; where it does not (windows
-one by one), only the language model's are. The tower may be given several rows for a prompt, one a
+every layer of the tower runs once, its heads are a stack of their own; where it does not, only the
+language model's are. The tower may be given several rows for a prompt, one a
 tile or a picture: its positions are then those of all of them, one behind the other, and those of
-one row see no other row's.
+one row see no other row's. Or it is given the patches of all pictures in one row (`models.packed`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,10 @@ from models.attention_tap import (
 )
 from models.discovery import Forward, dispatching_calls
 from models.errors import ErrorKind, UserError
+from models.packed import call_once
+from models.patch_order import Order, order_of_patches
 from models.picture import Cell, Picture
+from models.picture_geometry import patch_cells
 from models.picture_prompts import IMAGE, PictureReader, cell_label
 from models.types import TokenizedPrompt
 
@@ -53,6 +56,8 @@ class Sight:
     """Of the tower on each of its rows, where its layers are a stack."""
     row_shape: tuple[int, ...] = ()
     """Of the pixels of each of its rows: [channel, y, x]."""
+    order: Order | None = None
+    """Of the patches that it is given in one row; None where it is not."""
 
     @property
     def image_token(self) -> str:
@@ -72,11 +77,26 @@ class Sight:
             UserError: see `PictureReader.prompt`.
         """
         prompt = self.reader.prompt(text, pictures, max_positions, bos)
+        if self.order is not None:
+            return replace(prompt, seen=self._patches(prompt, self.order))
         n_rows, row_shape = _tower_rows(prompt)
         if not self.n_layers or not n_rows or row_shape != self.row_shape:
             return prompt
         seen = picture_positions(self.reader, pictures, self.n_positions, n_rows=n_rows)
         return replace(prompt, seen=seen)
+
+    def _patches(self, prompt: TokenizedPrompt, order: Order) -> TokenizedPrompt:
+        """Return the positions of a tower that is given patches in one row."""
+        reader, pictures = self.reader, prompt.pictures
+        places = order.places(prompt.given or {})
+        cells = None
+        if reader.patch is not None:
+            cells = patch_cells(reader.images_alone, pictures, reader.patch, order.merge)
+        if cells is not None and len(cells) == len(places):
+            cells = [cells[i] for i in places]
+        else:
+            cells = None
+        return positions_of_cells(pictures, len(places), cells)
 
     def probe(self, text: str, max_positions: int) -> TokenizedPrompt:
         """Return the prompt that a model proves itself on."""
@@ -92,11 +112,20 @@ class Sight:
         Raises:
             UserError: layers of the language model are missing, or run several times.
         """
-        seeing, reading = split_layers(model, dispatching_calls(model, forward), prompt)
+        call_once(model, apart_from=model.get_decoder())
+        order = order_of_patches(model, forward, prompt)
+        calls = dispatching_calls(model, forward)
+        seeing, reading = split_layers(model, calls, prompt, order)
         count_layers(model, len(seeing))
         n_positions = seeing[0].extent[0] if seeing else 0
         _, row_shape = _tower_rows(prompt)
-        sight = replace(self, n_layers=len(seeing), n_positions=n_positions, row_shape=row_shape)
+        sight = replace(
+            self,
+            n_layers=len(seeing),
+            n_positions=n_positions,
+            row_shape=row_shape,
+            order=order if seeing else None,
+        )
         return FoundLayers(sight, [*seeing, *reading])
 
     def looks_ahead(self, run: Callable[[TapRequest], Any]) -> bool:
@@ -134,7 +163,10 @@ def _sees_later(inputs: Inputs) -> bool:
 
 
 def split_layers(
-    model: Any, sites: Sequence[AttentionSite | None], prompt: TokenizedPrompt
+    model: Any,
+    sites: Sequence[AttentionSite | None],
+    prompt: TokenizedPrompt,
+    order: Order | None = None,
 ) -> tuple[list[AttentionSite], list[AttentionSite]]:
     """Tell the tower's attention layers, where they make a stack, from the language model's.
 
@@ -142,6 +174,7 @@ def split_layers(
         sites: of every call of attention in a pass over one picture and some text, in order; None
             for a call whose output projection was not found.
         prompt: that picture and text.
+        order: of the patches, if the tower is given them in one row.
 
     Raises:
         UserError: layers of the language model are missing, or run several times.
@@ -158,9 +191,12 @@ def split_layers(
         )
     seeing = [site for site in known if site.module not in inside]
     once = len({site.module for site in seeing}) == len(seeing)
-    n_rows, _ = _tower_rows(prompt)
+    n_rows, _ = _tower_rows(prompt) if order is None else (1, ())
     alike = len({site.extent for site in seeing}) == 1
     alike = alike and all(site.n_parts == n_rows for site in seeing)
+    if alike and order is not None:
+        n_patches = len(order.places(prompt.given or {}))
+        alike = seeing[0].extent == (n_patches, n_patches)
     whole = len(known) == len(sites)
     return (seeing if once and alike and whole else []), reading
 
@@ -246,6 +282,29 @@ def picture_positions(
         pictures=tuple(pictures),
         cells=None if found is None else tuple(cells),
         given=given,
+    )
+
+
+def positions_of_cells(
+    pictures: Sequence[Picture], n: int, cells: Sequence[Cell | None] | None
+) -> TokenizedPrompt:
+    """Return the positions of a vision tower that are parts of pictures, all of them.
+
+    Args:
+        cells: what each shows; None where that is not known.
+    """
+    shown = cells or [None] * n
+    return TokenizedPrompt(
+        text="",
+        ids=tuple(range(n)),
+        labels=tuple(
+            f"▦{k}" if cell is None else cell_label(cell, len(pictures))
+            for k, cell in enumerate(shown)
+        ),
+        texts=("",) * n,
+        kinds=(IMAGE,) * n,
+        pictures=tuple(pictures),
+        cells=None if cells is None else tuple(cells),
     )
 
 

@@ -280,7 +280,6 @@ FAMILIES = {
         image_id="<|image_pad|>",
         picture=(64, 64),
         side=4,
-        tower=False,
     ),
     "qwen2.5-vl": VisionFamily(
         "qwen2_5_vl",
@@ -306,7 +305,6 @@ FAMILIES = {
         image_id="<|image_pad|>",
         picture=(64, 64),
         side=4,
-        tower=False,
     ),
     "llava-next": VisionFamily(
         "llava_next",
@@ -343,7 +341,6 @@ FAMILIES = {
         image_id="<|image_pad|>",
         picture=(64, 64),
         side=4,
-        tower=False,
         branches=False,
     ),
     "idefics3": VisionFamily(

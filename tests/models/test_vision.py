@@ -1,6 +1,7 @@
 """Models that read pictures, held against transformers' own eager run with plain hooks on the
 output projections; and each position of a picture against the pixels that it comes from."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -130,25 +131,40 @@ def test_every_head_of_the_tower_zeroed_equals_a_plain_hook(name: str) -> None:
             np.testing.assert_allclose(found[-2], log_probs(reference, prompt), atol=TOLERANCE)
 
 
+def tower_patterns(reference: Any, prompt: TokenizedPrompt) -> np.ndarray:
+    """Return the weights of every head of a tower in an eager run, [head, query, key]: tiles, and
+    windows, see themselves alone."""
+    paths = {id(module): path for path, module in reference.named_modules()}
+    layers = [
+        reference.get_submodule(paths[id(projection)].rsplit(".", 1)[0])
+        for projection in projections(reference, vision=True)
+    ]
+    seen: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in layers}
+    code = sys.modules[type(layers[0]).__module__]
+    plain = code.eager_attention_forward
+
+    def keeping(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        z, weights = plain(module, *args, **kwargs)
+        if module in seen:
+            seen[module] += list(weights)
+        return z, weights
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "eager_attention_forward", keeping)
+        log_probs(reference, prompt)
+    maps = [
+        torch.block_diag(*heads) for parts in seen.values() for heads in zip(*parts, strict=True)
+    ]
+    return torch.stack(maps).numpy()
+
+
 @pytest.mark.parametrize("name", SEEING)
 def test_the_tower_shows_its_attention_among_patches(name: str) -> None:
     model, prompt, reference = tiny_vision_model(name), prompt_of(name), eager(name)
     assert prompt.seen is not None
     maps = model.attention(prompt, model.all_heads("vision"))
     assert maps.prompt == prompt.seen
-    seen: list[torch.Tensor] = []
-
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append(output[1])
-
-    parents = {id(p): path for path, p in reference.named_modules()}
-    for projection in projections(reference, vision=True):
-        path = parents[id(projection)].rsplit(".", 1)[0]
-        reference.get_submodule(path).register_forward_hook(keep)
-    log_probs(reference, prompt)
-    # Of the tiles of a picture none sees another.
-    of_heads = torch.cat([pattern.transpose(0, 1) for pattern in seen])  # [head, tile, query, key]
-    expected = np.stack([torch.block_diag(*tiles).numpy() for tiles in of_heads])
+    expected = tower_patterns(reference, prompt)
     np.testing.assert_allclose(maps.values, expected, atol=TOLERANCE)
     rows = model.attention(prompt, model.all_heads("vision"), queries=[-1, 0, 9])
     np.testing.assert_allclose(rows.values, expected[:, [-1, 0, 9]], atol=TOLERANCE)
@@ -179,7 +195,98 @@ def test_changes_of_tiled_heads_are_those_of_whole_maps() -> None:
     assert max(expected) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["llava", "llava-next"])
+PACKED = [name for name in SEEING if name in ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "pixtral")]
+"""Towers that are given the patches of all pictures in one row."""
+
+
+@pytest.mark.parametrize("sizes", [[(80, 48)], [(64, 32), (48, 96)]])
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_towers_are_those_of_an_eager_run(name: str, sizes: list[tuple[int, int]]) -> None:
+    """With windows that are cut off at the edges, and with pictures of different sizes."""
+    model, reference = tiny_vision_model(name), eager(name)
+    pictures = [noise_picture(size, seed) for seed, size in enumerate(sizes)]
+    prompt = model.tokenize(QUESTION, pictures=pictures)
+    assert prompt.seen is not None
+    assert len(prompt.seen) == sum(width * height // 64 for width, height in sizes)
+    heads = model.all_heads("vision")
+    maps = model.attention(prompt, heads)
+    np.testing.assert_allclose(maps.values, tower_patterns(reference, prompt), atol=TOLERANCE)
+    layers = projections(reference, vision=True)
+    found = model.ablated_logprobs(prompt, [[head] for head in heads], Zero()).numpy()
+    for row, head in zip(found, heads, strict=True):
+        with zeroed(layers[head.layer], head.head, 4):
+            np.testing.assert_allclose(row, log_probs(reference, prompt), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (80, 48)])
+@pytest.mark.parametrize("name", PACKED)
+def test_a_bright_patch_comes_out_where_the_tower_has_it(name: str, size: tuple[int, int]) -> None:
+    """Every patch in turn, seen by what the first layer of an eager run is given."""
+    model, reference = tiny_vision_model(name), eager(name)
+    dark = np.zeros((size[1], size[0], 3), np.uint8)
+    prompt = model.tokenize(QUESTION, pictures=[Picture(dark, "dark")])
+    assert prompt.seen is not None
+    assert prompt.seen.cells is not None
+    before = given_to_tower(reference, prompt)
+    for k, cell in enumerate(prompt.seen.cells):
+        assert cell is not None
+        pixels = dark.copy()
+        left, top = round(cell.left), round(cell.top)
+        assert (left, top) == (8 * cell.column, 8 * cell.row)
+        pixels[top : round(cell.bottom), left : round(cell.right)] = 255
+        lit = model.tokenize(QUESTION, pictures=[Picture(pixels, "lit")])
+        change = (given_to_tower(reference, lit) - before).norm(dim=-1)
+        assert change.nonzero().ravel().tolist() == [k]
+
+
+def given_to_tower(model: Any, prompt: TokenizedPrompt) -> torch.Tensor:
+    """Return what the first attention layer of a tower is given, [position, d]."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    path = paths[id(projections(model, vision=True)[0])].rsplit(".", 1)[0]
+    kept: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept.append([*args, *kwargs.values()][0])
+
+    handle = model.get_submodule(path).register_forward_pre_hook(keep, with_kwargs=True)
+    log_probs(model, prompt)
+    handle.remove()
+    return kept[0].reshape(-1, kept[0].shape[-1])
+
+
+def test_interventions_act_within_the_windows_of_a_tower() -> None:
+    """Of 4 x 4 patches each, but in layer 1, where all see all."""
+    model, prompt = tiny_vision_model("qwen2.5-vl"), prompt_of("qwen2.5-vl")
+    windowed, whole = Head(0, 2, "vision"), Head(1, 2, "vision")
+    [clean, wide] = model.attention(prompt, [windowed, whole]).values
+    window = np.arange(64) // 16
+    np.testing.assert_array_equal(clean > 0, window[:, None] == window[None])
+    assert (wide > 0).all()
+    inside = Ablation((windowed,), Knockout((20,), (25,)))
+    [after] = model.attention(prompt, [windowed], inside).values
+    others = np.arange(64) != 25
+    assert after[20, 25] == 0
+    np.testing.assert_allclose(
+        after[20, others], clean[20, others] / clean[20, others].sum(), atol=TOLERANCE
+    )
+    outside = Ablation((windowed,), Knockout((20,), (50,)))  # which it does not see anyway
+    before = model.predict(prompt).log_probs
+    np.testing.assert_allclose(
+        model.predict(prompt, ablation=outside).log_probs, before, atol=TOLERANCE
+    )
+    assert np.abs(model.predict(prompt, ablation=inside).log_probs - before).max() > TOLERANCE
+    with pytest.raises(UserError, match="leaves position 20 nothing to attend to"):
+        model.predict(prompt, ablation=Ablation((windowed,), Knockout((20,), tuple(range(16, 32)))))
+    for spec in ("mean", "permute:0", "sparsify:fraction=0.5", "scale:2"):
+        one = model.predict(
+            prompt, ablation=Ablation((windowed,), parse_intervention(spec))
+        ).log_probs
+        sets = [[windowed], [whole], [windowed, whole]]
+        rows = model.ablated_logprobs(prompt, sets, parse_intervention(spec)).numpy()
+        np.testing.assert_allclose(rows[0], one, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava-next", "qwen2.5-vl"])
 def test_searches_are_screened_through_the_tower(name: str) -> None:
     model, prompt = tiny_vision_model(name), prompt_of(name)
     for intervention in (Zero(), Knockout((2,), (3,))):
