@@ -4,12 +4,14 @@ A name is a hub id, a directory or a GGUF file. Hub models are brought into the 
 (`models.hub`), so that everything is loaded from a local directory.
 """
 
+import json
 import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +20,10 @@ from models.hub import fetch_model
 
 LONGEST_NAME = 1000
 """Characters of a name or path; more is a mistake, and would make messages unreadable."""
+
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+"""What prepares pictures for a model, in newer and in older checkpoints; what the first says counts
+before what the second does."""
 
 Notify = Callable[[str], None]
 
@@ -156,3 +162,22 @@ def _reason(error: BaseException, longest: int = 200) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0].strip().rstrip(".") if lines else type(error).__name__
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def processor_settings(directory: Path, name: str) -> dict[str, Any]:
+    """Return what a checkpoint's files say of its processor.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    found: dict[str, Any] = {}
+    for file in reversed(PROCESSOR_FILES):
+        try:
+            found |= json.loads((directory / file).read_text("utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                ErrorKind.MODEL, f"{name}: {file} is damaged, it is not valid JSON."
+            ) from error
+    return found

@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from models.checkpoints import Checkpoint, Notify, failing_as, locate
+from models.checkpoints import PROCESSOR_FILES, Checkpoint, Notify, failing_as, locate
 from models.errors import ErrorKind, UserError
+from models.line_prompts import read_line_processor, reads_lines
 from models.model_classes import (
     answers_with_numbers,
     compares_texts,
@@ -38,9 +39,6 @@ DTYPES = {
     "float16": torch.float16,
 }
 """The dtypes that can be asked for, by name."""
-
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
-"""What prepares pictures for a model, in newer and in older checkpoints."""
 
 SPLITS_DIGITS = frozenset(
     {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva"}
@@ -223,6 +221,9 @@ def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
             f"({' or '.join(PROCESSOR_FILES)}) beside config.json.",
         )
     with failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
+        if reads_lines(config):
+            tokenizer = _load_tokenizer(checkpoint)
+            return read_line_processor(checkpoint.directory, checkpoint.name, config, tokenizer)
         return _of_images_alone(PROCESSOR_MAPPING[type(config)]).from_pretrained(
             checkpoint.directory, trust_remote_code=False, local_files_only=True
         )

@@ -68,7 +68,7 @@ def order_of_patches(
         forward: runs the model once on the prompt, which has one picture.
     """
     given = prompt.given or {}
-    config: Any = getattr(model.config, "vision_config", None)  # type: ignore[union-attr]
+    config: Any = getattr(model.config, "vision_config", None)
     side = getattr(config, "patch_size", None)
     if not isinstance(side, int) or not (GRIDS in given or SIZES in given):
         return None

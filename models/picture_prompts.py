@@ -9,6 +9,7 @@ from cachetools import LRUCache
 
 from models import tokens
 from models.errors import ErrorKind, UserError
+from models.line_prompts import LineProcessor
 from models.picture import MOST_PICTURES, Cell, Picture
 from models.picture_geometry import Patch, image_cells
 from models.types import TokenizedPrompt
@@ -179,6 +180,15 @@ def cell_label(cell: Cell, n_pictures: int = 1) -> str:
     return f"▦{picture}{cell.row},{cell.column}{tile}"
 
 
+def _patch(model: Any, processor: Any) -> Patch | None:
+    """Return how a processor hands out patches one by one, if it does."""
+    vision = getattr(model.config, "vision_config", None)
+    merge = getattr(vision, "spatial_merge_size", None)
+    images = processor.image_processor
+    frames = getattr(images, "temporal_patch_size", None)
+    return Patch(images.patch_size, frames, merge) if merge and frames else None
+
+
 def picture_reader(
     model: Any, processor: Any, reader: tokens.TokenReader, name: str
 ) -> PictureReader:
@@ -197,11 +207,7 @@ def picture_reader(
             ErrorKind.MODEL,
             f"{name} does not say which token stands for a picture, so it is not supported.",
         )
-    vision = getattr(model.config, "vision_config", None)
-    merge = getattr(vision, "spatial_merge_size", None)
-    images = processor.image_processor
-    frames = getattr(images, "temporal_patch_size", None)
-    patch = Patch(images.patch_size, frames, merge) if merge and frames else None
+    patch = processor.patch if isinstance(processor, LineProcessor) else _patch(model, processor)
     ends = (f"vision_{end}_token_id" for end in ("start", "end"))
     stated_ends = [getattr(model.config, end, None) for end in ends]
     around = tuple("" if i is None else reader.text(i) for i in stated_ends)

@@ -6,7 +6,6 @@ states are told as standard deviations from the mean of what the policy was trai
 come back so.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers.image_utils import (
 )
 
 from models import tokens
+from models.checkpoints import processor_settings
 from models.discovery import Forward, dispatching_calls
 from models.errors import ErrorKind, UserError
 from models.flow_policy import FlowPolicy
@@ -95,7 +95,7 @@ def read_policy_processor(
     Raises:
         UserError: a file is damaged, or its statistics do not make sense.
     """
-    settings = _settings(directory, name)
+    settings = processor_settings(directory, name)
     images = settings.get("image_processor", settings)
     if not isinstance(images, dict):
         images = {}
@@ -115,20 +115,6 @@ def read_policy_processor(
             ErrorKind.MODEL,
             f"{name}: processor_config.json does not have the form of a policy's ({error}).",
         ) from error
-
-
-def _settings(directory: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for file in ("preprocessor_config.json", "processor_config.json"):
-        try:
-            found |= json.loads((directory / file).read_text("utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                ErrorKind.MODEL, f"{name}: {file} is damaged, it is not valid JSON."
-            ) from error
-    return found
 
 
 def _paired(pair: Sequence[FloatArray | None]) -> Statistics | None:

@@ -226,6 +226,28 @@ def _llava_onevision(tokenizer: Any) -> Any:
     )
 
 
+def _pixtral(tokenizer: Any, merge: int = 1) -> Any:
+    from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+    images = PixtralImageProcessorPil(
+        size={"longest_edge": 128}, patch_size={"height": 8, "width": 8}
+    )
+    settings = {"patch_size": 8, "spatial_merge_size": merge, "processor_class": "PixtralProcessor"}
+    return _ImagesAlone(images, tokenizer, settings)
+
+
+def _mistral3(tokenizer: Any) -> Any:
+    return _pixtral(tokenizer, merge=2)
+
+
+_PIXTRAL = {**_CLIP, "model_type": "pixtral", "head_dim": 8, "image_size": 128}
+_LINE_TOKENS = {
+    "image_token": "[IMG]",
+    "image_break_token": "[IMG_BREAK]",
+    "image_end_token": "[IMG_END]",
+}
+
+
 FAMILIES = {
     "llava": VisionFamily("llava", _CLIP, _LLAMA, _llava),
     "llava-siglip": VisionFamily(
@@ -400,6 +422,25 @@ FAMILIES = {
         picture=(64, 64),
         side=8,
         blank=8,
+    ),
+    "pixtral": VisionFamily(
+        "llava",
+        _PIXTRAL,
+        _LLAMA,
+        _pixtral,
+        tokens=_LINE_TOKENS,
+        config={"vision_feature_select_strategy": "full", "vision_feature_layer": -1},
+        image_id="[IMG]",
+    ),
+    "mistral3": VisionFamily(
+        "mistral3",
+        _PIXTRAL,
+        {**_LLAMA, "model_type": "mistral", "head_dim": 8},
+        _mistral3,
+        tokens=_LINE_TOKENS,
+        config={"spatial_merge_size": 2, "vision_feature_layer": -1},
+        image_id="[IMG]",
+        picture=(64, 64),
     ),
 }
 

@@ -1,7 +1,10 @@
 """Models that read pictures, held against transformers' own eager run with plain hooks on the
 output projections; and each position of a picture against the pixels that it comes from."""
 
+import json
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +38,9 @@ from ablation.paired_reading import map_change
 from models.errors import ErrorKind, UserError
 from models.forward_pass import beside
 from models.picture import Picture
+from models.registry import load_model
 from models.types import Head, TokenizedPrompt
+from models.vision import Sight
 from viz.standalone import attention_html
 
 TOLERANCE = 3e-5
@@ -195,7 +200,7 @@ def test_changes_of_tiled_heads_are_those_of_whole_maps() -> None:
     assert max(expected) > 1e-3
 
 
-PACKED = [name for name in SEEING if name in ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "pixtral")]
+PACKED = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "pixtral", "mistral3"]
 """Towers that are given the patches of all pictures in one row."""
 
 
@@ -695,3 +700,46 @@ def test_words_that_name_no_position(word: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         model.predict(prompt, ablation=Ablation(model.all_heads()[:1], Zero(), (word,)))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pixtral", "mistral3"])
+def test_pictures_read_line_by_line_are_written_as_by_transformers_own_processor(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It insists on torchvision for its images; here it is handed those that Pillow prepares."""
+    from transformers.models.pixtral import image_processing_pil_pixtral as by_pillow
+
+    path = "transformers.models.pixtral.image_processing_pixtral"
+    monkeypatch.setitem(sys.modules, path, by_pillow)
+    from transformers.models.pixtral.processing_pixtral import PixtralProcessor
+
+    model = tiny_vision_model(name)
+    assert isinstance(model._sight, Sight)
+    own = model._sight.reader.processor
+    settings = json.loads((tiny_vision_directory(name) / "processor_config.json").read_text())
+    theirs = PixtralProcessor(
+        by_pillow.PixtralImageProcessorPil(size={"longest_edge": 128}),
+        own.tokenizer,
+        patch_size=settings["patch_size"],
+        spatial_merge_size=settings["spatial_merge_size"],
+    )
+    for sizes in ([(64, 64)], [(300, 170)], [(50, 33), (20, 140)]):
+        pictures = [noise_picture(size, seed) for seed, size in enumerate(sizes)]
+        text = "[IMG] what is " + "or the [IMG]" * (len(sizes) - 1) + " picture"
+        prompt = model.tokenize(text, pictures=pictures)
+        made = theirs(images=[one.pixels for one in pictures], text=[text], return_tensors="np")
+        assert prompt.ids == tuple(made["input_ids"][0])
+        assert prompt.given is not None
+        np.testing.assert_array_equal(prompt.given["pixel_values"], made["pixel_values"])
+        np.testing.assert_array_equal(prompt.given["image_sizes"], made["image_sizes"])
+
+
+def test_a_tokenizer_without_the_marks_of_lines_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(tiny_vision_directory("pixtral"), tmp_path / "m")
+    settings = tmp_path / "m" / "processor_config.json"
+    settings.write_text(json.dumps({"image_break_token": "[NEXT_LINE]"}))
+    with pytest.raises(UserError, match=r"no token \[NEXT_LINE\], with which pictures are written"):
+        load_model(tmp_path / "m", device="cpu")
+    settings.write_text("{")
+    with pytest.raises(UserError, match=r"processor_config.json is damaged"):
+        load_model(tmp_path / "m", device="cpu")
