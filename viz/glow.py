@@ -11,9 +11,11 @@ Place = tuple[slice, slice]
 """Rows and columns of pixels."""
 
 
-def places_of(cells: Sequence[Cell | None], zoom: float, shape: tuple[int, int]) -> list[Place]:
-    """Return the pixels that each cell of the first picture covers, one at least; none for what
-    shows nothing of it.
+def places_of(
+    cells: Sequence[Cell | None], zoom: float, shape: tuple[int, int], picture: int = 0
+) -> list[Place]:
+    """Return the pixels that each cell of one picture covers, one at least; none for what shows
+    nothing of it.
 
     Args:
         zoom: pixels for a pixel of the picture.
@@ -22,7 +24,7 @@ def places_of(cells: Sequence[Cell | None], zoom: float, shape: tuple[int, int])
     height, width = shape
     places = []
     for cell in cells:
-        if cell is None or cell.picture:
+        if cell is None or cell.picture != picture:
             places.append((slice(0, 0), slice(0, 0)))
             continue
         top, left = min(int(cell.top * zoom), height - 1), min(int(cell.left * zoom), width - 1)

@@ -29,6 +29,7 @@ def over_picture_figure(
     picture: Picture,
     chosen: Sequence[Head] = (),
     *,
+    which: int = 0,
     width: int = 720,
     dark: bool = False,
 ) -> go.Figure:
@@ -37,12 +38,13 @@ def over_picture_figure(
     As `head_map_figure`, each cell can be clicked and yields `x`, the head, and `y`, the layer.
 
     Args:
-        picture: the first of the prompt, the one that is drawn.
+        picture: the one of the prompt that is drawn.
+        which: its number there.
         width: of the figure at most, px.
     """
     n_layers, n_heads, _ = found.weights.shape
     side = int(np.clip((width - _ROOM) // n_heads, LEAST, MOST))
-    image = mosaic(found.weights, found.cells, picture, side, dark)
+    image = mosaic(found.weights, found.cells, picture, side, which, dark)
     content = Picture(image, "all heads").png()
     tall, wide = image.shape[0] // n_layers, image.shape[1] // n_heads
     figure = head_map_figure(
@@ -77,6 +79,7 @@ def mosaic(
     cells: Sequence[Cell | None],
     picture: Picture,
     side: int,
+    which: int = 0,
     dark: bool = False,
 ) -> np.ndarray:
     """Return thumbnails of a picture with weights over it, uint8 [y, x, 3], the last layer on top.
@@ -87,6 +90,7 @@ def mosaic(
     Args:
         weights: float [n_layers, n_heads, n_cells], NaN for heads that are not there.
         side: of a thumbnail's longer side, pixels.
+        which: the picture's number in the prompt.
     """
     zoom = side / max(picture.width, picture.height)
     wide, tall = (max(1, round(n * zoom)) for n in (picture.width, picture.height))
@@ -97,7 +101,7 @@ def mosaic(
     largest = float(np.nanmax(weights)) or 1.0
     n_layers, n_heads, _ = weights.shape
     sheet = np.zeros((n_layers * tall, n_heads * wide, 3), dtype=np.uint8)
-    places = places_of(cells, zoom, (tall, wide))
+    places = places_of(cells, zoom, (tall, wide), which)
     for layer in range(n_layers):
         for head in range(n_heads):
             top, left = (n_layers - 1 - layer) * tall, head * wide

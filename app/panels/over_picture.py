@@ -5,7 +5,7 @@ from typing import Any
 from dash import Dash, Input, Output, State, html, no_update
 
 from app import ids
-from app.panels.pieces import choose_on_click, graph, switch
+from app.panels.pieces import choose_on_click, graph, segmented, switch
 from app.services import Services, ablation_of
 from app.view import View
 from models.errors import UserError
@@ -18,7 +18,13 @@ WIDTH, HEIGHT = 612, 200  # px
 def layout() -> html.Div:
     return html.Div(
         [
-            switch(ids.OVER_PICTURE, "all heads of the stack"),
+            html.Div(
+                [
+                    switch(ids.OVER_PICTURE, "all heads of the stack"),
+                    segmented(ids.OVER_PICTURE_WHICH, (), "0", "Which picture", display="none"),
+                ],
+                className="row",
+            ),
             html.Div(
                 [
                     html.P(id=ids.OVER_PICTURE_NOTE, className="note", role="status"),
@@ -32,8 +38,9 @@ def layout() -> html.Div:
     )
 
 
-def figure_of(services: Services, view: View, dark: bool) -> tuple[Any, str]:
-    """Return all heads of a view's stack over its picture, and what is said of it.
+def figure_of(services: Services, view: View, which: int, dark: bool) -> tuple[Any, str, int]:
+    """Return all heads of a view's stack over one of its pictures, what is said of it, and how many
+    pictures there are.
 
     Raises:
         UserError: there is no picture, or the prompt cannot be used.
@@ -49,15 +56,24 @@ def figure_of(services: Services, view: View, dark: bool) -> tuple[Any, str]:
         query = view.position
     with services.runs.awaited(model):
         found = on_picture(model, prompt, stack, query, ablation)
+    n_pictures = len(prompt.pictures)
+    which = which if which in range(n_pictures) else 0
     figure = over_picture_figure(
-        found, prompt.pictures[0], view.heads or (), width=WIDTH, dark=dark
+        found, prompt.pictures[which], view.heads or (), which=which, width=WIDTH, dark=dark
     )
     whose = "the actions" if stack == EXPERT else "the picture's parts"
     looking = f"{whose} look, on average" if query is None else f"{prompt.labels[query]} looks"
-    if len(prompt.pictures) > 1:
-        looking += f" on the first of {len(prompt.pictures)} pictures"
+    if n_pictures > 1:
+        looking += f" on picture {which + 1} of {n_pictures}"
     run = "" if ablation is None else ", heads ablated"
-    return figure, f"Where {looking}{run}; one scale for all heads. Click a head to choose it."
+    said = f"Where {looking}{run}; one scale for all heads. Click a head to choose it."
+    return figure, said, n_pictures
+
+
+def choices(n_pictures: int) -> tuple[list[dict[str, str]], str | None]:
+    """Return the pictures that one may choose among, and whether the choice is hidden."""
+    named = [{"value": str(i), "label": f"picture {i + 1}"} for i in range(n_pictures)]
+    return (named, None) if n_pictures > 1 else ([], "none")
 
 
 def register(app: Dash, services: Services) -> None:
@@ -68,24 +84,29 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.OVER_PICTURE_NOTE, "children"),
         Output(ids.OVER_PICTURE_PLACE, "hidden"),
         Output(ids.OVER_PICTURE_SHOWN, "data"),
+        Output(ids.OVER_PICTURE_WHICH, "data"),
+        Output(ids.OVER_PICTURE_WHICH, "display"),
         Input(ids.OVER_PICTURE, "checked"),
+        Input(ids.OVER_PICTURE_WHICH, "value"),
         Input(ids.VIEW, "data"),
         Input(ids.DARK, "data"),
         State(ids.OVER_PICTURE_SHOWN, "data"),
         prevent_initial_call=True,
     )
-    def draw(checked: bool, data: dict[str, Any] | None, dark: bool, shown: Any) -> Any:
+    def draw(checked: bool, which: str, data: dict[str, Any] | None, dark: bool, shown: Any) -> Any:
         if not checked or data is None or data["picture"] != "image":
-            return no_update, no_update, no_update if shown is None else True, None
+            hidden = no_update if shown is None else True
+            return no_update, no_update, hidden, None, no_update, "none"
         names = ("model", "prompt", "second", "images", "bos", "stack", "token", "position")
         ablated = [data[name] for name in ("heads", "intervention", "acted")]
-        asked = [*(data[n] for n in names), data["ablate"] and ablated, bool(dark)]
+        asked = [*(data[n] for n in names), data["ablate"] and ablated, bool(dark), which]
         if asked == shown:
-            return no_update, no_update, False, no_update
+            return no_update, no_update, False, no_update, no_update, no_update
         try:
-            figure, said = figure_of(services, View.from_json(data), bool(dark))
+            view = View.from_json(data)
+            figure, said, n_pictures = figure_of(services, view, int(which), bool(dark))
         except UserError as error:
-            return no_update, str(error), False, asked
-        return figure, said, False, asked
+            return no_update, str(error), False, asked, [], "none"
+        return figure, said, False, asked, *choices(n_pictures)
 
     choose_on_click(app, ids.OVER_PICTURE_MAP)

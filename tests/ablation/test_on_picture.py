@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,6 +67,10 @@ def test_the_figure_has_each_head_where_it_belongs() -> None:
     assert rows.max() < 20  # the last layer stands on top
     assert columns.min() >= side + 10
     assert columns.max() < side + 20
+    cells = [None if cell is None else replace(cell, picture=1) for cell in found.cells]
+    second = mosaic(weights, cells, picture, side, which=1).astype(int)
+    np.testing.assert_array_equal(second, sheet)
+    np.testing.assert_array_equal(mosaic(weights, cells, picture, side).astype(int), plain)
     figure = over_picture_figure(found, picture, [Head(1, 2)], width=400)
     [image] = figure.layout.images
     assert (image.x, image.y, image.sizex, image.sizey) == (-0.5, 2.5, 4, 3)
