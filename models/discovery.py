@@ -110,7 +110,7 @@ def find_returning_sites(
 
     def leave(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         running.pop()
-        if _is_linear(module):
+        if is_linear(module):
             last_linear.update((ancestor, module) for ancestor in running)
         pattern = pattern_in(output)
         inner_already = any(site in set(module.modules()) for site, _ in found)
@@ -169,7 +169,7 @@ def _is_pattern(pattern: Tensor, extents: Collection[tuple[int, int]]) -> bool:
     return bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-2))
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     """Whether a module is one linear map: `nn.Linear`, or transformers' transposed `Conv1D`."""
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
@@ -185,7 +185,7 @@ def projection_weight(projection: nn.Module) -> Tensor:
 def _temporary_pre_hooks(
     model: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...]], None]
 ) -> Iterator[None]:
-    handles = [m.register_forward_pre_hook(hook) for m in model.modules() if _is_linear(m)]
+    handles = [m.register_forward_pre_hook(hook) for m in model.modules() if is_linear(m)]
     try:
         yield
     finally:

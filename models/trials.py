@@ -1,7 +1,10 @@
 """Trying a module out on random input: what it computes is proven, not read off its name."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def random_input(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
@@ -10,8 +13,9 @@ def random_input(shape: tuple[int, ...], like: Tensor, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator).to(like.device, like.dtype)
 
 
-def outcome(module: nn.Module, x: Tensor) -> Tensor | None:
-    """Return what a module makes of one tensor; None if it is no tensor of the same shape."""
+def outcome(module: Callable[[Tensor], Any], x: Tensor) -> Tensor | None:
+    """Return what a module, or another function, makes of one tensor; None if it is no tensor of
+    the same shape."""
     try:
         own = module(x)
     except (TypeError, ValueError, RuntimeError, IndexError):

@@ -1,5 +1,7 @@
 """Fused kernels stand in only for functions that they equal."""
 
+import copy
+
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
@@ -7,7 +9,9 @@ from tiny import FAMILIES, tiny_torch_model
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.phi3.modeling_phi3 import Phi3MLP
 
 from models.fused import fuse
 
@@ -66,3 +70,41 @@ def test_a_model_with_fused_kernels_gives_the_same_logits(family: str) -> None:
         assert n_fused >= 3
     # Float32 rounding; the families' logits are of order 1 to 10.
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+
+
+MLPS = {"llama": LlamaMLP, "gpt2": GPT2MLP, "phi3": Phi3MLP}
+
+
+def mlp(family: str) -> nn.Module:
+    """Return an MLP of a tiny model."""
+    found = next(m for m in tiny_torch_model(family).modules() if isinstance(m, MLPS[family]))
+    return copy.deepcopy(found)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_mlps_write_over_what_they_have_made(family: str) -> None:
+    module = mlp(family)
+    x = torch.randn(4, 3, 32, generator=torch.Generator().manual_seed(1))
+    given, before, own = x.clone(), module(x), module.forward
+    assert fuse(nn.Sequential(module)) >= 1
+    assert module.forward != own
+    with torch.inference_mode():
+        torch.testing.assert_close(module(x), before, atol=1e-6, rtol=0)
+    torch.testing.assert_close(x, given, atol=0, rtol=0)  # what it is given is not its own
+
+
+def test_fused_modules_keep_what_gradients_need() -> None:
+    for module in (mlp("llama"), mlp("gpt2"), norm(LlamaRMSNorm)):
+        width = 16 if isinstance(module, LlamaRMSNorm) else 32
+        x = torch.randn(4, 3, width, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        [expected] = torch.autograd.grad(module(x).square().sum(), x)
+        assert fuse(nn.Sequential(module)) >= 1
+        [found] = torch.autograd.grad(module(x).square().sum(), x)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_mlps_of_another_form_are_left_alone() -> None:
+    module = mlp("phi3")  # gate and up are one map
+    own = module.forward
+    fuse(nn.Sequential(module))
+    assert module.forward == own
