@@ -53,9 +53,13 @@ from models.blocks import (
     Window,
     watching,
 )
+from models.cores import Cores, computes_on_cores, n_cores
 from models.edits import HeadEditor, RowPlan, rows_by_layer
 from models.placement import execution_device
 from models.types import Head
+
+LEAST_OF_A_CORE = 32
+"""Rows times positions that are worth a core of their own."""
 
 
 class LogitsOf(Protocol):
@@ -151,6 +155,10 @@ class Group:
     """The layer where each row branches off, ascending."""
     head_sets: tuple[tuple[Head, ...], ...]
 
+    def every(self, n: int) -> list["Group"]:
+        """Return n groups, each with every n-th set: about as much work."""
+        return [Group(self.layers[i::n], self.head_sets[i::n]) for i in range(n)]
+
     def n_before(self, layer: int) -> int:
         """Return how many rows have branched off before a layer."""
         return bisect_left(self.layers, layer)
@@ -210,6 +218,7 @@ class BranchEngine:
         self._causal = causal
         self._logits_of = logits_of
         self._n_before = n_before
+        self._cores = Cores() if computes_on_cores(model) else None
 
     @staticmethod
     def install(
@@ -321,6 +330,17 @@ class BranchEngine:
 
     def _run(self, base: BaseRun, group: Group) -> Tensor:
         """Run one pass; return logits [n_rows, n_vocab]."""
+        n = n_cores()
+        if self._cores is None or not shared_out(len(group.layers), base.window.count, n):
+            return self._finish(base, self._last_hidden(base, group))
+        parts = self._cores.map(lambda part: self._last_hidden(base, part), group.every(n))
+        hidden = parts[0].new_empty(len(group.layers), *parts[0].shape[1:])
+        for i, part in enumerate(parts):
+            hidden[i::n] = part
+        return self._finish(base, hidden)
+
+    def _last_hidden(self, base: BaseRun, group: Group) -> Tensor:
+        """Run the blocks; return their output at the position read, [n_rows, 1, d_model]."""
         layers = range(group.layers[0], len(self._blocks))
         device = base.calls[0].hidden.device
         # All that goes to the device goes before the first block: inside the pass nothing waits.
@@ -347,7 +367,7 @@ class BranchEngine:
             window = block_pass.window
         refuse_empty_queries(left_alone)
         assert hidden is not None
-        return self._finish(base, hidden[:, base.editing.read - window.first].unsqueeze(1))
+        return hidden[:, base.editing.read - window.first].unsqueeze(1)
 
     def _run_block(self, block_pass: "BlockPass", hidden: Tensor | None) -> Tensor:
         """Run a block; return its output [n_rows, window.count, d_model]."""
@@ -375,6 +395,11 @@ class BranchEngine:
         ids = [[0]] * len(hidden)
         with watching(Finished(hidden, base.calls)):
             return self._logits_of(ids, TapRequest(), 0)[:, 0]
+
+
+def shared_out(n_rows: int, n_positions: int, n_parts: int) -> bool:
+    """Whether the rows of a pass are worth sharing out among so many cores."""
+    return 1 < n_parts <= n_rows and n_rows * n_positions >= n_parts * LEAST_OF_A_CORE
 
 
 def branch_layer(heads: frozenset[Head], common: frozenset[Head]) -> int:

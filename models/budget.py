@@ -7,19 +7,19 @@ import torch
 from torch import nn
 
 from models.blocks import Window
+from models.cores import n_cores
 
 GIGABYTE = 1e9
 
 FREE_SHARE = 0.5
 """Share of the memory free at the time that one pass may take, if nothing else is asked for."""
 
-CPU_WIDEST_BYTES = 12 * 2**20
-"""About how large the widest tensor of a pass gets on a CPU. Larger passes are no faster (beyond
-the caches, each fresh tensor costs page faults too), and a pass is also the grain of progress and
-of cancelling."""
+CPU_WIDEST_BYTES = 6 * 2**20
+"""About how large the widest tensor of a pass gets on a CPU, for each core. Larger passes are no
+faster (they outgrow the caches), and a pass is also the grain of progress and of cancelling."""
 
-CPU_LEAST_POSITIONS = 256
-"""Rows times positions below which matrix products run out of work to share among cores."""
+CPU_LEAST_POSITIONS = 128
+"""Rows times positions below which a core's matrix products are slower."""
 
 LIVE_HIDDEN = 10
 """About how many tensors of a block's hidden size live at once, the query, key and value among
@@ -89,8 +89,10 @@ class MemoryBudget:
             return 1
         fit = int(self._bytes() / self._bytes_per_row(window.count, n_keys, writes_scores))
         if self.device.type == "cpu":
-            positions = CPU_WIDEST_BYTES // (self.item_bytes * self.d_inner)
-            fit = min(fit, max(positions, CPU_LEAST_POSITIONS) // window.count)
+            positions = max(
+                CPU_WIDEST_BYTES // (self.item_bytes * self.d_inner), CPU_LEAST_POSITIONS
+            )
+            fit = min(fit, n_cores() * positions // window.count)
         return max(1, fit)
 
     def _bytes_per_row(self, n_positions: int, n_keys: int, writes_scores: bool) -> float:
