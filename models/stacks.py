@@ -42,19 +42,30 @@ class Axes:
         """Whether queries and keys are the same positions."""
         return self.queries is self.keys
 
-    def visible(self) -> np.ndarray:
-        """Return which keys each query can see at all, bool [n_query, n_key].
+    def starts(self) -> np.ndarray:
+        """Return where what each query is part of begins, int [n_query]: each of the texts that a
+        picture is compared with sees itself alone; all else begins at 0."""
+        given = self.queries.given or {}
+        if "input_ids" not in given:
+            return np.zeros(len(self.queries), int)
+        n_texts, length = given["input_ids"].shape
+        return np.repeat(np.arange(n_texts) * length, length)
 
-        Of texts that a picture is compared with, each sees itself alone, and no padding where the
-        tower is told of it.
-        """
+    def shown(self) -> np.ndarray:
+        """Return which queries are more than padding that the model is told of, bool [n_query]."""
+        mask = (self.queries.given or {}).get("attention_mask")
+        if mask is None or mask.size != len(self.queries):
+            return np.ones(len(self.queries), bool)
+        told: np.ndarray = mask.reshape(-1).astype(bool)
+        return told
+
+    def visible(self) -> np.ndarray:
+        """Return which keys each query can see at all, bool [n_query, n_key]."""
         shape = (len(self.queries), len(self.keys))
         visible: np.ndarray = np.tri(*shape, dtype=bool) if self.causal else np.ones(shape, bool)
-        given = self.keys.given or {}
-        if self.own and self.keys.segments is not None and "input_ids" in given:
-            of_text = np.array(self.keys.segments)
-            visible &= of_text[:, None] == of_text
-            visible &= given.get("attention_mask", np.ones(1, bool)).reshape(-1).astype(bool)
+        if self.own:
+            starts = self.starts()
+            visible &= (starts[:, None] == starts) & self.shown()
         return visible
 
 

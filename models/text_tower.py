@@ -97,7 +97,6 @@ def _positions(
         ),
         texts=tuple(reader.text(token) if own else "" for token, own, _ in found),
         kinds=tuple(reader.kind(token) if own else "special" for token, own, _ in found),
-        segments=tuple(text for _, _, text in found),
         given={name: ids.cpu().numpy() for name, ids in given.items()},
     )
 

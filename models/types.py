@@ -139,8 +139,7 @@ class TokenizedPrompt:
     source: "TokenizedPrompt | None" = None
     """What the encoder of an encoder-decoder reads."""
     segments: tuple[int, ...] | None = None
-    """Of which sentence of a pair each position is, 0 or 1, or of which of the texts that a picture
-    is compared with; None where there is but one."""
+    """Of which sentence of a pair each position is, 0 or 1; None where there is no pair."""
     pictures: tuple[Picture, ...] = ()
     """What stands in it beside text."""
     cells: "tuple[Cell | None, ...] | None" = None

@@ -132,7 +132,8 @@ def test_the_texts_stand_one_behind_the_other(name: str) -> None:
     model, prompt = tiny_comparing(name), prompt_of(name)
     texts, length = texts_of(prompt), LENGTH[name]
     assert len(texts) == 3 * length
-    assert texts.segments == (0,) * length + (1,) * length + (2,) * length
+    starts = model.stacks.axes(prompt, "text").starts()
+    assert starts.tolist() == [0] * length + [length] * length + [2 * length] * length
     opening = ["<s>"] * (name == "CLIP")
     for i, text in enumerate(TEXTS):
         words = [*opening, *text.split(), "</s>"]
@@ -214,6 +215,16 @@ def test_the_overview_reads_every_head(name: str) -> None:
     n = len(texts_of(prompt))
     np.testing.assert_allclose(found.thumbnails.reshape(8, n, n), expected, atol=TOLERANCE)
     assert found.causal is (name == "CLIP")
+    # Each text has a first token; padding counts where the tower does not know it as such.
+    maps, length = torch.from_numpy(expected).reshape(2, 4, n, n), LENGTH[name]
+    firsts = maps[:, :, torch.arange(n), torch.arange(n) // length * length]
+    told = name != "SigLIP"
+    shown = [not label.startswith("padding") or not told for label in texts_of(prompt).labels]
+    looking = [shown[i] and not (name == "CLIP" and i % length == 0) for i in range(n)]
+    mean = firsts[..., torch.tensor(looking)].mean(-1)
+    np.testing.assert_allclose(found.values_of("first_weight"), mean, atol=TOLERANCE)
+    entropy = -torch.xlogy(maps, maps).sum(-1)[..., torch.tensor(looking)].mean(-1)
+    np.testing.assert_allclose(found.values_of("entropy"), entropy, atol=TOLERANCE)
 
 
 INTERVENTIONS = ("zero", "scale:-2", "mean", "permute:3", "sparsify:threshold=0.2",
