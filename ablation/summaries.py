@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -137,6 +137,7 @@ class _Summary:
         self._n_heads = [model.sites[running].n_heads for running in model.stacks.layers(name)]
         self._n_queries = shape[0]
         self._sink = sink
+        self._firsts = axes.keys.starts
         self._progress = progress
         self._cancel = cancel
         grid = (stack.n_layers, stack.n_heads)
@@ -174,7 +175,7 @@ class _Summary:
     def _pool(self, block: AttentionBlock) -> None:
         """Let the cells of a block's rows know its weights."""
         from_row = block.rows.start // self.step
-        shown = _without_first(block.probabilities, self._sink)
+        shown = _without_first(block.probabilities, self._sink, self._firsts)
         rows = _pooled(shown, -block.rows.start % self.step, self.step)
         cells = _pooled(rows.transpose(1, 2), 0, self.step).transpose(1, 2).cpu()
         to_row, to_column = from_row + cells.shape[1], cells.shape[2]
@@ -188,15 +189,15 @@ class _Summary:
             self._progress(Progress(self.n_done, total, f"layer {self.n_done} of {total}"))
 
 
-def _without_first(weights: Tensor, sink: str) -> Tensor:
-    """Return weights [..., key] as they are shown, the first key dealt with as `sink` says.
+def _without_first(weights: Tensor, sink: str, firsts: Sequence[int]) -> Tensor:
+    """Return weights [..., key] as they are shown, the first keys dealt with as `sink` says.
 
     What is left out is 0, as are rows that have no weight but the first.
     """
     if sink == "show":
         return weights
     shown = weights.clone()
-    shown[..., 0] = 0
+    shown[..., [first for first in firsts if first < weights.shape[-1]]] = 0
     if sink == "renormalise":
         rest = shown.sum(dim=-1, keepdim=True)
         shown /= rest.masked_fill(rest < LEAST_REST, torch.inf)

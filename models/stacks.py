@@ -43,13 +43,10 @@ class Axes:
         return self.queries is self.keys
 
     def starts(self) -> np.ndarray:
-        """Return where what each query is part of begins, int [n_query]: each of the texts that a
-        picture is compared with sees itself alone; all else begins at 0."""
-        given = self.queries.given or {}
-        if "input_ids" not in given:
-            return np.zeros(len(self.queries), int)
-        n_texts, length = given["input_ids"].shape
-        return np.repeat(np.arange(n_texts) * length, length)
+        """Return where the text begins that each query is of, int [n_query]; 0 where there is but
+        one (`TokenizedPrompt.starts`)."""
+        starts = np.array(self.queries.starts)
+        return np.repeat(starts, np.diff([*starts, len(self.queries)]))
 
     def shown(self) -> np.ndarray:
         """Return which queries are more than padding that the model is told of, bool [n_query]."""

@@ -97,6 +97,7 @@ def _positions(
         ),
         texts=tuple(reader.text(token) if own else "" for token, own, _ in found),
         kinds=tuple(reader.kind(token) if own else "special" for token, own, _ in found),
+        starts=tuple(range(0, len(found), len(rows[0]))),
         given={name: ids.cpu().numpy() for name, ids in given.items()},
     )
 

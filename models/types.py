@@ -158,6 +158,9 @@ class TokenizedPrompt:
     compared: "TokenizedPrompt | None" = None
     """The texts that the picture is compared with, one behind the other, where the heads of the
     tower that reads them can be looked at."""
+    starts: tuple[int, ...] = (0,)
+    """Where each text begins, of several that stand one behind the other and see themselves alone;
+    ascending."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.labels), len(self.texts), len(self.kinds)}
