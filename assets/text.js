@@ -59,8 +59,9 @@
       labels.forEach((label, i) => {
         const token = element("span", "text-token", label);
         token.dataset.i = i;
-        if (i && ofTexts && numberOf(label) !== numberOf(labels[i - 1])) {
-          flow.append(document.createElement("br"));
+        if (i && ofTexts) {
+          const isNext = numberOf(label) !== numberOf(labels[i - 1]);
+          flow.append(isNext ? document.createElement("br") : " ");
         }
         flow.append(token);
         if (label.endsWith(NEWLINE)) {
