@@ -94,8 +94,7 @@ class PictureAmongTexts(nn.Module):
     def forward(self, pixel_values: Tensor) -> SimpleNamespace:
         """Return how like each picture is to each text, `logits` [batch, n_texts], as the model's
         own `logits_per_image`."""
-        seen = self.inner.get_image_features(pixel_values=pixel_values).pooler_output
-        seen = seen / seen.norm(dim=-1, keepdim=True)
+        seen = self._seen(pixel_values)
         if self._reads_now():
             # Each picture has texts of its own: heads may be changed for some and not for others.
             logits = torch.einsum("bd,btd->bt", seen, self.read_texts(len(pixel_values)))
@@ -104,6 +103,22 @@ class PictureAmongTexts(nn.Module):
         logits = logits * self.inner.logit_scale.exp()
         bias = getattr(self.inner, "logit_bias", None)
         return SimpleNamespace(logits=logits if bias is None else logits + bias)
+
+    def _seen(self, pixel_values: Tensor) -> Tensor:
+        """Run the tower that sees; return the pictures' unit vectors, float [batch, d].
+
+        A picture that is there several times, so that the texts' heads may be changed otherwise in
+        each row, is seen once.
+        """
+        n_rows, n_seeing = len(pixel_values), self.first_reading
+        once = n_rows > 1 and n_seeing is not None and self._reads_now()
+        once = once and not concerns(active_request(), 0, n_seeing or 0)
+        if once and torch.equal(pixel_values, pixel_values[:1].expand_as(pixel_values)):
+            pixel_values = pixel_values[:1]
+        seen = self.inner.get_image_features(pixel_values=pixel_values).pooler_output
+        seen = seen / seen.norm(dim=-1, keepdim=True)
+        every: Tensor = seen.expand(n_rows, -1)
+        return every
 
     def read_texts(self, n_rows: int) -> Tensor:
         """Run the tower that reads; return the texts' unit vectors for each picture, float

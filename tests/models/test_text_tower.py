@@ -409,6 +409,21 @@ def test_the_tower_that_reads_rests_where_it_is_not_asked_about(name: str) -> No
     handle.remove()
 
 
+def test_a_picture_is_seen_once_where_only_texts_heads_are_changed() -> None:
+    model, prompt = tiny_comparing("CLIP"), prompt_of("CLIP")
+    seen: list[int] = []
+    tower = model._model.inner.inner.vision_model
+    handle = tower.register_forward_hook(lambda _m, _a, out: seen.append(len(out[0])))
+    heads = model.all_heads("text")
+    model.ablated_logprobs(prompt, [[head] for head in heads], Zero())
+    assert seen == [1]
+    model.ablated_logprobs(prompt, [[heads[0]], [heads[1], Head(0, 0)]], Zero())
+    assert seen[1:] == [2]
+    model.batch_log_probs([prompt, prompt_of("CLIP", 1)], Ablation(heads[:1], Zero()))
+    assert seen[2:] == [2]
+    handle.remove()
+
+
 def test_changes_are_those_of_whole_maps() -> None:
     model, prompt = tiny_comparing("SigLIP"), prompt_of("SigLIP")
     ablation = Ablation((Head(0, 1, "text"),), Zero())
