@@ -2,8 +2,9 @@
 
 Every metric is a number a query, averaged over the queries that have a choice: under causal
 attention the first position can only attend to itself, so it never counts; in an encoder all
-positions do (for the previous token, those that have one). `HEAD_METRICS` is the one table of
-them: the page, the command line and the documentation read it.
+positions do (for the previous token, those that have one). Of texts that a picture is compared with
+each has a first position of its own, and padding that the model is told of counts nowhere.
+`HEAD_METRICS` is the one table of them: the page, the command line and the documentation read it.
 
 Where attention sinks take a share of a row, its weights sum to less than 1. Weights are then
 counted as they are; entropy, span and distance are those of the row scaled to sum to 1.
@@ -35,17 +36,23 @@ class Rows:
     """Rows of attention of some heads, and what several metrics need of them."""
 
     def __init__(
-        self, probabilities: Tensor, queries: Tensor, scores: Tensor | None = None
+        self,
+        probabilities: Tensor,
+        queries: Tensor,
+        scores: Tensor | None = None,
+        starts: Tensor | None = None,
     ) -> None:
         """Args:
         probabilities: float32 [n_heads, n_rows, n_keys], keys from 0 on; later ones get 0.
         queries: int64 [n_rows], the position of each row, ascending.
         scores: float32 [n_heads, n_rows, n_keys], see `AttentionBlock`: with them no logarithm of
             a weight need be taken.
+        starts: int64 [n_rows], the first position of what each row is of; None: 0 for all.
         """
         self.probabilities = probabilities
         self.queries = queries
         self.scores = scores
+        self.starts = starts
 
     @cached_property
     def total(self) -> Tensor:
@@ -129,7 +136,7 @@ def _previous_weight(rows: Rows) -> Tensor:
 
 
 def _first_weight(rows: Rows) -> Tensor:
-    return rows.probabilities[..., 0]
+    return rows.probabilities[..., 0] if rows.starts is None else rows.at(rows.starts)
 
 
 def _largest_weight(rows: Rows) -> Tensor:

@@ -64,6 +64,12 @@ def on_picture(
         )
     axes = model.axes_of(prompt, heads)
     keys = axes.keys
+    if keys is prompt.compared:
+        raise UserError(
+            ErrorKind.PICTURE,
+            f"The heads of the {shape.label} stack look at the texts, not at the picture; choose "
+            "the other stack.",
+        )
     if keys.cells is None:
         raise UserError(
             ErrorKind.PICTURE,

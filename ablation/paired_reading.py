@@ -93,8 +93,11 @@ def _compare_layers(
             found(layers[layer], head_changes(*sides, layer, cancel, call.n_parts))
 
     before, after = pair.before, pair.after
-    before.model.watch(before.prompt, TapRequest(on_call=keep), before.ablation)
-    after.model.watch(after.prompt, TapRequest(on_call=compare), after.ablation)
+    watched = 1 + max(layers)
+    first = TapRequest(on_call=keep, watched=watched)
+    before.model.watch(before.prompt, first, before.ablation)
+    second = TapRequest(on_call=compare, watched=watched)
+    after.model.watch(after.prompt, second, after.ablation)
 
 
 def _parts(pair: "Pair") -> Iterator[dict[int, int]]:

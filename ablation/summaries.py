@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -14,6 +14,7 @@ from ablation.head_metrics import Rows, metrics_of
 from ablation.types import LEAST_REST, Ablation, HeadSummaries, Progress
 from models.attention_reading import AttentionBlock
 from models.language_model import LanguageModel
+from models.stacks import Axes
 from models.types import FloatArray, TokenizedPrompt
 
 THUMBNAIL_SIDE = 48
@@ -53,8 +54,7 @@ def summarise_heads(
     """
     tokenized = model.tokenize(prompt) if isinstance(prompt, str) else prompt
     axes = model.stacks.axes(tokenized, stack)
-    shape = len(axes.queries), len(axes.keys)
-    summary = _Summary(model, stack, shape, side, sink, progress, cancel)
+    summary = _Summary(model, stack, axes, side, sink, progress, cancel)
     prediction = None
     with suppress(Cancelled):
         prediction = model.read_attention(tokenized, summary, ablation, position, top_k, stack)
@@ -79,9 +79,13 @@ def summarise_heads(
 class MetricMeans:
     """The reader that adds up what `metrics_of` a stack say of the rows of its every head."""
 
-    def __init__(self, model: LanguageModel, n_tokens: int, name: str = "") -> None:
+    def __init__(self, model: LanguageModel, axes: Axes, name: str = "") -> None:
+        """Args: axes: the positions that the stack joins on the prompt."""
         stack = model.stacks.named(name)
-        self._n_tokens = n_tokens
+        starts = axes.starts()
+        # How far each query is behind the first position of what it is of; -1 if none counts.
+        self._behind = np.where(axes.shown(), np.arange(len(starts)) - starts, -1)
+        self._starts = torch.from_numpy(starts) if starts.any() else None
         self._metrics = tuple(metrics_of(stack.name).values())
         self._firsts = np.array([metric.first_query(stack.causal) for metric in self._metrics])
         self._sums = np.zeros((len(self._metrics), stack.n_layers, stack.n_heads))
@@ -89,10 +93,12 @@ class MetricMeans:
         self._absent = np.arange(stack.n_heads) >= n_heads[:, None]  # [n_layers, n_heads]
 
     def take(self, block: AttentionBlock) -> None:
-        rows = Rows(block.probabilities, block.queries, block.scores)
+        at = block.queries
+        starts = None if self._starts is None else self._starts.to(at.device)[at]
+        rows = Rows(block.probabilities, at, block.scores, starts)
         # One transfer from the device for all metrics.
         values = torch.stack([metric.of_rows(rows) for metric in self._metrics])
-        counted = block.queries.cpu().numpy() >= self._firsts[:, None]  # [n_metrics, n_rows]
+        counted = self._behind[at.cpu().numpy()] >= self._firsts[:, None]  # [n_metrics, n_rows]
         found = values.cpu().numpy().astype(float) * counted[:, None]
         self._sums[:, block.layer, block.heads] += found.sum(axis=-1)
 
@@ -101,7 +107,7 @@ class MetricMeans:
 
         NaN where a head is absent, or no query counts.
         """
-        counts = (self._n_tokens - self._firsts).astype(float)
+        counts = (self._behind >= self._firsts[:, None]).sum(axis=1).astype(float)
         counts[counts == 0] = np.nan
         means = self._sums / counts[:, None, None]
         means[:, self._absent] = np.nan
@@ -115,17 +121,14 @@ class _Summary:
         self,
         model: LanguageModel,
         name: str,
-        shape: tuple[int, int],
+        axes: Axes,
         side: int,
         sink: str,
         progress: Callable[[Progress], None] | None,
         cancel: threading.Event | None,
     ) -> None:
-        """Make room for the cells.
-
-        Args:
-            shape: how many queries, and how many keys.
-        """
+        """Make room for the cells."""
+        shape = len(axes.queries), len(axes.keys)
         stack = model.stacks.named(name)
         self.causal = stack.causal
         self.step = math.ceil(max(shape) / side)
@@ -134,10 +137,11 @@ class _Summary:
         self._n_heads = [model.sites[running].n_heads for running in model.stacks.layers(name)]
         self._n_queries = shape[0]
         self._sink = sink
+        self._firsts = axes.keys.starts
         self._progress = progress
         self._cancel = cancel
         grid = (stack.n_layers, stack.n_heads)
-        self._means = MetricMeans(model, shape[0], name)
+        self._means = MetricMeans(model, axes, name)
         self._cells = torch.zeros(*grid, *(math.ceil(count / self.step) for count in shape))
 
     def take(self, block: AttentionBlock) -> None:
@@ -171,7 +175,7 @@ class _Summary:
     def _pool(self, block: AttentionBlock) -> None:
         """Let the cells of a block's rows know its weights."""
         from_row = block.rows.start // self.step
-        shown = _without_first(block.probabilities, self._sink)
+        shown = _without_first(block.probabilities, self._sink, self._firsts)
         rows = _pooled(shown, -block.rows.start % self.step, self.step)
         cells = _pooled(rows.transpose(1, 2), 0, self.step).transpose(1, 2).cpu()
         to_row, to_column = from_row + cells.shape[1], cells.shape[2]
@@ -185,15 +189,15 @@ class _Summary:
             self._progress(Progress(self.n_done, total, f"layer {self.n_done} of {total}"))
 
 
-def _without_first(weights: Tensor, sink: str) -> Tensor:
-    """Return weights [..., key] as they are shown, the first key dealt with as `sink` says.
+def _without_first(weights: Tensor, sink: str, firsts: Sequence[int]) -> Tensor:
+    """Return weights [..., key] as they are shown, the first keys dealt with as `sink` says.
 
     What is left out is 0, as are rows that have no weight but the first.
     """
     if sink == "show":
         return weights
     shown = weights.clone()
-    shown[..., 0] = 0
+    shown[..., [first for first in firsts if first < weights.shape[-1]]] = 0
     if sink == "renormalise":
         rest = shown.sum(dim=-1, keepdim=True)
         shown /= rest.masked_fill(rest < LEAST_REST, torch.inf)

@@ -46,7 +46,7 @@ def csv(view: View, outcome: Outcome, of_all: Sequence[OfAll]) -> Iterator[str]:
         for part in _parts(maps):
             frame = part.to_frame()
             if view.sink != "show":
-                frame["shown"] = without_first(part.values, view.sink).reshape(-1)
+                frame["shown"] = without_first(part.values, view.sink, part.keys.starts).reshape(-1)
             if of_all:
                 frame.insert(0, "map", maps.title(0))
             yield frame.to_csv(index=False, header=first)

@@ -284,9 +284,10 @@ def _beside(view: View, model: "LanguageModel", images: Images) -> dict[str, Any
 
 
 def most_positions(prompt: TokenizedPrompt) -> int:
-    """Return how many positions a prompt has, or its source if that is longer."""
-    seen = 0 if prompt.seen is None else len(prompt.seen)
-    return max(len(prompt), len(prompt.typed), seen)
+    """Return how many positions a prompt has, or what stands beside it if that is longer: a source,
+    what a tower sees, texts that it is compared with."""
+    others = (prompt.typed, prompt.seen, prompt.compared)
+    return max(len(prompt), *(len(other) for other in others if other is not None))
 
 
 def intervention_of(

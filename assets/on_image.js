@@ -58,10 +58,10 @@
     // --- what is selected ---
 
     // The parts of the picture that a side's positions show. An action expert looks at the prompt's
-    // positions, and behind them at its own, which show nothing.
+    // positions, and behind them at its own, which show nothing, as texts do.
     function boxesOf(side) {
       const { cells, seen } = window.attention.images();
-      return side === "acting" ? null : side === "source" ? seen : cells;
+      return side === "acting" || side === "compared" ? null : side === "source" ? seen : cells;
     }
 
     function labelsOf(side) {
@@ -89,6 +89,9 @@
       }
       if (side === "acting") {
         return Math.min(1, labelsOf(side).length - 1); // the first action, behind the state
+      }
+      if (side === "compared") {
+        return labelsOf(side).findLastIndex((label) => !label.startsWith("padding/"));
       }
       return side === "prompt" || side === "all" ? known.marked : middle(boxesOf(side));
     }
@@ -161,7 +164,8 @@
       title.append(element("span", "text-head", known.maps[head].name), said);
       const one = { head, hue, side, keys, element: made, said, words: null, canvases: [], found: null };
       made.append(title);
-      pictures.forEach((picture, i) => {
+      const ofTexts = keys === "compared";
+      (ofTexts ? [] : pictures).forEach((picture, i) => {
         const canvas = element("canvas", "on-image-canvas");
         canvas.setAttribute("role", "img");
         canvas.setAttribute("aria-label", "Attention of " + known.maps[head].name + " on " + picture.name);
@@ -178,12 +182,16 @@
         one.words = element("div", "on-image-words");
         const ownFrom = known.labels.length; // where an action expert's own positions begin
         labelsOf(keys).forEach((text, position) => {
-          if (!boxesOf("prompt")[position]) {
+          if (ofTexts || !boxesOf("prompt")[position]) {
             const word = element("button", "on-image-word", text);
             word.type = "button";
             word.dataset.position = position;
             word.addEventListener("click", () =>
-              position < ownFrom ? select(position, "prompt") : select(position - ownFrom, "acting")
+              ofTexts
+                ? select(position, keys)
+                : position < ownFrom
+                  ? select(position, "prompt")
+                  : select(position - ownFrom, "acting")
             );
             one.words.append(word);
           }
@@ -267,13 +275,14 @@
       found.forEach((weight, i) => {
         if (weight > 0) {
           sum += weight;
-          most = Math.max(most, boxes[i] ? weight : 0);
+          most = Math.max(most, boxes[i] || other === "compared" ? weight : 0);
           onImage += boxes[i] ? weight : 0;
         }
       });
       const whose = labelsOf(axis)[selected(axis)];
       const verb = chosen.direction === "at" ? " looks" : " is looked at";
-      const part = scale.unit === 1 && chosen.direction === "at" ? percent(sum ? onImage / sum : 0) + " on the image" : "";
+      const sees = scale.unit === 1 && chosen.direction === "at" && axis !== "compared";
+      const part = sees ? percent(sum ? onImage / sum : 0) + " on the image" : "";
       one.said.textContent = whose + verb + (part ? ", " + part : "") + ", max " + weights.exact(most);
       // By the scale that all maps have, so that a head which hardly looks at the picture shows it.
       const share = (weight) => (weight > 0 ? weights.strength(weight, scale) : 0);

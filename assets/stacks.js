@@ -1,5 +1,5 @@
-// Which positions a head's queries and keys are, and the choice among the stacks of an
-// encoder-decoder: pictures that join all heads' tokens draw the heads of one stack at a time.
+// Which positions a head's queries and keys are, and the choice among the stacks of a model that
+// has several: pictures that join all heads' tokens draw the heads of one stack at a time.
 
 (function () {
   "use strict";
@@ -16,14 +16,22 @@
     "acting all": "action expert",
   };
 
+  const COMPARING = {
+    "prompt prompt": "vision tower",
+    "compared compared": "text tower",
+  };
+
   // The positions of a side, { names, labels }: the prompt's own are those of what is known itself.
   function ofSide(known, side) {
     return side === "prompt" ? known : known.sides[side];
   }
 
-  function nameOf(stack) {
+  function namesOf(known) {
     const { images } = window.attention;
-    return images && images().pictures.length ? SEEING[stack] : NAMES[stack];
+    if (known.sides.compared) {
+      return COMPARING;
+    }
+    return images && images().pictures.length ? SEEING : NAMES;
   }
 
   function stackOf(known, head) {
@@ -39,6 +47,7 @@
     element.setAttribute("aria-label", "Stack of attention layers");
     let stack = "prompt prompt";
     let isChosen = false; // by a person
+    let names = NAMES;
 
     function fill(stacks) {
       element.hidden = stacks.length < 2;
@@ -46,7 +55,7 @@
         ...stacks.map((name) => {
           const button = document.createElement("button");
           button.type = "button";
-          button.textContent = nameOf(name);
+          button.textContent = names[name];
           button.setAttribute("role", "radio");
           button.setAttribute("aria-checked", String(name === stack));
           button.addEventListener("click", () => {
@@ -69,6 +78,7 @@
         if (!isChosen || !stacks.includes(stack)) {
           stack = stacks[0] || "prompt prompt";
         }
+        names = namesOf(known);
         fill(stacks);
       },
 

@@ -46,13 +46,23 @@
 
     // --- building ---
 
+    // The number of the text that a token is of: red/0.
+    function numberOf(label) {
+      return label.slice(label.lastIndexOf("/"));
+    }
+
     function flowOf(direction) {
       const flow = element("div", "text-flow");
       const labels = stacks.labels(known, direction);
+      const ofTexts = stacks.side(direction) === "compared"; // each is a line of its own
       flow.dataset.direction = direction;
       labels.forEach((label, i) => {
         const token = element("span", "text-token", label);
         token.dataset.i = i;
+        if (i && ofTexts) {
+          const isNext = numberOf(label) !== numberOf(labels[i - 1]);
+          flow.append(isNext ? document.createElement("br") : " ");
+        }
         flow.append(token);
         if (label.endsWith(NEWLINE)) {
           flow.append(document.createElement("br"));

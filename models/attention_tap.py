@@ -153,6 +153,9 @@ class TapRequest:
     on_call: Callable[[int, Call], Tensor | None] | None = None
     """Called with (layer, call) after each attention layer; what it returns, if anything, takes
     the place of z."""
+    watched: int | None = None
+    """How many layers `on_call` is about, the first ones; None for all. A tower that runs behind
+    them may be left out."""
 
     attention: dict[int, np.ndarray] = field(default_factory=dict)
     """layer -> float32 [n_read, n_query, n_key], filled while running if there is no reader."""

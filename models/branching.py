@@ -267,7 +267,12 @@ class BranchEngine:
         plan = editing.plan(rows_by_layer([shifted], device))
         keep_keys = keep_keys or window.first > 0
         memory = _BaseMemory(editing, frozenset(branching), keep_keys, self._n_before)
-        request = TapRequest(plan=plan, on_call=memory.remember, left_alone=memory.left_alone)
+        request = TapRequest(
+            plan=plan,
+            on_call=memory.remember,
+            watched=self._n_before + len(self._blocks),
+            left_alone=memory.left_alone,
+        )
         recorder = Recorder()
         with watching(recorder):
             logits = self._logits_of([list(ids)], request, editing.read, beside=beside)

@@ -175,7 +175,7 @@ class HeadSets:
             yield from self._rows(posed, head_sets)
             return
         sees = [any(head.stack for head in heads) for heads in head_sets]
-        if any(sees):  # the tower runs before the blocks that rows can branch off from
+        if any(sees):  # the tower runs outside the blocks that rows can branch off from
             yield from self._split(posed, head_sets, sees)
             return
         sets = [frozenset(heads) for heads in head_sets]
@@ -207,14 +207,14 @@ class HeadSets:
     def _rows_at_once(self, posed: PosedPrompt) -> int:
         """Return how many rows from the bottom up a pass has room for."""
         prompt = posed.prompt
-        beside_it = (prompt.source, prompt.seen, prompt.acting)
+        beside_it = (prompt.source, prompt.seen, prompt.acting, prompt.compared)
         n = len(prompt) + sum(len(other) for other in beside_it if other is not None)
         return self.budget.rows(Window(0, n), n, writes_scores=True)
 
     def _split(
         self, posed: PosedPrompt, head_sets: Sequence[Sequence[Head]], sees: Sequence[bool]
     ) -> Iterator[Pass]:
-        """Evaluate sets with heads of the vision tower as rows, the others as branches."""
+        """Evaluate sets with heads of another tower as rows, the others as branches."""
         parts = [[i for i, one in enumerate(sees) if one is kind] for kind in (True, False)]
         for members, evaluate in zip(parts, (self._rows, self.evaluate), strict=True):
             for indices, log_probs in evaluate(posed, [head_sets[i] for i in members]):
@@ -325,6 +325,7 @@ class HeadSets:
         request = TapRequest(
             plan=posed.plan([model.check_heads(heads)]),
             on_call=gates.apply,
+            watched=1 + max(gates.editings, default=-1),
             left_alone=gates.left_alone,
         )
         mixed = any(editor.mixes_positions for editor in editors)

@@ -868,6 +868,9 @@ class LanguageModel:
                 not self._sight.looks_ahead(self._probe_logits),
             )
             acting = self.sites[self._n_before + len(self._main_sites) :]
+            if isinstance(self._sight, PictureAlone) and acting:
+                causal = not self._sight.reads_ahead
+                return StackTable.of_picture_and_texts(self._main_sites, acting, causal)
             return StackTable.of_vision_and_language(seeing, self._main_sites, causal, acting)
         if self.kind != "encoder-decoder":
             return StackTable.of_one(self.sites, causal=self.kind == "causal")

@@ -25,6 +25,7 @@ from models.errors import ErrorKind, UserError
 from models.model_facts import architecture_of
 from models.picture import Picture
 from models.picture_prompts import PictureReader
+from models.picture_texts import PictureAmongTexts
 from models.tokens import TokenReader
 from models.types import CLASSIFIER, TokenizedPrompt
 from models.vision import FoundLayers, picture_positions, probe_picture
@@ -187,7 +188,11 @@ class PictureAlone:
     n_layers: int = 0
     """Of a vision tower before the language model: there is none."""
     n_behind: int = 0
-    """Of what runs behind it: nothing does."""
+    """Of the tower that reads the texts which pictures are compared with; it runs behind."""
+    compared: TokenizedPrompt | None = None
+    """The positions of that tower, where there is one."""
+    reads_ahead: bool = False
+    """Whether a position of a text sees later ones."""
 
     @staticmethod
     def of(model: PictureClassifier, processor: ClassProcessor, name: str) -> "PictureAlone":
@@ -222,6 +227,7 @@ class PictureAlone:
         given = {"pixel_values": pixels}
         n_parts = self.n_parts(pixels)
         prompt = picture_positions(self.reader, pictures, self.n_classified, given, n_parts)
+        prompt = replace(prompt, compared=self.compared)
         if not self.distilled:
             return prompt
         return replace(prompt, labels=("class", "distillation", *prompt.labels[2:]))
@@ -231,7 +237,8 @@ class PictureAlone:
         return self.prompt(text, [probe_picture()], max_positions)
 
     def finding(self, model: Any, forward: Forward, _prompt: TokenizedPrompt) -> FoundLayers:
-        """Find a classifier's attention layers.
+        """Find a classifier's attention layers: behind them, of a model that compares pictures with
+        texts, those of the tower that reads.
 
         Raises:
             UserError: some cannot be read, or there are fewer than it says.
@@ -245,7 +252,16 @@ class PictureAlone:
                 f"{architecture_of(model)} is not supported: softmax attention can be read in "
                 f"{len(sites)} of its {n_layers} layers.",
             )
-        return FoundLayers(self, sites)
+        compares = model.inner
+        if not isinstance(compares, PictureAmongTexts):
+            return FoundLayers(self, sites)
+        reading, causal = compares.find_reading(forward, len(sites))
+        if not reading:
+            return FoundLayers(self, sites)
+        own = replace(
+            self, n_behind=len(reading), compared=compares.compared, reads_ahead=not causal
+        )
+        return FoundLayers(own, [*sites, *reading])
 
     def n_parts(self, pixels: Any) -> int:
         """Return how many positions show a part of a picture [1, channel, y, x]."""

@@ -88,8 +88,10 @@ def named_positions(
 
 
 def _kinds(whole: TokenizedPrompt) -> set[str]:
-    """Return the kinds of all positions that a prompt has, an action expert's among them."""
-    return {*whole.kinds, *(() if whole.acting is None else whole.acting.kinds)}
+    """Return the kinds of all positions that a prompt has, an action expert's and those of the
+    texts that it is compared with among them."""
+    others = [other for other in (whole.acting, whole.compared) if other is not None]
+    return {*whole.kinds, *(kind for other in others for kind in other.kinds)}
 
 
 def resolved(

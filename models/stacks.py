@@ -10,11 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from models.attention_hooks import AttentionSite
 from models.errors import ErrorKind, UserError
-from models.types import CROSS, ENCODER, EXPERT, MAIN, VISION, Head, Stack, TokenizedPrompt
+from models.types import (
+    CROSS,
+    ENCODER,
+    EXPERT,
+    MAIN,
+    TEXT,
+    VISION,
+    Head,
+    Stack,
+    TokenizedPrompt,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +35,35 @@ class Axes:
     queries: TokenizedPrompt
     keys: TokenizedPrompt
     causal: bool
-    """Whether query i sees the keys 0 to i only."""
+    """Whether query i sees no key behind i."""
 
     @property
     def own(self) -> bool:
         """Whether queries and keys are the same positions."""
         return self.queries is self.keys
+
+    def starts(self) -> np.ndarray:
+        """Return where the text begins that each query is of, int [n_query]; 0 where there is but
+        one (`TokenizedPrompt.starts`)."""
+        starts = np.array(self.queries.starts)
+        return np.repeat(starts, np.diff([*starts, len(self.queries)]))
+
+    def shown(self) -> np.ndarray:
+        """Return which queries are more than padding that the model is told of, bool [n_query]."""
+        mask = (self.queries.given or {}).get("attention_mask")
+        if mask is None or mask.size != len(self.queries):
+            return np.ones(len(self.queries), bool)
+        told: np.ndarray = mask.reshape(-1).astype(bool)
+        return told
+
+    def visible(self) -> np.ndarray:
+        """Return which keys each query can see at all, bool [n_query, n_key]."""
+        shape = (len(self.queries), len(self.keys))
+        visible: np.ndarray = np.tri(*shape, dtype=bool) if self.causal else np.ones(shape, bool)
+        if self.own:
+            starts = self.starts()
+            visible &= (starts[:, None] == starts) & self.shown()
+        return visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +154,25 @@ class StackTable:
         places += [(EXPERT, i) for i in range(len(acting))]
         n_heads = tuple(site.n_heads for site in (*seeing, *reading, *acting))
         return StackTable(tuple(stacks), tuple(places), n_heads)
+
+    @staticmethod
+    def of_picture_and_texts(
+        seeing: Sequence[AttentionSite], reading: Sequence[AttentionSite], causal: bool
+    ) -> "StackTable":
+        """Return the table of a model that compares pictures with texts, each with its own tower.
+
+        Args:
+            seeing: the layers of the tower that sees, the main stack.
+            reading: those of the tower that reads the texts, which runs behind it.
+            causal: whether no position of a text looks ahead.
+        """
+        stacks = (
+            Stack(MAIN, "vision", len(seeing), _most_heads(seeing), causal=False),
+            Stack(TEXT, "text", len(reading), _most_heads(reading), "texts", "texts", causal),
+        )
+        places = [(MAIN, i) for i in range(len(seeing))] + [(TEXT, i) for i in range(len(reading))]
+        n_heads = tuple(site.n_heads for site in (*seeing, *reading))
+        return StackTable(stacks, tuple(places), n_heads)
 
     def named(self, name: str) -> Stack:
         """Return a stack by its name; raise `UserError` if there is none.
@@ -222,6 +275,7 @@ class StackTable:
         """Return the positions that a stack joins on a prompt."""
         stack = self.named(name)
         sides = {"prompt": prompt, "source": prompt.typed, "picture": prompt.seen}
+        sides["texts"] = prompt.compared
         if prompt.acting is not None:
             sides |= {"acting": prompt.acting, "all": prompt.with_acting()}
         queries, keys = sides.get(stack.queries), sides.get(stack.keys)

@@ -1,8 +1,9 @@
 """Text to `TokenizedPrompt`, and token ids to labels that a person can read.
 
 Tokenizers store tokens in their own alphabets: byte-level ones write a space as "Ġ" and "é" as
-two other letters, SentencePiece writes "▁" and "<0x0A>", WordPiece marks continuations with "##".
-Nobody should see these. A token is turned into its bytes first, then into a label.
+two other letters, SentencePiece writes "▁" and "<0x0A>", WordPiece marks continuations with "##",
+CLIP the ends of words with "</w>". Nobody should see these. A token is turned into its bytes first,
+then into a label.
 """
 
 import json
@@ -54,12 +55,18 @@ class TokenReader:
     special_ids: frozenset[int]
     literal: dict[int, str]
     """Added tokens, which are stored as they are typed."""
+    word_end: str = ""
+    """What marks the last token of a word; behind it stands a space."""
 
     @staticmethod
     def of(tokenizer: Any) -> "TokenReader":
         literal = {int(i): str(t) for i, t in tokenizer.added_tokens_decoder.items()}
         special = frozenset(int(i) for i in tokenizer.all_special_ids)
-        return TokenReader(tokenizer, _alphabet_of(tokenizer), special, literal)
+        description = _description(tokenizer)
+        end = (description or {}).get("model", {}).get("end_of_word_suffix")
+        return TokenReader(
+            tokenizer, _alphabet_of(tokenizer, description), special, literal, end or ""
+        )
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the bytes that a token stands for in running text."""
@@ -68,6 +75,12 @@ class TokenReader:
         token = self.tokenizer.convert_ids_to_tokens(token_id)
         if token is None:
             return b""
+        if self.word_end and token.endswith(self.word_end):
+            return self._bytes_of(token.removesuffix(self.word_end)) + b" "
+        return self._bytes_of(token)
+
+    def _bytes_of(self, token: str) -> bytes:
+        """Return the bytes of what a tokenizer stores as a token."""
         if self.alphabet == "byte_level":
             alphabet = _byte_of_character()
             if all(character in alphabet for character in token):
@@ -91,18 +104,25 @@ class TokenReader:
         if self.alphabet == "wordpiece" and token_id not in self.literal:
             # Words stand alone here: the marked ones are the continuations.
             return visible(str(self.tokenizer.convert_ids_to_tokens(token_id)))
-        return visible(self.text(token_id)) or "∅"
+        text = self.text(token_id)
+        if self.word_end and token_id not in self.literal:
+            text = text.removesuffix(" ")
+        return visible(text) or "∅"
 
     def kind(self, token_id: int) -> str:
         return "special" if token_id in self.special_ids else "text"
 
 
-def _alphabet_of(tokenizer: Any) -> Alphabet:
-    """Tell from a tokenizer's own description in which alphabet it stores tokens."""
+def _description(tokenizer: Any) -> dict[str, Any] | None:
+    """Return a tokenizer's own description; None where it has none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
+    return None if backend is None else json.loads(backend.to_str())
+
+
+def _alphabet_of(tokenizer: Any, description: dict[str, Any] | None) -> Alphabet:
+    """Tell from a tokenizer's own description in which alphabet it stores tokens."""
+    if description is None:
         return "sentencepiece" if hasattr(tokenizer, "sp_model") else "plain"
-    description = json.loads(backend.to_str())
     rooms = [description.get(name) for name in ("decoder", "pre_tokenizer", "normalizer")]
     parts = json.dumps(rooms, ensure_ascii=False)
     if '"ByteLevel"' in parts:

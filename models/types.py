@@ -18,8 +18,10 @@ FloatArray = np.ndarray
 """A NumPy array of floats; the docstring beside it gives dtype and shape."""
 
 MAIN, ENCODER, CROSS, VISION, EXPERT = "", "encoder", "cross", "vision", "expert"
+TEXT = "text"
 """Names of stacks; an encoder-decoder's main one is its decoder's attention to itself, that of a
-model that sees its language model's."""
+model that sees its language model's. Of one that compares pictures with texts it is that of the
+tower that sees; `TEXT` is the tower that reads."""
 CLASSIFIER, POLICY = "classifier", "policy"
 """The kinds of a model that says which class a picture shows, and of one that answers with the
 numbers of an action; see `ModelInfo.kind`."""
@@ -62,8 +64,9 @@ class Stack:
     """The most heads that a layer of it has."""
     queries: str = "prompt"
     """Whose positions look: "prompt", "source" (what an encoder-decoder's encoder reads),
-    "picture" (what a vision tower sees), "acting" (state and actions, an action expert's own), or
-    "all" (those of the prompt, and behind them the expert's)."""
+    "picture" (what a vision tower sees), "acting" (state and actions, an action expert's own),
+    "all" (those of the prompt, and behind them the expert's), or "texts" (those that a picture is
+    compared with)."""
     keys: str = "prompt"
     """Whose positions are looked at."""
     causal: bool = True
@@ -143,7 +146,8 @@ class TokenizedPrompt:
     """The part of a picture that each position stands for; None for text, and None for all where
     the processor's positions could not be told from its pixels."""
     given: Mapping[str, FloatArray] | None = field(default=None, compare=False, repr=False)
-    """What the model is given of the pictures: keyword -> array; for one row of a batch."""
+    """What the model is given of the pictures: keyword -> array; for one row of a batch. Of texts
+    that a picture is compared with, what their tower is given: int64 [text, position]."""
     seen: "TokenizedPrompt | None" = None
     """The positions of the model's vision tower, where its heads can be looked at."""
     acting: "TokenizedPrompt | None" = None
@@ -151,6 +155,12 @@ class TokenizedPrompt:
     and the noise."""
     robot: RobotInput | None = None
     """What such a policy is given of the robot."""
+    compared: "TokenizedPrompt | None" = None
+    """The texts that the picture is compared with, one behind the other, where the heads of the
+    tower that reads them can be looked at."""
+    starts: tuple[int, ...] = (0,)
+    """Where each text begins, of several that stand one behind the other and see themselves alone;
+    ascending."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.labels), len(self.texts), len(self.kinds)}
@@ -230,6 +240,8 @@ class TokenizedPrompt:
             data["robot"] = self.robot.to_json()
         if self.acting is not None:
             data["acting"] = list(self.acting.labels)
+        if self.compared is not None:
+            data["compared"] = list(self.compared.labels)
         if self.source is not None:
             source = {"tokens": list(self.source.labels), "ids": list(self.source.ids)}
             data |= {"decoder": self.text, "source": source}

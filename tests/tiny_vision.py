@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
@@ -505,11 +505,13 @@ def classifier_directory(name: str) -> Path:
 
 
 TEXTS = ("a red square", "a blue circle", "what is this picture")
-COMPARING: dict[str, tuple[str, dict[str, Any]]] = {
-    "CLIP": ("clip", {"vision_config": _PLAIN, "projection_dim": 24}),
-    "SigLIP": ("siglip", {"vision_config": _PLAIN}),
+COMPARING: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "CLIP": ("clip", {"vision_config": _PLAIN, "projection_dim": 24}, True),
+    "SigLIP": ("siglip", {"vision_config": _PLAIN}, False),
+    "SigLIP masked": ("siglip", {"vision_config": _PLAIN}, True),
 }
-"""Models that compare pictures with texts: name -> transformers' type, and settings."""
+"""Models that compare pictures with texts: name -> transformers' type, settings, and whether the
+tower that reads is told which positions are padding."""
 
 
 @cache
@@ -518,8 +520,8 @@ def comparing_directory(name: str) -> Path:
     from transformers import AutoModel
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-    model_type, settings = COMPARING[name]
-    tokenizer = tokenizer_of(FAMILIES["llava"])
+    model_type, settings, masks = COMPARING[name]
+    tokenizer = _comparing_tokenizer(opens=model_type == "clip", masks=masks)
     text = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -529,7 +531,7 @@ def comparing_directory(name: str) -> Path:
         "max_position_embeddings": 12,
         "projection_size": 32,
         "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.unk_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
     torch.manual_seed(0)
@@ -538,11 +540,36 @@ def comparing_directory(name: str) -> Path:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.2)
-    directory = Path(mkdtemp(prefix=f"tiny-comparing-{name}-"))
+    directory = Path(mkdtemp(prefix=f"tiny-comparing-{name.replace(' ', '-')}-"))
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(directory)
     return directory
+
+
+def _comparing_tokenizer(opens: bool, masks: bool) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that closes each text, and pads it, with the same token, as CLIP's and
+    SigLIP's do.
+
+    Args:
+        opens: whether a token stands in front of each text too.
+        masks: whether it says which positions are padding.
+    """
+    ids = {word: i for i, word in enumerate(["<s>", "<unk>", *WORDS, "</s>"])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if opens else "$A </s>",
+        special_tokens=[("<s>", ids["<s>"]), ("</s>", ids["</s>"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="</s>",
+        model_input_names=["input_ids", *["attention_mask"] * masks],
+    )
 
 
 @cache

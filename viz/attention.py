@@ -205,11 +205,11 @@ def token_message(
     weights, part = maps.values[index], _between(maps, look)
     causal = (extent or extent_of(maps, index, look.sink)).causal
     if direction == "at":
-        row = without_first(weights[position], look.sink)
+        row = without_first(weights[position], look.sink, maps.keys.starts)
         reached = np.arange(len(row)) <= position
         part = None if part is None else part[position]
     else:
-        row = column_without_first(weights, position, look.sink)
+        row = column_without_first(weights, position, look.sink, maps.keys.starts)
         reached = np.arange(len(row)) >= position
         part = None if part is None else part[:, position]
     seen = (reached | (not causal)) & (row >= look.least)
@@ -244,7 +244,9 @@ def shown_map(
     if maps.queries is not None:
         raise ValueError("only maps with all their rows can be drawn")
     extent, part = extent or extent_of(maps, index, look.sink), _between(maps, look)
-    shown = maps.values[index] if look.done else without_first(maps.values[index], look.sink)
+    shown = maps.values[index]
+    if not look.done:
+        shown = without_first(shown, look.sink, maps.keys.starts)
     drawn = shown if part is None else np.where(part, shown, np.float32(np.nan))
     return ShownMap(drawn, extent.causal, extent.largest)
 
@@ -281,7 +283,7 @@ def _plot(
     n_query, n_key = shown.weights.shape
     geometry, notes = with_notes(
         geometry_of(maps.prompt.unique_labels, maps.keys.unique_labels, look.size),
-        _notes(shown, maps.ablated, look),
+        _notes(shown, maps, look),
     )
     scale = colour_range(look.zmax or shown.largest or 1.0, look.log, dark)
     across = _token_axis(n_key, geometry, dark)
@@ -300,13 +302,13 @@ def _plot(
     }
 
 
-def _notes(shown: ShownMap, ablated: bool, look: Look) -> list[str]:
+def _notes(shown: ShownMap, maps: AttentionMaps, look: Look) -> list[str]:
     """Return what is said under a map's name, each as Plotly's text."""
-    left_out = apart(shown.causal, len(shown.weights), look.sink)
+    left_out = apart(shown.causal, len(shown.weights), look.sink, maps.prompt.starts)
     notes = [f"max {short(shown.largest)}{left_out and f' ({left_out} apart)'}{NOTE}"]
     if look.sink != "show":
         notes.append(SINK_NOTES[look.sink])
-    if ablated:
+    if maps.ablated:
         notes.append(f"<span style='color:{palette(look.dark).accent}'>ablated run</span>")
     return notes
 

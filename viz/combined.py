@@ -56,7 +56,8 @@ def combined(several: Sequence[AttentionMaps], how: str, sink: str = "show") -> 
             out is NaN.
     """
     first = several[0]
-    shown = (without_first(weights, sink) for maps in several for weights in maps.values)
+    firsts = first.keys.starts
+    shown = (without_first(weights, sink, firsts) for maps in several for weights in maps.values)
     return replace(first, heads=first.heads[:1], values=COMBINATIONS[how](shown)[None])
 
 
@@ -67,7 +68,8 @@ def combined_extent(one: AttentionMaps, causal: bool, sink: str = "show") -> Ext
         causal: whether the maps that it is of are.
         sink: as it was combined.
     """
-    return Extent(causal, largest_of_rows(one.values[0], trivial_rows(causal, sink)))
+    trivial = trivial_rows(causal, sink)
+    return Extent(causal, largest_of_rows(one.values[0], trivial, one.prompt.starts))
 
 
 def combined_name(how: str, several: Sequence[AttentionMaps]) -> str:

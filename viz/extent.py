@@ -22,7 +22,7 @@ def extent_of(maps: AttentionMaps, index: int, sink: str = "show") -> Extent:
     """Return the extent of the map of one head, the first token dealt with as `sink` says."""
     weights = maps.values[index]
     causal = maps.looked_at is None and is_causal(weights)
-    return Extent(causal, largest_weight(weights, causal, sink))
+    return Extent(causal, largest_weight(weights, causal, sink, maps.keys.starts))
 
 
 def shared_largest(extents: Iterable[Extent]) -> float:

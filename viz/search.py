@@ -14,6 +14,7 @@ from viz.theme import MONO, base_layout, palette, plain_axis
 _WIDE_STEP = 44  # px that "L10H11" needs below a step without being turned
 _ASSUMED_WIDTH = 640  # px
 _HEIGHT = 260  # px
+_STACK_LINE = 14  # px more where heads' names have their stack's above them
 
 
 def trace_figure(result: SearchResult, *, dark: bool = False) -> go.Figure:
@@ -27,12 +28,14 @@ def trace_figure(result: SearchResult, *, dark: bool = False) -> go.Figure:
     traces = _probability_traces(result, dark) if targeted else [_kl_trace(result, dark)]
     if result.dropped:
         traces.append(_legend_entry("dropped at the end", dark))
+    more = _STACK_LINE if any(step.head.stack for step in result.steps) else 0
+    below = 58 + more
     return go.Figure(
         data=traces,
         layout={
             **base_layout(dark),
-            "height": _HEIGHT,
-            "margin": {"l": 54, "r": 16, "t": 26, "b": 58, "pad": 0, "autoexpand": False},
+            "height": _HEIGHT + more,
+            "margin": {"l": 54, "r": 16, "t": 26, "b": below, "pad": 0, "autoexpand": False},
             "hovermode": "closest",
             "showlegend": len(traces) > 1,
             "legend": _legend(dark),
@@ -176,7 +179,10 @@ def _step_axis(result: SearchResult, dark: bool) -> dict[str, Any]:
     names = ["clean"]
     for step in result.steps:
         colour = colours.muted if step.head in result.dropped else colours.text
-        names.append(f"<span style='color:{colour}'>{literal(str(step.head))}</span>")
+        name = literal(str(step.head))
+        if not turned and step.head.stack:  # beside each other they would not fit
+            name = name.replace(":", ":<br>")
+        names.append(f"<span style='color:{colour}'>{name}</span>")
     text = names if turned else [f"{i}<br>{name}" for i, name in enumerate(names)]
     return plain_axis(dark) | {
         "range": [-0.4, max(n, 4) + 0.4],

@@ -1,14 +1,15 @@
 """Whose positions the queries and the keys of a map are: those of the prompt, or of another side.
 
 An encoder-decoder has its encoder's source beside the prompt, a model that sees its tower's
-positions, a policy with an action expert the expert's own, and those that it looks at.
+positions, a policy with an action expert the expert's own, and those that it looks at, and one that
+compares pictures with texts has the texts.
 """
 
 from collections.abc import Mapping
 
 from models.types import AttentionMaps, TokenizedPrompt
 
-PROMPT, SOURCE, ACTING, ALL = "prompt", "source", "acting", "all"
+PROMPT, SOURCE, ACTING, ALL, COMPARED = "prompt", "source", "acting", "all", "compared"
 
 
 def other_sides(prompt: TokenizedPrompt) -> dict[str, TokenizedPrompt]:
@@ -19,6 +20,8 @@ def other_sides(prompt: TokenizedPrompt) -> dict[str, TokenizedPrompt]:
         found[SOURCE] = other
     if prompt.acting is not None:
         found |= {ACTING: prompt.acting, ALL: prompt.with_acting()}
+    if prompt.compared is not None:
+        found[COMPARED] = prompt.compared
     return found
 
 

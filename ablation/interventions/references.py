@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ablation.interventions.notation import quoted
 from models.errors import ErrorKind, UserError
 from models.tokens import PAIR_MARK
-from models.types import Head, TokenizedPrompt
+from models.types import CLASSIFIER, Head, TokenizedPrompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,16 @@ def tokenize_like(
 
     For an encoder-decoder the text takes the place of the source; the decoder text stays. For a
     pair of sentences the text may be one too, with its mark between them. Pictures stay.
+
+    Raises:
+        UserError: the model does not take the text; or its prompts are pictures alone.
     """
+    if model.kind == CLASSIFIER:
+        raise UserError(
+            ErrorKind.INTERVENTION,
+            f"The {role} is text, and {model.name} is given pictures, not text; choose an "
+            "intervention that takes nothing from another prompt, such as zero or mean.",
+        )
     wanted = model.has_bos(prompt)
     first, mark, second = text.partition(PAIR_MARK)
     paired = prompt.segments is not None and bool(mark)

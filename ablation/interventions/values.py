@@ -338,9 +338,7 @@ class Knockout:
         queries = resolve_positions(self.queries, axes.queries, "queries of knockout", prompt)
         blocked = torch.zeros(n, n_keys, dtype=torch.bool)  # query, key
         blocked[queries] = self._blocked_keys(n, axes.keys, axes.own, prompt)[queries]
-        visible = torch.ones(n, n_keys, dtype=torch.bool)
-        if axes.causal:
-            visible = visible.tril()
+        visible = torch.from_numpy(axes.visible())
         left_alone = ~(visible & ~blocked).any(dim=1)  # query
         numbered = [place for place in self.queries or () if isinstance(place, int)]
         outright = resolve_positions(numbered, axes.queries)

@@ -297,7 +297,7 @@ def _measure(
 
     named = model.stacks.named(stack)
     axes = model.stacks.axes(prompt, stack)
-    means = MetricMeans(model, len(axes.queries), stack)
+    means = MetricMeans(model, axes, stack)
     largest = LargestWeights(named.n_layers, named.n_heads)
     model.read_attention(prompt, SeveralReaders((means, largest)), stack=stack)
     return OnPassage(

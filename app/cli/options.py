@@ -129,8 +129,8 @@ def add_stack(parser: Any, meaning: str) -> None:
         "--stack",
         default="",
         metavar="NAME",
-        help=f"{meaning}: encoder or cross, of an encoder-decoder; vision, of a model that sees "
-        "(default: the main one)",
+        help=f"{meaning}: encoder or cross, of an encoder-decoder; vision, of a model that sees; "
+        "text, of one that compares pictures with texts (default: the main one)",
     )
 
 

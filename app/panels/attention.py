@@ -131,7 +131,8 @@ def _reading(view: View, outcome: Outcome) -> str:
         return left_out + READING.get(view.picture, "")
     is_rolled_out = outcome.kind == "rollout"
     axes = AXES[outcome.kind] + (ROLLED_OUT_SINK if is_rolled_out and view.sink == "show" else "")
-    longest = max(outcome.prompt, outcome.prompt.typed, key=len)
+    shown = (positions for maps in outcome.maps for positions in (maps.prompt, maps.keys))
+    longest = max(shown, key=len, default=outcome.prompt)
     if len(longest) > dots_across(longest, view.size):
         return (
             f"{axes}; each dot is the largest of several weights: click it to ask about that one, "

@@ -15,7 +15,7 @@ from app.panels.pieces import browser, graph
 from app.services import Services, build_intervention
 from app.view import View
 from models.errors import ErrorKind, UserError
-from models.types import TokenizedPrompt
+from models.types import ENCODER, EXPERT, TEXT, VISION, TokenizedPrompt
 from viz.positions import map_width, most_heads, position_map_figure
 
 if TYPE_CHECKING:
@@ -102,6 +102,15 @@ def run(
     )
 
 
+ELSEWHERE = {
+    ENCODER: "after position {} of the decoder text, these being the source's",
+    TEXT: "from the picture, these being positions of the texts",
+    VISION: "after position {} of the prompt, these being the vision tower's",
+    EXPERT: "from the actions, these being the action expert's own positions",
+}
+"""Stack -> where the prediction is read, if not at one of the positions that are shown."""
+
+
 def caption(scores: PositionScores, kept: dict[str, Any]) -> str:
     """Say what the numbers are of."""
     n_heads, n_positions = scores.values.shape
@@ -112,7 +121,7 @@ def caption(scores: PositionScores, kept: dict[str, Any]) -> str:
     position = scores.baseline.position
     read = f"at position {position}, which is framed"
     if not scores.read_here:
-        read = f"after position {position} of the decoder text, these being the source's"
+        read = ELSEWHERE[scores.heads[0].stack].format(position)
     unused = " The positions on the left play no part here." if kept["acted"].strip() else ""
     return (
         f"{extent}, each head ablated at one position at a time ({kept['intervention']}); the "

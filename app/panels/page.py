@@ -226,7 +226,7 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         heads.options(model.all_heads(None), model.info.stacks),
         view.prompt,
         None,
-        prompt.NOT_READ if model.kind == CLASSIFIER else None,
+        prompt.not_read(tokens) if model.kind == CLASSIFIER else None,
         view.second,
         prompt.second_word(model.info),
         prompt.second_kind(model.info) is None,

@@ -21,6 +21,10 @@ from models.tabletop.scenes import scene_label
 from models.types import CLASSIFIER, POLICY, ModelInfo, TokenizedPrompt
 
 NOT_READ = "This model looks at the picture alone: text is not read."
+COMPARED = (
+    "The picture is the prompt. The texts that it is compared with stand behind the model's name, "
+    "after #."
+)
 
 
 def layout() -> html.Section:
@@ -122,6 +126,11 @@ def pictured(prompt: TokenizedPrompt, names: Sequence[str]) -> dict[str, Any]:
     cells, seen = (None if one is None else boxes(one) for one in found)
     shown_pictures = [shown(picture) for picture in prompt.pictures]
     return {"names": list(names), "pictures": shown_pictures, "cells": cells, "seen": seen}
+
+
+def not_read(prompt: TokenizedPrompt) -> str:
+    """Say where text goes for a model that says what a picture shows."""
+    return NOT_READ if prompt.compared is None else COMPARED
 
 
 def token_count(prompt: TokenizedPrompt) -> str:

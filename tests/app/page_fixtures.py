@@ -14,7 +14,7 @@ from dash import Dash
 from tiny import byte_level_tokenizer, tiny_directory, tiny_torch_model
 from tiny_pi0 import tiny_pi0_directory
 from tiny_policy import policy_directory
-from tiny_vision import classifier_directory
+from tiny_vision import TEXTS, classifier_directory, comparing_directory
 
 from app import create_app
 from app.server import AsgiApp, Message, Receive, Scope, Send, guarded
@@ -36,6 +36,7 @@ def _loaded(name: str) -> LanguageModel:
         "tabletop": policy_directory,
         "vit": partial(classifier_directory, "ViT"),
         "pi0": tiny_pi0_directory,
+        "clip": lambda: f"{comparing_directory('CLIP')}#{'|'.join(TEXTS)}",
     }
     directory = special[name]() if name in special else tiny_directory(name)
     room = DEEP_PASS_GB if name == "deep" else None
@@ -66,7 +67,9 @@ def _long_directory() -> Path:
 class Shelf:
     """A registry of tiny models under short names."""
 
-    names = ("llama", "gpt2", "bert", "gptj", "bart", "deep", "long", "tabletop", "vit", "pi0")
+    names = (
+        "llama", "gpt2", "bert", "gptj", "bart", "deep", "long", "tabletop", "vit", "pi0", "clip",
+    )  # fmt: skip
 
     def get(self, name: str, progress: Callable[[str], None] | None = None) -> LanguageModel:
         if name not in self.names:

@@ -18,7 +18,16 @@ from tiny_vision import (
 from torch import nn
 from transformers import AutoModelForImageClassification
 
-from ablation import Ablation, Mean, Zero, compare, search_heads, sweep_heads, sweep_positions
+from ablation import (
+    Ablation,
+    Mean,
+    Zero,
+    compare,
+    parse_intervention,
+    search_heads,
+    sweep_heads,
+    sweep_positions,
+)
 from models import load_model
 from models.errors import ErrorKind, UserError
 from models.picture import Picture
@@ -182,6 +191,10 @@ def test_what_cannot_be_classified(tmp_path: Path) -> None:
         model.tokenize("a cat")
     with refused("and 2 were given; give one", ErrorKind.PICTURE):
         model.tokenize("", pictures=[noise_picture(), noise_picture(seed=1)])
+    for spec in ("resample:a cat", "mean:a cat||a dog"):
+        ablation = Ablation((Head(0, 0),), parse_intervention(spec))
+        with refused("is given pictures, not text", ErrorKind.INTERVENTION):
+            model.predict(prompt, ablation=ablation)
     with refused("reads pictures", ErrorKind.MODEL):
         model.check_one_stack("The logit lens")
     with refused("do not all see the same positions of one picture", ErrorKind.MODEL):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import byte_level_tokenizer, tiny_model, wordpiece_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import PreTrainedTokenizerFast
+from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from models.errors import ErrorKind, UserError
 from models.tokens import TokenReader, single_token, tokenize, visible
@@ -55,6 +55,19 @@ def test_sentencepiece_pieces_and_byte_tokens_are_read() -> None:
     assert reader.alphabet == "sentencepiece"
     assert [reader.label(i) for i in (3, 4, 8, 9)] == ["·John", "John", "⏎", "\\xe2"]
     assert reader.kind(1) == "special"
+
+
+def test_ends_of_words_are_read_as_spaces() -> None:
+    """CLIP's tokenizer marks them."""
+    words = ["<|startoftext|>", "<|endoftext|>", "c", "a", "t</w>", "ca", "cat</w>", "Ã©</w>"]
+    vocab = {word: i for i, word in enumerate(words)}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=[("c", "a"), ("ca", "t</w>")])
+    reader = TokenReader.of(tokenizer)
+    assert reader.word_end == "</w>"
+    labels = [reader.label(i) for i in range(len(words))]
+    assert labels == ["<|startoftext|>", "<|endoftext|>", "c", "a", "t", "ca", "cat", "é"]
+    assert reader.text(vocab["cat</w>"]) == "cat "
+    assert READER.word_end == ""
 
 
 def test_a_target_typed_with_a_space_finds_the_sentencepiece_token() -> None:

@@ -91,6 +91,15 @@ def test_each_step_is_labelled_with_its_head() -> None:
     assert [part.split("<br>")[0] for part in text] == ["0", "1", "2"]
 
 
+def test_a_stack_stands_above_the_name_of_its_head() -> None:
+    """Beside each other ten of them do not fit."""
+    first, second = GENERIC.steps
+    found = replace(GENERIC, steps=(replace(first, head=Head(0, 2, "text")), second))
+    figure = trace_figure(found)
+    assert "text:<br>L0H2" in figure.layout.xaxis.ticktext[1]
+    assert figure.layout.height > trace_figure(GENERIC).layout.height
+
+
 def test_many_steps_turn_their_labels() -> None:
     many = replace(GENERIC, steps=GENERIC.steps * 10)
     assert trace_figure(many).layout.xaxis.tickangle == -60

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from viz.sink import LEAST_REST, SINKS, column_without_first, largest_weight, without_first
+from viz.sink import LEAST_REST, SINKS, apart, column_without_first, largest_weight, without_first
 
 ROUNDING = 1e-5
 """A row of up to 12 float32 weights, each divided and summed: some dozen roundings of 6e-8 each,
@@ -88,3 +88,26 @@ def test_a_column_is_that_of_the_whole_map(
     position = data.draw(st.integers(0, len(weights) - 1))
     expected = without_first(weights, sink)[:, position]
     np.testing.assert_array_equal(column_without_first(weights, position, sink), expected)
+
+
+@pytest.mark.parametrize("sink", ["hide", "renormalise"])
+def test_each_of_several_texts_has_a_first_token(sink: str) -> None:
+    """Two texts of three tokens, each seeing itself alone: what is shown of each is what would be
+    shown of it by itself."""
+    rng = np.random.default_rng(0)
+    texts = [np.tril(rng.random((3, 3)).astype(np.float32)) for _ in range(2)]
+    texts = [text / text.sum(axis=1, keepdims=True) for text in texts]
+    weights = np.zeros((6, 6), np.float32)
+    weights[:3, :3], weights[3:, 3:] = texts
+    shown = without_first(weights, sink, (0, 3))
+    for i, text in enumerate(texts):
+        own = slice(3 * i, 3 * i + 3)
+        np.testing.assert_allclose(shown[own, own], without_first(text, sink), rtol=1e-6)
+    for position in range(6):
+        column = column_without_first(weights, position, sink, (0, 3))
+        np.testing.assert_array_equal(column, shown[:, position])
+    expected = max(largest_weight(text, True, sink) for text in texts)
+    assert largest_weight(weights, True, sink, (0, 3)) == pytest.approx(expected)
+    assert largest_weight(weights, True, "show", (0, 3)) < 1
+    assert apart(True, 6, "show", (0, 3)) == "first rows"
+    assert apart(False, 6, "show", (0, 3)) == ""
