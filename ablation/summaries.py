@@ -61,9 +61,7 @@ def summarise_heads(
     return HeadSummaries(
         prompt=axes.queries,
         n_keys=len(axes.keys),
-        metrics=tuple(
-            metric.info for metric in metrics_of(model.stacks.named(stack).name).values()
-        ),
+        metrics=tuple(metric.info for metric in metrics_of(model.stacks.named(stack)).values()),
         values=summary.means(),
         thumbnails=summary.thumbnails(),
         step=summary.step,
@@ -82,7 +80,7 @@ class MetricMeans:
     def __init__(self, model: LanguageModel, n_tokens: int, name: str = "") -> None:
         stack = model.stacks.named(name)
         self._n_tokens = n_tokens
-        self._metrics = tuple(metrics_of(stack.name).values())
+        self._metrics = tuple(metrics_of(stack).values())
         self._firsts = np.array([metric.first_query(stack.causal) for metric in self._metrics])
         self._sums = np.zeros((len(self._metrics), stack.n_layers, stack.n_heads))
         n_heads = np.array([model.sites[running].n_heads for running in model.stacks.layers(name)])

@@ -16,7 +16,7 @@ Place = int | str
 Span = range | None
 """Rows or columns of a picture; None for all."""
 
-KINDS = ("text", "image", "state", "action", "special")
+KINDS = ("text", "image", "state", "action", "special", "unknown")
 """What a position can be (`TokenizedPrompt.kinds`), and so the words."""
 
 _WORD = re.compile(r"([a-z]+)(?:\[([^\]]*)\])?")
@@ -88,8 +88,9 @@ def named_positions(
 
 
 def _kinds(whole: TokenizedPrompt) -> set[str]:
-    """Return the kinds of all positions that a prompt has, an action expert's among them."""
-    return {*whole.kinds, *(() if whole.acting is None else whole.acting.kinds)}
+    """Return the kinds of all positions that a prompt has, those of further stacks among them."""
+    others = [*whole.sides.values(), *(() if whole.acting is None else (whole.acting,))]
+    return {*whole.kinds, *(kind for positions in others for kind in positions.kinds)}
 
 
 def resolved(

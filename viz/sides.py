@@ -1,7 +1,8 @@
 """Whose positions the queries and the keys of a map are: those of the prompt, or of another side.
 
 An encoder-decoder has its encoder's source beside the prompt, a model that sees its tower's
-positions, a policy with an action expert the expert's own, and those that it looks at.
+positions, a policy with an action expert the expert's own, and those that it looks at; one that a
+person wrapped has sides of its own.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ def other_sides(prompt: TokenizedPrompt) -> dict[str, TokenizedPrompt]:
         found[SOURCE] = other
     if prompt.acting is not None:
         found |= {ACTING: prompt.acting, ALL: prompt.with_acting()}
-    return found
+    return {**found, **prompt.sides}
 
 
 def sides_of(
