@@ -438,10 +438,12 @@ class LanguageModel:
             UserError: the model needs pictures.
         """
         if self.kind in (CLASSIFIER, POLICY):
+            does = "does nothing without pictures"
+            if not self.reads_pictures:
+                does = "answers with the numbers of an action"
             raise UserError(
                 ErrorKind.MODEL,
-                f"{what} is text alone, and {self.name} does nothing without pictures; choose a "
-                "model that reads text.",
+                f"{what} is text alone, and {self.name} {does}; choose a model that reads text.",
             )
 
     def check_one_stack(self, what: str) -> None:
@@ -458,6 +460,12 @@ class LanguageModel:
                 ErrorKind.MODEL,
                 f"{what} needs a model that reads text alone, and {self.name} reads pictures; its "
                 "attention maps, ablations and searches work as ever.",
+            )
+        if self.kind == POLICY:
+            raise UserError(
+                ErrorKind.MODEL,
+                f"{what} needs a model that predicts tokens, and {self.name} answers with the "
+                "numbers of an action; its attention maps, ablations and searches work as ever.",
             )
         if len(self.stacks.stacks) > 1:
             raise UserError(

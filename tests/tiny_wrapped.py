@@ -26,11 +26,11 @@ def policy():
     def act(rows, draw, seen):
         words = [2 + len(word) for word in seen.instruction.split()]
         ids = torch.tensor([[IMAGE_ID] * 32 + words])
-        pixels = torch.stack([torch.from_numpy(one) for one in seen.pictures]).permute(0, 3, 1, 2)
+        pixels = torch.stack([torch.from_numpy(one[:32, :32]) for one in seen.pictures])
         given = {
             "state": torch.tensor([[*seen.state, *[0.0] * (N_NUMBERS - 2)]]),
             "input_ids": ids,
-            "pixel_values": pixels[None, :, :, :32, :32] / 127.5 - 1,
+            "pixel_values": pixels.permute(0, 3, 1, 2)[None] / 127.5 - 1,
             "attention_mask": torch.ones_like(ids),
             "pixel_attention_mask": torch.ones(1, 2, dtype=torch.bool),
         }
@@ -88,6 +88,25 @@ def policy():
 is said of its positions, nor of its numbers."""
 
 
+BLIND = """
+import torch
+from tiny_wrapped import Reach
+
+from models.policy_adapter import Policy
+
+
+def policy():
+    model = Reach()
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def act(rows, draw, seen):
+        return model([pixels.expand(rows, -1, -1, -1)], torch.tensor([[4, 2]]).expand(rows, -1))
+
+    return Policy(model, act, {"language": model.language}, cameras=0, instructed=False)
+"""
+"""The same on a picture and with words of its own: it is told nothing."""
+
+
 class Reach(nn.Module):
     """The policy of `REACH`: no transformers model itself, but with two inside."""
 
@@ -130,6 +149,11 @@ def flow_file() -> Path:
 @cache
 def reach_file() -> Path:
     return write("my_reach", REACH)
+
+
+@cache
+def blind_file() -> Path:
+    return write("my_blind", BLIND)
 
 
 @cache

@@ -1,5 +1,6 @@
 """All heads of the stack over the picture at once, below the chosen ones."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dash import Dash, Input, Output, State, html, no_update
@@ -9,7 +10,7 @@ from app.panels.pieces import choose_on_click, graph, switch
 from app.services import Services, ablation_of
 from app.view import View
 from models.errors import UserError
-from models.types import EXPERT, MAIN
+from models.types import MAIN
 from viz.over_picture import over_picture_figure
 
 WIDTH, HEIGHT = 612, 200  # px
@@ -52,12 +53,19 @@ def figure_of(services: Services, view: View, dark: bool) -> tuple[Any, str]:
     figure = over_picture_figure(
         found, prompt.pictures[0], view.heads or (), width=WIDTH, dark=dark
     )
-    whose = "the actions" if stack == EXPERT else "the picture's parts"
+    whose = _whose(model.stacks.axes(prompt, stack).queries.kinds)
     looking = f"{whose} look, on average" if query is None else f"{prompt.labels[query]} looks"
     if len(prompt.pictures) > 1:
         looking += f" on the first of {len(prompt.pictures)} pictures"
     run = "" if ablation is None else ", heads ablated"
     return figure, f"Where {looking}{run}; one scale for all heads. Click a head to choose it."
+
+
+def _whose(kinds: Sequence[str]) -> str:
+    """Say which positions of a stack look, where none is chosen."""
+    if "action" in kinds:
+        return "the actions"
+    return "the picture's parts" if "image" in kinds else "all positions"
 
 
 def register(app: Dash, services: Services) -> None:

@@ -14,7 +14,10 @@ from tiny_wrapped import Reach, flow, plain_flow, plain_reach, reach
 from torch import Tensor, nn
 
 from ablation import Ablation, Knockout, Mean, Scale, Zero
+from ablation.attention_change import attention_change, with_prompt
 from ablation.chunk_actions import hide_modalities, sweep_chunk
+from ablation.on_picture import on_picture
+from ablation.paired_reading import map_change
 from models.errors import UserError
 from models.language_model import LanguageModel
 from models.policy_adapter import Act, Actions, Observation, Patches, Policy, State, Words
@@ -245,6 +248,33 @@ def test_changes_are_measured_in_parts_of_range() -> None:
     assert [dimension.name for dimension in plain.dimensions] == ["a0", "a1", "a2"]
 
 
+@pytest.mark.parametrize("stack", [VISION, MAIN, EXPERT])
+def test_changes_of_heads_are_those_of_whole_maps(stack: str) -> None:
+    model, prompt = flow(), flow_prompt()
+    pictures = [PICTURES[0], noise_picture((32, 32), 9)]
+    other = model.tokenize(INSTRUCTION, pictures=pictures, robot=ROBOT)
+    found = attention_change(with_prompt(model, prompt, other, stack)).values
+    heads = model.all_heads(stack)
+    maps = [model.attention(one, heads).values for one in (prompt, other)]
+    expected = [map_change(one, two) for one, two in zip(*maps, strict=True)]
+    np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-6)
+    assert max(expected) > 1e-4
+
+
+def test_all_heads_of_a_stack_are_drawn_on_the_picture() -> None:
+    found = on_picture(flow(), flow_prompt(), EXPERT)
+    rows = flow().attention(flow_prompt(), flow().all_heads(EXPERT)).values[:, 1:]
+    expected = rows.mean(axis=1)[:, :32].reshape(3, 4, 32)  # of the actions, without the state
+    np.testing.assert_allclose(found.weights, expected, atol=1e-6)
+
+
+def test_what_tells_of_tokens_is_refused() -> None:
+    with pytest.raises(UserError, match="does nothing without pictures"):
+        flow().prompt_of_ids([3, 4])
+    with pytest.raises(UserError, match="reads pictures; its attention maps"):
+        _ = flow().residual
+
+
 def test_prompts_are_told_apart_by_all_that_is_told() -> None:
     others = [
         flow().tokenize("pick up the green cup", pictures=PICTURES, robot=ROBOT),
@@ -434,5 +464,9 @@ def test_a_policy_may_see_and_be_told_nothing() -> None:
     assert len(model.ablated_logprobs(prompt, [[h] for h in model.all_heads()], Zero())) == 12
     assert model.stacks.named("expert").n_layers == 3
     assert N_STEPS == 3
+    with pytest.raises(UserError, match="answers with the numbers of an action; its attention"):
+        _ = model.residual
+    with pytest.raises(UserError, match="text alone, and blind answers with the numbers"):
+        model.prompt_of_ids([3])
     with pytest.raises(UserError, match="by no cameras, and 1 picture was given"):
         model.tokenize("", pictures=[noise_picture()])
