@@ -357,7 +357,8 @@ def _members(
         raise UserError(
             ErrorKind.MODEL,
             f"{name}: no attention layer of the stack {stack!r} runs through transformers' "
-            "attention functions, so its heads cannot be read.",
+            "attention functions, so its heads cannot be read; a policy that sets "
+            "_attn_implementation as it acts must leave it as it is.",
         )
     if any(layer not in sites for layer in layers):
         raise UserError(
