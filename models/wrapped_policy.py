@@ -12,7 +12,6 @@ and what is read is read at one of them.
 
 import threading
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +31,7 @@ from models.attention_tap import (
     is_causal,
     run_attention,
 )
+from models.eager_tap import tap_eager_too
 from models.errors import ErrorKind, UserError
 from models.policy_adapter import Observation, Policy
 from models.types import POLICY
@@ -91,6 +91,14 @@ def _sees_later(inputs: Inputs) -> bool:
     return allowed is None or bool(allowed.triu(1).any())
 
 
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """Wants nothing; layers that ask for eager attention compute as under any other request."""
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        return run_attention(inputs)
+
+
 @dataclass(slots=True, eq=False)
 class _ByModule:
     """Hands what a request wants to each layer by its module, whenever, however often it runs."""
@@ -143,7 +151,8 @@ class WrappedPolicy(nn.Module):
         self.layers: dict[nn.Module, int] = {}
         """Attention layer -> its number, once they are known; see `_ByModule`."""
         self.n_runs: dict[nn.Module, int] = {}
-        self._turn = threading.RLock()  # nobody knows whether a person's function may run twice
+        tap_eager_too()  # some set that as they act
+        self.turn = threading.RLock()  # nobody knows whether a person's function may run twice
         for module in list(adapter.model.modules()):
             if isinstance(module, PreTrainedModel) and module._can_set_attn_implementation():
                 module.set_attn_implementation(ATTENTION_NAME)
@@ -207,7 +216,7 @@ class WrappedPolicy(nn.Module):
             UserError: as `forward`.
         """
         try:
-            with self._turn, nullcontext() if request is None else active(request):
+            with self.turn, active(request or _Plain()):
                 found = self.adapter.act(n_rows, draw, observation.copied())
         except Exception as error:
             if isinstance(request, _ByModule) and error is request.raised:

@@ -358,7 +358,7 @@ def _members(
             ErrorKind.MODEL,
             f"{name}: no attention layer of the stack {stack!r} runs through transformers' "
             "attention functions, so its heads cannot be read; a policy that sets "
-            "_attn_implementation as it acts must leave it as it is.",
+            "_attn_implementation as it acts may set it to eager alone.",
         )
     if any(layer not in sites for layer in layers):
         raise UserError(

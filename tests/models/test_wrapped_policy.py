@@ -439,6 +439,50 @@ def test_layers_that_join_other_positions_are_no_stack() -> None:
         opened(stacks={"all": ["tower", "language"]})
 
 
+def eager_as_it_acts() -> tuple[Reach, Act]:
+    """Return the policy of `REACH` on one picture, which asks for eager attention by itself."""
+    model = Reach()
+
+    def act(rows: int, _draw: int, seen: Observation) -> Tensor:
+        model.language.config._attn_implementation = "eager"
+        pixels = torch.from_numpy(seen.pictures[0][:32, :32]).permute(2, 0, 1)[None] / 255
+        numbers: Tensor = model(
+            [pixels.expand(rows, -1, -1, -1)], torch.tensor([[4, 2]]).expand(rows, -1)
+        )
+        return numbers
+
+    return model, act
+
+
+def test_a_policy_may_ask_for_eager_attention_as_it_acts() -> None:
+    own, act = eager_as_it_acts()
+    adapter = Policy(own, act, {"language": own.language, "vision": own.tower})
+    model = LanguageModel(*wrapped(adapter, "mine"), name="mine")
+    prompt = model.tokenize("go", pictures=PICTURES[:1])
+    heads = model.all_heads()
+    found = model.ablated_logprobs(prompt, [[head] for head in heads], Zero()).numpy()
+    plain, _ = plain_reach()
+    pixels = torch.from_numpy(PICTURES[0].pixels).permute(2, 0, 1)[None] / 255
+    for row, head in zip(found, heads, strict=True):
+        handle = scale_head(projections(plain.language)[head.layer], head.head, 0)
+        with torch.inference_mode():
+            [expected] = plain([pixels], torch.tensor([[4, 2]])).numpy()
+        handle.remove()
+        np.testing.assert_allclose(row, expected, atol=TOLERANCE, err_msg=str(head))
+
+
+def test_eager_attention_stays_what_it_is_where_nothing_is_asked() -> None:
+    plain, _ = plain_reach()
+    hidden = torch.randn(1, 6, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = plain.language(inputs_embeds=hidden, output_attentions=True)
+        plain.language.set_attn_implementation("sdpa")
+        expected = plain.language(inputs_embeds=hidden).last_hidden_state
+    torch.testing.assert_close(found.last_hidden_state, expected, atol=TOLERANCE, rtol=0)
+    for weights in found.attentions:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(1, 4, 6), atol=TOLERANCE, rtol=0)
+
+
 def test_a_policy_may_see_and_be_told_nothing() -> None:
     policy = make_policy()
     ids = torch.tensor([[IMAGE_ID] * 16 + [2, 5, 9]])
