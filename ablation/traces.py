@@ -66,7 +66,7 @@ class Trace:
     """Those that are watched."""
     on_image: FloatArray
     """float64 [n_heads, n_frames]: the part of a head's attention, from the position whose answer
-    is read, that is on the picture."""
+    is read, that is on the picture; NaN where it is not known which positions show that."""
     on_objects: FloatArray
     """float64 [n_heads, n_objects, n_frames]: the part that is on the cells that show each thing
     (`cells_showing`); NaN where it is not told where the thing is."""
@@ -253,7 +253,8 @@ def trace(
             if looks and looks[-1].cells == look.cells:  # kept once
                 look = replace(look, cells=looks[-1].cells)
             looks.append(look)
-            on_image[:, i] = looks[-1].weights.sum(axis=1)
+            if looks[-1].weights.shape[1]:  # else nobody knows what shows the pictures
+                on_image[:, i] = looks[-1].weights.sum(axis=1)
             boxes = recording.frames[i].objects if looks[-1].cells else {}
             for k, name in enumerate(things):
                 if name in boxes:
