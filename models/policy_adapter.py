@@ -107,7 +107,11 @@ class token, say."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """A policy and its parts."""
+    """A policy and its parts.
+
+    When it is opened it is tried on a picture of noise for each camera, "pick up the cup" and a
+    state of zeros.
+    """
 
     model: nn.Module
     """In evaluation mode; a transformers model, or a module that has some inside."""

@@ -7,7 +7,7 @@ it run (`models.registry`).
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,8 @@ def _module_of(path: Path) -> Any:
 def _failing_in(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a person's code raises into a sentence that names the line."""
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # what it prints must not stand among results
+            yield
     except (UserError, MemoryError):
         raise
     except (Exception, SystemExit) as error:

@@ -10,8 +10,10 @@ layers once for each step of denoising. What is done to a head is done at every 
 and what is read is read at one of them.
 """
 
+import sys
 import threading
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,7 +218,8 @@ class WrappedPolicy(nn.Module):
             UserError: as `forward`.
         """
         try:
-            with self.turn, active(request or _Plain()):
+            # What a person's function prints must not stand among results.
+            with self.turn, redirect_stdout(sys.stderr), active(request or _Plain()):
                 found = self.adapter.act(n_rows, draw, observation.copied())
         except Exception as error:
             if isinstance(request, _ByModule) and error is request.raised:

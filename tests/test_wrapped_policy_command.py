@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_vision import noise_picture
-from tiny_wrapped import flow, flow_file, reach_file
+from tiny_wrapped import FLOW, flow, flow_file, reach_file
 
 from ablation import Ablation, Zero
 from ablation.chunk_actions import compare_chunks, hide_modalities, search_chunk, sweep_chunk
@@ -149,6 +149,19 @@ def test_files_that_are_wrong_are_said_so(
     assert run(asked) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].startswith("error: mine.py: its function policy() fails (line 2: ZeroDivision")
+
+
+def test_what_a_file_prints_does_not_stand_among_results(
+    cameras: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "loud.py"
+    source = FLOW.replace("seen):\n", "seen):\n        print('acting')\n", 1)
+    path.write_text("print('read')\n" + source.replace("policy():\n", "policy():\n    print(1)\n"))
+    asked = ["policy", "--model", str(path), *cameras, "--prompt", "go", "--json", "-"]
+    assert run(asked) == 0
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)["before"]["values"][0]) == 4
+    assert {"read", "1", "acting"} <= set(printed.err.splitlines())
 
 
 def test_what_is_about_tokens_is_refused(

@@ -7,9 +7,11 @@ import pytest
 from page_fixtures import make_page, serving
 from playwright.sync_api import Page, expect
 from tiny_vision import noise_picture
+from tiny_wrapped import flow_file
 
-from app import permalink
+from app import create_app, permalink
 from app.view import View
+from models.registry import Registry
 from models.types import Head
 
 pytestmark = pytest.mark.browser
@@ -91,10 +93,19 @@ def test_a_policy_of_which_little_is_said_is_numbered(quiet: Page, address: str)
     expect(quiet.locator(".on-image-note")).to_contain_text("The file of this policy does not say")
 
 
-def test_the_picker_runs_no_file(robot: Page) -> None:
-    """What is here a tiny shelf says likewise of any name that is not its own; the registry's own
-    words are held in `tests/models/test_policy_files.py`."""
-    robot.fill("#model-picker", "evil.py")
-    robot.press("#model-picker", "Enter")
-    expect(robot.locator("body")).to_contain_text("There is no model 'evil.py'")
-    expect(robot.locator("#model-picker")).to_have_value("flow")
+def test_neither_picker_nor_link_runs_a_file(quiet: Page, tmp_path: Path) -> None:
+    trap, own = tmp_path / "trap.py", str(flow_file())
+    trap.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    refused = "is run only if it is named on the command line"
+    with serving(create_app(Registry(own=own), own)) as url:
+        quiet.goto(url + "#" + str(permalink.encode(View(str(trap)))))
+        expect(quiet.locator("body")).to_contain_text(refused)
+        expect(quiet.locator("#model-picker")).to_have_value(own)
+        expect(quiet.locator("#action-body table")).to_be_visible()
+        quiet.locator(".mantine-Notification-closeButton").click()
+        expect(quiet.locator("body")).not_to_contain_text(refused)
+        quiet.fill("#model-picker", str(trap))
+        quiet.press("#model-picker", "Enter")
+        expect(quiet.locator("body")).to_contain_text(refused)
+        expect(quiet.locator("#model-picker")).to_have_value(own)
+    assert not (tmp_path / "ran").exists()
