@@ -3,7 +3,8 @@
 Such a policy finds its action from noise. So it is asked with the same noise before and after, and
 with several, where somebody wants to know how much hangs on it: changes are means over these draws,
 with their standard errors. Distances are taken in standard deviations of the actions that the
-policy was trained on, so that metres and radians can be added up.
+policy was trained on, so that metres and radians can be added up; those of a policy that a person
+wrapped in parts of each number's range, where that is told (`ChunkSpace.unit`).
 """
 
 import threading
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ablation.action_goals import SIGNS, parse_goal, value_of
-from ablation.action_metrics import CHUNK_METRIC
+from ablation.action_metrics import chunk_metric
 from ablation.chunk_types import (
     ChunkAction,
     ChunkChange,
@@ -30,7 +31,7 @@ from models.chunks import ChunkSpace
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.places import Place
-from models.types import EXPERT, MAIN, FloatArray, Head, TokenizedPrompt
+from models.types import FloatArray, Head, TokenizedPrompt
 
 Report = Callable[[Progress], None]
 
@@ -41,7 +42,7 @@ def chunk_space_of(model: LanguageModel) -> ChunkSpace:
         raise UserError(
             ErrorKind.MODEL,
             f"{model.name} does not answer with the numbers of an action; choose a policy that "
-            "does (PI0).",
+            "does (PI0, or one of your own).",
         )
     return model.chunk
 
@@ -147,6 +148,7 @@ def sweep_chunk(
     Raises:
         UserError: the model does not answer with numbers, or an argument does not fit.
     """
+    metric = chunk_metric(chunk_space_of(model))
     shape = model.stacks.named(stack)
     heads = model.all_heads(shape.name)
     moved = np.full((n_draws, len(heads)), np.nan)
@@ -158,7 +160,7 @@ def sweep_chunk(
             known = moved[:, i][np.isfinite(moved[:, i])]
             values[head.layer, head.head] = known.mean() if len(known) else np.nan
         return HeadScores(
-            metric=CHUNK_METRIC,
+            metric=metric,
             values=values,
             baseline=baseline,
             stack=shape.name,
@@ -348,15 +350,43 @@ def hide_modalities(
     reference scale for what single heads do. What these positions see of themselves stays.
 
     Raises:
-        UserError: the model does not answer with numbers.
+        UserError: the model does not answer with numbers, or it is not known what its positions
+            hold.
     """
     chunk_space_of(model)
-    heads = (*model.all_heads(MAIN), *model.all_heads(EXPERT))
-    kinds = prompt.with_acting().kinds
     found = []
     for kind, name in MODALITIES.items():
-        others = tuple(sorted(set(kinds) - {kind}))
+        heads, seen = _looking_at(model, prompt, kind)
+        if not heads:
+            continue
+        others = tuple(sorted({other for one in seen for other in one.kinds} - {kind}))
         ablation = Ablation(heads, Knockout(others, (kind,)))
         change = compare_chunks(model, prompt, ablation, n_draws)
-        found.append(HiddenModality(name, kinds.count(kind), change))
+        most = max(one.kinds.count(kind) for one in seen)
+        found.append(HiddenModality(name, most, change))
+    if not found:
+        raise UserError(
+            ErrorKind.PROMPT,
+            f"It is not known which positions of {model.name} hold pictures, instruction and "
+            "state beside others, so none can be hidden; let its positions say.",
+        )
     return tuple(found)
+
+
+def _looking_at(
+    model: LanguageModel, prompt: TokenizedPrompt, kind: str
+) -> tuple[tuple[Head, ...], list[TokenizedPrompt]]:
+    """Return the heads by which positions of other kinds look at those of one, and the positions of
+    their stacks."""
+    heads: list[Head] = []
+    seen = []
+    running = set(model.heads_on(prompt))
+    for stack in model.stacks.stacks:
+        members = [head for head in model.all_heads(stack.name) if head in running]
+        if not members:
+            continue
+        axes = model.stacks.axes(prompt, stack.name)
+        if kind in axes.keys.kinds and set(axes.queries.kinds) - {kind}:
+            heads += members
+            seen += [axes.queries, axes.keys]
+    return tuple(heads), seen

@@ -1,7 +1,7 @@
 """What is found of policies that answer with a chunk of numbers: values, without torch.
 
 Distances are taken in standard deviations of the actions that the policy was trained on, so that
-metres and radians can be added up.
+metres and radians can be added up; of some policies in other units (`ChunkSpace.unit`).
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class ChunkAction:
 
     space: ChunkSpace
     normalised: FloatArray
-    """float64 [n_draws, n_steps, n_dimensions], standard deviations from the mean."""
+    """float64 [n_draws, n_steps, n_dimensions], as `ChunkSpace.normalised`."""
 
     @property
     def values(self) -> FloatArray:
@@ -48,7 +48,8 @@ class ChunkChange:
 
     @property
     def by_draw(self) -> FloatArray:
-        """How far each draw's chunk is moved, float64 [n_draws], σ."""
+        """How far each draw's chunk is moved, float64 [n_draws], in the space's
+        unit."""
         return distances(self.before.normalised, self.after.normalised)
 
     @property
@@ -122,7 +123,8 @@ class ChunkStep:
 
     head: Head
     moved: float
-    """How far the chunk is from the clean one with all heads so far ablated, σ."""
+    """How far the chunk is from the clean one with all heads so far ablated, in the
+    space's unit."""
     action: ChunkAction
 
 
@@ -145,7 +147,7 @@ class ChunkSearch:
 
     @property
     def moved(self) -> float:
-        """How far the final set moves the chunk, σ."""
+        """How far the final set moves the chunk, in the space's unit."""
         return ChunkChange(self.clean, self.final).moved
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from ablation.types import MetricInfo
 from models.errors import ErrorKind, UserError
-from models.types import CROSS, EXPERT
+from models.types import CROSS, Stack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,13 +143,17 @@ def _largest_weight(rows: Rows) -> Tensor:
     return rows.largest
 
 
-def metrics_of(stack: str) -> dict[str, HeadMetric]:
+def metrics_of(stack: Stack | str) -> dict[str, HeadMetric]:
     """Return the metrics that mean something for a stack, by their names.
 
     In cross attention, and in an action expert's, which has other keys before its own, the key with
     a query's number is not the query itself.
+
+    Args:
+        stack: its name does where it says which positions it joins: of models that read text.
     """
-    return {n: m for n, m in HEAD_METRICS.items() if m.across or stack not in (CROSS, EXPERT)}
+    joins_own = stack.queries == stack.keys if isinstance(stack, Stack) else stack != CROSS
+    return {n: m for n, m in HEAD_METRICS.items() if m.across or joins_own}
 
 
 def head_metric_named(name: str) -> HeadMetric:

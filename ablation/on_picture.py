@@ -49,7 +49,8 @@ def on_picture(
 
     Args:
         query: the position that looks; None: where the prediction is read, for a vision tower all
-            parts of the picture, and for an action expert all actions, of which the mean is taken.
+            parts of the picture, and for an action expert all actions, of which the mean is taken;
+            all positions where it is not known what they are.
 
     Raises:
         UserError: the prompt has no picture, which part of it each position shows is not known, or
@@ -80,7 +81,7 @@ def on_picture(
     if query is None and not shape.name:
         query = model.resolve_position(prompt)
     looking = [i for i, kind in enumerate(axes.queries.kinds) if kind in ("image", "action")]
-    rows = looking if query is None else [query]
+    rows = (looking or None) if query is None else [query]
     maps = model.attention(prompt, heads, ablation, queries=rows)
     found = maps.values[:, :, at].mean(axis=1)  # [head, cell]
     weights = np.full((shape.n_layers, shape.n_heads, len(at)), np.nan, np.float32)

@@ -61,9 +61,7 @@ def summarise_heads(
     return HeadSummaries(
         prompt=axes.queries,
         n_keys=len(axes.keys),
-        metrics=tuple(
-            metric.info for metric in metrics_of(model.stacks.named(stack).name).values()
-        ),
+        metrics=tuple(metric.info for metric in metrics_of(model.stacks.named(stack)).values()),
         values=summary.means(),
         thumbnails=summary.thumbnails(),
         step=summary.step,
@@ -86,7 +84,7 @@ class MetricMeans:
         # How far each query is behind the first position of what it is of; -1 if none counts.
         self._behind = np.where(axes.shown(), np.arange(len(starts)) - starts, -1)
         self._starts = torch.from_numpy(starts) if starts.any() else None
-        self._metrics = tuple(metrics_of(stack.name).values())
+        self._metrics = tuple(metrics_of(stack).values())
         self._firsts = np.array([metric.first_query(stack.causal) for metric in self._metrics])
         self._sums = np.zeros((len(self._metrics), stack.n_layers, stack.n_heads))
         n_heads = np.array([model.sites[running].n_heads for running in model.stacks.layers(name)])

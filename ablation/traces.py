@@ -24,11 +24,7 @@ from models.picture import Cell
 from models.recordings import Recording
 from models.recordings.types import cells_showing
 from models.robot import read_state
-from models.types import EXPERT, MAIN, POLICY, FloatArray, Head, RobotInput, TokenizedPrompt
-
-FIRST_ACTION = 1
-"""Among an action expert's positions, behind the state: the one whose look is watched, as its
-number is the one that is done next."""
+from models.types import POLICY, VISION, FloatArray, Head, RobotInput, TokenizedPrompt
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,14 +59,14 @@ class Trace:
     """float64 [n_frames]: how far the ablated policy's action is from the whole one's, in `unit`;
     of a policy that answers with a chunk, how far all of that is."""
     unit: str
-    """"parts of reach" (`ablation.actions`) or "σ" (`ablation.chunk_types`)."""
+    """"parts of reach" (`ablation.actions`), or a `ChunkSpace`'s."""
     ablation: Ablation | None
     """What `after` is without."""
     heads: tuple[Head, ...]
     """Those that are watched."""
     on_image: FloatArray
     """float64 [n_heads, n_frames]: the part of a head's attention, from the position whose answer
-    is read, that is on the picture."""
+    is read, that is on the picture; NaN where it is not known which positions show that."""
     on_objects: FloatArray
     """float64 [n_heads, n_objects, n_frames]: the part that is on the cells that show each thing
     (`cells_showing`); NaN where it is not told where the thing is."""
@@ -230,7 +226,7 @@ def trace(
     """
     space = model.chunk or space_of(model)
     watched = model.check_heads(heads)
-    if any(head.stack not in (MAIN, EXPERT) for head in watched):
+    if any(head.stack == VISION for head in watched):
         raise UserError(
             ErrorKind.HEADS,
             "Along an episode the attention of the position that answers is watched, which the "
@@ -257,7 +253,8 @@ def trace(
             if looks and looks[-1].cells == look.cells:  # kept once
                 look = replace(look, cells=looks[-1].cells)
             looks.append(look)
-            on_image[:, i] = looks[-1].weights.sum(axis=1)
+            if looks[-1].weights.shape[1]:  # else nobody knows what shows the pictures
+                on_image[:, i] = looks[-1].weights.sum(axis=1)
             boxes = recording.frames[i].objects if looks[-1].cells else {}
             for k, name in enumerate(things):
                 if name in boxes:
@@ -274,7 +271,7 @@ def trace(
         after if ablates else None,
         kl if ablates and model.chunk is None else None,
         moved if ablates else None,
-        "parts of reach" if model.chunk is None else "σ",
+        "parts of reach" if model.chunk is None else model.chunk.unit,
         ablation,
         watched,
         on_image,
@@ -304,16 +301,22 @@ def _answer(
 
 def _look(model: LanguageModel, prompt: TokenizedPrompt, heads: Sequence[Head]) -> Look:
     """Return where heads look on the pictures from the position that answers: the last one, or of
-    an action expert the first action."""
+    an action expert the first action, whose number is the one that is done next; NaN for heads
+    that look at no parts of the pictures, or others than the prompt's."""
     at = [i for i, kind in enumerate(prompt.kinds) if kind == "image"]
     cells = () if prompt.cells is None else tuple(prompt.cells[i] for i in at)
     weights = np.zeros((len(heads), len(at)), dtype=np.float32)
     for stack in dict.fromkeys(head.stack for head in heads):
         places = [i for i, head in enumerate(heads) if head.stack == stack]
         members = [heads[i] for i in places]
-        query = FIRST_ACTION if stack == EXPERT else -1
-        rows = model.attention(prompt, members, queries=[query]).values[:, 0]
-        weights[places] = rows[:, at]  # an expert's keys begin with the prompt's positions
+        axes = model.axes_of(prompt, members)
+        first = [i for i, kind in enumerate(axes.queries.kinds) if kind == "action"][:1]
+        rows = model.attention(prompt, members, queries=first or [-1]).values[:, 0]
+        shown = [i for i, kind in enumerate(axes.keys.kinds) if kind == "image"]
+        if [axes.keys.labels[i] for i in shown] == [prompt.labels[i] for i in at]:
+            weights[places] = rows[:, shown]
+        else:  # other parts of the pictures than the prompt's, or none
+            weights[places] = np.nan
     return Look(cells, weights)
 
 

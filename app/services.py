@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ablation.action_metrics import ACTION_METRIC, CHUNK_METRIC
+from ablation.action_metrics import ACTION_METRIC, chunk_metric
 from ablation.interventions import INTERVENTIONS, Intervention
 from ablation.metrics import METRICS
 from ablation.types import Ablation, MetricInfo
@@ -52,6 +52,7 @@ MAPS_AT_ONCE = 24
 """More maps are drawn on demand, fewer of long prompts: each costs the browser time for its cells
 and this process memory for its weights."""
 FIRST_QUESTION = "What is in this picture?"
+FIRST_INSTRUCTION = "pick up the cup"
 """What a model that reads pictures is asked first."""
 _MAX_CELLS_AT_ONCE = 6 * 1024**2
 _MAX_BYTES_AT_ONCE = 6 * 4 * 4096**2
@@ -215,9 +216,13 @@ class Services:
         if view.heads is None or (view.heads and not heads):
             heads = first_heads(model, prompt)
         stacks = {stack.name for stack in model.stacks.stacks}
+        shows = prompt.main == "" or any(
+            positions.cells is not None for positions in (prompt, *prompt.sides.values())
+        )
         return replace(
             view,
             model=model.name,
+            picture=view.picture if shows or view.picture != "image" else "matrix",
             stack=view.stack if view.stack_name in stacks else MAIN_STACK,
             position=model.resolve_position(prompt, position),
             heads=heads,
@@ -228,8 +233,8 @@ class Services:
 def metrics_of(model: "LanguageModel") -> dict[str, MetricInfo]:
     """Return what a sweep of a model's heads can measure: for a policy, how its action changes;
     for one that answers with numbers nothing else."""
-    if model.kind == POLICY:
-        return {ACTION: CHUNK_METRIC}
+    if model.chunk is not None:
+        return {ACTION: chunk_metric(model.chunk)}
     of_tokens = {name: metric.info for name, metric in METRICS.items()}
     return of_tokens if model.actions is None else {**of_tokens, ACTION: ACTION_METRIC}
 
@@ -275,18 +280,19 @@ def _beside(view: View, model: "LanguageModel", images: Images) -> dict[str, Any
     """Return what goes with the text of a view as `LanguageModel.tokenize` takes it."""
     if model.kind == "encoder-decoder":
         return {"decoder": view.second}
-    if model.reads_pictures and view.images:
+    if model.takes is not None or (model.reads_pictures and view.images):
         beside = {"pictures": tuple(images.get(name) for name in view.images)}
-        if model.kind != POLICY:
+        if model.takes is None:
             return beside
-        return {**beside, "robot": RobotInput(read_state(view.second))}
+        told = view.second if model.takes.n_state else ""  # else there is no field for it
+        return {**beside, "robot": RobotInput(read_state(told))}
     return {"pair": view.second} if model.pairs and view.second else {}
 
 
 def most_positions(prompt: TokenizedPrompt) -> int:
     """Return how many positions a prompt has, or what stands beside it if that is longer: a source,
-    what a tower sees, texts that it is compared with."""
-    others = (prompt.typed, prompt.seen, prompt.compared)
+    what a tower sees, texts that it is compared with, further stacks' positions."""
+    others = (prompt.typed, prompt.seen, prompt.compared, *prompt.sides.values())
     return max(len(prompt), *(len(other) for other in others if other is not None))
 
 
@@ -351,9 +357,19 @@ def with_images_settled(view: View, model: "LanguageModel") -> View:
     reads them, with a picture to begin with if it has none and no text of its own."""
     if not model.reads_pictures:
         picture = "matrix" if view.picture == "image" else view.picture
-        return replace(view, images=(), picture=picture)
+        view = replace(view, images=(), picture=picture)
+        text = view.prompt if model.takes is None else FIRST_INSTRUCTION
+        return replace(view, prompt=text) if view.prompt == View().prompt else view
     from models.tabletop.scenes import EXAMPLES as SCENES
 
+    cameras = None if model.takes is None else model.takes.n_pictures
+    if cameras is not None:  # one that sees by so many, no fewer
+        is_first = not view.images and view.prompt == View().prompt
+        view = replace(view, images=(*view.images, *SCENES * cameras)[:cameras])
+        if not is_first:
+            return view
+        text = scene_text(SCENES[0], model)
+        return replace(view, prompt=text, picture="image")
     if not view.images and view.prompt != View().prompt and model.kind in (CLASSIFIER, POLICY):
         return replace(view, images=(SCENES[0],))  # they do nothing without one
     if view.images or view.prompt != View().prompt:

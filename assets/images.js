@@ -4,7 +4,7 @@
 (function () {
   "use strict";
 
-  let shown = { names: [], pictures: [], cells: null, seen: null };
+  let shown = { names: [], pictures: [], cells: null, seen: null, sides: {} };
 
   function thumbnail({ name, src, width, height }, i) {
     const card = document.createElement("figure");
@@ -32,9 +32,10 @@
   }
 
   const images = {
-    // message: { names, pictures: [{ name, src, width, height }], cells, seen }; `cells` and `seen`
-    // have for each position of the prompt, and of the vision tower, [picture, left, top, right,
-    // bottom] in pixels, or null; they are null where positions could not be told from pixels.
+    // message: { names, pictures: [{ name, src, width, height }], cells, seen, sides }; `cells` and
+    // `seen` have for each position of the prompt, and of the vision tower, [picture, left, top,
+    // right, bottom] in pixels, or null; they are null where positions could not be told from
+    // pixels. `sides` has the same of each further side of the prompt.
     show(message) {
       if (!message) {
         return;

@@ -60,8 +60,27 @@
     // The parts of the picture that a side's positions show. An action expert looks at the prompt's
     // positions, and behind them at its own, which show nothing, as texts do.
     function boxesOf(side) {
-      const { cells, seen } = window.attention.images();
+      const { cells, seen, sides } = window.attention.images();
+      if (isOwn(side)) {
+        return (sides && sides[side]) || null;
+      }
       return side === "acting" || side === "compared" ? null : side === "source" ? seen : cells;
+    }
+
+    // Whether a side is one that only a policy has which a person wrapped.
+    function isOwn(side) {
+      return side.startsWith("of-") || side.startsWith("keys-of-");
+    }
+
+    // Where a position of a side stands on another: what shows the same part of the picture, or has
+    // the same label, numbers aside; -1 where there is none.
+    function sameOn(from, position, to) {
+      const box = (boxesOf(from) || [])[position];
+      if (box) {
+        return (boxesOf(to) || []).findIndex((one) => one && close(one, box));
+      }
+      const label = labelsOf(from)[position];
+      return /^\d+$/.test(label) ? -1 : labelsOf(to).indexOf(label);
     }
 
     function labelsOf(side) {
@@ -75,7 +94,12 @@
       if (token !== null && chosen.side === side) {
         return token;
       }
-      if (token !== null) {
+      if (token !== null && (isOwn(side) || isOwn(chosen.side))) {
+        const same = sameOn(chosen.side, token, side);
+        if (same >= 0) {
+          return same;
+        }
+      } else if (token !== null) {
         const from = boxesOf(chosen.side);
         const box = from && from[token];
         const to = boxesOf(side);
@@ -93,6 +117,9 @@
       if (side === "compared") {
         return labelsOf(side).findLastIndex((label) => !label.startsWith("padding/"));
       }
+      if (isOwn(side) && labelsOf(side).includes("action 0")) {
+        return labelsOf(side).indexOf("action 0");
+      }
       return side === "prompt" || side === "all" ? known.marked : middle(boxesOf(side));
     }
 
@@ -109,7 +136,11 @@
 
     // Where a position of the prompt's words, and of an action expert's behind them, stands on a
     // side; undefined where the side does not have it.
-    function onSide(position, side) {
+    function onSide(position, side, keys) {
+      if (isOwn(keys) || isOwn(side)) {
+        const there = side === keys ? position : sameOn(keys, position, side);
+        return there < 0 ? undefined : there;
+      }
       const own = known.labels.length;
       if (side === "acting") {
         return position < own ? undefined : position - own;
@@ -138,11 +169,14 @@
     // --- building ---
 
     function build() {
-      const { pictures, cells } = window.attention.images();
-      if (!pictures.length || !cells) {
+      const { pictures, cells, sides } = window.attention.images();
+      const shows = cells || Object.values(sides || {}).some((boxes) => boxes);
+      if (!pictures.length || !shows) {
+        const untold = known.main
+          ? "The file of this policy does not say which positions show parts of the picture"
+          : "Which part of the picture each position shows could not be told from this model's processor";
         note.textContent = pictures.length
-          ? "Which part of the picture each position shows could not be told from this model's " +
-            "processor, so nothing is drawn on it; Matrix and Text show the positions by number."
+          ? untold + ", so nothing is drawn on it; Matrix and Text show the positions by number."
           : "There is no picture in this prompt: add one on the left.";
         grid.replaceChildren();
         tools.hidden = true;
@@ -182,17 +216,19 @@
         one.words = element("div", "on-image-words");
         const ownFrom = known.labels.length; // where an action expert's own positions begin
         labelsOf(keys).forEach((text, position) => {
-          if (ofTexts || !boxesOf("prompt")[position]) {
+          if (ofTexts || !(boxesOf(keys) || [])[position]) {
             const word = element("button", "on-image-word", text);
             word.type = "button";
             word.dataset.position = position;
-            word.addEventListener("click", () =>
-              ofTexts
-                ? select(position, keys)
-                : position < ownFrom
-                  ? select(position, "prompt")
-                  : select(position - ownFrom, "acting")
-            );
+            word.addEventListener("click", () => {
+              if (ofTexts || isOwn(keys)) {
+                select(position, keys);
+              } else if (position < ownFrom) {
+                select(position, "prompt");
+              } else {
+                select(position - ownFrom, "acting");
+              }
+            });
             one.words.append(word);
           }
         });
@@ -292,11 +328,11 @@
       if (one.words) {
         for (const word of one.words.children) {
           const position = Number(word.dataset.position);
-          const at = onSide(position, other);
+          const at = onSide(position, other, one.keys);
           const weight = at === undefined ? NaN : found[at];
           word.style.setProperty("--shade", Math.round(70 * share(weight)) + "%");
           word.title = word.textContent + (weight >= 0 ? ": " + weights.exact(weight) : "");
-          word.classList.toggle("selected", onSide(position, axis) === selected(axis));
+          word.classList.toggle("selected", onSide(position, axis, one.keys) === selected(axis));
         }
       }
     }

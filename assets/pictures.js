@@ -17,7 +17,7 @@
   // (and of an encoder's, the source), the position that is read, and of each head what the server
   // says of its map; `changed` are the heads that a drawer has not seen.
   const known = {
-    serial: null, order: [], extra: [], names: [], labels: [], sides: {}, marked: null,
+    serial: null, order: [], extra: [], names: [], labels: [], sides: {}, main: "", marked: null,
     images: [], maps: {},
   };
   const stale = new Map();
@@ -132,7 +132,7 @@
 
   function take(message) {
     const kept = message.serial === known.serial ? known.maps : {};
-    const { serial, order, extra, names, labels, sides, marked, images } = message;
+    const { serial, order, extra, names, labels, sides, main, marked, images } = message;
     const maps = {};
     for (const head of [...order, ...extra]) {
       const sent = message.maps[head];
@@ -142,7 +142,7 @@
       fetched.clear();
       pending = null;
     }
-    Object.assign(known, { serial, order, extra, names, labels, sides, marked, images, maps });
+    Object.assign(known, { serial, order, extra, names, labels, sides, main, marked, images, maps });
     for (const picture of drawers.keys()) {
       const before = stale.get(picture) || new Set();
       stale.set(picture, new Set([...before, ...Object.keys(message.maps)]));

@@ -26,12 +26,17 @@
     return side === "prompt" ? known : known.sides[side];
   }
 
-  function namesOf(known) {
+  // A stack of a policy that a person wrapped is called as they call it: so are its sides.
+  function nameOf(stack, known) {
     const { images } = window.attention;
-    if (known.sides.compared) {
-      return COMPARING;
+    const [queries] = stack.split(" ");
+    if (known && known.main) {
+      return queries === "prompt" ? known.main : queries.replace(/^of-/, "");
     }
-    return images && images().pictures.length ? SEEING : NAMES;
+    if (known && known.sides.compared) {
+      return COMPARING[stack];
+    }
+    return images && images().pictures.length ? SEEING[stack] : NAMES[stack];
   }
 
   function stackOf(known, head) {
@@ -47,7 +52,7 @@
     element.setAttribute("aria-label", "Stack of attention layers");
     let stack = "prompt prompt";
     let isChosen = false; // by a person
-    let names = NAMES;
+    let latest = null; // what is known
 
     function fill(stacks) {
       element.hidden = stacks.length < 2;
@@ -55,7 +60,7 @@
         ...stacks.map((name) => {
           const button = document.createElement("button");
           button.type = "button";
-          button.textContent = names[name];
+          button.textContent = nameOf(name, latest);
           button.setAttribute("role", "radio");
           button.setAttribute("aria-checked", String(name === stack));
           button.addEventListener("click", () => {
@@ -74,11 +79,11 @@
 
       // Take the heads that are known now; the first one's stack is shown if none was chosen.
       update(known) {
+        latest = known;
         const stacks = [...new Set(known.order.map((head) => stackOf(known, head)))];
         if (!isChosen || !stacks.includes(stack)) {
           stack = stacks[0] || "prompt prompt";
         }
-        names = namesOf(known);
         fill(stacks);
       },
 

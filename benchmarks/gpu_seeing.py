@@ -41,14 +41,15 @@ from transformers import (
 )
 
 from ablation import sweep_heads
-from ablation.wrapped import sweep_policy
+from ablation.chunk_actions import sweep_chunk
 from benchmarks.machine import seconds
 from benchmarks.report import GIGA, table
 from models import LanguageModel
 from models.attention_tap import ATTENTION_NAME
 from models.picture import Picture
+from models.policy_adapter import Observation, Policy
+from models.policy_files import wrapped
 from models.types import Head
-from models.wrapped_policy import WrappedPolicy
 
 QUESTIONS = ("paligemma", "pi0")
 IMAGE = "<image>"
@@ -129,7 +130,7 @@ def paligemma_table(device: str, rounds: int, tiny: bool) -> Table:
     return made
 
 
-def pi0(device: str, tiny: bool) -> WrappedPolicy:
+def pi0(device: str, tiny: bool) -> LanguageModel:
     """Make the flow-matching policy, wrapped."""
     vision, language = (TINY_VISION, TINY_LANGUAGE) if tiny else (VISION, LANGUAGE)
     expert = TINY_LANGUAGE if tiny else EXPERT
@@ -163,7 +164,7 @@ def pi0(device: str, tiny: bool) -> WrappedPolicy:
         "pixel_attention_mask": torch.ones(1, N_CAMERAS, dtype=torch.bool, device=device),
     }
 
-    def act(rows: int, draw: int) -> Tensor:
+    def act(rows: int, draw: int, _seen: Observation) -> Tensor:
         generator = torch.Generator().manual_seed(draw)
         noise = torch.randn(1, chunk, width, generator=generator).to(device, torch.bfloat16)
         expanded = {name: value.expand(rows, *value.shape[1:]) for name, value in given.items()}
@@ -171,19 +172,20 @@ def pi0(device: str, tiny: bool) -> WrappedPolicy:
 
     vlm: Any = policy.model.vlm
     stacks = {
-        "vision": vlm.vision_tower,
         "language": vlm.language_model,
+        "vision": vlm.vision_tower,
         "expert": policy.model.dit,
     }
-    return WrappedPolicy(policy, act, stacks, "PI0's shape")
+    adapter = Policy(policy, act, stacks, cameras=0, instructed=False)
+    return LanguageModel(*wrapped(adapter, "PI0's shape"), name="PI0's shape")
 
 
 def pi0_table(device: str, rounds: int, tiny: bool) -> Table:
     policy = pi0(device, tiny)
-    heads = policy.heads("expert")
+    heads, prompt = policy.all_heads("expert"), policy.tokenize("")
     made = table(f"{policy.name}, bfloat16, {N_CAMERAS} cameras", ("", "seconds", "GB at most"))
-    made.add_row("one action", *measured(policy.actions, device, rounds))
-    swept = measured(lambda: sweep_policy(policy, heads), device, rounds)
+    made.add_row("one action", *measured(lambda: policy.predict(prompt), device, rounds))
+    swept = measured(lambda: sweep_chunk(policy, prompt, stack="expert"), device, rounds)
     made.add_row(f"sweep of the expert's {len(heads)} heads", *swept)
     return made
 

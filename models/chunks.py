@@ -1,7 +1,7 @@
 """What the numbers mean that a policy answers with: a chunk of actions, some numbers each."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,13 @@ from models.errors import ErrorKind, UserError
 from models.types import FloatArray
 
 if TYPE_CHECKING:
+    from models.policy_adapter import Number
     from models.policy_prompts import PolicySight, Statistics
 
 DEVIATIONS = "σ"
 """The unit of numbers that are known as standard deviations from a mean alone."""
+RANGES, PLAIN = "parts of range", "own units"
+"""What changes of a wrapped policy's numbers are measured in: with limits, and without."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +58,20 @@ class ChunkSpace:
     """Numbers that the policy gives for each; those behind the dimensions are padding."""
     statistics: "Statistics | None"
     """What makes its numbers, standard deviations from a mean, into units."""
+    in_own_units: bool = False
+    """Whether the policy answers in units already."""
+    unit: str = DEVIATIONS
+    """What distances between actions are measured in."""
 
     def normalised(self, row: FloatArray) -> FloatArray:
-        """Return what a policy answers, [..., n_steps * n_numbers], as standard deviations from the
-        mean of what it was trained on, float64 [..., n_steps, n_dimensions]."""
+        """Return what a policy answers, [..., n_steps * n_numbers], as distances are measured:
+        standard deviations from the mean of what it was trained on, or parts of each number's
+        range; float64 [..., n_steps, n_dimensions]."""
         numbers = row.reshape(*row.shape[:-1], self.n_steps, self.n_numbers)
-        return numbers[..., : len(self.dimensions)]
+        found = numbers[..., : len(self.dimensions)]
+        if self.in_own_units and self.statistics is not None:
+            return self.statistics.normalised(found)
+        return found
 
     def in_units(self, normalised: FloatArray) -> FloatArray:
         """Return such numbers in each dimension's unit."""
@@ -99,6 +110,42 @@ def chunk_space(sight: "PolicySight", described: Path | None) -> ChunkSpace:
             raise _refusal(described, f"it names {len(told)} actions, and the policy has {n}")
         dimensions = tuple(_dimension(described, one, unit) for one in told)
     return ChunkSpace(dimensions, sight.chunk_size, sight.n_numbers, statistics)
+
+
+def wrapped_space(
+    numbers: "Sequence[Number]", n_steps: int, n_numbers: int, name: str
+) -> ChunkSpace:
+    """Return what the numbers of a wrapped policy mean.
+
+    Args:
+        n_steps, n_numbers: of what it answers with.
+        name: the policy's, for messages.
+
+    Raises:
+        UserError: they are more than it answers with, some have limits and others not, or a limit
+            makes no sense.
+    """
+    from models.policy_prompts import Statistics
+
+    if len(numbers) > n_numbers:
+        raise _wrong_numbers(name, f"{len(numbers)} are named, and it answers with {n_numbers}")
+    limited = [number for number in numbers if number.limits is not None]
+    if not limited:
+        dimensions = tuple(ChunkDimension(one.name, one.unit, one.words) for one in numbers)
+        unnamed = tuple(ChunkDimension(f"a{i}", "", {}) for i in range(n_numbers))
+        return ChunkSpace(dimensions or unnamed, n_steps, n_numbers, None, True, PLAIN)
+    if len(limited) < len(numbers):
+        raise _wrong_numbers(name, "some have limits and others not; give all limits, or none")
+    limits = np.array([number.limits for number in numbers], dtype=float)
+    if not (np.isfinite(limits).all() and (limits[:, 0] < limits[:, 1]).all()):
+        raise _wrong_numbers(name, "limits are a smallest number and a larger one")
+    dimensions = tuple(ChunkDimension(one.name, one.unit, one.words) for one in numbers)
+    reach = Statistics(np.zeros(len(limits)), limits[:, 1] - limits[:, 0])
+    return ChunkSpace(dimensions, n_steps, n_numbers, reach, True, RANGES)
+
+
+def _wrong_numbers(name: str, what: str) -> UserError:
+    return UserError(ErrorKind.MODEL, f"{name}: its numbers are wrong: {what}.")
 
 
 def _read(path: Path) -> list[Any] | None:

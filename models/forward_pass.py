@@ -127,12 +127,17 @@ class ForwardPass:
 
     def inputs(
         self, ids: Sequence[Sequence[int]], beside: Beside | None = None, stacked: bool = False
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Return a batch as the model takes it: keyword -> int64 [batch, position]; pictures as
-        their processor made them, one row's behind the other's."""
-        batch = {self._ids_name: torch.tensor([list(row) for row in ids], device=self.device)}
+        their processor made them, one row's behind the other's; what a wrapped policy is given as
+        a list, one a row."""
+        batch: dict[str, Any] = {
+            self._ids_name: torch.tensor([list(row) for row in ids], device=self.device)
+        }
         for name, row in (beside or {}).items():
-            if isinstance(row, np.ndarray):
+            if isinstance(row, np.ndarray) and row.dtype == object:  # taken as it is
+                batch[name] = list(row) * (1 if stacked else len(ids))
+            elif isinstance(row, np.ndarray):
                 array = torch.from_numpy(row).to(self.device)
                 if array.is_floating_point():
                     array = array.to(self._dtype)

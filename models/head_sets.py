@@ -207,7 +207,8 @@ class HeadSets:
     def _rows_at_once(self, posed: PosedPrompt) -> int:
         """Return how many rows from the bottom up a pass has room for."""
         prompt = posed.prompt
-        beside_it = (prompt.source, prompt.seen, prompt.acting, prompt.compared)
+        known = (prompt.source, prompt.seen, prompt.acting, prompt.compared)
+        beside_it = (*known, *prompt.sides.values())
         n = len(prompt) + sum(len(other) for other in beside_it if other is not None)
         return self.budget.rows(Window(0, n), n, writes_scores=True)
 

@@ -47,13 +47,12 @@ from models.self_check import branches_rightly, run_self_check, same_numbers
 from models.stacks import Axes, StackTable
 from models.types import (
     CLASSIFIER,
-    EXPERT,
     MAIN,
     POLICY,
-    VISION,
     AttentionMaps,
     Head,
     ModelInfo,
+    PolicyInputs,
     Prediction,
     RobotInput,
     TokenDetail,
@@ -61,6 +60,7 @@ from models.types import (
     TokenProbability,
 )
 from models.vision import Sight
+from models.wrapped_prompts import WrappedProcessor, WrappedSight
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +115,13 @@ class LanguageModel:
             parameter.requires_grad_(False)
         tokenizer = getattr(processor, "tokenizer", processor)
         self._reader = tokens.TokenReader.of(tokenizer)
-        self._sight: Sight | PictureAlone | PolicySight | None = None
+        self._sight: Sight | PictureAlone | PolicySight | WrappedSight | None = None
         if isinstance(processor, ClassProcessor):
             self._sight = PictureAlone.of(model, processor, name)
         elif isinstance(processor, PolicyProcessor):
             self._sight = PolicySight.of(model, processor, self._reader, name)
+        elif isinstance(processor, WrappedProcessor):
+            self._sight = WrappedSight(model)
         elif hasattr(processor, "image_processor"):
             self._sight = Sight(picture_reader(model, processor, self._reader, name))
         self.device = execution_device(model.get_input_embeddings())
@@ -156,6 +158,8 @@ class LanguageModel:
         """What the numbers of a `POLICY` mean."""
         if isinstance(self._sight, PolicySight):
             self.chunk = chunk_space(self._sight, actions)
+        elif isinstance(self._sight, WrappedSight):
+            self.chunk = self._sight.space
         elif actions is not None:
             self.actions = read_actions(actions, self._reader, self.n_vocab)
         self.info = self._describe()
@@ -223,7 +227,7 @@ class LanguageModel:
                 f"{self.name} reads text alone; leave the picture out, or choose a model that "
                 "reads pictures (tabletop).",
             )
-        if isinstance(self._sight, PolicySight):
+        if isinstance(self._sight, PolicySight | WrappedSight):
             return self._sight.prompt(text, pictures, self.max_positions, bos, robot)
         prompt = self._sight.prompt(text, pictures, self.max_positions, bos)
         self._check_embedded(prompt.ids)
@@ -233,7 +237,7 @@ class LanguageModel:
 
     def with_draw(self, prompt: TokenizedPrompt, draw: int) -> TokenizedPrompt:
         """Return the prompt of a `POLICY` with another noise."""
-        if not isinstance(self._sight, PolicySight):
+        if not isinstance(self._sight, PolicySight | WrappedSight):
             raise ValueError(f"{self.name} takes no noise")
         return self._sight.with_draw(prompt, draw)
 
@@ -434,10 +438,12 @@ class LanguageModel:
             UserError: the model needs pictures.
         """
         if self.kind in (CLASSIFIER, POLICY):
+            does = "does nothing without pictures"
+            if not self.reads_pictures:
+                does = "answers with the numbers of an action"
             raise UserError(
                 ErrorKind.MODEL,
-                f"{what} is text alone, and {self.name} does nothing without pictures; choose a "
-                "model that reads text.",
+                f"{what} is text alone, and {self.name} {does}; choose a model that reads text.",
             )
 
     def check_one_stack(self, what: str) -> None:
@@ -455,6 +461,12 @@ class LanguageModel:
                 f"{what} needs a model that reads text alone, and {self.name} reads pictures; its "
                 "attention maps, ablations and searches work as ever.",
             )
+        if self.kind == POLICY:
+            raise UserError(
+                ErrorKind.MODEL,
+                f"{what} needs a model that predicts tokens, and {self.name} answers with the "
+                "numbers of an action; its attention maps, ablations and searches work as ever.",
+            )
         if len(self.stacks.stacks) > 1:
             raise UserError(
                 ErrorKind.MODEL,
@@ -465,13 +477,29 @@ class LanguageModel:
     @property
     def reads_pictures(self) -> bool:
         """Whether its prompts may have pictures in them."""
+        if isinstance(self._sight, WrappedSight):
+            return self._sight.takes.n_pictures != 0
         return self._sight is not None
+
+    @property
+    def takes(self) -> PolicyInputs | None:
+        """What a `POLICY` is told."""
+        return self._sight.takes if isinstance(self._sight, PolicySight | WrappedSight) else None
+
+    @property
+    def last_layer_is_idle(self) -> bool:
+        """Whether of the main stack's last layer nothing is read but keys and values, by an action
+        expert, so that what its heads put out goes nowhere."""
+        return isinstance(self._sight, PolicySight)
 
     def heads_on(self, prompt: TokenizedPrompt) -> tuple[Head, ...]:
         """Return every head that runs on a prompt and can be looked at: those of the vision tower
         only where the prompt has its positions."""
         heads = self.all_heads(None)
-        return heads if prompt.seen is not None else tuple(h for h in heads if h.stack != VISION)
+        if prompt.seen is not None:
+            return heads
+        blind = {stack.name for stack in self.stacks.stacks if stack.queries == "picture"}
+        return tuple(head for head in heads if head.stack not in blind)
 
     def map_bytes(self, prompt: TokenizedPrompt, heads: Sequence[Head]) -> int:
         """Return the memory that the attention maps of heads take, in bytes."""
@@ -648,10 +676,12 @@ class LanguageModel:
         Raises:
             UserError: a layer runs several times, each with another z.
         """
-        if self.kind == POLICY and any(self.stacks.places[i][0] == EXPERT for i in layers):
+        names = {self.stacks.places[i][0] for i in layers}
+        again = [stack for stack in self.stacks.stacks if stack.repeats and stack.name in names]
+        if again:
             raise UserError(
                 ErrorKind.INTERVENTION,
-                "What the heads of the action expert put out differs from step to step, so it "
+                f"What the heads of the {again[0].label} put out differs from step to step, so it "
                 "cannot be taken from another run; choose an intervention that takes nothing from "
                 "one, such as zero.",
             )
@@ -862,6 +892,9 @@ class LanguageModel:
         return sites
 
     def _find_stacks(self) -> StackTable:
+        if isinstance(self._sight, WrappedSight):
+            assert self._sight.table is not None  # since the layers were found
+            return self._sight.table
         if self._sight is not None:
             seeing, causal = (
                 self.sites[: self._n_before],
@@ -941,4 +974,5 @@ class LanguageModel:
             stacks=self.stacks.stacks,
             pairs=self.pairs,
             image_token=None if self._sight is None else self._sight.image_token,
+            takes=self.takes,
         )

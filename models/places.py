@@ -16,7 +16,7 @@ Place = int | str
 Span = range | None
 """Rows or columns of a picture; None for all."""
 
-KINDS = ("text", "image", "state", "action", "special")
+KINDS = ("text", "image", "state", "action", "special", "unknown")
 """What a position can be (`TokenizedPrompt.kinds`), and so the words."""
 
 _WORD = re.compile(r"([a-z]+)(?:\[([^\]]*)\])?")
@@ -88,10 +88,11 @@ def named_positions(
 
 
 def _kinds(whole: TokenizedPrompt) -> set[str]:
-    """Return the kinds of all positions that a prompt has, an action expert's and those of the
-    texts that it is compared with among them."""
-    others = [other for other in (whole.acting, whole.compared) if other is not None]
-    return {*whole.kinds, *(kind for other in others for kind in other.kinds)}
+    """Return the kinds of all positions that a prompt has, those of further stacks among them: an
+    action expert's, and those of the texts that it is compared with."""
+    beside = (whole.acting, whole.compared, *whole.sides.values())
+    others = [positions for positions in beside if positions is not None]
+    return {*whole.kinds, *(kind for positions in others for kind in positions.kinds)}
 
 
 def resolved(

@@ -28,7 +28,7 @@ from models.flow_policy import FlowPolicy
 from models.picture import MOST_PICTURES, Cell, Picture
 from models.picture_prompts import IMAGE, PictureReader, cell_label
 from models.tokens import TokenReader
-from models.types import FloatArray, RobotInput, TokenizedPrompt
+from models.types import FloatArray, PolicyInputs, RobotInput, TokenizedPrompt
 from models.vision import FoundLayers, count_layers, picture_positions, probe_picture, split_layers
 
 TINY = 1e-8
@@ -168,6 +168,10 @@ class PolicySight:
             model.n_numbers,
             model.n_steps,
         )
+
+    @property
+    def takes(self) -> PolicyInputs:
+        return PolicyInputs(None, self.n_state)
 
     @property
     def image_token(self) -> str:

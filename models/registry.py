@@ -18,6 +18,7 @@ from models.language_model import LanguageModel
 from models.loading import DeviceMap, load_pretrained, resolve_device, resolve_dtype
 from models.memory_reuse import keep_freed_memory
 from models.picture_texts import parted_name
+from models.policy_files import is_policy_file, load_policy_file
 from models.tabletop import NAME as TABLETOP_NAME
 from models.tabletop import WEIGHTS as TABLETOP_WEIGHTS
 
@@ -32,6 +33,7 @@ Notify = Callable[[str], None]
 def load_model(
     name: str | Path = BUILTIN_NAME,
     *,
+    run_python: bool = False,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     device_map: DeviceMap | None = None,
@@ -43,6 +45,9 @@ def load_model(
     Args:
         name: "builtin", "tabletop" (a policy for a simulated robot), a hub id such as "gpt2", a
             directory, or a `.gguf` file.
+        run_python: whether the name may be one of a file of Python that wraps a policy
+            (`models.policy_adapter`): its code is run. Only for names that a person wrote for
+            that, never for what a page or a file holds.
         device: "auto" (cuda, else mps, else cpu) or a torch device.
         dtype: "float32" (also for None), "bfloat16" or "float16".
         device_map: "auto" spreads a large model over all devices, and what does not fit over main
@@ -55,6 +60,8 @@ def load_model(
         UserError: it cannot be loaded, or it failed its self-check; the message says why.
     """
     keep_freed_memory()
+    if is_policy_file(name):
+        return _load_own(name, run_python, device, dtype, device_map, pass_memory_gb, progress)
     torch_device, torch_dtype = resolve_device(device), resolve_dtype(dtype)
     place, label = name, str(name)
     own, texts = parted_name(name)
@@ -85,6 +92,34 @@ def load_model(
     )
 
 
+def _load_own(
+    name: str | Path,
+    run_python: bool,
+    device: str | torch.device,
+    dtype: str | torch.dtype | None,
+    device_map: DeviceMap | None,
+    pass_memory_gb: float | None,
+    progress: Notify | None,
+) -> LanguageModel:
+    """Load a policy that a person wrapped in a file of Python."""
+    if not run_python:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{str(name)!r} is a file of Python, which is run only if it is named on the command "
+            "line; start this program with --model and its path.",
+        )
+    if str(device) != "auto" or dtype is not None or device_map is not None:
+        raise UserError(
+            ErrorKind.OPTION,
+            f"{name} loads its model itself, so --device, --device-map and --dtype say nothing; "
+            "leave them out, and let the file choose.",
+        )
+    if progress is not None:
+        progress(f"Running {name}")
+    model, processor = load_policy_file(name)
+    return LanguageModel(model, processor, name=str(name), memory_gb=pass_memory_gb)
+
+
 class Registry:
     """The models that are loaded. All methods may be called from any thread."""
 
@@ -95,10 +130,13 @@ class Registry:
         memory_gb: float | None = None,
         pass_memory_gb: float | None = None,
         device_map: DeviceMap | None = None,
+        own: str | None = None,
     ) -> None:
         """Make a registry whose models all go to one device, in one dtype.
 
         Args:
+            own: the model that was named on the command line; where that is a file of Python it is
+                run when it is asked for, and no other ever is.
             memory_gb: gigabytes (10^9 bytes) that the weights of all loaded models may take;
                 None for a share of what is free now. The model asked for last is always kept.
             pass_memory_gb, device_map: for each of them, see `load_model`.
@@ -107,6 +145,8 @@ class Registry:
             UserError: no such device or dtype.
         """
         self._device, self._dtype = resolve_device(device), resolve_dtype(dtype)
+        self._own = None if own is None or not is_policy_file(own) else _key(own)
+        self._asked: tuple[str | torch.device, str | torch.dtype | None] = (device, dtype)
         self._pass_memory_gb = pass_memory_gb
         self._device_map = device_map
         self._budget = memory_gb * GIGABYTE if memory_gb is not None else self._free_share()
@@ -148,10 +188,12 @@ class Registry:
         self, key: str, name: str, outcome: "Future[LanguageModel]", progress: Notify | None
     ) -> LanguageModel:
         try:
+            own = key == self._own
             model = load_model(
                 name,
-                device=self._device,
-                dtype=self._dtype,
+                run_python=own,
+                device=self._asked[0] if own else self._device,
+                dtype=self._asked[1] if own else self._dtype,
                 pass_memory_gb=self._pass_memory_gb,
                 device_map=self._device_map,
                 progress=progress,

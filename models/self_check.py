@@ -84,7 +84,9 @@ def run_self_check(
     versions = _versions(model)
     with torch.inference_mode():
         plain = model(**given, use_cache=False).logits
-        tolerance = TOLERANCE.get(plain.dtype, 1e-4)
+        # Numbers of an action may come back in another precision than they were computed in.
+        dtypes = {plain.dtype, *(p.dtype for p in sites[0].projection.parameters())}
+        tolerance = max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes)
         seen = _watch(sites, dispatches, ids, logits_of)
         changed = _ablate_each_layer(sites, ids, plain, logits_of)
         groups = [_Group.of(stack, stacks) for stack in stacks.stacks]
@@ -216,12 +218,12 @@ def _watch(
     logits_of: LogitsOf,
 ) -> _Seen:
     """Run once, watching every layer."""
-    value_errors: list[float] = []
+    value_errors: dict[int, float] = {}
 
     def on_call(layer: int, call: Call) -> None:
-        if dispatches:
+        if dispatches and call.reading:
             pattern = torch.from_numpy(request.attention[layer]).to(call.z.device)
-            value_errors.append(_pattern_times_values_error(pattern, call))
+            value_errors[layer] = _pattern_times_values_error(pattern, call)
 
     request = TapRequest(
         read={layer: range(site.n_heads) for layer, site in enumerate(sites)},
@@ -233,10 +235,10 @@ def _watch(
         logits_of(ids, request)
     patterns = [torch.from_numpy(request.attention[layer]) for layer in range(len(sites))]
     sums = [
-        _head_sum_error(site, request.z[layer], outputs.seen[layer])
-        for layer, site in enumerate(sites)
+        _head_sum_error(site, request.z[layer], output)
+        for layer, (site, output) in enumerate(zip(sites, outputs.last_of(sites), strict=True))
     ]
-    return _Seen(patterns, value_errors, sums)
+    return _Seen(patterns, [value_errors[i] for i in sorted(value_errors)], sums)
 
 
 def _check_outputs(seen: _Seen, group: _Group, tolerance: float) -> list[Check]:
@@ -269,12 +271,12 @@ def _check_outputs(seen: _Seen, group: _Group, tolerance: float) -> list[Check]:
 
 
 class _ProjectionOutputs:
-    """Collects what each output projection returns, in the order the layers run."""
+    """Collects what each output projection returns."""
 
     def __init__(self, sites: Sequence[AttentionSite]) -> None:
         self._projections = {site.projection for site in sites}
         self._handles: list[Any] = []
-        self.seen: list[Tensor] = []
+        self._seen: dict[nn.Module, list[Tensor]] = {}
 
     def __enter__(self) -> "_ProjectionOutputs":
         self._handles = [p.register_forward_hook(self._remember) for p in self._projections]
@@ -284,8 +286,13 @@ class _ProjectionOutputs:
         for handle in self._handles:
             handle.remove()
 
-    def _remember(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
-        self.seen.append(output)
+    def _remember(self, module: nn.Module, _args: Any, output: Tensor) -> None:
+        self._seen.setdefault(module, []).append(output)
+
+    def last_of(self, sites: Sequence[AttentionSite]) -> list[Tensor]:
+        """Return what each layer's projection returned: of layers that ran several times at the
+        last; layers that share a projection in the order they run."""
+        return [self._seen[site.projection].pop() for site in reversed(sites)][::-1]
 
 
 def _pattern_times_values_error(pattern: Tensor, call: Call) -> float:

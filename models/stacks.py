@@ -147,7 +147,7 @@ class StackTable:
         if acting:
             n_most = _most_heads(acting)
             stacks.append(
-                Stack(EXPERT, "action expert", len(acting), n_most, "acting", "all", False)
+                Stack(EXPERT, "action expert", len(acting), n_most, "acting", "all", False, True)
             )
         places = [(VISION, i) for i in range(len(seeing))]
         places += [(MAIN, i) for i in range(len(reading))]
@@ -177,10 +177,10 @@ class StackTable:
     def named(self, name: str) -> Stack:
         """Return a stack by its name; raise `UserError` if there is none.
 
-        Where there are several, the main one may be called by its label too.
+        The main one may be called by its label too.
         """
         for stack in self.stacks:
-            labelled = not stack.name and len(self.stacks) > 1 and stack.label == name
+            labelled = not stack.name and stack.label == name
             if stack.name == name or labelled:
                 return stack
         others = [stack.name for stack in self.stacks if stack.name]
@@ -278,6 +278,7 @@ class StackTable:
         sides["texts"] = prompt.compared
         if prompt.acting is not None:
             sides |= {"acting": prompt.acting, "all": prompt.with_acting()}
+        sides |= prompt.sides
         queries, keys = sides.get(stack.queries), sides.get(stack.keys)
         if queries is None or keys is None:
             raise UserError(

@@ -65,12 +65,14 @@ class Stack:
     queries: str = "prompt"
     """Whose positions look: "prompt", "source" (what an encoder-decoder's encoder reads),
     "picture" (what a vision tower sees), "acting" (state and actions, an action expert's own),
-    "all" (those of the prompt, and behind them the expert's), or "texts" (those that a picture is
-    compared with)."""
+    "all" (those of the prompt, and behind them the expert's), "texts" (those that a picture is
+    compared with), or one of the prompt's `sides`."""
     keys: str = "prompt"
     """Whose positions are looked at."""
     causal: bool = True
     """Whether no position looks at a later one."""
+    repeats: bool = False
+    """Whether its layers run several times in one pass: at every step of denoising, say."""
 
     @property
     def prefix(self) -> str:
@@ -119,13 +121,25 @@ class RobotInput:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyInputs:
+    """What a policy that answers with numbers is told."""
+
+    n_pictures: int | None
+    """One a camera; None for as many as are given, one at least."""
+    n_state: int
+    """Numbers of the robot's state, at most."""
+    instructed: bool = True
+    """Whether it reads an instruction."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
     """A prompt as the model sees it: a sequence of positions with ids, labels and kinds.
 
     `labels` are what a person reads (a leading space is a middle dot, a newline is visible);
     they may repeat. `texts` are the characters of each token, for flowing text. `kinds` says of
     each position whether it is "text", "special" (a beginning-of-sequence token, say), "image", or
-    of a robot's policy "state" or "action".
+    of a robot's policy "state" or "action"; "unknown" where nobody says what it is.
 
     The prompt of an encoder-decoder is its decoder's, as predictions are read there; what the
     encoder reads is its `source`.
@@ -161,6 +175,11 @@ class TokenizedPrompt:
     starts: tuple[int, ...] = (0,)
     """Where each text begins, of several that stand one behind the other and see themselves alone;
     ascending."""
+    sides: "Mapping[str, TokenizedPrompt]" = field(default_factory=dict, hash=False)
+    """Of a policy that a person wrapped, the positions of its further stacks: side, as `Stack`
+    names it -> positions."""
+    main: str = ""
+    """What such a policy's main stack is called."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.ids), len(self.labels), len(self.texts), len(self.kinds)}
@@ -179,7 +198,9 @@ class TokenizedPrompt:
         """All that the model is given: equal for prompts on which it does the same."""
         source = None if self.source is None else self.source.ids
         pictures = tuple(picture.digest for picture in self.pictures)
-        return (self.ids, self.segments, source, pictures, self.robot)
+        # A policy's ids may be but the numbers of its positions, whatever it is told.
+        told = None if self.robot is None else self.text
+        return (self.ids, self.segments, source, pictures, self.robot, told)
 
     def with_acting(self) -> "TokenizedPrompt":
         """Return the positions that an action expert looks at: these, and behind them its own."""
@@ -242,6 +263,8 @@ class TokenizedPrompt:
             data["acting"] = list(self.acting.labels)
         if self.compared is not None:
             data["compared"] = list(self.compared.labels)
+        if self.sides:
+            data["sides"] = {side: list(one.labels) for side, one in self.sides.items()}
         if self.source is not None:
             source = {"tokens": list(self.source.labels), "ids": list(self.source.ids)}
             data |= {"decoder": self.text, "source": source}
@@ -443,6 +466,8 @@ class ModelInfo:
     """Whether it tells the two sentences of a pair apart."""
     image_token: str | None = None
     """What stands for a picture in a prompt; None for a model that reads text alone."""
+    takes: PolicyInputs | None = None
+    """What a `POLICY` is told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,242 +1,266 @@
-"""Any policy that runs a transformers model and returns numbers as its action.
+"""Any policy that runs transformers models and returns numbers, as everything else takes it.
 
 What such a policy is given and how it decodes is its own affair (flow matching, diffusion, several
-cameras). It is wrapped by a function that runs it on so many rows at once, and by the modules whose
-attention layers make its stacks:
-
-    policy = PI0ForConditionalGeneration.from_pretrained("lerobot/pi0_base").eval()
-
-    def act(rows, draw):
-        noise = torch.randn(1, 50, 32, generator=torch.Generator().manual_seed(draw))
-        given = {name: value.expand(rows, *value.shape[1:]) for name, value in inputs.items()}
-        return policy.sample_actions(noise=noise.expand(rows, -1, -1), **given)
-
-    wrapped = WrappedPolicy(policy, act, {
-        "vision": policy.model.vlm.vision_tower,
-        "language": policy.model.vlm.language_model,
-        "expert": policy.model.dit,
-    })
+cameras). A `models.policy_adapter.Policy` says how it is run and which modules make its stacks. As
+`models.flow_policy` does for PI0, it is made to look like a model whose answer are the numbers of
+its action, the same at whichever position they are read.
 
 Layers are known by their modules, not by the order in which they run: an action expert runs its
-layers once for each step of denoising, and an ablated head is ablated in all of them. Rows are
-independent, so that many sets of heads run side by side, each in its row.
+layers once for each step of denoising. What is done to a head is done at every run of its layer,
+and what is read is read at one of them.
 """
 
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
 
-from models.attention_reading import MapWriter
-from models.attention_tap import ATTENTION_NAME, Inputs, active, read_inputs, run_attention
+from models.attention_tap import (
+    ATTENTION_NAME,
+    AttentionRequest,
+    Inputs,
+    TapRequest,
+    active,
+    active_request,
+    allowed_keys,
+    is_causal,
+    run_attention,
+)
+from models.eager_tap import tap_eager_too
 from models.errors import ErrorKind, UserError
-from models.types import FloatArray, Head
-
-Act = Callable[[int, int], Tensor]
-"""(rows, draw) -> actions [rows, ...]: the same for every row where nothing is ablated. `draw`
-numbers the noise, for policies that start from some."""
-
-SAME, SAME_IN_HALF = 1e-4, 0.05
-"""Rows in which nothing is ablated may differ by this part of the largest value at most: in single
-and in half precision, where a batch of two rounds otherwise than one (by 0.031 in PI0's shape)."""
+from models.policy_adapter import Observation, Policy
+from models.types import POLICY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StackShape:
-    """One stack of a wrapped policy."""
+class Asked:
+    """What a wrapped policy is given of a prompt."""
 
-    name: str
-    layers: tuple[nn.Module, ...]
-    """Its attention layers, in the order in which they first run."""
-    n_heads: tuple[int, ...]
-    """Of each layer."""
-    n_calls: int
-    """How often each layer runs in one action."""
+    observation: Observation
+    draw: int
+    """Which noise."""
+    step: int
+    """Which run of a layer is read, counted from 0; of layers that run less often, the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRuns:
+    """How an attention layer runs in one action."""
+
+    n_heads: int
+    extents: frozenset[tuple[int, int]]
+    """(queries, keys) of its runs, those of all its rows for one of the policy's together."""
+    n_runs: int
+    n_parts: int
+    """Rows that it is given for each of the policy's: one a camera, say."""
+    causal: bool
+    """Whether no position looks at a later one."""
 
 
 @dataclass(slots=True, eq=False)
 class _Watching:
-    """Notes which attention layers run, how often, and with how many heads."""
-
-    calls: dict[nn.Module, int] = field(default_factory=dict)
-    heads: dict[nn.Module, int] = field(default_factory=dict)
-
-    def attend(self, inputs: Inputs) -> Tensor:
-        self.calls[inputs.module] = self.calls.get(inputs.module, 0) + 1
-        self.heads[inputs.module] = inputs.query.shape[1]
-        return run_attention(inputs)
-
-
-@dataclass(slots=True, eq=False)
-class _Scaling:
-    """Multiplies what some heads put out, in the rows where they are ablated."""
+    """Notes which attention layers run, and how."""
 
     n_rows: int
-    scale: float
-    chosen: Mapping[nn.Module, tuple[Tensor, Tensor]]
-    """layer -> (rows, heads), int64 [n] each."""
+    found: dict[nn.Module, LayerRuns] = field(default_factory=dict)
+    """In the order in which layers first run."""
 
     def attend(self, inputs: Inputs) -> Tensor:
-        z = run_attention(inputs)
-        if inputs.module not in self.chosen:
-            return z
-        rows, heads = self.chosen[inputs.module]
-        each = z.shape[0] // self.n_rows  # cameras, say: rows of the layer for each of the policy's
-        z = z.clone()
-        for camera in range(each):
-            z[rows * each + camera, :, heads] *= self.scale
-        return z
-
-
-@dataclass(slots=True, eq=False)
-class _Reading:
-    """Reads the attention of some heads at every call of their layers."""
-
-    wanted: Mapping[nn.Module, Sequence[int]]
-    maps: dict[nn.Module, list[FloatArray]] = field(default_factory=dict)
-
-    def attend(self, inputs: Inputs) -> Tensor:
-        heads = self.wanted.get(inputs.module)
-        if heads is not None:
-            shape = (len(heads), inputs.query.shape[2], inputs.key.shape[2])
-            found = np.empty(shape, dtype=np.float32)
-            read_inputs(inputs, 0, heads, MapWriter({0: list(found)}))
-            self.maps.setdefault(inputs.module, []).append(found)
+        n_parts = max(1, inputs.query.shape[0] // self.n_rows)
+        extent = (n_parts * inputs.query.shape[2], n_parts * inputs.key.shape[2])
+        known = self.found.get(inputs.module)
+        self.found[inputs.module] = LayerRuns(
+            inputs.query.shape[1],
+            frozenset({extent}) if known is None else known.extents | {extent},
+            1 if known is None else known.n_runs + 1,
+            n_parts,
+            not _sees_later(inputs) and (known is None or known.causal),
+        )
         return run_attention(inputs)
 
 
-class WrappedPolicy:
-    """A policy whose heads can be read and ablated."""
+def _sees_later(inputs: Inputs) -> bool:
+    if inputs.mask is None:
+        return not is_causal(inputs)
+    allowed = allowed_keys(inputs)
+    return allowed is None or bool(allowed.triu(1).any())
 
-    def __init__(
-        self, model: Any, act: Act, stacks: Mapping[str, nn.Module], name: str = "policy"
-    ) -> None:
-        """Wrap a policy; its attention is set to go through the tap.
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """Wants nothing; layers that ask for eager attention compute as under any other request."""
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        return run_attention(inputs)
+
+
+@dataclass(slots=True, eq=False)
+class _ByModule:
+    """Hands what a request wants to each layer by its module, whenever, however often it runs."""
+
+    request: AttentionRequest
+    layers: Mapping[nn.Module, int]
+    """Layer -> its number, in the order in which they first run."""
+    n_runs: Mapping[nn.Module, int]
+    step: int
+    """Which run is read."""
+    so_far: dict[nn.Module, int] = field(default_factory=dict)
+    raised: BaseException | None = None
+    """What ended a run from within attention: it is not the policy's doing."""
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        try:
+            return self._attend(inputs)
+        except BaseException as error:
+            self.raised = error
+            raise
+
+    def _attend(self, inputs: Inputs) -> Tensor:
+        layer, request = self.layers.get(inputs.module), self.request
+        if layer is None:  # of no stack
+            return run_attention(inputs)
+        if isinstance(request, TapRequest):
+            run = self.so_far.get(inputs.module, 0)
+            self.so_far[inputs.module] = run + 1
+            request.n_calls = layer
+            request.reading = run == min(self.step, self.n_runs[inputs.module] - 1)
+        return request.attend(inputs)
+
+
+class WrappedPolicy(nn.Module):
+    """A policy as a model whose logits are the numbers of its action."""
+
+    kind = POLICY
+
+    def __init__(self, adapter: Policy, name: str) -> None:
+        """Wrap a policy; the attention of its transformers models is set to go through the tap.
 
         Args:
-            model: a transformers model in evaluation mode.
-            act: runs the policy.
-            stacks: name -> the part of the model whose attention layers are that stack.
-
-        Raises:
-            UserError: a stack has no attention layer that runs, or rows are not independent.
+            name: what the user called it.
         """
+        super().__init__()
+        self.inner = adapter.model
+        self.adapter = adapter
         self.name = name
-        self._act = act
-        self._lock = threading.Lock()
-        model.set_attn_implementation(ATTENTION_NAME)
-        watching = _Watching()
-        clean = self._run(1, 0, watching)
-        self.shape = clean.shape[1:]
-        self.stacks = {name: _stack(name, part, watching) for name, part in stacks.items()}
-        twice = self._run(2, 0, _Watching())
-        apart = float(np.abs(twice - clean).max())
-        same = SAME if torch.finfo(model.dtype).bits > 16 else SAME_IN_HALF
-        if apart > same * max(float(np.abs(clean).max()), 1e-9):
-            raise UserError(
-                ErrorKind.MODEL,
-                f"{name} answers two equal rows differently (by {apart:.2g}): its function must "
-                "give every row the same observation and the same noise.",
-            )
+        self.config = PreTrainedConfig()
+        self.layers: dict[nn.Module, int] = {}
+        """Attention layer -> its number, once they are known; see `_ByModule`."""
+        self.n_runs: dict[nn.Module, int] = {}
+        tap_eager_too()  # some set that as they act
+        self.turn = threading.RLock()  # nobody knows whether a person's function may run twice
+        for module in list(adapter.model.modules()):
+            if isinstance(module, PreTrainedModel) and module._can_set_attn_implementation():
+                module.set_attn_implementation(ATTENTION_NAME)
+        parameter = next(adapter.model.parameters(), torch.zeros(1))
+        widest = max((p.shape[-1] for p in adapter.model.parameters()), default=1)
+        dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
+        # What ids are looked up in: here they are but the numbers of positions.
+        rows = torch.zeros(1, widest, device=parameter.device, dtype=dtype)
+        self.places = nn.Embedding.from_pretrained(rows)
 
-    def heads(self, stack: str | None = None) -> tuple[Head, ...]:
-        """Return every head of a stack, or of all."""
-        names = list(self.stacks) if stack is None else [self._named(stack).name]
-        return tuple(
-            Head(layer, head, name)
-            for name in names
-            for layer, n_heads in enumerate(self.stacks[name].n_heads)
-            for head in range(n_heads)
-        )
+    @property
+    def name_or_path(self) -> str:
+        return self.name
 
-    def check_heads(self, heads: Sequence[Head]) -> tuple[Head, ...]:
-        """Return the heads as given, or raise `UserError` naming the first that does not exist."""
-        for head in heads:
-            shape = self._named(head.stack)
-            if not (head.layer < len(shape.layers) and head.head < shape.n_heads[head.layer]):
-                raise UserError(ErrorKind.HEADS, f"There is no head {head} in {self.name}.")
-        return tuple(heads)
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # layers that do not dispatch are refused by name
 
-    def actions(
-        self, head_sets: Sequence[Sequence[Head]] = ((),), scale: float = 0.0, draw: int = 0
-    ) -> FloatArray:
-        """Return the policy's action with each set of heads ablated.
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.places
+
+    def get_output_embeddings(self) -> None:
+        """There is no unembedding: actions are numbers."""
+
+    def forward(self, input_ids: Tensor, asked: list[Asked], **_options: Any) -> CausalLMOutput:
+        """Return the numbers of each row, flat, the same at every position: [batch, position,
+        n_steps * n_numbers].
 
         Args:
-            head_sets: an empty one is the clean policy.
-            scale: what the heads' outputs are multiplied by.
-            draw: which noise.
-
-        Returns:
-            float32 [n_sets, ...].
+            asked: the same for every row.
 
         Raises:
-            UserError: a head does not exist, or numbers are not finite.
+            UserError: the policy's function fails, or does not return what it should.
         """
-        chosen: dict[nn.Module, tuple[list[int], list[int]]] = {}
-        for row, heads in enumerate(head_sets):
-            for head in self.check_heads(heads):
-                module = self.stacks[head.stack].layers[head.layer]
-                rows, members = chosen.setdefault(module, ([], []))
-                rows.append(row)
-                members.append(head.head)
-        tensors = {m: (torch.tensor(r), torch.tensor(h)) for m, (r, h) in chosen.items()}
-        return self._run(len(head_sets), draw, _Scaling(len(head_sets), scale, tensors))
+        first = asked[0]
+        if any(one is not first for one in asked):
+            raise ValueError("the rows of a wrapped policy are of one prompt")
+        request = active_request()
+        if request is not None and self.layers:
+            request = _ByModule(request, self.layers, self.n_runs, first.step)
+        found = self.act(input_ids.shape[0], first.draw, first.observation, request)
+        return CausalLMOutput(logits=found.flatten(1)[:, None].expand(-1, input_ids.shape[1], -1))
 
-    def attention(self, heads: Sequence[Head], draw: int = 0) -> dict[Head, FloatArray]:
-        """Return the attention of heads in one action: float32 [n_calls, n_query, n_key] each.
+    def measured(self, observation: Observation) -> dict[nn.Module, LayerRuns]:
+        """Return the attention layers that run on an observation, in the order they first run.
 
         Raises:
-            UserError: a head does not exist.
+            UserError: as `forward`.
         """
-        wanted: dict[nn.Module, list[int]] = {}
-        for head in self.check_heads(heads):
-            wanted.setdefault(self.stacks[head.stack].layers[head.layer], []).append(head.head)
-        reading = _Reading(wanted)
-        self._run(1, draw, reading)
-        found = {}
-        for head in heads:
-            module = self.stacks[head.stack].layers[head.layer]
-            place = wanted[module].index(head.head)
-            found[head] = np.stack([maps[place] for maps in reading.maps[module]])
-        return found
+        watching = _Watching(1)
+        with torch.inference_mode():
+            self.act(1, 0, observation, watching)
+        return watching.found
 
-    def _named(self, stack: str) -> StackShape:
-        if stack not in self.stacks:
-            known = ", ".join(self.stacks)
+    def act(
+        self, n_rows: int, draw: int, observation: Observation, request: AttentionRequest | None
+    ) -> Tensor:
+        """Run the policy under a request: float32 [n_rows, numbers] or [n_rows, steps, numbers].
+
+        Raises:
+            UserError: as `forward`.
+        """
+        try:
+            # What a person's function prints must not stand among results.
+            with self.turn, redirect_stdout(sys.stderr), active(request or _Plain()):
+                found = self.adapter.act(n_rows, draw, observation.copied())
+        except Exception as error:
+            if isinstance(request, _ByModule) and error is request.raised:
+                raise
+            if isinstance(error, UserError | MemoryError | torch.OutOfMemoryError):
+                raise
+            if isinstance(error, RuntimeError) and "alloc" in str(error):
+                raise  # memory ran out, which is said elsewhere
             raise UserError(
-                ErrorKind.HEADS, f"{self.name} has no stack {stack!r}; its stacks are {known}."
-            )
-        return self.stacks[stack]
+                ErrorKind.MODEL, f"{self.name}: its function act fails ({said(error)})."
+            ) from error
+        return self._checked(found, n_rows)
 
-    def _run(self, rows: int, draw: int, request: Any) -> FloatArray:
-        with self._lock, torch.inference_mode(), active(request):
-            found: FloatArray = self._act(rows, draw).float().cpu().numpy()
-        if found.shape[0] != rows:
+    def _checked(self, found: Any, n_rows: int) -> Tensor:
+        """Return what a policy answers; raise `UserError` if that are not numbers, a row each."""
+        if not isinstance(found, Tensor) or found.ndim not in (2, 3) or not found.numel():
+            shape = f" of shape {list(found.shape)}" if isinstance(found, Tensor) else ""
             raise UserError(
                 ErrorKind.MODEL,
-                f"{self.name} gave {found.shape[0]} actions for {rows} rows; its function must "
-                "return one for each row.",
+                f"{self.name}: its function act returns a {type(found).__name__}{shape}; it must "
+                "return a tensor [rows, numbers] or [rows, steps, numbers].",
             )
-        if not np.isfinite(found).all():
+        if found.shape[0] != n_rows:
+            raise UserError(
+                ErrorKind.MODEL,
+                f"{self.name}: its function act returns {found.shape[0]} actions for {n_rows} "
+                "rows; it must return one for each row.",
+            )
+        numbers = found.float()
+        if not bool(torch.isfinite(numbers).all()):
             raise UserError(
                 ErrorKind.NUMBERS,
-                f"{self.name} returned numbers that are not finite (NaN or infinity).",
+                f"{self.name}: its function act returns numbers that are not finite (NaN or "
+                "infinity).",
             )
-        return found
+        return numbers.to(self.places.weight.device)
 
 
-def _stack(name: str, part: nn.Module, watching: _Watching) -> StackShape:
-    inside = set(part.modules())
-    layers = tuple(module for module in watching.calls if module in inside)
-    if not layers:
-        raise UserError(
-            ErrorKind.MODEL,
-            f"No attention layer of the stack {name!r} runs through transformers' registry.",
-        )
-    n_heads = tuple(watching.heads[module] for module in layers)
-    return StackShape(name, layers, n_heads, watching.calls[layers[0]])
+def said(error: BaseException, longest: int = 200) -> str:
+    """Return the kind of an error and the first line of its message."""
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    lines = message.strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+    return text.rstrip(".") if len(text) <= longest else text[: longest - 1] + "…"

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from tiny import FAMILIES
+from tiny_vision import noise_picture
 
 from ablation.interventions import INTERVENTIONS, parse_intervention
 from app.cli.parser import build_parser
+from models.registry import load_model
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
 COMMANDS = re.findall(r"^    (?:.*&& )?\.venv/bin/python main\.py ?(.*)$", README, re.MULTILINE)
@@ -68,3 +70,63 @@ def test_the_python_examples_run() -> None:
     for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(example, "README.md", "exec"), names)
     assert names["prompt"].labels[0] == "The"  # type: ignore[attr-defined]
+
+
+def test_the_file_that_wraps_a_policy_opens(tmp_path: Path) -> None:
+    """The adapter as it stands there, with what is said further down, on a policy of its shape."""
+    [lines] = re.findall(r"^(    import torch\n.*?)^    \.venv", README, re.DOTALL | re.MULTILINE)
+    source = "\n".join(line[4:] for line in lines.splitlines())
+    lasting = re.DOTALL | re.MULTILINE
+    [more] = re.findall(r"^        numbers=.*?^        looks_at=.*?$", README, lasting)
+    assert 10 <= len([line for line in source.splitlines() if line]) <= 20
+    (tmp_path / "my_robot.py").write_text(MY_ROBOT)
+    prompts = []
+    for name, text in (
+        ("plain", source),
+        ("told", source.replace("state=7)", f"state=7,\n{more.replace(' ..., ', ' ')})")),
+    ):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        model = load_model(path, run_python=True)
+        pictures = [noise_picture((128, 128), seed) for seed in range(2)]
+        prompts.append(model.tokenize("pick up the cup", pictures=pictures))
+        assert [stack.label for stack in model.stacks.stacks] == ["vision", "language", "expert"]
+    assert [prompt.labels[-1] for prompt in prompts] == ["515", "cup"]
+    assert prompts[1].sides["of-expert"].labels[:2] == ("state", "action 0")
+
+
+MY_ROBOT = """
+import torch
+from tiny_pi0 import IMAGE_ID, config
+from transformers import PI0Config, PI0ForConditionalGeneration
+
+
+def words(instruction):
+    return instruction.split()
+
+
+def prepare(pictures, instruction, state):
+    ids = torch.tensor([[IMAGE_ID] * 512 + [len(word) for word in words(instruction)]])
+    pixels = torch.stack([torch.from_numpy(one).permute(2, 0, 1) / 255 for one in pictures])
+    pixels = torch.nn.functional.interpolate(pixels, (128, 128))
+    return {
+        "state": torch.tensor([state]),
+        "input_ids": ids,
+        "pixel_values": pixels[None],
+        "attention_mask": torch.ones_like(ids),
+        "pixel_attention_mask": torch.ones(1, 2, dtype=torch.bool),
+    }
+
+
+def load_policy(_directory):
+    shape = config().to_dict()
+    shape["vlm_config"]["vision_config"]["image_size"] = 128
+    shape |= {"chunk_size": 50, "max_state_dim": 7, "max_action_dim": 7}
+    torch.manual_seed(0)
+    policy = PI0ForConditionalGeneration(PI0Config(**shape))
+    policy.language_model = policy.model.vlm.language_model
+    policy.vision_tower = policy.model.vlm.vision_tower
+    policy.expert = policy.model.dit
+    return policy
+"""
+"""What the example imports: its own loading and preparing."""

@@ -27,6 +27,7 @@ def chunk_trace_figure(search: Any, *, dark: bool = False) -> go.Figure:
     """Draw how far the chunk is moved with each head that the search adds; heads that were dropped
     in the end are hollow. The figure takes its container's width."""
     colours = palette(dark)
+    unit = search.clean.space.unit
     moved = [0.0, *(step.moved for step in search.steps)]
     names = ["clean", *(str(step.head) for step in search.steps)]
     fills = [
@@ -45,7 +46,7 @@ def chunk_trace_figure(search: Any, *, dark: bool = False) -> go.Figure:
                 "line": {"color": colours.accent, "width": 2},
             },
             customdata=[action_said(search.clean), *(action_said(s.action) for s in search.steps)],
-            hovertemplate="%{y:.3g} σ<br>%{customdata}<extra></extra>",
+            hovertemplate=f"%{{y:.3g}} {unit}<br>%{{customdata}}<extra></extra>",
         ),
         layout={
             **base_layout(dark),
@@ -63,7 +64,7 @@ def chunk_trace_figure(search: Any, *, dark: bool = False) -> go.Figure:
             },
             "yaxis": plain_axis(dark)
             | {
-                "title": {"text": "action moved, σ", "font": {"size": 11}},
+                "title": {"text": f"action moved, {unit}", "font": {"size": 11}},
                 "rangemode": "tozero",
                 "gridcolor": colours.grid,
                 "showgrid": True,
@@ -74,7 +75,7 @@ def chunk_trace_figure(search: Any, *, dark: bool = False) -> go.Figure:
 
 
 def chunk_steps_table(search: Any) -> list[dict[str, Any]]:
-    """Return a row for each step: `step` (from 1), `head`, `layer`, `head_index`, `moved` (σ),
+    """Return a row for each step: `step` (from 1), `head`, `layer`, `head_index`, `moved`,
     `action` in words, `kept`."""
     return [
         {
@@ -97,8 +98,8 @@ def chunk_sentences(search: Any) -> list[str]:
     named = ", ".join(map(str, search.heads))
     wanted = "" if search.goal is None else f" Wanted: {search.goal}."
     told = [
-        f"With {named} ablated: {action_said(search.final)}, moved by {search.moved:.3g} σ; "
-        f"before: {action_said(search.clean)}.{wanted}"
+        f"With {named} ablated: {action_said(search.final)}, moved by {search.moved:.3g} "
+        f"{search.clean.space.unit}; before: {action_said(search.clean)}.{wanted}"
     ]
     if search.dropped:
         told.append(f"Not needed in the end: {', '.join(map(str, search.dropped))}.")

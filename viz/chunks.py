@@ -62,7 +62,7 @@ def chunk_rows(before: Any, change: Any = None) -> list[ChunkRow]:
 def moved_said(change: Any) -> str:
     """Say how far a chunk is moved, with the error of a mean over noises."""
     error = "" if len(change.by_draw) == 1 else f" ± {change.error:.2g}"
-    return f"{change.moved:.3g}{error} σ"
+    return f"{change.moved:.3g}{error} {change.before.space.unit}"
 
 
 def moved_line(change: Any) -> str:

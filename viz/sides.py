@@ -2,7 +2,7 @@
 
 An encoder-decoder has its encoder's source beside the prompt, a model that sees its tower's
 positions, a policy with an action expert the expert's own, and those that it looks at, and one that
-compares pictures with texts has the texts.
+compares pictures with texts has the texts; a policy that a person wrapped has sides of its own.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def other_sides(prompt: TokenizedPrompt) -> dict[str, TokenizedPrompt]:
         found |= {ACTING: prompt.acting, ALL: prompt.with_acting()}
     if prompt.compared is not None:
         found[COMPARED] = prompt.compared
-    return found
+    return {**found, **prompt.sides}
 
 
 def sides_of(

@@ -41,6 +41,7 @@ def run(options: Namespace, terminal: Terminal) -> int:
         from ablation.circuit.discovery import discover_circuit
 
         model = open_model(options, options.model, say)
+    model.check_one_stack("A circuit")
     pairs, held_out = _pairs(options, model, terminal)
     _warn_of_spaces(model, (*pairs, *held_out), terminal)
     if options.patch_heads is not None:

@@ -21,7 +21,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default="builtin",
         metavar="M",
         help="builtin (SmolLM2-135M), tabletop (a policy for a simulated robot), a Hugging Face id "
-        "such as gpt2, a directory, or a .gguf file (default: %(default)s)",
+        "such as gpt2, a directory, a .gguf file, or a .py file that wraps a policy of your own, "
+        "which is run (default: %(default)s)",
     )
     group.add_argument(
         "--device", default="auto", metavar="D", help="auto, cpu, cuda or mps (default: auto)"
@@ -100,7 +101,7 @@ def add_bos(group: Any) -> None:
         "--state",
         metavar="NUMBERS",
         help="of a policy that answers with numbers (PI0): what the robot tells of itself, "
-        "'0.1, 0.2, 0' (default: the mean of what it was trained on)",
+        "'0.1, 0.2, 0' (default: the mean of what it was trained on; of one of your own, zeros)",
     )
     group.add_argument(
         "--noise",
@@ -114,7 +115,7 @@ def add_bos(group: Any) -> None:
         type=not_negative,
         metavar="K",
         help="of such a policy: the step of denoising at which its action expert's attention is "
-        "read, from 0 (default: the last)",
+        "read, from 0; of one of your own, which run of a layer (default: the last)",
     )
     group.add_argument(
         "--bos",
@@ -130,7 +131,8 @@ def add_stack(parser: Any, meaning: str) -> None:
         default="",
         metavar="NAME",
         help=f"{meaning}: encoder or cross, of an encoder-decoder; vision, of a model that sees; "
-        "text, of one that compares pictures with texts (default: the main one)",
+        "text, of one that compares pictures with texts; expert, of PI0; or as a policy of your "
+        "own calls it (default: the main one)",
     )
 
 

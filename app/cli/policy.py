@@ -107,6 +107,8 @@ def _prompt(model: "LanguageModel", options: Namespace, terminal: Terminal) -> "
     text = options.prompt
     if text is None and len(options.image or ()) == 1 and options.image[0].startswith(TABLE):
         text = scene_text(options.image[0], model)
+    if text is None and model.takes is not None and not model.takes.instructed:
+        text = ""  # it reads none
     if text is None:
         raise UserError(
             ErrorKind.PROMPT,

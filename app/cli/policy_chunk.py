@@ -1,4 +1,4 @@
-"""`policy`, of a policy that answers with a chunk of numbers (PI0)."""
+"""`policy`, of a policy that answers with a chunk of numbers (PI0, or one of a person's own)."""
 
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ def run(
     options: Namespace,
     terminal: Terminal,
 ) -> int:
-    terminal.print(f"{model.name}: {prompt.text} ({prompt.robot.said() if prompt.robot else ''})")
+    terminal.print(f"{model.name}: {prompt.text} ({_told(model, prompt)})")
     if options.modalities:
         return _modalities(model, prompt, options, terminal)
     if options.sweep:
@@ -48,6 +48,13 @@ def run(
     if options.search or options.goal is not None:
         return _search(model, prompt, options, terminal)
     return _act(model, prompt, ablation, options, terminal)
+
+
+def _told(model: "LanguageModel", prompt: "TokenizedPrompt") -> str:
+    """Say what the policy is told beside pictures and instruction."""
+    said = "" if prompt.robot is None else prompt.robot.said()
+    knows = model.takes is None or model.takes.n_state
+    return said if knows else said.removeprefix("state mean, ")
 
 
 def _about(model: "LanguageModel", prompt: "TokenizedPrompt", options: Namespace) -> dict[str, Any]:
@@ -70,17 +77,20 @@ def _act(
         change = compare_chunks(model, prompt, ablation, options.draws)
     before = act_chunk(model, prompt, None, options.draws) if change is None else change.before
     table = Table()
-    names = ("action", "first", "mean", "last")
+    single = before.space.n_steps == 1
+    names = ("action", "value") if single else ("action", "first", "mean", "last")
     if change is not None:
-        names = ("action", "mean", "mean, ablated", "RMS change")
+        own = ("value", "ablated", "change") if single else ("mean", "mean, ablated", "RMS change")
+        names = ("action", *own)
     for name in names:
         table.add_column(name, justify="left" if name == "action" else "right")
     for row in chunk_rows(before, change):
-        after = (row.first, row.mean, row.last)
-        table.add_row(row.name, *(after if change is None else (row.mean, row.after, row.change)))
+        alone = (row.first, row.mean, row.last)[: len(names) - 1]
+        table.add_row(row.name, *(alone if change is None else (row.mean, row.after, row.change)))
     terminal.print(table)
     if change is None:
-        terminal.print(f"a chunk of {before.space.n_steps} actions, {_draws(options)}")
+        chunk = "an action" if single else f"a chunk of {before.space.n_steps} actions"
+        terminal.print(f"{chunk}, {_draws(options)}")
         terminal.write_json({**_about(model, prompt, options), "before": before.to_json()})
         return 0
     terminal.print(moved_line(change))
@@ -135,7 +145,7 @@ def _sweep(
     terminal.print(ranking_table(scores, options.top_k))
     for table in grid_tables(scores, terminal.width):
         terminal.print(table)
-    if not scores.stack:
+    if not scores.stack and model.last_layer_is_idle:
         terminal.print(
             f"Heads of layer {model.n_layers - 1} move nothing: the action expert reads that "
             "layer's keys and values alone."
@@ -160,16 +170,17 @@ def _search(
             progress=progress,
             cancel=cancel,
         )
+    unit = found.clean.space.unit
     wanted = "" if options.goal is None else f"; wanted: {options.goal}"
     terminal.print(f"the action is {action_said(found.clean)}{wanted}")
     for number, step in enumerate(found.steps, 1):
         terminal.print(
-            f"{number}. {step.head}: moved by {step.moved:.3g} σ: {action_said(step.action)}"
+            f"{number}. {step.head}: moved by {step.moved:.3g} {unit}: {action_said(step.action)}"
         )
     terminal.print(REASONS[found.stopped])
     terminal.print(f"heads: {', '.join(map(str, found.heads)) or 'none'}")
     if found.dropped:
-        terminal.print(f"then: {action_said(found.final)}, moved by {found.moved:.3g} σ")
+        terminal.print(f"then: {action_said(found.final)}, moved by {found.moved:.3g} {unit}")
     steps = [
         {"head": s.head.to_json(), "moved": s.moved, "action": s.action.summary.tolist()}
         for s in found.steps

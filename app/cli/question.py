@@ -169,6 +169,7 @@ def open_model(options: Namespace, name: str, say: Callable[[str], None]) -> "La
 
     return load_model(
         name,
+        run_python=True,
         device=options.device,
         dtype=options.dtype,
         pass_memory_gb=options.memory_gb,
@@ -183,7 +184,9 @@ def read_heads(model: "LanguageModel", text: str) -> tuple[Head, ...]:
     from ablation.heads import HEAD_NOTATION
 
     stacks = model.stacks.stacks
-    heads = parse_heads(text, model.n_layers, model.n_heads, stacks if len(stacks) > 1 else ())
+    # The only stack of a policy may be called by its name too: a person gave it.
+    named = len(stacks) > 1 or model.takes is not None
+    heads = parse_heads(text, model.n_layers, model.n_heads, stacks if named else ())
     if not heads:
         raise UserError(ErrorKind.HEADS, f"No heads are named; write {HEAD_NOTATION}.")
     return model.check_heads(heads)

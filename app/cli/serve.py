@@ -69,6 +69,7 @@ def _new_registry(options: Namespace) -> "Registry":
         dtype=options.dtype,
         pass_memory_gb=options.memory_gb,
         device_map=options.device_map,
+        own=options.model,
     )
 
 

@@ -58,16 +58,20 @@ def table(rows: list[ActionRow]) -> html.Table:
     )
 
 
-def chunk_table(rows: list[ChunkRow]) -> html.Table:
+def chunk_table(rows: list[ChunkRow], n_steps: int) -> html.Table:
     """Return a chunk of actions in numbers, a dimension a row."""
     compared = any(row.after for row in rows)
-    heads = ("", "mean", "ablated", "change") if compared else ("", "first", "mean", "last")
+    heads = ("", "first", "mean", "last") if n_steps > 1 else ("", "value")
+    if compared:
+        heads = ("", "mean" if n_steps > 1 else "whole", "ablated", "change")
     return _numbers(
         heads,
         [
             _row(
                 row.name,
-                (row.mean, row.after, row.change) if row.after else (row.first, row.mean, row.last),
+                (row.mean, row.after, row.change)
+                if row.after
+                else (row.first, row.mean, row.last)[: len(heads) - 1],
                 row.flips,
             )
             for row in rows
@@ -137,7 +141,8 @@ def svg_url(svg: str) -> str:
 
 
 def chunk_body(services: Services, view: View, dark: bool) -> tuple[list[Any], Any]:
-    """Return what the panel says of a policy that answers with numbers, and its curves.
+    """Return what the panel says of a policy that answers with numbers, and its curves, if it
+    answers with several actions.
 
     Raises:
         UserError: the prompt cannot be used.
@@ -155,18 +160,23 @@ def chunk_body(services: Services, view: View, dark: bool) -> tuple[list[Any], A
         except UserError as error:
             problem = error
         before = act_chunk(model, prompt) if change is None else change.before
-    parts: list[Any] = [chunk_table(chunk_rows(before, change))]
+    parts: list[Any] = [chunk_table(chunk_rows(before, change), before.space.n_steps)]
     if change is not None:
         said = "; ".join([moved_line(change), *flips_said(change)])
-        said += ". Means are over the chunk (a choice: how it ends), changes root mean squares"
+        if before.space.n_steps > 1:
+            said += ". Means are over the chunk (a choice: how it ends), changes root mean squares"
     elif problem is not None:
         said = str(problem).removesuffix(".")
     else:
-        said = f"a chunk of {before.space.n_steps} actions, found from one noise"
+        n_steps = before.space.n_steps
+        chunk = "An action" if n_steps == 1 else f"a chunk of {n_steps} actions"
+        said = f"{chunk}, found from one noise"
     parts.append(html.P(f"{said}.", className="caption"))
     unmoved = "" if ablation is None else _unmoved(model, ablation)
     if unmoved:
         parts.append(html.P(unmoved, className="caption"))
+    if before.space.n_steps == 1:  # a curve of one point is none
+        return parts, None
     return parts, chunk_figure(before, change, width=CURVES_WIDTH, dark=dark)
 
 
@@ -174,7 +184,7 @@ def _unmoved(model: Any, ablation: Any) -> str:
     """Explain why ablating heads of the language model's last layer moves nothing."""
     last = model.n_layers - 1
     dead = [head for head in ablation.heads if not head.stack and head.layer == last]
-    if not dead:
+    if not dead or not model.last_layer_is_idle:
         return ""
     named = ", ".join(map(str, dead[:4])) + (" and others" if len(dead) > 4 else "")
     return (
@@ -223,5 +233,6 @@ def register(app: Dash, services: Services) -> None:
         with awaiting(services, tab, "action", view, acted_of(view)):
             if in_numbers:
                 parts, figure = chunk_body(services, view, bool(dark))
-                return False, parts, now, figure, False
+                drawn = no_update if figure is None else figure
+                return False, parts, now, drawn, figure is None
             return False, body(services, view), now, no_update, True

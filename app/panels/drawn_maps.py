@@ -156,6 +156,7 @@ def message(
         "sides": {
             side: _names_and_labels(positions) for side, positions in other_sides(prompt).items()
         },
+        "main": prompt.main,
         "marked": how.position,
         "images": list(view.images),
         "maps": new,

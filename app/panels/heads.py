@@ -129,7 +129,8 @@ def register(app: Dash, services: Services) -> None:
     def add_typed(
         text: str, chosen: list[str], shape: dict[str, Any]
     ) -> tuple[list[str], str, None]:
-        stacks = _stacks(shape) if len(shape["stacks"]) > 1 else ()
+        named = len(shape["stacks"]) > 1 or shape["acts"] == "numbers"
+        stacks = _stacks(shape) if named else ()
         heads = parse_heads(text or "", shape["n_layers"], shape["n_heads"], stacks)
         return list(dict.fromkeys([*chosen, *(head.short for head in heads)])), "", None
 

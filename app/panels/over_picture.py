@@ -1,5 +1,6 @@
 """All heads of the stack over the picture at once, below the chosen ones."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dash import Dash, Input, Output, State, html, no_update
@@ -9,7 +10,7 @@ from app.panels.pieces import choose_on_click, graph, segmented, switch
 from app.services import Services, ablation_of
 from app.view import View
 from models.errors import UserError
-from models.types import EXPERT, MAIN
+from models.types import MAIN
 from viz.over_picture import over_picture_figure
 
 WIDTH, HEIGHT = 612, 200  # px
@@ -61,7 +62,7 @@ def figure_of(services: Services, view: View, which: int, dark: bool) -> tuple[A
     figure = over_picture_figure(
         found, prompt.pictures[which], view.heads or (), which=which, width=WIDTH, dark=dark
     )
-    whose = "the actions" if stack == EXPERT else "the picture's parts"
+    whose = _whose(model.stacks.axes(prompt, stack).queries.kinds)
     looking = f"{whose} look, on average" if query is None else f"{prompt.labels[query]} looks"
     if n_pictures > 1:
         looking += f" on picture {which + 1} of {n_pictures}"
@@ -74,6 +75,13 @@ def choices(n_pictures: int) -> tuple[list[dict[str, str]], str | None]:
     """Return the pictures that one may choose among, and whether the choice is hidden."""
     named = [{"value": str(i), "label": f"picture {i + 1}"} for i in range(n_pictures)]
     return (named, None) if n_pictures > 1 else ([], "none")
+
+
+def _whose(kinds: Sequence[str]) -> str:
+    """Say which positions of a stack look, where none is chosen."""
+    if "action" in kinds:
+        return "the actions"
+    return "the picture's parts" if "image" in kinds else "all positions"
 
 
 def register(app: Dash, services: Services) -> None:

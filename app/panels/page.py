@@ -41,7 +41,6 @@ from app.panels.circuit_asked import LINKED, opened_form
 from app.services import Services, metrics_of
 from app.view import View
 from models.errors import ErrorKind, UserError
-from models.types import CLASSIFIER
 from viz.theme import css_variables
 
 Notify = Callable[[str], None]
@@ -191,6 +190,7 @@ EXTRA_OUTPUTS = (
     (ids.STACK, "data"),
     (ids.STACK_PLACE, "hidden"),
     (ids.BOS, "checked"),
+    (ids.BOS, "disabled"),
     (ids.IMAGE_PLACE, "hidden"),
     (ids.IMAGES_SHOWN, "data"),
     (ids.EXAMPLES, "data"),
@@ -226,13 +226,14 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         heads.options(model.all_heads(None), model.info.stacks),
         view.prompt,
         None,
-        prompt.not_read(tokens) if model.kind == CLASSIFIER else None,
+        prompt.not_read(model.info, tokens),
         view.second,
         prompt.second_word(model.info),
         prompt.second_kind(model.info) is None,
         heads.stack_choices(model.info.stacks),
         len(model.info.stacks) == 1,
         view.bos,
+        model.takes is not None and model.info.bos_token is None,  # one prepares its ids itself
         not model.reads_pictures,
         prompt.pictured(tokens, view.images),
         prompt.example_options(model.info),

@@ -73,12 +73,16 @@ def run(
     return search_chunk(model, prompt, goal, intervention, view.max_heads, **common)
 
 
-def search_columns() -> list[dict[str, Any]]:
-    """Return the columns of the steps of a search for heads that move a chunk of actions."""
+def search_columns(unit: str) -> list[dict[str, Any]]:
+    """Return the columns of the steps of a search for heads that move a chunk of actions.
+
+    Args:
+        unit: what distances between actions are measured in.
+    """
     return [
         {"field": "step", "headerName": "#", "width": 56},
         {"field": "head", "headerName": "Head", "width": 116},
-        figures_column("moved", "moved, σ", ".3~g", width=92),
+        figures_column("moved", f"moved, {unit}", ".3~g", width=92 if len(unit) < 4 else 160),
         {"field": "action", "headerName": "Action then", "flex": 1},
         {"field": "kept", "headerName": "Kept", "width": 76},
     ]

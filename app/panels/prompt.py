@@ -25,6 +25,7 @@ COMPARED = (
     "The picture is the prompt. The texts that it is compared with stand behind the model's name, "
     "after #."
 )
+NO_INSTRUCTION = "This policy is told no instruction: text is not read."
 
 
 def layout() -> html.Section:
@@ -124,16 +125,21 @@ def pictured(prompt: TokenizedPrompt, names: Sequence[str]) -> dict[str, Any]:
     """
     found = (prompt.cells, None if prompt.seen is None else prompt.seen.cells)
     cells, seen = (None if one is None else boxes(one) for one in found)
-    shown_pictures = [shown(picture) for picture in prompt.pictures]
-    return {"names": list(names), "pictures": shown_pictures, "cells": cells, "seen": seen}
-
-
-def not_read(prompt: TokenizedPrompt) -> str:
-    """Say where text goes for a model that says what a picture shows."""
-    return NOT_READ if prompt.compared is None else COMPARED
+    sides = {
+        side: None if one.cells is None else boxes(one.cells) for side, one in prompt.sides.items()
+    }
+    return {
+        "names": list(names),
+        "pictures": [shown(picture) for picture in prompt.pictures],
+        "cells": cells,
+        "seen": seen,
+        "sides": sides,
+    }
 
 
 def token_count(prompt: TokenizedPrompt) -> str:
+    if prompt.main:
+        return words.count(len(prompt), "position")
     if prompt.source is None:
         return words.count(len(prompt), "token")
     return f"{len(prompt.source)} + {words.count(len(prompt), 'token')}"
@@ -145,7 +151,7 @@ SECOND_TEXTS = {
     POLICY: (
         "state",
         "What the robot tells of itself: its numbers, in their own units; empty stands for the "
-        "mean of what the policy was trained on",
+        "mean of what the policy was trained on, of one of your own for zeros",
     ),
 }
 """Kind of the second text -> the word in front of it, and what it is."""
@@ -153,7 +159,9 @@ SECOND_TEXTS = {
 
 def second_kind(info: ModelInfo) -> str | None:
     """Return which second text a model takes, if any."""
-    if info.kind in ("encoder-decoder", POLICY):
+    if info.kind == POLICY:
+        return POLICY if info.takes is None or info.takes.n_state else None
+    if info.kind == "encoder-decoder":
         return info.kind
     return "pair" if info.pairs else None
 
@@ -165,6 +173,15 @@ def second_word(info: ModelInfo) -> Any:
         return None
     word, meaning = SECOND_TEXTS[kind]
     return html.Span(word, className="field-label", title=meaning)
+
+
+def not_read(info: ModelInfo, prompt: TokenizedPrompt) -> str | None:
+    """Say so where a model reads no text, or none but what stands behind its name."""
+    if info.takes is not None and not info.takes.instructed:
+        return NO_INSTRUCTION
+    if info.kind != CLASSIFIER:
+        return None
+    return NOT_READ if prompt.compared is None else COMPARED
 
 
 def example_options(info: ModelInfo | None) -> list[dict[str, Any]]:
@@ -179,6 +196,14 @@ def example_options(info: ModelInfo | None) -> list[dict[str, Any]]:
         item = {"value": example.text, "label": example.label}
         groups.setdefault(example.group, []).append(item)
     return [{"group": group, "items": items} for group, items in groups.items()]
+
+
+def as_many(given: Sequence[str], before: Sequence[str], n: int) -> list[str]:
+    """Return the pictures of a policy that sees by so many cameras: the ones given last, and where
+    they are too few, examples that were there before stay behind them."""
+    latest = list(given[max(0, len(given) - n) :])
+    examples = [name for name in before if name.startswith(TABLE)]
+    return [*latest, *examples[len(examples) - (n - len(latest)) :]] if len(latest) < n else latest
 
 
 def register(app: Dash, services: Services) -> None:
@@ -235,8 +260,11 @@ def register(app: Dash, services: Services) -> None:
         model = services.model(view.model)
         if model.actions is not None or model.kind == CLASSIFIER:  # which look at one picture
             given, kept = [], kept[:1]
+        named = [*given, *kept]
+        if model.takes is not None and model.takes.n_pictures is not None:
+            named = as_many(named, view.images, model.takes.n_pictures)
         request = {"text": text or view.prompt, "second": view.second, "bos": view.bos}
-        return {**request, "images": [*given, *kept], "at": time.time()}, None
+        return {**request, "images": named, "at": time.time()}, None
 
     app.clientside_callback(
         browser("show", "tokens"),

@@ -11,7 +11,7 @@ from app.services import Services, ablation_of
 from app.view import View
 from models.errors import ErrorKind, UserError
 from models.recordings import Recording
-from models.types import EXPERT, MAIN, Head
+from models.types import VISION, Head
 
 WIDTH = 296  # px
 KEPT_BYTES = 2**20
@@ -40,9 +40,9 @@ class Followed:
 
 
 def watched_heads(view: View) -> tuple[Head, ...]:
-    """Return the chosen heads that a policy's answer is read through, the language model's or an
-    action expert's, as many as are drawn."""
-    return tuple(head for head in view.heads or () if head.stack in (MAIN, EXPERT))[:MOST_HEADS]
+    """Return the chosen heads that a policy's answer is read through, which a vision tower's are
+    not, as many as are drawn."""
+    return tuple(head for head in view.heads or () if head.stack != VISION)[:MOST_HEADS]
 
 
 def followed_of(services: Services, opened: dict[str, Any]) -> Followed:

@@ -115,7 +115,7 @@ def search_shown(result: SearchResult | ChunkSearch, dark: bool) -> tuple[Any, .
         return (
             chunk_trace_figure(result, dark=dark),
             chunk_steps_table(result),
-            policy_study.search_columns(),
+            policy_study.search_columns(result.clean.space.unit),
             [html.P(sentence) for sentence in chunk_sentences(result)],
         )
     return (
@@ -316,7 +316,7 @@ def sweep_caption(scores: HeadScores, kept: dict[str, Any]) -> str:
         heads = f"Cancelled after {n_done} of {words.count(n_all, 'head')}"
     stack = f" of the stack {scores.stack}" if scores.stack else ""
     said = f"{heads}{stack}, each ablated alone ({kept['intervention']}). Click a head to add it."
-    if scores.metric.name != CHUNK_METRIC.name or scores.stack:
+    if scores.metric != CHUNK_METRIC or scores.stack:
         return said
     return (
         f"{said} Heads of layer {len(scores.values) - 1} move nothing: the action expert reads the "

@@ -151,16 +151,18 @@ def test_what_cannot_be_traced(
         trace(llama, recording)
 
 
-def test_a_policy_that_answers_with_numbers_is_followed() -> None:
+@pytest.mark.parametrize("whose", ["its own", "wrapped"])
+def test_a_policy_that_answers_with_numbers_is_followed(whose: str) -> None:
     from tiny_pi0 import tiny_pi0
     from tiny_vision import noise_picture
+    from tiny_wrapped import flow, reach
 
     from ablation.chunk_actions import act_chunk, compare_chunks
     from models.picture import Picture
     from models.recordings import Frame, Recording
     from models.types import RobotInput
 
-    model = tiny_pi0()
+    model = tiny_pi0() if whose == "its own" else flow()
     states = ((1.0, -1.0), (2.0, 0.5), (0.0, 0.0))
     frames = tuple(Frame(i / 2, state, (0.1, 0.2)) for i, state in enumerate(states))
 
@@ -171,7 +173,7 @@ def test_a_policy_that_answers_with_numbers_is_followed() -> None:
     heads = (Head(1, 2, "expert"), Head(0, 1))
     ablation = Ablation((Head(0, 3, "expert"),), Zero())
     found = trace(model, recording, ablation, heads)
-    assert found.unit == "σ"
+    assert found.unit == ("σ" if whose == "its own" else "parts of range")
     assert found.kl is None
     assert found.moved is not None
     assert found.after is not None
@@ -196,3 +198,7 @@ def test_a_policy_that_answers_with_numbers_is_followed() -> None:
     )
     with pytest.raises(UserError, match="choose heads of the language model"):
         trace(model, recording, heads=[Head(0, 0, "vision")])
+    if whose == "wrapped":  # of another, nobody says which positions show the pictures
+        stateless = replace(recording, frames=tuple(Frame(f.time, None, None) for f in frames))
+        unknown = trace(reach(), stateless, heads=[Head(1, 1)])
+        assert np.isnan(unknown.on_image).all()

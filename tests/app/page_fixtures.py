@@ -15,6 +15,7 @@ from tiny import byte_level_tokenizer, tiny_directory, tiny_torch_model
 from tiny_pi0 import tiny_pi0_directory
 from tiny_policy import policy_directory
 from tiny_vision import TEXTS, classifier_directory, comparing_directory
+from tiny_wrapped import blind_file, flow_file, reach_file
 
 from app import create_app
 from app.server import AsgiApp, Message, Receive, Scope, Send, guarded
@@ -28,6 +29,10 @@ DEEP_PASS_GB = 0.003
 """Room for a few dozen head sets in a pass, so that a study of the deep model takes many."""
 
 
+OWN = {"flow": flow_file, "reach": reach_file, "blind": blind_file}
+"""Policies that a person wrapped."""
+
+
 @cache
 def _loaded(name: str) -> LanguageModel:
     special = {
@@ -38,6 +43,10 @@ def _loaded(name: str) -> LanguageModel:
         "pi0": tiny_pi0_directory,
         "clip": lambda: f"{comparing_directory('CLIP')}#{'|'.join(TEXTS)}",
     }
+    if name in OWN:
+        model = load_model(OWN[name](), run_python=True)
+        model.name = name
+        return model
     directory = special[name]() if name in special else tiny_directory(name)
     room = DEEP_PASS_GB if name == "deep" else None
     model = load_model(directory, device="cpu", pass_memory_gb=room)
@@ -69,6 +78,7 @@ class Shelf:
 
     names = (
         "llama", "gpt2", "bert", "gptj", "bart", "deep", "long", "tabletop", "vit", "pi0", "clip",
+        *OWN,
     )  # fmt: skip
 
     def get(self, name: str, progress: Callable[[str], None] | None = None) -> LanguageModel:

@@ -128,6 +128,7 @@ def attention_html(
         "title": title,
         **_names_and_labels(prompt),
         "sides": {side: _names_and_labels(positions) for side, positions in others.items()},
+        "main": prompt.main,
         "marked": position,
         "picture": picture,
         "token": token,

@@ -48,6 +48,7 @@
     names: about.names,
     labels: about.labels,
     sides: about.sides,
+    main: about.main,
     marked: about.marked,
     note: SINKS[about.sink] || "",
     threshold: about.threshold * about.unit, // weights below it are not shown
