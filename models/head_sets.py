@@ -21,6 +21,7 @@ from models.errors import ErrorKind, UserError
 from models.forward_pass import ForwardPass, beside, log_softmax64
 from models.gated_run import GatedRun
 from models.head_gradients import Gates
+from models.memory_reuse import LARGEST_KEPT
 from models.places import Place
 from models.stacks import StackTable
 from models.types import ENCODER, MAIN, FloatArray, Head, TokenizedPrompt
@@ -404,7 +405,10 @@ class HeadSets:
                 return
             indices, logits = found
             self._forward.refuse_not_finite(logits)
-            yield indices, log_softmax64(logits)
+            # Larger pieces of memory would go back to the system, and cost page faults each time.
+            n = max(1, LARGEST_KEPT // (8 * logits.shape[-1]))
+            for members, part in zip(_parts(indices, n), logits.split(n), strict=True):
+                yield members, log_softmax64(part)
 
 
 def _whole(index: int, logits: Tensor, posed: PosedPrompt) -> WholePass:
