@@ -33,6 +33,7 @@ from models.attention_reading import (
 from models.edits import Plan, RowPlan
 from models.errors import ErrorKind, UserError
 from models.packed import (
+    are_rows_packed,
     block_mask,
     running_stretches,
     stretches_of_row,
@@ -179,7 +180,7 @@ class TapRequest:
     def attend(self, inputs: Inputs) -> Tensor:
         layer = self.next_layer()
         plan = self.plan_of(layer)
-        packed = layer >= 0 and self.n_rows is not None and is_packed(inputs, self.n_rows)
+        packed = layer >= 0 and self.n_rows is not None and are_rows_packed(inputs.module)
         if packed:
             inputs = _rows_apart(inputs, self.n_rows or 1)
         n_parts = self._n_parts(layer, inputs)
@@ -320,11 +321,6 @@ def joined(z: Tensor, n_parts: int) -> Tensor:
 def _parted(z: Tensor, n_parts: int) -> Tensor:
     """Undo `joined`."""
     return z if n_parts == 1 else z.reshape(-1, z.shape[1] // n_parts, *z.shape[2:])
-
-
-def is_packed(inputs: Inputs, n_rows: int) -> bool:
-    """Whether a layer is given several rows of the batch as one."""
-    return inputs.query.shape[0] == 1 < n_rows and inputs.query.shape[2] % n_rows == 0
 
 
 def _rows_apart(inputs: Inputs, n_rows: int) -> Inputs:

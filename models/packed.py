@@ -9,8 +9,9 @@ whom.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,29 +22,53 @@ from models.errors import ErrorKind, UserError
 STRETCHES = "cu_seqlens"
 """The argument in which an attention layer is told where each stretch ends."""
 
-_RUNNING: ContextVar[tuple[int, ...] | None] = ContextVar("running_stretches", default=None)
+
+@dataclass(slots=True)
+class _Running:
+    """What a running layer was told."""
+
+    lengths: tuple[int, ...]
+    asked_for: bool = False
+
+
+_RUNNING: ContextVar[_Running | None] = ContextVar("running_stretches", default=None)
 
 
 def running_stretches() -> tuple[int, ...] | None:
     """Return the lengths of the stretches that the running attention layer's positions are in, one
     behind the other; None where all of a row's positions see each other by what the layer says."""
-    return _RUNNING.get()
+    running = _RUNNING.get()
+    if running is None:
+        return None
+    running.asked_for = True
+    return running.lengths
 
 
-def call_once(model: nn.Module, apart_from: nn.Module) -> None:
-    """Let the attention layers of a vision tower call their function once for all stretches; to be
+def call_once(model: nn.Module, apart_from: nn.Module | None = None) -> None:
+    """Let the attention layers of vision towers call their function once for all stretches; to be
     called once a model.
 
     Args:
         model: in it the layers are the innermost modules that take `cu_seqlens`.
-        apart_from: the language model.
+        apart_from: a language model in it.
     """
-    inside = set(apart_from.modules())
+    inside = set() if apart_from is None else set(apart_from.modules())
     takers = {one for one in model.modules() if one not in inside and _takes_stretches(one)}
     for module in takers:
         if not any(inner in takers for inner in module.modules() if inner is not module):
+            let_rows_be_packed([module])
             module.register_forward_pre_hook(_begin, with_kwargs=True)
             module.register_forward_hook(_end, always_call=True)
+
+
+def let_rows_be_packed(layers: Iterable[nn.Module]) -> None:
+    """Note that attention layers are given all rows of a batch in one."""
+    for layer in layers:
+        layer.packs_rows = True  # type: ignore[assignment]
+
+
+def are_rows_packed(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "packs_rows", False))
 
 
 def _takes_stretches(module: nn.Module) -> bool:
@@ -54,14 +79,24 @@ def _begin(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     given = inspect.signature(module.forward).bind(*args, **kwargs)
-    ends = given.arguments[STRETCHES]
-    _RUNNING.set(tuple(torch.diff(ends).tolist()))
+    ends = given.arguments.get(STRETCHES)
+    if ends is None:  # layers of other kinds can be told of stretches too, and mostly are not
+        return args, kwargs
+    _RUNNING.set(_Running(tuple(torch.diff(ends).tolist())))
     given.arguments[STRETCHES] = ends[[0, -1]]
     return given.args, given.kwargs
 
 
-def _end(_module: nn.Module, _args: Any, _output: Any) -> None:
+def _end(module: nn.Module, _args: Any, output: Any) -> None:
+    running = _RUNNING.get()
     _RUNNING.set(None)
+    if running is None or running.asked_for or len(running.lengths) == 1 or output is None:
+        return  # without an output an error is on its way
+    raise UserError(
+        ErrorKind.MODEL,
+        f"{type(module).__name__} is not supported: it is told of several stretches of positions, "
+        "and does not look its attention function up in transformers' registry.",
+    )
 
 
 def stretches_of_row(stretches: Sequence[int], n_rows: int) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from models.attention_tap import (
 )
 from models.discovery import Forward, dispatching_calls
 from models.errors import ErrorKind, UserError
-from models.packed import call_once
+from models.packed import call_once, let_rows_be_packed
 from models.patch_order import Order, order_of_patches
 from models.picture import Cell, Picture
 from models.picture_geometry import patch_cells
@@ -116,6 +116,8 @@ class Sight:
         order = order_of_patches(model, forward, prompt)
         calls = dispatching_calls(model, forward)
         seeing, reading = split_layers(model, calls, prompt, order)
+        if order is not None:
+            let_rows_be_packed(site.module for site in seeing)
         count_layers(model, len(seeing))
         n_positions = seeing[0].extent[0] if seeing else 0
         _, row_shape = _tower_rows(prompt)

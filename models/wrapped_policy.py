@@ -35,6 +35,7 @@ from models.attention_tap import (
 )
 from models.eager_tap import tap_eager_too
 from models.errors import ErrorKind, UserError
+from models.packed import call_once
 from models.policy_adapter import Observation, Policy
 from models.types import POLICY
 
@@ -158,6 +159,7 @@ class WrappedPolicy(nn.Module):
         for module in list(adapter.model.modules()):
             if isinstance(module, PreTrainedModel) and module._can_set_attn_implementation():
                 module.set_attn_implementation(ATTENTION_NAME)
+        call_once(adapter.model)
         parameter = next(adapter.model.parameters(), torch.zeros(1))
         widest = max((p.shape[-1] for p in adapter.model.parameters()), default=1)
         dtype = parameter.dtype if parameter.is_floating_point() else torch.float32

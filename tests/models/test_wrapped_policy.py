@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from tiny_pi0 import CHUNK, IMAGE_ID, N_NUMBERS, N_STEPS, make_policy, projections, scale_head
-from tiny_vision import noise_picture
+from tiny_vision import noise_picture, tiny_vision_directory, zeroed
 from tiny_wrapped import Reach, flow, plain_flow, plain_reach, reach
 from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
 
 from ablation import Ablation, Knockout, Mean, Scale, Zero
 from ablation.attention_change import attention_change, with_prompt
@@ -514,3 +515,43 @@ def test_a_policy_may_see_and_be_told_nothing() -> None:
         model.prompt_of_ids([3])
     with pytest.raises(UserError, match="by no cameras, and 1 picture was given"):
         model.tokenize("", pictures=[noise_picture()])
+
+
+def test_a_tower_that_sees_windows_packed_is_a_stack_like_others() -> None:
+    """Qwen2.5-VL's: all rows' patches stand in one row, and two of three layers see windows."""
+
+    def made() -> Any:
+        directory = tiny_vision_directory("qwen2.5-vl")
+        return AutoModelForImageTextToText.from_pretrained(directory).eval()
+
+    plain, model = made(), made()
+    plain.set_attn_implementation("eager")
+    read = nn.Linear(32, 3)
+
+    def answer(own: Any, rows: int, pixels: np.ndarray) -> Tensor:
+        given = torch.from_numpy(pixels[:64, :64] / 255).float().reshape(64, 8, 8, 3).permute(0, 3, 1, 2)
+        patches = given[:, :, None].expand(-1, -1, 2, -1, -1).reshape(64, -1)
+        grids = torch.tensor([[1, 8, 8]]).repeat(rows, 1)
+        seen = own.model.visual(patches.repeat(rows, 1), grid_thw=grids).pooler_output
+        numbers: Tensor = read(seen.unflatten(0, (rows, -1)).flatten(2)[:, 3])
+        return numbers
+
+    adapter = Policy(
+        model,
+        lambda rows, _draw, seen: answer(model, rows, seen.pictures[0]),
+        {"tower": model.model.visual},
+        instructed=False,
+    )
+    wrapper = LanguageModel(*wrapped(adapter, "mine"), name="mine")
+    picture = noise_picture((64, 64), 3)
+    prompt = wrapper.tokenize("", pictures=[picture])
+    heads = wrapper.all_heads()
+    assert len(heads) == 12
+    found = wrapper.ablated_logprobs(prompt, [[head] for head in heads], Zero()).numpy()
+    layers = [block.attn.proj for block in plain.model.visual.blocks]
+    for row, head in zip(found, heads, strict=True):
+        with zeroed(layers[head.layer], head.head, 4), torch.inference_mode():
+            [expected] = answer(plain, 1, picture.pixels).numpy()
+        np.testing.assert_allclose(row, expected, atol=TOLERANCE, err_msg=str(head))
+    maps = wrapper.attention(prompt, heads).values
+    assert ((maps > 0).mean(axis=(1, 2)).reshape(3, 4)[:, 0] == [0.25, 1.0, 0.25]).all()
