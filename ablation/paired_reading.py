@@ -15,15 +15,9 @@ import torch
 from torch import Tensor
 
 from ablation.evaluation import stop_if
+from models.attention_inputs import Inputs, masks_the_future, part_of_inputs, read_inputs
 from models.attention_reading import MapWriter
-from models.attention_tap import (
-    Call,
-    Inputs,
-    TapRequest,
-    masks_the_future,
-    part_of_inputs,
-    read_inputs,
-)
+from models.attention_tap import Call, TapRequest
 from models.forward_pass import float64_device
 from models.types import FloatArray
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ablation.attribution_types import CONSTANT, QueryKeyDetail, ScoreSources
+from models.attention_inputs import Inputs, allowed_keys, read_inputs, score_bias
 from models.attention_reading import MapWriter, entries_of_heads
-from models.attention_tap import Call, Inputs, TapRequest, allowed_keys, read_inputs, score_bias
+from models.attention_tap import Call, TapRequest
 from models.errors import ErrorKind, UserError
 from models.language_model import LanguageModel
 from models.residual_stream import ResidualStream

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from models.attention_inputs import read_inputs
 from models.attention_reading import MapWriter
-from models.attention_tap import Call, TapRequest, read_inputs
+from models.attention_tap import Call, TapRequest
 from models.discovery import projection_weight
 from models.errors import ErrorKind, UserError
 from models.pass_watch import reached

@@ -11,15 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.attention_edits import EmptyQueries, allowed_with_plan, edit_outputs
 from models.attention_reading import read_pattern
-from models.attention_tap import (
-    Call,
-    EmptyQueries,
-    TapRequest,
-    active_request,
-    allowed_with_plan,
-    edit_outputs,
-)
+from models.attention_tap import Call, TapRequest, active_request
 from models.edits import RowPlan
 from models.errors import ErrorKind, UserError
 

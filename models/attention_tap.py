@@ -8,37 +8,39 @@ Architectures that do not use the registry get hooks instead (`models.attention_
 out the same `TapRequest`. A request lives in a ContextVar, so threads cannot see each other's.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from models.attention_edits import EmptyQueries, edit_outputs, planned_inputs
+from models.attention_inputs import (
+    EAGER_KEYWORDS,
+    Inputs,
+    part_of_inputs,
+    read_inputs,
+    rows_apart,
+    run_attention,
+)
 from models.attention_reading import (
     AttentionReader,
     MapWriter,
     OfPart,
     OutputReader,
     SeveralReaders,
-    read_probabilities,
 )
 from models.edits import Plan, RowPlan
 from models.errors import ErrorKind, UserError
 from models.packed import (
     are_rows_packed,
-    block_mask,
     running_stretches,
-    stretches_of_row,
-    unpacked,
-    unpacked_mask,
 )
 from models.pass_watch import reached
 
@@ -64,43 +66,9 @@ HARMLESS_KEYWORDS = frozenset(
 )
 """Keywords that architectures pass along and that change nothing about one forward pass."""
 
-EAGER_KEYWORDS = frozenset({"softcap", "s_aux"})
-"""Keywords that fused attention cannot honour: the model's own eager function runs instead."""
 
 HONOURED_KEYWORDS = frozenset({"scaling", "dropout", "is_causal", "position_bias"})
 """Keywords that fused attention honours."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EmptyQueries:
-    """Queries that a knockout leaves no key, in one layer of one pass."""
-
-    layer: int
-    first: int
-    """The prompt's position that the queries begin with."""
-    empty: Tensor
-    """bool [n, n_query], True where none is left."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What a dispatching attention layer is given."""
-
-    module: nn.Module
-    query: Tensor
-    """[batch, n_heads, n_query, d]"""
-    key: Tensor
-    """[batch, n_kv_heads, n_key, d]"""
-    value: Tensor
-    """[batch, n_kv_heads, n_key, d_head]"""
-    mask: Tensor | None
-    """bool or additive, [batch or 1, n_heads or 1, n_query, n_key]; None: causal if the module
-    is, else full."""
-    options: Mapping[str, Any]
-    """The other keywords that the architecture passes."""
-    stretches: tuple[int, ...] | None = None
-    """Where there is no mask: the lengths of stretches of positions, one behind the other, each of
-    which sees itself alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +150,7 @@ class TapRequest:
         plan = self.plan_of(layer)
         packed = layer >= 0 and self.n_rows is not None and are_rows_packed(inputs.module)
         if packed:
-            inputs = _rows_apart(inputs, self.n_rows or 1)
+            inputs = rows_apart(inputs, self.n_rows or 1)
         n_parts = self._n_parts(layer, inputs)
         planned = planned_inputs(inputs, layer, plan, self.left_alone, n_parts=n_parts)
         if self._gives_z(layer, planned):
@@ -323,138 +291,6 @@ def _parted(z: Tensor, n_parts: int) -> Tensor:
     return z if n_parts == 1 else z.reshape(-1, z.shape[1] // n_parts, *z.shape[2:])
 
 
-def _rows_apart(inputs: Inputs, n_rows: int) -> Inputs:
-    """Return what a layer is given with the rows that are packed in it one by one."""
-    mask, stretches = inputs.mask, inputs.stretches
-    return replace(
-        inputs,
-        query=unpacked(inputs.query, n_rows),
-        key=unpacked(inputs.key, n_rows),
-        value=unpacked(inputs.value, n_rows),
-        mask=None if mask is None else unpacked_mask(mask, n_rows),
-        stretches=None if stretches is None else stretches_of_row(stretches, n_rows),
-    )
-
-
-def part_of_inputs(inputs: Inputs, part: int) -> Inputs:
-    """Return what a layer is given of one part of the first row."""
-    own = slice(part, part + 1)
-    mask = inputs.mask
-    return replace(
-        inputs,
-        query=inputs.query[own],
-        key=inputs.key[own],
-        value=inputs.value[own],
-        mask=mask if mask is None or mask.shape[0] == 1 else mask[own],
-    )
-
-
-def edit_outputs(z: Tensor, layer: int, plan: RowPlan | None, first: int = 0) -> Tensor:
-    """Return z with the planned heads of this layer changed; the same tensor if there are none.
-
-    Args:
-        z: [batch, position, n_heads, d_head].
-        first: the prompt's position that z begins with.
-    """
-    if plan is None or not plan.touches(layer) or plan.editor.blocked is not None:
-        return z
-    rows, heads = plan.pairs(layer, z.device)
-    before = z[rows, :, heads]  # [n, position, d_head]
-    z = z.clone()
-    z[rows, :, heads] = edited_heads(before, layer, heads, plan, first)
-    return z
-
-
-def edited_heads(
-    before: Tensor, layer: int, heads: Tensor, plan: RowPlan, first: int = 0
-) -> Tensor:
-    """Return z of some heads as the plan's editor makes it, where the plan acts.
-
-    Args:
-        before: [n, position, d_head]; heads: int64 [n].
-        first: the prompt's position that `before` begins with.
-    """
-    after = plan.editor.edit_z(before, layer, heads, first)
-    if plan.acted_on is None:
-        return after
-    here = plan.acted_on[first : first + before.shape[1]].to(before.device)
-    return torch.where(here[None, :, None], after, before)
-
-
-def allowed_with_plan(
-    allowed: Tensor,
-    layer: int,
-    plan: RowPlan | None,
-    batch: int,
-    n_heads: int,
-    left_alone: list[EmptyQueries],
-    first: int = 0,
-    n_parts: int = 1,
-) -> Tensor:
-    """Return the mask with the planned queries kept from the planned keys.
-
-    Args:
-        allowed: bool [batch or 1, n_heads or 1, n_query, n_key], True where attention may go.
-        left_alone: gets the queries that are left no key.
-        first: the prompt's position that the queries begin with.
-        n_parts: how many of the layer's rows make one of the plan's (`TapRequest.n_rows`).
-
-    Returns:
-        The same tensor when the plan does not touch this layer's pattern, else
-        bool [batch, n_heads, n_query, n_key].
-    """
-    if plan is None or not plan.touches(layer) or plan.editor.blocked is None:
-        return allowed
-    rows, heads = plan.pairs(layer, allowed.device)
-    n_query, n_key = allowed.shape[-2:]
-    allowed = allowed.expand(batch, n_heads, n_query, n_key).clone()
-    for part in range(n_parts):
-        query, key = first + part * n_query, part * n_key
-        blocked = plan.editor.blocked[query : query + n_query, key : key + n_key]
-        own = rows * n_parts + part
-        allowed[own, heads] &= ~blocked.to(allowed.device)
-        left_alone.append(EmptyQueries(layer, query, ~allowed[own, heads].any(dim=-1)))
-    return allowed
-
-
-def refuse_empty_queries(left_alone: Sequence[EmptyQueries]) -> None:
-    """Raise `UserError` if a knockout left a query no key."""
-    for found in left_alone:
-        if bool(found.empty.any()):
-            position = found.first + int(found.empty.any(dim=0).nonzero()[0])
-            raise UserError(
-                ErrorKind.INTERVENTION,
-                f"The knockout leaves position {position} nothing to attend to in layer "
-                f"{found.layer}; leave it at least one key (its own position, for example).",
-            )
-
-
-def read_inputs(
-    inputs: Inputs,
-    layer: int,
-    heads: Sequence[int],
-    reader: AttentionReader,
-    queries: Sequence[int] | None = None,
-) -> None:
-    """Have the probabilities of some heads of one layer read; see `read_probabilities`."""
-    # A missing mask is not made: it would take as much room as a map of bytes.
-    causal = inputs.mask is None and masks_the_future(inputs)
-    read_probabilities(
-        inputs.query,
-        inputs.key,
-        layer,
-        heads,
-        reader,
-        queries=queries,
-        causal=causal,
-        allowed=None if causal else allowed_keys(inputs),
-        scaling=inputs.options.get("scaling"),
-        softcap=inputs.options.get("softcap"),
-        sinks=inputs.options.get("s_aux"),
-        bias=score_bias(inputs),
-    )
-
-
 def head_tap(
     module: nn.Module,
     query: Tensor,
@@ -487,122 +323,6 @@ def _refuse_unknown_keywords(module: nn.Module, kwargs: Mapping[str, Any]) -> No
             f"The attention of {type(module).__name__} uses {', '.join(unknown)}, which this "
             "program does not know how to honour; showing it would show wrong numbers.",
         )
-
-
-def run_attention(inputs: Inputs) -> Tensor:
-    """Run fused attention, or the model's own eager function for what fused cannot honour.
-
-    Returns:
-        z, [batch, n_query, n_heads, d_head].
-    """
-    if inputs.stretches is not None and len(inputs.stretches) > 1:
-        return torch.cat([run_attention(one) for one in _one_by_one(inputs)], dim=1)
-    module, options, mask = inputs.module, inputs.options, inputs.mask
-    tensors = (inputs.query, inputs.key, inputs.value)
-    if not needs_eager(options):
-        return sdpa_attention_forward(module, *tensors, mask, **options)[0]
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    if eager is None:
-        raise UserError(
-            ErrorKind.MODEL,
-            f"{type(module).__name__} has no eager attention function to fall back to; "
-            "this architecture is not supported.",
-        )
-    additive = _additive(mask, allowed_keys(inputs), inputs.query)
-    z: Tensor = eager(module, *tensors, additive, **options)[0]
-    return z
-
-
-def _one_by_one(inputs: Inputs) -> Iterator[Inputs]:
-    """Return what a layer is given of each stretch of positions."""
-    assert inputs.stretches is not None
-    given = (inputs.query, inputs.key, inputs.value)
-    for query, key, value in zip(*(g.split(inputs.stretches, dim=2) for g in given), strict=True):
-        yield replace(inputs, query=query, key=key, value=value, stretches=None)
-
-
-def needs_eager(options: Mapping[str, Any]) -> bool:
-    """Whether a layer asks for something that fused attention cannot honour."""
-    return any(options.get(name) is not None for name in EAGER_KEYWORDS)
-
-
-def planned_inputs(
-    inputs: Inputs,
-    layer: int,
-    plan: RowPlan | None,
-    left_alone: list[EmptyQueries],
-    first: int = 0,
-    n_parts: int = 1,
-) -> Inputs:
-    """Return the inputs with the knocked-out (query, key) pairs taken out of the mask.
-
-    Args:
-        left_alone: gets the queries that are left no key (`allowed_with_plan`).
-        first: the prompt's position that the queries begin with.
-        n_parts: how many of the layer's rows make one of the plan's.
-    """
-    if plan is None or not plan.touches(layer) or plan.editor.blocked is None:
-        return inputs
-    query, mask = inputs.query, inputs.mask
-    allowed = allowed_keys(inputs)
-    if allowed is None:
-        shape = (1, 1, query.shape[2], inputs.key.shape[2])
-        allowed = torch.ones(shape, dtype=torch.bool, device=query.device)
-    planned = allowed_with_plan(
-        allowed, layer, plan, query.shape[0], query.shape[1], left_alone, first, n_parts
-    )
-    if mask is not None and mask.dtype != torch.bool:
-        planned = mask.masked_fill(~planned, torch.finfo(mask.dtype).min)
-    return replace(inputs, mask=planned, stretches=None)
-
-
-def is_causal(inputs: Inputs) -> bool:
-    """Whether a missing mask means causal attention, as transformers' fused attention has it."""
-    stated = inputs.options.get("is_causal")
-    return bool(getattr(inputs.module, "is_causal", True) if stated is None else stated)
-
-
-def allowed_keys(inputs: Inputs) -> Tensor | None:
-    """Return where attention may go, bool [batch or 1, n_heads or 1, n_query, n_key].
-
-    The rules for a missing mask are those of transformers' fused attention. None: everywhere.
-    """
-    mask = inputs.mask
-    if mask is not None:
-        if mask.dtype == torch.bool:
-            return mask
-        # Additive masks write "never" as -inf or as the smallest number of their dtype.
-        return mask > torch.finfo(mask.dtype).min / 2
-    if inputs.stretches is not None and len(inputs.stretches) > 1:
-        return block_mask(inputs.stretches, inputs.query.device)
-    if not masks_the_future(inputs):
-        return None
-    n_query, n_key = inputs.query.shape[2], inputs.key.shape[2]
-    ones = torch.ones(n_query, n_key, dtype=torch.bool, device=inputs.query.device)
-    return ones.tril()[None, None]
-
-
-def masks_the_future(inputs: Inputs) -> bool:
-    """Whether a missing mask keeps these queries from later keys; a lone query sees all keys."""
-    return is_causal(inputs) and inputs.query.shape[2] > 1
-
-
-def score_bias(inputs: Inputs) -> Tensor | None:
-    """Return what is added to the scores beside "never": a position bias, a float mask."""
-    bias, mask = inputs.options.get("position_bias"), inputs.mask
-    if mask is None or mask.dtype == torch.bool:
-        return bias
-    return mask if bias is None else mask + bias
-
-
-def _additive(mask: Tensor | None, allowed: Tensor | None, query: Tensor) -> Tensor | None:
-    """Return the mask as eager functions add it to the scores."""
-    if mask is not None and mask.dtype != torch.bool:
-        return mask
-    if allowed is None:
-        return None
-    zero = torch.zeros((), dtype=query.dtype, device=query.device)
-    return torch.where(allowed, zero, torch.finfo(query.dtype).min)
 
 
 AttentionInterface.register(ATTENTION_NAME, head_tap)

@@ -29,22 +29,16 @@ import torch
 from torch import Tensor, nn
 
 from models import shared_prefix
+from models.attention_edits import EmptyQueries, edit_outputs, planned_inputs, refuse_empty_queries
 from models.attention_hooks import AttentionSite
+from models.attention_inputs import Inputs, is_causal, needs_eager, run_attention
 from models.attention_tap import (
     Call,
-    EmptyQueries,
-    Inputs,
     TapRequest,
     active,
     active_request,
-    edit_outputs,
     first_attention_inputs,
-    is_causal,
     joined,
-    needs_eager,
-    planned_inputs,
-    refuse_empty_queries,
-    run_attention,
 )
 from models.blocks import (
     BlockCall,

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.attention_tap import Inputs
+from models.attention_inputs import Inputs
 from models.blocks import BlockCall
 from models.edge_graph import EdgeGraph
 from models.ending import Ending

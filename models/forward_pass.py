@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from models.attention_tap import TapRequest, active, refuse_empty_queries
+from models.attention_edits import refuse_empty_queries
+from models.attention_tap import TapRequest, active
 from models.errors import ErrorKind, UserError
 from models.model_facts import is_encoder_decoder
 from models.pass_watch import held

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.attention_tap import Call, EmptyQueries
+from models.attention_edits import EmptyQueries
+from models.attention_tap import Call
 from models.blocks import Window
 from models.branching import Editing, every_head_edited
 

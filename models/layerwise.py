@@ -19,14 +19,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from models.attention_tap import (
-    Inputs,
-    TapRequest,
-    active,
-    first_attention_inputs,
-    is_causal,
-    run_attention,
-)
+from models.attention_inputs import Inputs, is_causal, run_attention
+from models.attention_tap import TapRequest, active, first_attention_inputs
 from models.blocks import BlockCall, Recorder, Window, watching
 from models.edge_graph import EdgeGraph, LayerShape
 from models.errors import ErrorKind, UserError

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from models.attention_tap import Inputs
+from models.attention_inputs import Inputs
 from models.blocks import BlockCall
 from models.layerwise import KeysValues, Layerwise, Parts
 

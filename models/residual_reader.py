@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from models.attention_hooks import AttentionSite
-from models.attention_tap import Inputs, TapRequest, first_attention_inputs
+from models.attention_inputs import Inputs
+from models.attention_tap import TapRequest, first_attention_inputs
 from models.blocks import Recorder, Window, watching
 from models.ending import Ending
 from models.errors import ErrorKind, UserError

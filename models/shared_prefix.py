@@ -8,7 +8,7 @@ rows' queries are stacked, so that the shared part is one matrix product a key-v
 import torch
 from torch import Tensor
 
-from models.attention_tap import Inputs, needs_eager
+from models.attention_inputs import Inputs, needs_eager
 
 
 def can_share(inputs: Inputs, n_shared: int) -> bool:

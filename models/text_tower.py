@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from models.attention_hooks import AttentionSite
-from models.attention_tap import Call, TapRequest, active, allowed_keys
+from models.attention_inputs import allowed_keys
+from models.attention_tap import Call, TapRequest, active
 from models.discovery import Forward, dispatching_calls
 from models.errors import ErrorKind, UserError
 from models.self_check import same_numbers

@@ -17,14 +17,8 @@ import numpy as np
 from torch import nn
 
 from models.attention_hooks import AttentionSite
-from models.attention_tap import (
-    Call,
-    Inputs,
-    TapRequest,
-    active_request,
-    allowed_keys,
-    is_causal,
-)
+from models.attention_inputs import Inputs, allowed_keys, is_causal
+from models.attention_tap import Call, TapRequest, active_request
 from models.discovery import Forward, dispatching_calls
 from models.errors import ErrorKind, UserError
 from models.packed import call_once, let_rows_be_packed

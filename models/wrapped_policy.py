@@ -22,16 +22,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from models.attention_inputs import Inputs, allowed_keys, is_causal, run_attention
 from models.attention_tap import (
     ATTENTION_NAME,
     AttentionRequest,
-    Inputs,
     TapRequest,
     active,
     active_request,
-    allowed_keys,
-    is_causal,
-    run_attention,
 )
 from models.eager_tap import tap_eager_too
 from models.errors import ErrorKind, UserError

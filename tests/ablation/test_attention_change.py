@@ -19,7 +19,7 @@ from ablation.attention_change import (
     with_prompt,
 )
 from ablation.paired_reading import head_changes, map_change, row_divergences
-from models.attention_tap import Inputs
+from models.attention_inputs import Inputs
 from models.errors import ErrorKind, UserError
 from models.forward_pass import ForwardPass
 from models.language_model import LanguageModel

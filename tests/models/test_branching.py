@@ -11,7 +11,7 @@ from reference import log_probs, zero
 from tiny import FAMILIES, PROMPT, prompt_text, tiny_directory, tiny_model
 
 from ablation import Mean, Sparsify, Zero
-from models.attention_tap import Inputs
+from models.attention_inputs import Inputs
 from models.branching import BlockPass, Group, branch_layer
 from models.budget import MemoryBudget
 from models.registry import load_model

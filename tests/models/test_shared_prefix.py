@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.attention_tap import Inputs, run_attention
+from models.attention_inputs import Inputs, run_attention
 from models.shared_prefix import attend, can_share
 
 TOLERANCE = 1e-6

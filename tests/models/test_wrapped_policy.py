@@ -529,7 +529,12 @@ def test_a_tower_that_sees_windows_packed_is_a_stack_like_others() -> None:
     read = nn.Linear(32, 3)
 
     def answer(own: Any, rows: int, pixels: np.ndarray) -> Tensor:
-        given = torch.from_numpy(pixels[:64, :64] / 255).float().reshape(64, 8, 8, 3).permute(0, 3, 1, 2)
+        given = (
+            torch.from_numpy(pixels[:64, :64] / 255)
+            .float()
+            .reshape(64, 8, 8, 3)
+            .permute(0, 3, 1, 2)
+        )
         patches = given[:, :, None].expand(-1, -1, 2, -1, -1).reshape(64, -1)
         grids = torch.tensor([[1, 8, 8]]).repeat(rows, 1)
         seen = own.model.visual(patches.repeat(rows, 1), grid_thw=grids).pooler_output
