@@ -227,11 +227,7 @@ def trace(
     space = model.chunk or space_of(model)
     watched = model.check_heads(heads)
     if any(head.stack == VISION for head in watched):
-        raise UserError(
-            ErrorKind.HEADS,
-            "Along an episode the attention of the position that answers is watched, which the "
-            "vision tower does not have; choose heads of the language model.",
-        )
+        raise _not_answering("vision")
     refuse_numbers(ablation)
     n, d, things = len(recording), len(space.dimensions), recording.object_names
     before, after, kl = (np.full((n, d), np.nan) for _ in range(3))
@@ -299,6 +295,14 @@ def _answer(
     return change.before.values, change.after.values, change.kl, change.l2
 
 
+def _not_answering(label: str) -> UserError:
+    return UserError(
+        ErrorKind.HEADS,
+        "Along an episode the attention of the position that answers is watched, which the heads "
+        f"of the {label} stack do not have; choose heads of another one.",
+    )
+
+
 def _look(model: LanguageModel, prompt: TokenizedPrompt, heads: Sequence[Head]) -> Look:
     """Return where heads look on the pictures from the position that answers: the last one, or of
     an action expert the first action, whose number is the one that is done next; NaN for heads
@@ -311,6 +315,8 @@ def _look(model: LanguageModel, prompt: TokenizedPrompt, heads: Sequence[Head]) 
         members = [heads[i] for i in places]
         axes = model.axes_of(prompt, members)
         first = [i for i, kind in enumerate(axes.queries.kinds) if kind == "action"][:1]
+        if stack and not first:
+            raise _not_answering(model.stacks.named(stack).label)
         rows = model.attention(prompt, members, queries=first or [-1]).values[:, 0]
         shown = [i for i, kind in enumerate(axes.keys.kinds) if kind == "image"]
         if [axes.keys.labels[i] for i in shown] == [prompt.labels[i] for i in at]:

@@ -52,8 +52,9 @@ MAPS_AT_ONCE = 24
 """More maps are drawn on demand, fewer of long prompts: each costs the browser time for its cells
 and this process memory for its weights."""
 FIRST_QUESTION = "What is in this picture?"
-FIRST_INSTRUCTION = "pick up the cup"
 """What a model that reads pictures is asked first."""
+FIRST_INSTRUCTION = "pick up the cup"
+"""What a policy is told first that is told something."""
 _MAX_CELLS_AT_ONCE = 6 * 1024**2
 _MAX_BYTES_AT_ONCE = 6 * 4 * 4096**2
 

@@ -47,7 +47,7 @@ from models.blocks import (
     Window,
     watching,
 )
-from models.cores import Cores, computes_on_cores, n_cores
+from models.cores import computes_on_cores, n_cores, on_cores, prepared
 from models.edits import HeadEditor, RowPlan, rows_by_layer
 from models.placement import execution_device
 from models.types import Head
@@ -212,7 +212,9 @@ class BranchEngine:
         self._causal = causal
         self._logits_of = logits_of
         self._n_before = n_before
-        self._cores = Cores() if computes_on_cores(model) else None
+        self._on_cores = computes_on_cores(model)
+        if self._on_cores:
+            prepared(n_cores())
 
     @staticmethod
     def install(
@@ -330,9 +332,9 @@ class BranchEngine:
     def _run(self, base: BaseRun, group: Group) -> Tensor:
         """Run one pass; return logits [n_rows, n_vocab]."""
         n = n_cores()
-        if self._cores is None or not shared_out(len(group.layers), base.window.count, n):
+        if not self._on_cores or not shared_out(len(group.layers), base.window.count, n):
             return self._finish(base, self._last_hidden(base, group))
-        parts = self._cores.map(lambda part: self._last_hidden(base, part), group.every(n))
+        parts = on_cores(lambda part: self._last_hidden(base, part), group.every(n))
         hidden = parts[0].new_empty(len(group.layers), *parts[0].shape[1:])
         for i, part in enumerate(parts):
             hidden[i::n] = part

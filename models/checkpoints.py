@@ -176,8 +176,10 @@ def processor_settings(directory: Path, name: str) -> dict[str, Any]:
             found |= json.loads((directory / file).read_text("utf-8"))
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError) as error:
+        except OSError as error:
+            raise unreadable(str(directory / file), error) from error
+        except (ValueError, TypeError) as error:
             raise UserError(
-                ErrorKind.MODEL, f"{name}: {file} is damaged, it is not valid JSON."
+                ErrorKind.MODEL, f"{name}: {file} is damaged, it is no JSON of named settings."
             ) from error
     return found

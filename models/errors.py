@@ -45,3 +45,12 @@ class UserError(Exception):
     def __init__(self, kind: ErrorKind, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch says so in errors that are of no kind of their own."""
+    said = str(error)
+    of_torch = isinstance(error, RuntimeError) and (
+        "allocate memory" in said or "out of memory" in said
+    )
+    return of_torch or isinstance(error, MemoryError)

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from models.attention_edits import refuse_empty_queries
 from models.attention_tap import TapRequest, active
-from models.errors import ErrorKind, UserError
+from models.errors import ErrorKind, UserError, is_out_of_memory
 from models.model_facts import is_encoder_decoder
 from models.pass_watch import held
 from models.placement import execution_device
@@ -160,10 +160,8 @@ class ForwardPass:
         try:
             with held(self._lock), mode:
                 yield
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise self._out_of_memory(n_rows, n_positions) from error
-        except RuntimeError as error:
-            if "alloc" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             raise self._out_of_memory(n_rows, n_positions) from error
 

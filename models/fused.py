@@ -3,9 +3,10 @@
 GPT-2's activation is written as eight passes over the widest tensor of the model, Llama's norm as
 six; torch has both as one. On a CPU, where each pass over a fresh tensor costs as much as a good
 part of a matrix product, MLPs also write over what they have made and need no more, and norms do
-with three passes. A kernel is put in only where it gives the same numbers on random input, so
-nothing here goes by the name of an architecture. Float32 only: in narrower dtypes the spelled-out
-versions round in between, and would differ.
+with three passes. A kernel is put in only where it gives the same numbers on random input; that of
+an MLP only where, besides, its code is that of Llama's or GPT-2's, instruction by instruction:
+others clamp or scale what random input does not show. Float32 only: in narrower dtypes the
+spelled-out versions round in between, and would differ.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from models.discovery import is_linear, projection_weight
 from models.trials import outcome, random_input, same
@@ -22,7 +25,7 @@ SAME = 1e-6
 """Largest difference that counts as the same function, relative to the largest value: float32
 rounding is about 1e-7, another activation or an offset in the gain differs by over 1e-3."""
 
-Kernel = Callable[[Tensor], Tensor]
+Kernel = Callable[..., Tensor]
 
 IN_PLACE: tuple[Kernel, ...] = (
     lambda x: functional.silu(x, inplace=True),
@@ -87,12 +90,18 @@ def _mlps(module: nn.Module) -> Iterator[tuple[Kernel, int]]:
     linears = [child for child in module.children() if is_linear(child)]
     others = [child for child in module.children() if not is_linear(child)]
     acts = [child for child in others if not isinstance(child, nn.Dropout)]
-    if len(acts) != 1 or any(True for _ in acts[0].parameters()) or len(linears) not in (2, 3):
+    if _code(module) not in map(_code, (LlamaMLP, GPT2MLP)) or len(acts) != 1:
         return
     width = projection_weight(linears[0]).shape[1]
     over = _in_place(acts[0])
     if over is not None:
         yield _mlp(module.forward, over, *linears), width
+
+
+def _code(module: Any) -> tuple[Any, ...]:
+    """Return what a module's forward does: its instructions, and the names that they use."""
+    code = getattr(module.forward, "__code__", None)
+    return () if code is None else (code.co_code, code.co_names, code.co_varnames)
 
 
 def _mlp(own: Callable[..., Any], act: Kernel, *linears: nn.Module) -> Kernel:
@@ -104,7 +113,8 @@ def _mlp(own: Callable[..., Any], act: Kernel, *linears: nn.Module) -> Kernel:
     """
     *gates, last = linears
 
-    def kernel(x: Tensor) -> Tensor:
+    def kernel(*given: Tensor, **named: Tensor) -> Tensor:
+        [x] = (*given, *named.values())
         if _keeps(x):
             return own(x)
         inner = act(gates[0](x))

@@ -123,11 +123,11 @@ class LanguageModel:
         elif isinstance(processor, WrappedProcessor):
             self._sight = WrappedSight(model)
         elif hasattr(processor, "image_processor"):
-            self._sight = Sight(picture_reader(model, processor, self._reader, name))
+            self._sight = Sight.of(model, picture_reader(model, processor, self._reader, name))
         self.device = execution_device(model.get_input_embeddings())
         self.dtype: torch.dtype = model.get_input_embeddings().weight.dtype
-        if self.dtype == torch.float32:
-            fuse(model)
+        if self.dtype == torch.float32 and not isinstance(processor, WrappedProcessor):
+            fuse(model)  # of a person's own policy nobody knows what it changes as it acts
         self.kind = kind_of(model, tokenizer)
         self.pairs = tells_pairs_apart(model, tokenizer)
         self.max_positions = max_positions_of(model, tokenizer)

@@ -17,8 +17,8 @@ from models.checkpoints import processor_settings
 from models.errors import ErrorKind, UserError
 from models.picture_geometry import Patch
 
-VISION_TYPE = "pixtral"
-"""The `model_type` of towers that such models see with."""
+PROCESSOR = "PixtralProcessor"
+"""What transformers calls the processor of such models."""
 
 MARKS = {
     "image_token": "[IMG]",
@@ -28,10 +28,17 @@ MARKS = {
 """What a processor's file calls the tokens, and what they are where it does not say."""
 
 
-def reads_lines(config: Any) -> bool:
-    """Whether a model's configuration says that it reads pictures line by line."""
-    vision = getattr(config, "vision_config", None)
-    return getattr(vision, "model_type", None) == VISION_TYPE
+def reads_lines(directory: Path, name: str, config: Any) -> bool:
+    """Whether a model reads pictures line by line, by what its files say or transformers knows.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    stated = processor_settings(directory, name).get("processor_class")
+    usual = PROCESSOR_MAPPING_NAMES.get(config.model_type)
+    return PROCESSOR in (stated, None if stated else usual)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -221,7 +221,7 @@ def _load_processor(checkpoint: Checkpoint, config: Any) -> Any:
             f"({' or '.join(PROCESSOR_FILES)}) beside config.json.",
         )
     with failing_as(checkpoint.name, "what prepares its pictures cannot be loaded"):
-        if reads_lines(config):
+        if reads_lines(checkpoint.directory, checkpoint.name, config):
             tokenizer = _load_tokenizer(checkpoint)
             return read_line_processor(checkpoint.directory, checkpoint.name, config, tokenizer)
         return _of_images_alone(PROCESSOR_MAPPING[type(config)]).from_pretrained(

@@ -45,8 +45,7 @@ def running_stretches() -> tuple[int, ...] | None:
 
 
 def call_once(model: nn.Module, apart_from: nn.Module | None = None) -> None:
-    """Let the attention layers of vision towers call their function once for all stretches; to be
-    called once a model.
+    """Let the attention layers of vision towers call their function once for all stretches.
 
     Args:
         model: in it the layers are the innermost modules that take `cu_seqlens`.
@@ -55,7 +54,8 @@ def call_once(model: nn.Module, apart_from: nn.Module | None = None) -> None:
     inside = set() if apart_from is None else set(apart_from.modules())
     takers = {one for one in model.modules() if one not in inside and _takes_stretches(one)}
     for module in takers:
-        if not any(inner in takers for inner in module.modules() if inner is not module):
+        innermost = not any(inner in takers for inner in module.modules() if inner is not module)
+        if innermost and not are_rows_packed(module):  # once: they are told of all positions then
             let_rows_be_packed([module])
             module.register_forward_pre_hook(_begin, with_kwargs=True)
             module.register_forward_hook(_end, always_call=True)

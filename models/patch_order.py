@@ -62,7 +62,7 @@ def order_of_patches(
     model: nn.Module, forward: Callable[[], Any], prompt: TokenizedPrompt
 ) -> Order | None:
     """Return the order in which a tower looks at patches; None where it is not given them in one
-    row, or it is none of the orders known.
+    row, it is none of the orders known, or the picture is too small to tell.
 
     Args:
         forward: runs the model once on the prompt, which has one picture.
@@ -76,6 +76,9 @@ def order_of_patches(
     stated = getattr(config, "window_size", None)
     windows = [None, stated] if isinstance(stated, int) and stated >= side * merge else [None]
     orders = [Order(side, merge, window) for window in windows]
+    places = [order.places(given).tolist() for order in orders]
+    if len(places) > 1 and places[0] == places[1]:
+        return None  # this picture does not tell them apart
     return next((order for order in orders if _is_followed(order, model, forward, given)), None)
 
 

@@ -6,7 +6,7 @@ it run (`models.registry`).
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -83,6 +83,10 @@ def _check_parts(policy: Policy, name: str) -> None:
         (not isinstance(policy.model, nn.Module), "model must be a module of torch"),
         (not callable(policy.act), "act must be a function (rows, draw, observation)"),
         (not isinstance(policy.stacks, Mapping), "stacks must be a dict, name -> module"),
+        (
+            not all(_is_one_or_several(part, nn.Module) for part in _values(policy.stacks)),
+            "each of stacks must be a module of torch, or a list of them",
+        ),
         (not all(isinstance(n, int) and n >= 0 for n in counts), "cameras and state are counts"),
         (
             not isinstance(policy.numbers, Sequence)
@@ -93,11 +97,37 @@ def _check_parts(policy: Policy, name: str) -> None:
             policy.positions is not None and not callable(policy.positions),
             "positions must be a function (observation)",
         ),
+        (
+            not all(_has_limits(one) for one in policy.numbers if isinstance(one, Number)),
+            "the limits of a Number are a smallest number and a largest",
+        ),
         (not isinstance(policy.looks_at, Mapping), "looks_at must be a dict, stack -> stacks"),
+        (
+            not all(_is_list_of(stacks, str) for stacks in _values(policy.looks_at)),
+            "each of looks_at must be a list of stacks' names",
+        ),
     )
     for is_wrong, what in wrong:
         if is_wrong:
             raise UserError(ErrorKind.MODEL, f"{name}: in its Policy {what}.")
+
+
+def _values(given: Any) -> Collection[Any]:
+    return given.values() if isinstance(given, Mapping) else ()
+
+
+def _is_list_of(given: Any, kind: type) -> bool:
+    of_kind = isinstance(given, Sequence) and not isinstance(given, str)
+    return of_kind and all(isinstance(one, kind) for one in given)
+
+
+def _is_one_or_several(given: Any, kind: type) -> bool:
+    return isinstance(given, kind) or _is_list_of(given, kind)
+
+
+def _has_limits(number: Number) -> bool:
+    limits: Any = number.limits
+    return limits is None or (_is_list_of(limits, int | float) and len(limits) == 2)  # type: ignore[arg-type]
 
 
 def _module_of(path: Path) -> Any:

@@ -55,7 +55,14 @@ def stack_positions(
     """
     if described is None:
         return numbered(n, side)
-    found = [one for part in described for one in _of_part(part, pictures, stack, name)]
+    try:
+        found = [one for part in described for one in _of_part(part, pictures, stack, name)]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{name}: what positions says of the stack {stack!r} cannot be read ({error}); give a "
+            "list of Patches, Words, State, Actions and names.",
+        ) from error
     if len(found) != n:
         raise UserError(
             ErrorKind.MODEL,

@@ -34,6 +34,9 @@ anything is asked of."""
 
 PROBE_SIDE = 96
 """Width and height of the picture that a model proves itself on, pixels."""
+PROBE_WINDOWS = 2.5
+"""So many windows fit along each side of it where the tower's layers see such: their order shows on
+more than one, and at the edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,14 @@ class Sight:
     """Of the pixels of each of its rows: [channel, y, x]."""
     order: Order | None = None
     """Of the patches that it is given in one row; None where it is not."""
+    probe_side: int = PROBE_SIDE
+    """Of the picture that the model proves itself on, pixels."""
+
+    @staticmethod
+    def of(model: Any, reader: PictureReader) -> "Sight":
+        window = getattr(getattr(model.config, "vision_config", None), "window_size", None)
+        windows = int(PROBE_WINDOWS * window) if isinstance(window, int) else 0
+        return Sight(reader, probe_side=max(PROBE_SIDE, windows))
 
     @property
     def image_token(self) -> str:
@@ -94,7 +105,7 @@ class Sight:
 
     def probe(self, text: str, max_positions: int) -> TokenizedPrompt:
         """Return the prompt that a model proves itself on."""
-        return self.reader.prompt(text, [probe_picture()], max_positions)
+        return self.reader.prompt(text, [probe_picture(self.probe_side)], max_positions)
 
     def finding(self, model: Any, forward: Forward, prompt: TokenizedPrompt) -> "FoundLayers":
         """Find a model's attention layers, and let those of the language model be counted on from
@@ -226,12 +237,12 @@ def count_layers(model: Any, n_seeing: int) -> None:
     model.get_decoder().register_forward_pre_hook(begin_reading)
 
 
-def probe_picture() -> Picture:
+def probe_picture(side: int = PROBE_SIDE) -> Picture:
     """Return the picture that a model proves itself on: coloured noise over two ramps."""
     rng = np.random.default_rng(0)
-    ramp = np.linspace(0, 160, PROBE_SIDE)
+    ramp = np.linspace(0, 160, side)
     pixels = np.stack([ramp[None] + 0 * ramp[:, None], ramp[:, None] + 0 * ramp[None]], axis=-1)
-    pixels = np.concatenate([pixels, np.full((PROBE_SIDE, PROBE_SIDE, 1), 80.0)], axis=-1)
+    pixels = np.concatenate([pixels, np.full((side, side, 1), 80.0)], axis=-1)
     noise = rng.integers(0, 96, size=pixels.shape)
     return Picture((pixels + noise).astype(np.uint8), "probe")
 

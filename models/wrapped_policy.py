@@ -31,7 +31,7 @@ from models.attention_tap import (
     active_request,
 )
 from models.eager_tap import tap_eager_too
-from models.errors import ErrorKind, UserError
+from models.errors import ErrorKind, UserError, is_out_of_memory
 from models.packed import call_once
 from models.policy_adapter import Observation, Policy
 from models.types import POLICY
@@ -46,6 +46,8 @@ class Asked:
     """Which noise."""
     step: int
     """Which run of a layer is read, counted from 0; of layers that run less often, the last."""
+    n_runs: Mapping[nn.Module, int] = field(default_factory=dict)
+    """How often each layer runs on this prompt, where that was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,7 @@ class WrappedPolicy(nn.Module):
             raise ValueError("the rows of a wrapped policy are of one prompt")
         request = active_request()
         if request is not None and self.layers:
-            request = _ByModule(request, self.layers, self.n_runs, first.step)
+            request = _ByModule(request, self.layers, first.n_runs or self.n_runs, first.step)
         found = self.act(input_ids.shape[0], first.draw, first.observation, request)
         return CausalLMOutput(logits=found.flatten(1)[:, None].expand(-1, input_ids.shape[1], -1))
 
@@ -217,16 +219,21 @@ class WrappedPolicy(nn.Module):
             UserError: as `forward`.
         """
         try:
-            # What a person's function prints must not stand among results.
+            # What a person's function prints must not stand among results; while it acts, what
+            # other threads print goes to the same place.
             with self.turn, redirect_stdout(sys.stderr), active(request or _Plain()):
                 found = self.adapter.act(n_rows, draw, observation.copied())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(request, _ByModule) and error is request.raised:
                 raise
-            if isinstance(error, UserError | MemoryError | torch.OutOfMemoryError):
+            if isinstance(error, UserError):
                 raise
-            if isinstance(error, RuntimeError) and "alloc" in str(error):
-                raise  # memory ran out, which is said elsewhere
+            if is_out_of_memory(error):
+                raise UserError(
+                    ErrorKind.DEVICE,
+                    f"{self.name}: memory ran out in its function act; use smaller pictures or "
+                    "another device.",
+                ) from error
             raise UserError(
                 ErrorKind.MODEL, f"{self.name}: its function act fails ({said(error)})."
             ) from error

@@ -129,15 +129,18 @@ class WrappedSight:
         told = text if adapter.instructed else ""
         observation = Observation(tuple(one.pixels for one in pictures), told, robot.state)
         prompt = replace(numbered(1, MAIN), text=told, pictures=tuple(pictures), robot=robot)
-        if self.table is not None:
-            prompt = self._with_positions(prompt, observation)
-        return replace(prompt, given=_given(observation, robot))
+        if self.table is None:
+            return replace(prompt, given=_given(observation, robot))
+        runs = self._measured(prompt, observation)
+        prompt = self._with_positions(prompt, observation, runs)
+        n_runs = {layer: found.n_runs for layer, found in runs.items()}
+        return replace(prompt, given=_given(observation, robot, n_runs))
 
     def with_draw(self, prompt: TokenizedPrompt, draw: int) -> TokenizedPrompt:
         """Return a prompt with another noise."""
         robot = replace(prompt.robot or RobotInput(), draw=draw)
         [asked] = (prompt.given or {})["asked"]
-        return replace(prompt, given=_given(asked.observation, robot), robot=robot)
+        return replace(prompt, given=_given(asked.observation, robot, asked.n_runs), robot=robot)
 
     def probe(self, _text: str, max_positions: int) -> TokenizedPrompt:
         """Return the prompt that a model proves itself on."""
@@ -154,14 +157,19 @@ class WrappedSight:
             )
         return told or (0.0,) * n
 
-    def _with_positions(self, prompt: TokenizedPrompt, observation: Observation) -> TokenizedPrompt:
-        """Return a prompt with the positions of all stacks on it."""
+    def _with_positions(
+        self,
+        prompt: TokenizedPrompt,
+        observation: Observation,
+        runs: Mapping[nn.Module, LayerRuns],
+    ) -> TokenizedPrompt:
+        """Return a prompt with the positions of all stacks on it.
+
+        Args:
+            runs: how the attention layers run on it.
+        """
         assert self.table is not None
-        runs, adapter, name = (
-            self._measured(prompt, observation),
-            self.policy.adapter,
-            self.policy.name,
-        )
+        adapter, name = self.policy.adapter, self.policy.name
         extents = {
             stack: extent_of(stack or self._main_label, members, runs, name)
             for stack, members in self.members.items()
@@ -222,7 +230,7 @@ class WrappedSight:
         if adapter.positions is None:
             return {}
         try:
-            described = dict(adapter.positions(observation))
+            described = dict(adapter.positions(observation.copied()))
         except Exception as error:
             raise UserError(
                 ErrorKind.MODEL, f"{name}: its function positions fails ({said(error)})."
@@ -273,6 +281,7 @@ class WrappedSight:
             n_runs=max(model.n_runs.values()),
             shape=shape,
         )
+        sight._with_positions(prompt, asked.observation, watched)  # what is said is held against it
         return FoundLayers(sight, [sites[layer] for layer in order])
 
     def _stack(
@@ -295,10 +304,12 @@ class WrappedSight:
         )
 
 
-def _given(observation: Observation, robot: RobotInput) -> dict[str, np.ndarray]:
+def _given(
+    observation: Observation, robot: RobotInput, n_runs: Mapping[nn.Module, int] | None = None
+) -> dict[str, np.ndarray]:
     step = LAST_STEP if robot.step is None else robot.step
     given = np.empty(1, dtype=object)
-    given[0] = Asked(observation, robot.draw, step)
+    given[0] = Asked(observation, robot.draw, step, n_runs or {})
     return {"asked": given}
 
 

@@ -60,10 +60,6 @@ def attention_layers(
 ) -> tuple[nn.Module, ...]:
     """Return the attention layers of a stack, in the order they first run."""
     each = [parts] if isinstance(parts, nn.Module) else list(parts)
-    if not all(isinstance(part, nn.Module) for part in each):
-        raise UserError(
-            ErrorKind.MODEL, f"{name}: the stack {stack!r} must be a module of torch, or several."
-        )
     inside = {module for part in each for module in part.modules()}
     layers = tuple(layer for layer in watched if layer in inside)
     if not layers:
@@ -112,11 +108,20 @@ def extent_of(
     return next(iter(found))
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Upset:
     """Takes away what every layer puts out in the second row of two."""
 
+    name: str
+    """The policy's, for messages."""
+
     def on_call(self, _layer: int, call: Call) -> Tensor:
+        if len(call.z) != 2:
+            raise UserError(
+                ErrorKind.MODEL,
+                f"{self.name}: its function act runs an attention layer once for several rows; let "
+                "it give every layer of its stacks each row's own, or leave that stack out.",
+            )
         z = call.z.clone()
         z[1] = 0
         return z
@@ -133,7 +138,7 @@ def prove_rows(model: WrappedPolicy, asked: Asked) -> tuple[int, int]:
     allowed = SAME_IN_HALF if half else SAME
 
     def run(n_rows: int, upset: bool = False) -> Tensor:
-        request = TapRequest(n_rows=n_rows, on_call=_Upset().on_call if upset else None)
+        request = TapRequest(n_rows=n_rows, on_call=_Upset(model.name).on_call if upset else None)
         ids = torch.zeros(n_rows, 1, dtype=torch.int64)
         with torch.inference_mode(), active(request):
             return model(ids, [asked] * n_rows).logits[:, 0]

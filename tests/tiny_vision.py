@@ -7,7 +7,7 @@ second, untouched copy of the same weights as an independent reference.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -445,6 +445,24 @@ FAMILIES = {
 }
 
 
+def _qwen_as_trained(tokenizer: Any) -> Any:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    images = Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, temporal_patch_size=2)
+    return _ImagesAlone(images, tokenizer)
+
+
+_TINY_QWEN = FAMILIES["qwen2.5-vl"]
+OTHERS = {
+    "qwen2.5-vl as trained": replace(
+        _TINY_QWEN,
+        vision={**_TINY_QWEN.vision, "patch_size": 14, "window_size": 112},
+        processor=_qwen_as_trained,
+    ),
+}
+"""With the patches and windows that trained ones have: larger pictures, so not for every test."""
+
+
 CLASSES = {0: "cat", 1: "dog", 2: "crane", 3: "crane", 4: "Egyptian cat, a cat"}
 """Two are called alike, as two are in ImageNet."""
 _PLAIN = {
@@ -601,8 +619,8 @@ def tokenizer_of(family: VisionFamily) -> PreTrainedTokenizerFast:
 @cache
 def tiny_vision_directory(name: str, seed: int = 0) -> Path:
     """Return a checkpoint directory of a family; made once a process."""
-    family = FAMILIES[name]
-    directory = Path(mkdtemp(prefix=f"tiny-{name}-"))
+    family = {**FAMILIES, **OTHERS}[name]
+    directory = Path(mkdtemp(prefix=f"tiny-{name.replace(' ', '-')}-"))
     tokenizer = tokenizer_of(family)
     processor = family.processor(tokenizer)
     image_id = tokenizer.convert_tokens_to_ids(family.image_id)

@@ -9,7 +9,7 @@ from tiny import PROMPT, tiny_directory, tiny_model
 from ablation import Knockout, Zero, sweep_heads
 from models.blocks import Window
 from models.branching import BaseRun
-from models.budget import CPU_LEAST_POSITIONS, CPU_WIDEST_BYTES, MemoryBudget
+from models.budget import MemoryBudget
 from models.registry import load_model
 from models.types import Head
 
@@ -66,12 +66,18 @@ def test_one_set_is_evaluated_whatever_the_memory() -> None:
     assert LLAMA_8B.rows(Window(5, 0), 5, False) == 1  # nothing to compute: any number does
 
 
-def test_passes_on_a_cpu_stay_small() -> None:
-    on_cpu = replace(LLAMA_8B, device=torch.device("cpu"), item_bytes=4, d_inner=1536)
-    rows, n_cores = on_cpu.rows(Window(0, 64), 64, False), torch.get_num_threads()
-    assert rows == n_cores * (CPU_WIDEST_BYTES // (4 * 1536)) // 64
-    wide = replace(on_cpu, d_inner=10**6)
-    assert wide.rows(Window(0, 16), 16, False) == n_cores * CPU_LEAST_POSITIONS // 16
+@pytest.mark.parametrize(("n_threads", "rows", "wide_rows"), [(1, 16, 8), (4, 64, 32)])
+def test_passes_on_a_cpu_stay_small(n_threads: int, rows: int, wide_rows: int) -> None:
+    """6 MiB a core are 1,024 positions of 1,536 numbers; of wider ones each core has 128."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        on_cpu = replace(LLAMA_8B, device=torch.device("cpu"), item_bytes=4, d_inner=1536)
+        assert on_cpu.rows(Window(0, 64), 64, False) == rows
+        wide = replace(on_cpu, d_inner=10**6)
+        assert wide.rows(Window(0, 16), 16, False) == wide_rows
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_sizes_are_those_of_the_model() -> None:

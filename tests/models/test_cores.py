@@ -3,15 +3,17 @@
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 import torch
 from tiny import FAMILIES, PROMPT, prompt_text, tiny_model
 
 from ablation import Knockout, Mean, Zero
-from models import branching
-from models.cores import Cores
-from models.errors import UserError
+from models import branching, cores
+from models.branching import BlockPass
+from models.cores import on_cores
+from models.errors import ErrorKind, UserError
 
 CORES = 3
 ASKED: ContextVar[str] = ContextVar("asked", default="nothing")
@@ -33,7 +35,7 @@ def test_parts_are_done_side_by_side_on_one_core_each() -> None:
         return part, torch.get_num_threads(), torch.is_inference_mode_enabled(), ASKED.get()
 
     token = ASKED.set("something")
-    found = Cores().map(work, range(CORES))
+    found = on_cores(work, range(CORES))
     ASKED.reset(token)
     assert found == [(part, 1, True, "something") for part in range(CORES)]
     assert torch.get_num_threads() == CORES
@@ -45,14 +47,12 @@ def test_parts_are_done_side_by_side_on_one_core_each() -> None:
 
 
 def test_as_many_cores_as_torch_is_told() -> None:
-    cores = Cores()
-
     def name(_part: int) -> str:
         return threading.current_thread().name
 
-    assert len(set(cores.map(name, range(30)))) <= CORES
+    assert len(set(on_cores(name, range(30)))) <= CORES
     torch.set_num_threads(1)
-    assert len(set(cores.map(name, range(30)))) == 1
+    assert len(set(on_cores(name, range(30)))) == 1
 
 
 def test_the_first_error_is_raised_when_all_are_done() -> None:
@@ -64,7 +64,7 @@ def test_the_first_error_is_raised_when_all_are_done() -> None:
         done.append(part)
 
     with pytest.raises(ValueError, match="part 0"):
-        Cores().map(work, range(CORES))
+        on_cores(work, range(CORES))
     assert done == [2]
 
 
@@ -96,17 +96,44 @@ def test_any_intervention_can_be_shared_out(monkeypatch: pytest.MonkeyPatch) -> 
     sets = [[head] for head in model.all_heads()]
     monkeypatch.setattr(branching, "LEAST_OF_A_CORE", 1)
     asked = ((Mean(), None), (Knockout((4,), (2,)), None), (Zero(), (3,)))
+    ran: list[int] = []
+    plain = branching.on_cores
+
+    def counted(work: Any, parts: Any) -> Any:
+        ran.append(len(parts))
+        return plain(work, parts)
+
+    monkeypatch.setattr(branching, "on_cores", counted)
     found = [model.ablated_logprobs(prompt, sets, kind, positions=at) for kind, at in asked]
+    assert ran[0] == CORES
+    assert len(ran) >= len(asked)
     monkeypatch.setattr(branching, "shared_out", lambda *_: False)
     for rows, (kind, at) in zip(found, asked, strict=True):
         whole = model.ablated_logprobs(prompt, sets, kind, positions=at)
         torch.testing.assert_close(rows, whole, atol=1e-5, rtol=0)
 
 
-def test_a_refusal_on_a_core_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_on_a_core_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
     prompt = model.tokenize(PROMPT)
+    on: list[str] = []
+
+    def refuse(*_given: object) -> None:
+        on.append(threading.current_thread().name)
+        raise UserError(ErrorKind.INTERVENTION, "There is no key left.")
+
     monkeypatch.setattr(branching, "LEAST_OF_A_CORE", 1)
-    alone = Knockout((2,), (0, 1, 2))
-    with pytest.raises(UserError, match="leave position 2 no key to attend to"):
-        model.ablated_logprobs(prompt, [[head] for head in model.all_heads()], alone)
+    monkeypatch.setattr(BlockPass, "newborn_z", refuse)
+    with pytest.raises(UserError, match=r"^There is no key left\.$"):
+        model.ablated_logprobs(prompt, [[head] for head in model.all_heads()], Zero())
+    assert on
+    assert all(name.startswith("core") for name in on)
+
+
+def test_without_room_for_threads_parts_are_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "prepared", lambda _n: None)
+    here = threading.current_thread().name
+    assert on_cores(lambda part: (part, threading.current_thread().name), [1, 2]) == [
+        (1, here),
+        (2, here),
+    ]

@@ -108,3 +108,25 @@ def test_mlps_of_another_form_are_left_alone() -> None:
     own = module.forward
     fuse(nn.Sequential(module))
     assert module.forward == own
+
+
+def test_mlps_that_clamp_what_random_input_does_not_reach_are_left_alone() -> None:
+    class Clamped(LlamaMLP):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gate = self.act_fn(self.gate_proj(x).clamp(max=1e3))
+            return self.down_proj(gate * self.up_proj(x))  # type: ignore[no-any-return]
+
+    module = mlp("llama")
+    module.__class__ = Clamped
+    own = module.forward
+    fuse(nn.Sequential(module))
+    assert module.forward == own
+
+
+def test_fused_mlps_take_their_argument_by_name() -> None:
+    module = mlp("llama")
+    x = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    before = module(x)
+    fuse(nn.Sequential(module))
+    with torch.inference_mode():
+        torch.testing.assert_close(module(x=x), before, atol=1e-6, rtol=0)

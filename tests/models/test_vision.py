@@ -35,8 +35,10 @@ from ablation import (
 )
 from ablation.attention_change import attention_change, with_model, with_prompt
 from ablation.paired_reading import map_change
+from models.attention_tap import ATTENTION_NAME
 from models.errors import ErrorKind, UserError
 from models.forward_pass import beside
+from models.packed import call_once
 from models.picture import Picture
 from models.registry import load_model
 from models.types import Head, TokenizedPrompt
@@ -242,6 +244,41 @@ def test_a_bright_patch_comes_out_where_the_tower_has_it(name: str, size: tuple[
         lit = model.tokenize(QUESTION, pictures=[Picture(pixels, "lit")])
         change = (given_to_tower(reference, lit) - before).norm(dim=-1)
         assert change.nonzero().ravel().tolist() == [k]
+
+
+def test_windows_of_the_size_that_trained_models_have_are_told_of_rightly() -> None:
+    """8 x 8 patches a window: a picture of less than one would not show their order."""
+    name = "qwen2.5-vl as trained"
+    model, reference = tiny_vision_model(name), eager(name)
+    dark = np.zeros((280, 308, 3), np.uint8)
+    prompt = model.tokenize(QUESTION, pictures=[Picture(dark, "dark")])
+    assert prompt.seen is not None
+    assert prompt.seen.cells is not None
+    assert len(prompt.seen) == 20 * 22
+    before = given_to_tower(reference, prompt)
+    for k in range(0, len(prompt.seen), 23):
+        cell = prompt.seen.cells[k]
+        assert cell is not None
+        pixels = dark.copy()
+        left, top = round(cell.left), round(cell.top)
+        pixels[top : round(cell.bottom), left : round(cell.right)] = 255
+        lit = model.tokenize(QUESTION, pictures=[Picture(pixels, "lit")])
+        change = (given_to_tower(reference, lit) - before).norm(dim=-1)
+        assert change.nonzero().ravel().tolist() == [k]
+    head = Head(0, 1, "vision")
+    [found] = model.attention(prompt, [head]).values
+    np.testing.assert_allclose(found, tower_patterns(reference, prompt)[1], atol=TOLERANCE)
+
+
+def test_towers_are_told_of_stretches_once_however_often_they_are_opened() -> None:
+    model = AutoModelForImageTextToText.from_pretrained(tiny_vision_directory("qwen2.5-vl")).eval()
+    model.set_attn_implementation(ATTENTION_NAME)
+    prompt, reference = prompt_of("qwen2.5-vl"), eager("qwen2.5-vl")
+    for _ in range(2):
+        call_once(model)
+        np.testing.assert_allclose(
+            log_probs(model, prompt), log_probs(reference, prompt), atol=TOLERANCE
+        )
 
 
 def given_to_tower(model: Any, prompt: TokenizedPrompt) -> torch.Tensor:
@@ -737,9 +774,13 @@ def test_pictures_read_line_by_line_are_written_as_by_transformers_own_processor
 def test_a_tokenizer_without_the_marks_of_lines_is_refused(tmp_path: Path) -> None:
     shutil.copytree(tiny_vision_directory("pixtral"), tmp_path / "m")
     settings = tmp_path / "m" / "processor_config.json"
-    settings.write_text(json.dumps({"image_break_token": "[NEXT_LINE]"}))
+    settings.write_text(
+        json.dumps({"processor_class": "PixtralProcessor", "image_break_token": "[NEXT_LINE]"})
+    )
     with pytest.raises(UserError, match=r"no token \[NEXT_LINE\], with which pictures are written"):
         load_model(tmp_path / "m", device="cpu")
     settings.write_text("{")
-    with pytest.raises(UserError, match=r"processor_config.json is damaged"):
+    with pytest.raises(
+        UserError, match=r"processor_config.json is damaged, it is no JSON of named settings"
+    ):
         load_model(tmp_path / "m", device="cpu")

@@ -21,7 +21,8 @@ from ablation.on_picture import on_picture
 from ablation.paired_reading import map_change
 from models.errors import UserError
 from models.language_model import LanguageModel
-from models.policy_adapter import Act, Actions, Observation, Patches, Policy, State, Words
+from models.picture import Picture
+from models.policy_adapter import Act, Actions, Number, Observation, Patches, Policy, State, Words
 from models.policy_files import wrapped
 from models.types import EXPERT, MAIN, VISION, Head, RobotInput, TokenizedPrompt
 
@@ -392,47 +393,47 @@ def two_positions(_seen: Observation) -> dict[str, Sequence[Any]]:
         ({"stacks": {}}, "it names no stack; name each"),
         ({"stacks": {"Vision 2": "tower"}}, "no stack can be called 'Vision 2'"),
         ({"stacks": {"a": "tower", "b": "tower"}}, "'a' and 'b' have an attention layer in common"),
-        ({"stacks": {"all": [3]}}, "must be a module of torch, or several"),
+        ({"stacks": {"all": [3]}}, "each of stacks must be a module of torch, or a list"),
         ({"looks_at": {"expert": ["language"]}}, "looks_at names 'expert', and its stacks are"),
         ({"looks_at": {"language": ["head"]}}, "looks_at names 'head'"),
-        ({"positions": two_positions}, None),
+        ({"positions": two_positions}, "describes 2 positions .* and it runs with 7"),
+        ({"stacks": {"vision": 3}}, "each of stacks must be a module of torch"),
+        ({"looks_at": {"language": "vision"}}, "each of looks_at must be a list of stacks' names"),
+        ({"looks_at": {"language": None}}, "each of looks_at must be a list of stacks' names"),
+        ({"numbers": [Number("dx", limits=(1,))]}, "limits of a Number are a smallest number and"),  # type: ignore[arg-type]
+        ({"numbers": [Number("dx", limits=("a", "b"))]}, "limits of a Number are"),  # type: ignore[arg-type]
         ({"numbers": ["dx"]}, "numbers must be a list of Number"),
         ({"cameras": -1}, "cameras and state are counts"),
         ({"positions": 3}, "positions must be a function"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(parts: dict[str, Any], said: str | None) -> None:
-    if said is not None:
-        with pytest.raises(UserError, match=f"^mine: .*{said}"):
-            opened(**parts)
-        return
-    model = opened(**parts)  # whether positions fit is seen on a prompt
-    with pytest.raises(UserError, match=r"describes 2 positions .* and it runs with 7"):
-        model.tokenize("pick up", pictures=[noise_picture((32, 32))])
+def test_parts_that_do_not_fit_are_refused(parts: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=f"^mine: .*{said}"):
+        opened(**parts)
 
 
 @pytest.mark.parametrize(
     ("positions", "said"),
     [
         ({"arm": []}, "positions names 'arm'"),
+        ({"language": 3}, "what positions says of the stack 'language' cannot be read"),
+        ({"vision": Patches(2, 2)}, "what positions says of the stack 'vision' cannot be read"),
+        ({"language": [Words(3)]}, "what positions says of the stack 'language' cannot be read"),  # type: ignore[arg-type]
         ({"language": [5]}, "holds a int; give Patches, Words, State, Actions or a text"),
         ({"vision": [Patches(2, 2, camera=1)]}, "cameras are counted from 0 to 0"),
         ({"vision": [Actions(2)]}, "describes 2 positions of the stack 'vision'.* runs with 5"),
     ],
 )
 def test_positions_that_make_no_sense_are_refused(positions: dict[str, Any], said: str) -> None:
-    model = opened(positions=lambda _seen: positions)
     with pytest.raises(UserError, match=said):
-        model.tokenize("pick up", pictures=[noise_picture((32, 32))])
+        opened(positions=lambda _seen: positions)
 
 
 def test_a_failing_function_of_positions_is_told_of() -> None:
-    model = opened(positions=lambda _seen: {}["language"])
     with pytest.raises(UserError, match=r"its function positions fails \(KeyError: 'language'\)"):
-        model.tokenize("pick up", pictures=[noise_picture((32, 32))])
-    model = opened(looks_at={"language": ["language", "vision"]})
+        opened(positions=lambda _seen: {}["language"])
     with pytest.raises(UserError, match="looks at 12 positions, and it runs with 7"):
-        model.tokenize("pick up", pictures=[noise_picture((32, 32))])
+        opened(looks_at={"language": ["language", "vision"]})
 
 
 def test_layers_that_join_other_positions_are_no_stack() -> None:
@@ -560,3 +561,80 @@ def test_a_tower_that_sees_windows_packed_is_a_stack_like_others() -> None:
         np.testing.assert_allclose(row, expected, atol=TOLERANCE, err_msg=str(head))
     maps = wrapper.attention(prompt, heads).values
     assert ((maps > 0).mean(axis=(1, 2)).reshape(3, 4)[:, 0] == [0.25, 1.0, 0.25]).all()
+
+
+def opened_as(
+    model: nn.Module, act: Act, stacks: dict[str, nn.Module], cameras: int = 1
+) -> LanguageModel:
+    policy = Policy(model, act, stacks, cameras=cameras)
+    return LanguageModel(*wrapped(policy, "mine"), name="mine")
+
+
+def test_a_tower_that_is_run_once_for_all_rows_is_told_of() -> None:
+    model = Reach()
+
+    def act(rows: int, _draw: int, seen: Observation) -> Tensor:
+        pixels = torch.from_numpy(seen.pictures[0]).permute(2, 0, 1)[None, :, :32, :32] / 255
+        features = model.tower(pixel_values=pixels).last_hidden_state.expand(rows, -1, -1)
+        hidden = model.language(inputs_embeds=features).last_hidden_state
+        return model.numbers(hidden[:, -1])  # type: ignore[no-any-return]
+
+    with pytest.raises(UserError, match=r"^mine: .*runs an attention layer once for several"):
+        opened_as(model, act, {"language": model.language, "vision": model.tower})
+
+
+def test_how_often_layers_run_is_measured_on_each_prompt() -> None:
+    """A dark picture is looked at once, a bright one twice: what is read is the last time."""
+    model = Reach()
+    last: list[Tensor] = []
+
+    def act(rows: int, _draw: int, seen: Observation) -> Tensor:
+        pixels = torch.from_numpy(seen.pictures[0]).permute(2, 0, 1)[None, :, :32, :32] / 255
+        pixels = pixels.expand(rows, -1, -1, -1)
+        for brightness in (1.0, 0.5)[: 1 + int(seen.pictures[0].mean() > 64)]:
+            seen_parts = model.tower(pixel_values=brightness * pixels).last_hidden_state
+        hidden = model.language(inputs_embeds=seen_parts).last_hidden_state
+        last[:] = [brightness * pixels]
+        return model.numbers(hidden[:, -1])  # type: ignore[no-any-return]
+
+    wrapper = opened_as(model, act, {"language": model.language, "vision": model.tower})
+    plain, _ = plain_reach()
+    for shade in (20, 200):
+        pixels = np.full((32, 32, 3), shade, np.uint8)
+        pixels[8:, 4:] //= 2
+        prompt = wrapper.tokenize("go", pictures=[Picture(pixels, "shade")])
+        found = wrapper.attention(prompt, wrapper.all_heads("vision")).values
+        with torch.inference_mode():
+            run = plain.tower(pixel_values=last[0][:1], output_attentions=True)
+        expected = torch.cat([pattern[0] for pattern in run.attentions]).numpy()
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+def test_what_a_person_changes_as_their_policy_acts_counts() -> None:
+    """A head that scales what it makes by what it is told as it acts."""
+
+    class Gained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(32, 8), nn.Linear(8, 32)
+            self.act = nn.SiLU()
+            self.gain = 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.gain * self.down(self.act(self.up(x)))
+            return out
+
+    torch.manual_seed(1)
+    model, head = Reach(), Gained().eval()
+
+    def act(rows: int, _draw: int, _seen: Observation) -> Tensor:
+        head.gain = 3.0
+        hidden = model.language(torch.tensor([[4, 2]]).expand(rows, -1)).last_hidden_state[:, -1]
+        return model.numbers(head(hidden))  # type: ignore[no-any-return]
+
+    model.add_module("head", head)
+    wrapper = opened_as(model, act, {"language": model.language}, cameras=0)
+    with torch.inference_mode():
+        [expected] = act(1, 0, Observation((), "", ())).numpy()
+    found = wrapper.predict(wrapper.tokenize("go")).log_probs
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
