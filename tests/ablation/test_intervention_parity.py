@@ -1,7 +1,8 @@
 """Every intervention on every head, batched, against one plain forward pass a head.
 
-TOLERANCE: float32 logits of these 3-layer models, computed fused and batched here and eager and
-alone there, differ by rounding of order 1e-6; heads and interventions differ by over 1e-3.
+TOLERANCE: float32 log-probabilities of these 3-layer models, computed fused and batched here and
+eager and alone there, differ by rounding: each by up to 1.2e-5 from what float64 gives (granite).
+Heads and interventions differ by over 3e-3.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from models.errors import UserError
 from models.language_model import LanguageModel
 from models.types import Head, TokenizedPrompt
 
-TOLERANCE = 1e-5
+TOLERANCE = 3e-5
 CHOSEN = (Head(0, 0), Head(1, 3))
 """Heads that are ablated already, as in the middle of a search."""
 REFERENCES = ("The cat sat on the mat.", "The key to the cabinets")

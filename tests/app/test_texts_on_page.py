@@ -48,9 +48,10 @@ def test_a_view_settles_with_heads_of_both_towers(
     assert most_positions(tokens) == 18
     choices = heads.stack_choices(model.info.stacks)
     assert [choice["label"] for choice in choices] == ["vision", "text"]
-    assert "behind the model's name" in prompt.not_read(tokens)
-    alone = Shelf().get("vit").tokenize("", pictures=[noise_picture()])
-    assert prompt.not_read(alone) == prompt.NOT_READ
+    assert "behind the model's name" in str(prompt.not_read(model.info, tokens))
+    classifier = Shelf().get("vit")
+    alone = classifier.tokenize("", pictures=[noise_picture()])
+    assert prompt.not_read(classifier.info, alone) == prompt.NOT_READ
 
 
 def test_maps_of_both_towers_stand_beside_each_other(

@@ -113,10 +113,11 @@ def test_the_action_is_told_in_its_own_units(services: Services) -> None:
 
 
 def test_all_heads_over_the_picture_say_whose_look_it_is(services: Services) -> None:
-    _, said = figure_of(services, settled(services, stack="expert"), False)
-    assert said.startswith("Where the actions look, on average on the first of 2 pictures")
+    _, said, n_pictures = figure_of(services, settled(services, stack="expert"), 1, False)
+    assert n_pictures == 2
+    assert said.startswith("Where the actions look, on average on picture 2 of 2")
     with pytest.raises(UserError, match="is not known for this model"):
-        figure_of(services, settled(services, "reach"), False)
+        figure_of(services, settled(services, "reach"), 0, False)
 
 
 def test_studies_are_of_the_action(services: Services) -> None:
