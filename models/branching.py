@@ -213,7 +213,7 @@ class BranchEngine:
         self._logits_of = logits_of
         self._n_before = n_before
         self._on_cores = computes_on_cores(model)
-        if self._on_cores:
+        if self._on_cores and n_cores() > 1:
             prepared(n_cores())
 
     @staticmethod

@@ -130,3 +130,11 @@ def test_fused_mlps_take_their_argument_by_name() -> None:
     fuse(nn.Sequential(module))
     with torch.inference_mode():
         torch.testing.assert_close(module(x=x), before, atol=1e-6, rtol=0)
+
+
+def test_activations_that_are_clipped_far_out_are_not_written_over() -> None:
+    module = mlp("llama")
+    module.act_fn = ACT2FN["gelu_10"]
+    own = module.forward
+    fuse(nn.Sequential(module))
+    assert module.forward == own
