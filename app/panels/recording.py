@@ -36,6 +36,8 @@ def layout() -> html.Section:
                         size="xs",
                         debounce=True,
                         placeholder="a recorded folder",
+                        persistence=True,  # a reload must not lose it
+                        persistence_type="session",
                         spellCheck=False,
                         className="grow",
                         **{"aria-label": "Folder of frames, or LeRobot dataset's directory"},
@@ -45,6 +47,8 @@ def layout() -> html.Section:
                         value=0,
                         min=0,
                         allowDecimal=False,
+                        persistence=True,
+                        persistence_type="session",
                         size="xs",
                         w=56,
                         **{"aria-label": "Which episode of the dataset"},
