@@ -41,6 +41,7 @@ def test_the_indirect_object_of_the_builtin_model(builtin: LanguageModel) -> Non
 
 
 @pytest.mark.builtin
+@pytest.mark.thorough
 def test_the_gradient_at_more_points_ranks_edges_better(builtin: LanguageModel) -> None:
     pairs = make_pairs(builtin, "ioi", 2, only_correct=True)
     question = pose(builtin, pairs, "logit_diff", "resample")

@@ -310,6 +310,7 @@ def test_a_stack_is_put_on_the_map_clicked_swept_and_kept_in_the_link(
 
 
 @pytest.mark.browser
+@pytest.mark.thorough
 def test_a_pair_of_sentences_and_one_looking_at_the_other(
     open_view: Callable[[View], Page],
 ) -> None:
@@ -390,6 +391,7 @@ def test_what_is_not_for_encoder_decoders_is_said_in_its_place(
 
 
 @pytest.mark.browser
+@pytest.mark.thorough
 def test_roles_and_comparisons_are_of_the_stack_that_is_picked(
     open_view: Callable[[View], Page],
     model: LanguageModel,

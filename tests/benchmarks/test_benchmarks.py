@@ -139,6 +139,7 @@ def _pair(exact: Any, other: Any) -> screened.Pair:
 # --- The summary of all heads. ---
 
 
+@pytest.mark.thorough
 def test_the_summary_is_measured_beside_a_pass_and_eager_attention(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
