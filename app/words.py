@@ -1,6 +1,7 @@
 """Numbers and tokens as the page writes them."""
 
 import math
+from collections.abc import Sequence
 
 NAMED = 3
 """Of tokens that lack a space so many are named."""
@@ -36,3 +37,15 @@ def space_warning(texts: tuple[str, ...]) -> str:
         f"{shown}{more}: no space in front, but {spaced!r} is a token too, and the likelier one "
         "after a prompt that does not end in a space; write the space if you mean it."
     )
+
+
+HIDDEN_FROM_OTHERS = (
+    "Hidden means that no other position looks at it; what stands there itself goes on, so hiding "
+    "what nobody but itself reads changes nothing."
+)
+"""What is said beside what a policy does with a modality hidden."""
+
+
+def some_of(names: Sequence[object], most: int = 4) -> str:
+    """Return the first few of several names."""
+    return ", ".join(map(str, names[:most])) + (" and others" if len(names) > most else "")

@@ -18,7 +18,7 @@ from models.checkpoints import unreadable
 from models.errors import ErrorKind, UserError
 from models.loading import exclusive_and_quiet
 from models.policy_adapter import Number, Policy
-from models.wrapped_policy import WrappedPolicy, said
+from models.wrapped_policy import WrappedPolicy, said_where
 from models.wrapped_prompts import WrappedProcessor, wrapped_processor
 
 FUNCTION = "policy"
@@ -154,18 +154,5 @@ def _failing_in(path: Path, what: str) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        line = _line_in(path, error.__traceback__)
-        if isinstance(error, SyntaxError) and error.filename == str(path):
-            line = error.lineno
-        where = "" if line is None else f"line {line}: "
-        raise UserError(ErrorKind.MODEL, f"{path.name}: {what} ({where}{said(error)}).") from error
-
-
-def _line_in(path: Path, trace: Any) -> int | None:
-    """Return the last line of a file that a traceback goes through."""
-    line = None
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
+        where = said_where(error, str(path))
+        raise UserError(ErrorKind.MODEL, f"{path.name}: {what} ({where}).") from error

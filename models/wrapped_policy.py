@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -234,8 +235,9 @@ class WrappedPolicy(nn.Module):
                     f"{self.name}: memory ran out in its function act; use smaller pictures or "
                     "another device.",
                 ) from error
+            file = getattr(getattr(self.adapter.act, "__code__", None), "co_filename", "")
             raise UserError(
-                ErrorKind.MODEL, f"{self.name}: its function act fails ({said(error)})."
+                ErrorKind.MODEL, f"{self.name}: its function act fails ({said_where(error, file)})."
             ) from error
         return self._checked(found, n_rows)
 
@@ -270,3 +272,24 @@ def said(error: BaseException, longest: int = 200) -> str:
     lines = message.strip().splitlines()
     text = f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
     return text.rstrip(".") if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def said_where(error: BaseException, file: str) -> str:
+    """Return what `said` does, after the last line of a file that the error's way goes through."""
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else None
+    trace = error.__traceback__
+    while trace is not None and line is None:
+        following = trace.tb_next
+        within = trace.tb_frame.f_code.co_filename == file
+        if within and not _goes_through(following, file):
+            line = trace.tb_lineno
+        trace = following
+    return said(error) if line is None else f"line {line}: {said(error)}"
+
+
+def _goes_through(trace: TracebackType | None, file: str) -> bool:
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == file:
+            return True
+        trace = trace.tb_next
+    return False

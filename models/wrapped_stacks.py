@@ -145,7 +145,16 @@ def prove_rows(model: WrappedPolicy, asked: Asked) -> tuple[int, int]:
 
     with torch.inference_mode():
         [clean] = model.act(1, asked.draw, asked.observation, None)
-    one, two, upset = run(1), run(2), run(2, upset=True)
+    one = run(1)
+    try:
+        two = run(2)
+    except UserError as error:
+        raise UserError(
+            ErrorKind.MODEL,
+            f"{str(error).rstrip('.')}; with one row it works, so let it give every tensor as many "
+            "rows as it is asked for: x.expand(rows, ...).",
+        ) from error
+    upset = run(2, upset=True)
     largest = max(float(one.abs().max()), 1e-9)
     apart = float((two - one).abs().max())
     if apart > allowed * largest:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from app import words
 from app.cli import policy_chunk
 from app.cli.policy_recording import check_film, follow, record
 from app.cli.question import given_beside, open_model, read_heads
@@ -194,6 +195,7 @@ def _modalities(model: "LanguageModel", prompt: "TokenizedPrompt", terminal: Ter
         )
     terminal.print(f"{model.name}: {prompt.text}; the action is {_said(clean, clean.values)}")
     terminal.print(table)
+    terminal.print(words.HIDDEN_FROM_OTHERS)
     changes = {one.name: one.change.to_json() for one in found}
     terminal.write_json({**_about(model, prompt), "modalities": changes})
     return 0

@@ -121,6 +121,7 @@ def _modalities(
         )
     terminal.print(f"the action is {action_said(found[0].change.before)}")
     terminal.print(table)
+    terminal.print(words.HIDDEN_FROM_OTHERS)
     changes = {one.name: one.change.to_json() for one in found}
     terminal.write_json({**_about(model, prompt, options), "modalities": changes})
     return 0

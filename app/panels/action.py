@@ -6,7 +6,7 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from app import ids
+from app import ids, words
 from app.panels.pieces import graph
 from app.panels.wait_strip import awaiting
 from app.services import Services, ablation_of, acted_of
@@ -186,10 +186,9 @@ def _unmoved(model: Any, ablation: Any) -> str:
     dead = [head for head in ablation.heads if not head.stack and head.layer == last]
     if not dead or not model.last_layer_is_idle:
         return ""
-    named = ", ".join(map(str, dead[:4])) + (" and others" if len(dead) > 4 else "")
     return (
-        f"{named} cannot move it: of the language model's last layer the action expert reads keys "
-        "and values alone, not what its heads put out."
+        f"{words.some_of(dead)} cannot move it: of the language model's last layer the action "
+        "expert reads keys and values alone, not what its heads put out."
     )
 
 

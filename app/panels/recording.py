@@ -7,7 +7,7 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 
-from app import ids
+from app import ids, words
 from app.panels import recording_follow
 from app.panels.episodes import beginning
 from app.panels.pieces import graph
@@ -142,7 +142,7 @@ def played(services: Services, view: View) -> Recording:
     if problem is not None:
         raise problem
     episode = run_episode(model, named_scene(name), ablation)
-    how = "" if ablation is None else ", heads ablated"
+    how = "" if ablation is None else f", acted without {words.some_of(ablation.heads)}"
     return recording_of(episode.scenes, episode.actions, f"{name}{how}")
 
 
@@ -168,7 +168,7 @@ def shown(services: Services, view: View, recording: Recording, index: int) -> d
 def caption(recording: Recording, index: int) -> str:
     """Say which frame is shown, and what was done in it."""
     frame = recording.frames[index]
-    where = f"frame {index + 1} of {len(recording)}, {frame.time:.2f} s"
+    where = f"{recording.name}, frame {index + 1} of {len(recording)}, {frame.time:.2f} s"
     said = f"{where}: {recording.told(index)}"
     if frame.action is None or not recording.action_names:
         return said

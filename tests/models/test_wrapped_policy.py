@@ -352,7 +352,7 @@ def fails(_rows: int, _draw: int, _seen: Observation) -> Tensor:
         (lambda _rows, _draw, _seen: None, "returns a NoneType; it must return a tensor"),
         (lambda rows, _draw, _seen: torch.zeros(rows), r"of shape \[1\]; it must return"),
         (lambda rows, _draw, _seen: torch.full((rows, 3), torch.nan), "not finite"),
-        (fails, r"act fails \(KeyError: 'wrist'\)"),
+        (fails, r"act fails \(line \d+: KeyError: 'wrist'\)"),
     ],
 )
 def test_what_a_function_does_wrong_is_said(act: Act, said: str) -> None:
