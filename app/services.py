@@ -237,7 +237,7 @@ def metrics_of(model: "LanguageModel") -> dict[str, MetricInfo]:
     if model.chunk is not None:
         return {ACTION: chunk_metric(model.chunk)}
     of_tokens = {name: metric.info for name, metric in METRICS.items()}
-    return of_tokens if model.actions is None else {**of_tokens, ACTION: ACTION_METRIC}
+    return of_tokens if model.actions is None else {ACTION: ACTION_METRIC, **of_tokens}
 
 
 def wanted(view: View, kind: str, about: Hashable = None) -> Wanted:
@@ -377,7 +377,8 @@ def with_images_settled(view: View, model: "LanguageModel") -> View:
         return view
     is_policy = model.name == TABLETOP_NAME or model.kind == POLICY
     text = scene_text(SCENES[0], model) if is_policy else FIRST_QUESTION
-    return replace(view, images=(SCENES[0],), prompt=text, picture="image")
+    view = replace(view, images=(SCENES[0],), prompt=text, picture="image")
+    return view if model.actions is None else replace(view, metric=ACTION)
 
 
 def scene_text(name: str, model: "LanguageModel") -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from dash import Dash, Input, Output, State, html, no_update, set_props
 
 import ablation
-from ablation.metrics import metric_named
+from ablation.metrics import METRICS, metric_named
 from ablation.types import PositionScores, Progress
 from app import ids, words
 from app.panels.pieces import browser, graph
@@ -89,14 +89,16 @@ def run(
             f"{len(heads):,} heads at {n_positions:,} positions are too many for one map; choose "
             f"at most {most:,} heads, or shorten the prompt.",
         )
+    # How far an action moves is asked for of heads alone.
+    metric = view.metric if view.metric in METRICS else "kl"
     return ablation.sweep_positions(
         model,
         prompt,
         heads,
         build_intervention(view.intervention),
-        view.metric,
+        metric,
         view.position,
-        target=view.target if metric_named(view.metric).info.needs_target else None,
+        target=view.target if metric_named(metric).info.needs_target else None,
         progress=report,
         cancel=cancel,
     )

@@ -143,7 +143,7 @@ def test_more_cameras_than_the_policy_takes(policy: LanguageModel, recording: Re
 def test_what_cannot_be_traced(
     policy: LanguageModel, recording: Recording, llama: LanguageModel
 ) -> None:
-    with pytest.raises(UserError, match="choose heads of the language model"):
+    with pytest.raises(UserError, match="choose heads of another one"):
         trace(policy, recording, heads=[Head(0, 1, "vision")])
     with pytest.raises(UserError, match="Along a recording positions are named by words"):
         trace(policy, recording, Ablation(HEADS, Zero(), (3,)))
@@ -196,7 +196,7 @@ def test_a_policy_that_answers_with_numbers_is_followed(whose: str) -> None:
         ).values[0, 0],
         atol=1e-5,
     )
-    with pytest.raises(UserError, match="choose heads of the language model"):
+    with pytest.raises(UserError, match="choose heads of another one"):
         trace(model, recording, heads=[Head(0, 0, "vision")])
     if whose == "wrapped":  # of another, nobody says which positions show the pictures
         stateless = replace(recording, frames=tuple(Frame(f.time, None, None) for f in frames))

@@ -1,6 +1,8 @@
 """The pictures that a view names: kept, found again, and refused in a sentence."""
 
 import base64
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from ablation import Ablation, Zero
 from ablation.actions import act, compare_actions
 from app import permalink
 from app.images import Images, boxes, shown, table_picture, table_text
+from app.panels import by_position
 from app.panels.action import svg_url
 from app.panels.episodes import film_of
 from app.panels.prompt import example_options, pictured
-from app.services import Services, with_images_settled
+from app.services import Services, metrics_of, with_images_settled
 from app.view import View
 from models.errors import UserError
 from models.picture import Cell, Picture
@@ -81,10 +84,23 @@ def test_a_policy_opens_with_a_scene_and_a_text_model_without(services: Services
     assert settled.images == (SCENE,)
     assert settled.picture == "image"
     assert settled.prompt == table_text(SCENE)
+    assert settled.metric == next(iter(metrics_of(policy))) == "action"
+    assert services.settled(replace(settled, metric="kl"), policy).metric == "kl"  # if so chosen
     kept = with_images_settled(View(prompt="find the red square", images=()), policy)
     assert (kept.prompt, kept.images) == ("find the red square", ())
     plain = services.settled(View(model="llama", images=(SCENE,), picture="image"), text)
     assert (plain.images, plain.picture) == ((), "matrix")
+
+
+def test_positions_are_asked_about_tokens_where_heads_are_about_the_action(
+    services: Services,
+) -> None:
+    policy = services.model("tabletop")
+    view = replace(services.settled(View(model="tabletop"), policy), heads=(Head(1, 2),))
+    assert view.metric == "action"
+    prompt = services.prompt(view, policy)
+    scores = by_position.run(policy, prompt, view, lambda _: None, threading.Event())
+    assert scores.metric.name == "kl"
 
 
 def test_the_prompt_of_a_view_has_its_pictures(services: Services) -> None:
