@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.policy [--threads 2] [--rounds 5]
 
 Everything is asked of one scene, or along one recorded episode of it, in turns; medians. Beside
-each stands how many actions the plain policy would find in that time, by transformers' own
-`generate`, without this program.
+each stands how many actions the plain policy would find in that time, by three forward passes of
+transformers each, without this program.
 """
 
 import argparse
@@ -62,7 +62,11 @@ def questions(model: LanguageModel, scene: Scene) -> list[Question]:
         ("every head of the language model ablated", 1, lambda: sweep_actions(model, prompt)),
         ("every head of the tower", 1, lambda: sweep_actions(model, prompt, stack="vision")),
         ("modalities hidden", 1, lambda: knock_out_modalities(model, prompt)),
-        ("the heads that move it most, 5", 1, lambda: search_most_change(model, prompt)),
+        (
+            "the heads that move it most, 5",
+            1,
+            lambda: search_most_change(model, prompt, max_heads=5),
+        ),
         ("heads that make dx negative", 1, lambda: search_action(model, prompt, "dx<0")),
         ("a recorded frame followed", n, lambda: trace(model, recording)),
         (

@@ -38,10 +38,7 @@ from models.attention_reading import (
 )
 from models.edits import Plan, RowPlan
 from models.errors import ErrorKind, UserError
-from models.packed import (
-    are_rows_packed,
-    running_stretches,
-)
+from models.packed import are_rows_packed, running_stretches
 from models.pass_watch import reached
 
 ATTENTION_NAME = "head_tap"
@@ -65,7 +62,6 @@ HARMLESS_KEYWORDS = frozenset(
     }
 )
 """Keywords that architectures pass along and that change nothing about one forward pass."""
-
 
 HONOURED_KEYWORDS = frozenset({"scaling", "dropout", "is_causal", "position_bias"})
 """Keywords that fused attention honours."""

@@ -231,7 +231,7 @@ class WrappedSight:
             return {}
         try:
             described = dict(adapter.positions(observation.copied()))
-        except Exception as error:
+        except Exception as error:  # a person's function may raise anything
             raise UserError(
                 ErrorKind.MODEL, f"{name}: its function positions fails ({said(error)})."
             ) from error
