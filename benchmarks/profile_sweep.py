@@ -1,10 +1,11 @@
-"""Where the time of a sweep goes, by torch's profiler.
+"""Where the time of a sweep goes, by torch's profiler, on one core.
 
-    .venv/bin/python -m benchmarks.profile_sweep [--model builtin] [--tokens 64] [--threads 2]
+    .venv/bin/python -m benchmarks.profile_sweep [--model builtin] [--tokens 64]
 
-Every operation's own time on the thread that runs the model goes to one group; what is left of the
-wall time passes between operations: Python, transformers' and ours, and the profiler itself, whose
-share shows as the difference between the times with it and without.
+Every operation's own time goes to one group; what is left of the wall time passes between
+operations: Python, transformers' and ours, and the profiler itself, whose share shows as the
+difference between the times with it and without. Of several cores each does the same with some of
+the rows (`models.cores`), on threads that the profiler does not follow.
 """
 
 import argparse
@@ -87,10 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="builtin", help="builtin, gpt2-shape or a directory")
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--top", type=int, default=15, help="operations to list")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     subject = subject_named(options.model)
     shape = ModelShape.of(PlainLoop(subject).model)
     model = subject.load()
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(operations_table(own, {e.key: e.count for e in events}, options.top))
     flops = needed_flops(shape, len(prompt), [shape.n_heads] * shape.n_layers)
     console.print(
-        f"{subject.label}, {len(prompt)} tokens, {options.threads} threads: {plain:.2f} s without "
+        f"{subject.label}, {len(prompt)} tokens, one core: {plain:.2f} s without "
         f"the profiler, {wall:.2f} s with it.\nNeeded: {flops / GIGA:,.0f} GFLOP, which at the "
         f"rate of a large matrix product take {flops / matrix_rate():.2f} s."
     )
