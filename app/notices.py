@@ -13,6 +13,7 @@ _logger = logging.getLogger(__name__)
 
 PLACES: Mapping[ErrorKind, tuple[str, str]] = {
     ErrorKind.PROMPT: (ids.PROMPT_TEXT, "error"),
+    ErrorKind.STATE: (ids.SECOND_TEXT, "error"),
     ErrorKind.HEADS: (ids.HEADS_TEXT, "error"),
     ErrorKind.POSITION: (ids.ACTED_TEXT, "error"),
     ErrorKind.INTERVENTION: (ids.INTERVENTION_ERROR, "children"),

@@ -125,7 +125,7 @@
     // --- prompt ---
 
     requestPrompt(clicks, example, bos, prompt, bosUsed, second, images, limits) {
-      const nothing = [skip(), skip(), skip(), skip()];
+      const nothing = [skip(), skip(), skip(), skip(), skip()];
       const cause = triggeredId();
       if (prompt === null || prompt === undefined) {
         return nothing;
@@ -136,9 +136,9 @@
         }
         const at = Date.now();
         if (example.startsWith(SCENE)) {
-          return [{ scene: example, second, bos, at }, skip(), null, null];
+          return [{ scene: example, second, bos, at }, skip(), null, null, null];
         }
-        return [{ text: example, second, bos, images: [], at }, example, null, null];
+        return [{ text: example, second, bos, images: [], at }, example, null, null, null];
       }
       // Read from the field itself: the component reports what is typed only a moment later.
       const text = document.getElementById("prompt-text").value;
@@ -152,14 +152,14 @@
         const most = limits.maxPrompt.toLocaleString("en");
         const sentence =
           "The prompt has " + long + " characters; at most " + most + " can be shown. Shorten it.";
-        return [skip(), skip(), sentence, skip()];
+        return [skip(), skip(), sentence, skip(), skip()];
       }
       const isSame = sameTexts({ prompt: text, second: beside }, prompt, second, []);
       if (cause !== "bos" && isSame && !document.getElementById("wait-cancelled").hidden) {
         document.getElementById("wait-again").click(); // the view does not change, so nothing would run
         return nothing;
       }
-      return [{ text, second: beside, bos, images, at: Date.now() }, skip(), null, skip()];
+      return [{ text, second: beside, bos, images, at: Date.now() }, skip(), null, null, skip()];
     },
 
     closeToken() {

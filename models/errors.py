@@ -13,6 +13,8 @@ class ErrorKind(StrEnum):
 
     PROMPT = "prompt"
     """The prompt is empty, too long, or turns into no tokens."""
+    STATE = "state"
+    """What a robot tells of itself is no list of numbers, or not as many as the policy takes."""
     PICTURE = "picture"
     """A picture that is none, or that this model does not take."""
     MODEL = "model"

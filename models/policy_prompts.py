@@ -300,7 +300,7 @@ class PolicySight:
         most = self.n_state if statistics is None else len(statistics.mean)
         if len(told) > most or not np.isfinite(told).all():
             raise UserError(
-                ErrorKind.PROMPT,
+                ErrorKind.STATE,
                 f"{self.reader.name} is told a state of at most {most} finite numbers, and "
                 f"{len(told)} were given.",
             )
@@ -310,7 +310,7 @@ class PolicySight:
         elif len(told):
             if len(told) != most:
                 raise UserError(
-                    ErrorKind.PROMPT,
+                    ErrorKind.STATE,
                     f"{self.reader.name} is told a state of {most} numbers, and {len(told)} were "
                     "given; give all, or none for their means.",
                 )

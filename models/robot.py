@@ -17,7 +17,7 @@ def read_state(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in parts)
     except ValueError as error:
         raise UserError(
-            ErrorKind.PROMPT,
+            ErrorKind.STATE,
             f"The state is not read: {text[:60]!r} is no list of numbers; write 0.1, -0.2, 0.",
         ) from error
 

@@ -151,7 +151,7 @@ class WrappedSight:
         n, told = self.policy.adapter.state, robot.state
         if told and (len(told) != n or not np.isfinite(told).all()):
             raise UserError(
-                ErrorKind.PROMPT,
+                ErrorKind.STATE,
                 f"{self.policy.name} is told a state of {_counted(n, 'finite number')}, and "
                 f"{len(told)} {_were(len(told))} given; give all, or none for zeros.",
             )

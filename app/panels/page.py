@@ -184,7 +184,9 @@ EXTRA_OUTPUTS = (
     (ids.PROMPT_TEXT, "value"),
     (ids.PROMPT_TEXT, "error"),
     (ids.PROMPT_TEXT, "description"),
+    (ids.PROMPT_TEXT, "disabled"),
     (ids.SECOND_TEXT, "value"),
+    (ids.SECOND_TEXT, "error"),
     (ids.SECOND_TEXT, "leftSection"),
     (ids.SECOND_PLACE, "hidden"),
     (ids.STACK, "data"),
@@ -216,6 +218,7 @@ EXTRA_OUTPUTS = (
 def filled(services: Services, view: View, model: Any) -> list[Any]:
     """Return what goes into the controls and `EXTRA_OUTPUTS` for a settled view."""
     tokens = services.prompt(view, model)
+    unread = prompt.not_read(model.info, tokens)
     return [
         *controls.values(view),
         heads.shape(model),
@@ -226,8 +229,10 @@ def filled(services: Services, view: View, model: Any) -> list[Any]:
         heads.options(model.all_heads(None), model.info.stacks),
         view.prompt,
         None,
-        prompt.not_read(model.info, tokens),
+        unread,
+        unread is not None,
         view.second,
+        None,
         prompt.second_word(model.info),
         prompt.second_kind(model.info) is None,
         heads.stack_choices(model.info.stacks),

@@ -213,6 +213,7 @@ def register(app: Dash, services: Services) -> None:
         Output(ids.PROMPT_REQUEST, "data"),
         Output(ids.PROMPT_TEXT, "value", allow_duplicate=True),
         Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
+        Output(ids.SECOND_TEXT, "error", allow_duplicate=True),
         Output(ids.EXAMPLES, "value"),
         Input(ids.PROMPT_RUN, "n_clicks"),
         Input(ids.EXAMPLES, "value"),
@@ -287,6 +288,7 @@ def _register_run(app: Dash, services: Services) -> None:
         Output(ids.TOKENS, "data", allow_duplicate=True),
         Output(ids.TOKEN_COUNT, "children", allow_duplicate=True),
         Output(ids.PROMPT_TEXT, "error", allow_duplicate=True),
+        Output(ids.SECOND_TEXT, "error", allow_duplicate=True),
         Output(ids.PROMPT_TEXT, "value", allow_duplicate=True),
         Input(ids.PROMPT_REQUEST, "data"),
         State(ids.VIEW, "data"),
@@ -313,4 +315,4 @@ def _register_run(app: Dash, services: Services) -> None:
         tokens_shown, count = strip(tokens), token_count(tokens)
         drawn = no_update if not model.reads_pictures else pictured(tokens, images)
         kept = (text, second, list(images), drawn, request["bos"], position, None)
-        return *kept, tokens_shown, count, None, text if scene else no_update
+        return *kept, tokens_shown, count, None, None, text if scene else no_update

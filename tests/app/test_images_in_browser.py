@@ -193,7 +193,7 @@ def test_a_classifier_says_what_a_picture_shows(policy: Page, tmp_path: Path) ->
     field.fill("vit")
     field.press("Enter")
     expect(policy.locator("#prediction-caption")).to_have_text("which class the picture shows")
-    expect(policy.locator("#prompt-text")).to_be_visible()
+    expect(policy.locator("#prompt-text")).to_be_disabled()
     expect(policy.get_by_text("text is not read")).to_be_visible()
     expect(policy.locator("#action-panel")).to_be_hidden()
     expect(policy.locator("#prediction-figure")).to_contain_text("Egyptian cat")

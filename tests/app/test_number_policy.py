@@ -12,7 +12,9 @@ from ablation import Ablation, Zero
 from ablation.chunk_actions import compare_chunks, sweep_chunk
 from ablation.chunk_types import ChunkSearch
 from ablation.types import HeadScores, SearchResult
+from app import ids
 from app.jobs import Job
+from app.notices import PLACES
 from app.panels.action import chunk_body
 from app.panels.drawn_maps import shown_maps
 from app.panels.header import self_check_badge
@@ -76,8 +78,9 @@ def test_the_state_is_typed_beside_the_instruction(services: Services) -> None:
     assert prompt.robot == RobotInput((1.5, -1.0))
     with pytest.raises(UserError, match="no list of numbers"):
         services.prompt(replace(view, second="left"), services.model("pi0"))
-    with pytest.raises(UserError, match="a state of 2 numbers, and 1 were"):
+    with pytest.raises(UserError, match="a state of 2 numbers, and 1 were") as refusal:
         services.prompt(replace(view, second="1"), services.model("pi0"))
+    assert PLACES[refusal.value.kind] == (ids.SECOND_TEXT, "error")
 
 
 def test_the_action_is_told_in_numbers_and_curves(services: Services) -> None:

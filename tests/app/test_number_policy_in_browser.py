@@ -57,7 +57,10 @@ def test_cameras_and_state_are_given(robot: Page, tmp_path: Path) -> None:
     expect(robot.locator("#action-body")).not_to_have_text(before)
     robot.fill("#second-text", "left")
     robot.press("#second-text", "Enter")
-    expect(robot.locator("body")).to_contain_text("no list of numbers")
+    expect(robot.locator("#second-text-error")).to_contain_text("no list of numbers")
+    robot.fill("#second-text", "2.5, -1")
+    robot.press("#second-text", "Enter")
+    expect(robot.locator("#second-text-error")).to_have_count(0)
 
 
 def test_an_actions_look_is_drawn_on_the_picture(robot: Page) -> None:
