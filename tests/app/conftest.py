@@ -3,20 +3,40 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from page_fixtures import TIMEOUT, Heard, close, hear
+from playwright.sync_api import Browser, BrowserContext, Page
 
-TIMEOUT = 60_000  # ms
+
+@pytest.fixture(scope="session")
+def profile(browser: Browser) -> Iterator[BrowserContext]:
+    """The browser profile that pages are opened in."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(TIMEOUT)
+    yield context
+    context.close()
 
 
 @pytest.fixture
-def quiet(browser: Browser) -> Iterator[Page]:
+def quiet(profile: BrowserContext) -> Iterator[Page]:
     """A page of its own whose console stays empty."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(TIMEOUT)
-    expect.set_options(timeout=TIMEOUT)
-    said: list[str] = []
-    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    yield page
-    page.close()
-    assert said == []
+    heard = hear(profile.new_page())
+    yield heard.page
+    close(heard.page)
+    assert heard.complaints == []
+
+
+@pytest.fixture(scope="module")
+def kept(profile: BrowserContext) -> Iterator[Heard]:
+    heard = hear(profile.new_page())
+    yield heard
+    close(heard.page)
+
+
+@pytest.fixture
+def lasting(kept: Heard) -> Iterator[Page]:
+    """A page that the tests of a module share, each opening a view of its own
+    (`page_fixtures.show`); its console stays empty."""
+    kept.complaints.clear()
+    yield kept.page
+    assert kept.complaints == []

@@ -5,12 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 
 import uvicorn
 from dash import Dash
+from playwright.sync_api import Page, expect
 from tiny import byte_level_tokenizer, tiny_directory, tiny_torch_model
 from tiny_pi0 import tiny_pi0_directory
 from tiny_policy import policy_directory
@@ -24,6 +26,8 @@ from models.language_model import LanguageModel
 from models.registry import load_model
 
 START_SECONDS = 30
+
+TIMEOUT = 60_000  # ms; two busy cores draw a first figure in a few seconds
 
 DEEP_PASS_GB = 0.003
 """Room for a few dozen head sets in a pass, so that a study of the deep model takes many."""
@@ -135,3 +139,68 @@ def serving(app: Dash, sizes: list[int] | None = None) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+@dataclass
+class Heard:
+    """A page, and what it gave to complain of: its console, its errors, requests elsewhere."""
+
+    page: Page
+    complaints: list[str]
+
+
+def hear(page: Page) -> Heard:
+    """Listen to a page from now on."""
+    heard = Heard(page, [])
+    expect.set_options(timeout=TIMEOUT)
+    page.on("console", lambda said: _hear_console(heard, said.type, said.text))
+    page.on("pageerror", lambda error: heard.complaints.append(f"error: {error}"))
+    page.on("request", lambda request: _hear_request(heard, request.url))
+    return heard
+
+
+def _hear_console(heard: Heard, kind: str, text: str) -> None:
+    if kind in ("error", "warning"):
+        heard.complaints.append(f"{kind}: {text}")
+
+
+def _hear_request(heard: Heard, url: str) -> None:
+    if not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")):
+        heard.complaints.append(f"request to another host: {url}")
+
+
+def close(page: Page) -> None:
+    """Close a page, and forget what it kept in the profile; nothing if it is closed already."""
+    if page.is_closed():
+        return
+    if page.url.startswith("http"):
+        page.evaluate("localStorage.clear()")
+    page.close()
+
+
+REOPEN = """(fragment) => new Promise((opened, failed) => {
+    const shell = document.getElementById("shell");
+    let began = false;
+    const watch = new MutationObserver(() => {
+        const opening = shell.classList.contains("loading");
+        if (began && !opening) { watch.disconnect(); opened(); }
+        began = began || opening;
+    });
+    watch.observe(shell, { attributes: true, attributeFilter: ["class"] });
+    setTimeout(() => failed(new Error("the view was not opened")), 60000);
+    window.dash_clientside.set_props("fragment-in", { data: fragment });
+})"""
+"""Opens a view as a link to it does, and waits until it is there."""
+
+
+def show(page: Page, address: str, fragment: str = "") -> None:
+    """Open a view. A page that shows another one is not loaded again: that takes many seconds."""
+    if not page.url.startswith(address):
+        page.goto(f"{address}#{fragment}")
+        return
+    page.keyboard.press("Escape")  # menus and dialogues
+    page.mouse.move(0, 0)
+    if page.locator("html[data-mantine-color-scheme=dark]").count():
+        page.get_by_role("button", name="Switch between light and dark").click()
+    page.evaluate(REOPEN, f"#{fragment}")
+    expect(page.locator("[data-dash-is-loading=true]")).to_have_count(0)

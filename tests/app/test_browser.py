@@ -4,34 +4,18 @@ Every test ends with an empty console and without a request to another host.
 """
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from dash import Dash
-from page_fixtures import make_page, serving
-from playwright.sync_api import Browser, Page, Playwright, expect
+from page_fixtures import TIMEOUT, Heard, close, hear, make_page, serving, show
+from playwright.sync_api import BrowserContext, Page, expect
 
 from app.permalink import encode
 from app.view import View
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-TIMEOUT = 30_000  # ms; two busy cores draw a first figure in a few seconds
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium; apt install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def chromium(playwright: Playwright) -> Iterator[Browser]:
-    expect.set_options(timeout=TIMEOUT)
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-    yield browser
-    browser.close()
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -46,43 +30,30 @@ def address(app: Dash) -> Iterator[str]:
 
 
 @pytest.fixture
-def open_page(chromium: Browser, address: str) -> Iterator[Callable[..., Page]]:
-    """A function that opens the page in a new browser profile and waits until it is drawn."""
-    complaints: list[str] = []
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
+def open_page(profile: BrowserContext, address: str) -> Iterator[Callable[..., Page]]:
+    """A function that loads the page and waits until it is drawn."""
+    opened: list[Heard] = []
 
     def open_one(fragment: str = "", drawn: bool = True) -> Page:
-        page = context.new_page()
-        page.set_default_timeout(TIMEOUT)
-        page.on("console", lambda m: _complain(complaints, m.type, m.text))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("request", lambda r: _check_host(complaints, address, r.url))
+        opened.append(hear(profile.new_page()))
+        page = opened[-1].page
         page.goto(address + fragment)
         if drawn:
             wait_until_drawn(page)
         return page
 
     yield open_one
-    context.close()
-    assert complaints == []
+    for heard in opened:
+        close(heard.page)
+    assert [complaint for heard in opened for complaint in heard.complaints] == []
 
 
 @pytest.fixture
-def page_open(open_page: Callable[..., Page]) -> Page:
-    """The page, opened without a link."""
-    return open_page()
-
-
-def _complain(complaints: list[str], kind: str, text: str) -> None:
-    if kind in ("error", "warning"):
-        complaints.append(f"{kind}: {text}")
-
-
-def _check_host(complaints: list[str], address: str, url: str) -> None:
-    own = (address, address.replace("http", "ws"), "data:", "blob:")
-    if not url.startswith(own):
-        complaints.append(f"request to another host: {url}")
+def page_open(lasting: Page, address: str) -> Page:
+    """The page as it opens without a link."""
+    show(lasting, address)
+    wait_until_drawn(lasting)
+    return lasting
 
 
 def wait_until_drawn(page: Page) -> None:
@@ -701,11 +672,11 @@ def test_all_controls_are_reached_by_the_tab_key(page_open: Page) -> None:
     assert set(controls.split()) <= reached
 
 
-def test_a_server_that_was_stopped_is_told_of(chromium: Browser) -> None:
-    page = chromium.new_page()
+def test_a_server_that_was_stopped_is_told_of(profile: BrowserContext) -> None:
+    page = profile.new_page()
     with serving(make_page()) as url:
         page.goto(url)
         wait_until_drawn(page)
     page.locator(".token").first.click()
     expect(page.get_by_text("The server does not answer")).to_be_visible()
-    page.close()
+    close(page)

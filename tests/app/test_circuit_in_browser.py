@@ -6,16 +6,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from page_fixtures import make_page, serving
+from page_fixtures import TIMEOUT, make_page, serving
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from app import permalink
 from app.view import View
 from models.builtin import CACHE_VARIABLE
 from models.types import Head
 
-TIMEOUT = 60_000  # ms
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 pytestmark = pytest.mark.browser
@@ -31,19 +30,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def tab(browser: Browser, address: str) -> Iterator[Page]:
+def tab(quiet: Page, address: str) -> Page:
     """The circuit tab of a page whose console stays empty."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(TIMEOUT)
-    said: list[str] = []
-    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
     view = View("llama", prompt=PROMPT, heads=(Head(2, 2),), tab="circuit")
-    page.goto(address + "#" + str(permalink.encode(view)))
-    expect(page.locator("#circuit-tokens .differs")).to_have_count(1, timeout=TIMEOUT)
-    yield page
-    page.close()
-    assert said == []
+    quiet.goto(f"{address}#{permalink.encode(view)}")
+    expect(quiet.locator("#circuit-tokens .differs")).to_have_count(1)
+    return quiet
 
 
 def discover(page: Page) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_fixtures import make_page, serving
-from playwright.sync_api import Browser, Page, expect
+from page_fixtures import TIMEOUT, make_page, serving
+from playwright.sync_api import Page, expect
 from tiny import CORPUS, tiny_model
 
 from ablation import Ablation, Zero, head_dossier, run_study
@@ -20,7 +20,6 @@ from app.view import View
 from models.builtin import CACHE_VARIABLE
 from models.types import Head
 
-TIMEOUT = 60_000  # ms
 OTHER = "When John and Mary went to the store, Mary gave a drink to"
 HEADS = (Head(0, 1), Head(2, 3))
 
@@ -46,19 +45,13 @@ def measured(cache: None) -> Dossier:
 
 
 @pytest.fixture
-def tab(browser: Browser, address: str) -> Iterator[Page]:
+def tab(quiet: Page, address: str) -> Page:
     """The heads tab of a page whose console stays empty."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(TIMEOUT)
-    said: list[str] = []
-    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(address + "#" + str(permalink.encode(View("llama", heads=HEADS, tab="heads"))))
-    expect(page.locator("#roles-place")).to_be_visible(timeout=TIMEOUT)
-    expect(page.locator("#heads-count")).to_have_text("2 of 12", timeout=TIMEOUT)
-    yield page
-    page.close()
-    assert said == []
+    view = View("llama", heads=HEADS, tab="heads")
+    quiet.goto(f"{address}#{permalink.encode(view)}")
+    expect(quiet.locator("#roles-place")).to_be_visible()
+    expect(quiet.locator("#heads-count")).to_have_text("2 of 12")
+    return quiet
 
 
 def drawn(page: Page, place: str) -> np.ndarray:

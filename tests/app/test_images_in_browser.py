@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_fixtures import make_page, serving
+from page_fixtures import make_page, serving, show
 from playwright.sync_api import Page, expect
 from recorded import expert_recording
 from tiny_vision import noise_picture
@@ -27,11 +27,11 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def policy(quiet: Page, address: str) -> Page:
-    quiet.goto(address + "#" + str(permalink.encode(View("tabletop", heads=HEADS))))
-    expect(quiet.locator(".on-image-canvas")).to_have_count(2)
-    expect(quiet.locator("#action-body table")).to_be_visible()
-    return quiet
+def policy(lasting: Page, address: str) -> Page:
+    show(lasting, address, permalink.encode(View("tabletop", heads=HEADS)))
+    expect(lasting.locator(".on-image-canvas")).to_have_count(2)
+    expect(lasting.locator("#action-body table")).to_be_visible()
+    return lasting
 
 
 def painted(page: Page, index: int) -> str:

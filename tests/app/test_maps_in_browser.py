@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from page_fixtures import Shelf, make_page, serving
-from playwright.sync_api import Browser, Page, expect
+from page_fixtures import TIMEOUT, Shelf, make_page, serving
+from playwright.sync_api import Page, expect
 
 from app import permalink
 from app.view import View
@@ -15,7 +15,6 @@ from models.types import Head, TokenizedPrompt
 from viz.cells import Region, cells_of
 from viz.coding import RELATIVE_ERROR
 
-TIMEOUT = 60_000  # ms
 HEAD = Head(1, 2)
 
 pytestmark = [pytest.mark.browser, pytest.mark.thorough]
@@ -36,19 +35,6 @@ def address(sizes: list[int]) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
     return Shelf().get("long")
-
-
-@pytest.fixture
-def quiet(browser: Browser) -> Iterator[Page]:
-    """A page of its own whose console stays empty."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(TIMEOUT)
-    said: list[str] = []
-    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
-    yield page
-    page.close()
-    assert said == []
 
 
 def text_of(model: LanguageModel, n_tokens: int) -> str:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from page_fixtures import Shelf, make_page, serving
+from page_fixtures import Shelf, make_page, serving, show
 from playwright.sync_api import Page, expect
 
 from ablation import HEAD_METRICS, HeadSummaries, summarise_heads
@@ -46,7 +46,7 @@ def address(sizes: list[int]) -> Iterator[str]:
 def open_overview(page: Page, address: str, **view: object) -> HeadSummaries:
     """Open the page at the overview of a prompt, and return what it should show."""
     asked = View(**{"model": "llama", "prompt": PROMPT, "picture": "overview", **view})
-    page.goto(address + "#" + str(permalink.encode(asked)))
+    show(page, address, permalink.encode(asked))
     expect(page.locator("canvas.overview-grid")).to_be_visible()
     return summarise_heads(Shelf().get(asked.model), asked.prompt)
 
@@ -108,65 +108,65 @@ def choose_cells(page: Page, label: str) -> None:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_each_thumbnail_has_the_colours_of_its_heads_weights(
-    quiet: Page, address: str, dark: bool
+    lasting: Page, address: str, dark: bool
 ) -> None:
-    found = open_overview(quiet, address, heads=())
+    found = open_overview(lasting, address, heads=())
     if dark:
-        quiet.get_by_role("button", name="Switch between light and dark").click()
-        expect(quiet.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
-    settle(quiet)
+        lasting.get_by_role("button", name="Switch between light and dark").click()
+        expect(lasting.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
+    settle(lasting)
     n = len(found.prompt)
     weights = found.thumbnails
     largest = weights[:, :, 1:].max()
     for head in (Head(0, 0), Head(1, 3), Head(2, 1)):
-        x, y, edge = corner(quiet, head, (3, 4))
+        x, y, edge = corner(lasting, head, (3, 4))
         cell = (edge - GAP) / n
         for query, key in ((0, 0), (5, 2), (n - 1, n - 1), (n - 1, 0), (7, 6)):
             share = min(weights[head.layer, head.head, query, key] / largest, 1)
-            colour = colour_at(quiet, x + (key + 0.5) * cell, y + (query + 0.5) * cell)
+            colour = colour_at(lasting, x + (key + 0.5) * cell, y + (query + 0.5) * cell)
             difference = np.abs(colour[:3] - expected_colour(share, dark)).max()
             assert difference <= COLOUR_ERROR, (head, query, key)
-        unreached = colour_at(quiet, x + 8.5 * cell, y + 3.5 * cell)
+        unreached = colour_at(lasting, x + 8.5 * cell, y + 3.5 * cell)
         assert unreached[3] == 0  # nothing is painted there
 
 
-def test_each_map_may_have_its_own_scale(quiet: Page, address: str) -> None:
-    found = open_overview(quiet, address, heads=(), scale="own")
-    expect(quiet.locator("#overview-legend")).to_have_text("0each head's largest")
-    settle(quiet)
+def test_each_map_may_have_its_own_scale(lasting: Page, address: str) -> None:
+    found = open_overview(lasting, address, heads=(), scale="own")
+    expect(lasting.locator("#overview-legend")).to_have_text("0each head's largest")
+    settle(lasting)
     n = len(found.prompt)
     for head in (Head(0, 0), Head(2, 1)):
         weights = found.thumbnails[head.layer, head.head]
         query, key = np.unravel_index(weights[1:].argmax(), weights[1:].shape)
-        x, y, edge = corner(quiet, head, (3, 4))
+        x, y, edge = corner(lasting, head, (3, 4))
         cell = (edge - GAP) / n
-        colour = colour_at(quiet, x + (key + 0.5) * cell, y + (query + 1.5) * cell)
+        colour = colour_at(lasting, x + (key + 0.5) * cell, y + (query + 1.5) * cell)
         assert np.abs(colour[:3] - expected_colour(1)).max() <= COLOUR_ERROR
 
 
 @pytest.mark.parametrize("name", ["entropy", "previous_weight"])
-def test_a_metric_colours_the_cells(quiet: Page, address: str, name: str) -> None:
-    found = open_overview(quiet, address, heads=())
+def test_a_metric_colours_the_cells(lasting: Page, address: str, name: str) -> None:
+    found = open_overview(lasting, address, heads=())
     info = HEAD_METRICS[name].info
-    choose_cells(quiet, info.label)
+    choose_cells(lasting, info.label)
     values = found.values_of(name)
     for head in (Head(0, 0), Head(1, 3), Head(2, 1)):
-        x, y, edge = corner(quiet, head, (3, 4))
-        colour = colour_at(quiet, x + edge / 2, y + edge / 2)
+        x, y, edge = corner(lasting, head, (3, 4))
+        colour = colour_at(lasting, x + edge / 2, y + edge / 2)
         expected = expected_colour(values[head.layer, head.head] / values.max())
         assert np.abs(colour[:3] - expected).max() <= 2  # four digits of each value travel
     unit = "" if info.unit == "probability" else f" {info.unit}"
-    expect(quiet.locator("#overview-legend")).to_have_text(f"0{values.max():.2g}{unit}")
-    expect(quiet.get_by_text("Colours", exact=True)).to_be_hidden()
-    fragment = quiet.evaluate("window.location.hash")
+    expect(lasting.locator("#overview-legend")).to_have_text(f"0{values.max():.2g}{unit}")
+    expect(lasting.get_by_text("Colours", exact=True)).to_be_hidden()
+    fragment = lasting.evaluate("window.location.hash")
     assert permalink.decode(fragment).cells == name
 
 
-def test_hovering_enlarges_a_head_and_tells_its_numbers(quiet: Page, address: str) -> None:
-    found = open_overview(quiet, address, heads=(Head(1, 3),))
-    settle(quiet)
-    hover(quiet, Head(1, 3), (3, 4))
-    card = quiet.locator(".overview-card")
+def test_hovering_enlarges_a_head_and_tells_its_numbers(lasting: Page, address: str) -> None:
+    found = open_overview(lasting, address, heads=(Head(1, 3),))
+    settle(lasting)
+    hover(lasting, Head(1, 3), (3, 4))
+    card = lasting.locator(".overview-card")
     expect(card.locator("strong")).to_have_text("L1H3")
     expect(card.locator(".overview-chosen")).to_have_text("chosen")
     said = dict(
@@ -177,76 +177,76 @@ def test_hovering_enlarges_a_head_and_tells_its_numbers(quiet: Page, address: st
         number = float(said[metric.info.label].split()[0])
         assert number == pytest.approx(found.values_of(name)[1, 3], rel=6e-3)  # three digits
     assert said["Mean distance"].endswith(" positions")
-    hover(quiet, Head(0, 0), (3, 4))
+    hover(lasting, Head(0, 0), (3, 4))
     expect(card.locator("strong")).to_have_text("L0H0")
     expect(card.locator(".overview-chosen")).to_have_text("")
-    quiet.locator("#prompt-text").hover()
+    lasting.locator("#prompt-text").hover()
     expect(card).to_be_hidden()
 
 
-def test_a_click_chooses_a_head_and_another_takes_it_out(quiet: Page, address: str) -> None:
-    open_overview(quiet, address, heads=(Head(1, 3),))
-    settle(quiet)
-    pills = quiet.locator(".heads-select .mantine-Pill-root")
+def test_a_click_chooses_a_head_and_another_takes_it_out(lasting: Page, address: str) -> None:
+    open_overview(lasting, address, heads=(Head(1, 3),))
+    settle(lasting)
+    pills = lasting.locator(".heads-select .mantine-Pill-root")
     expect(pills).to_have_text(["L1H3"])
-    click(quiet, Head(2, 0), (3, 4))
+    click(lasting, Head(2, 0), (3, 4))
     expect(pills).to_have_text(["L1H3", "L2H0"])
-    click(quiet, Head(1, 3), (3, 4))
+    click(lasting, Head(1, 3), (3, 4))
     expect(pills).to_have_text(["L2H0"])
-    quiet.get_by_text("Matrix", exact=True).click()
-    expect(quiet.locator(".map-card [role=img]")).to_have_attribute(
+    lasting.get_by_text("Matrix", exact=True).click()
+    expect(lasting.locator(".map-card [role=img]")).to_have_attribute(
         "aria-label", "Attention of head L2H0"
     )
-    expect(quiet.locator("canvas.overview-grid")).to_be_hidden()
-    quiet.get_by_text("Overview", exact=True).click()
-    expect(quiet.locator("canvas.overview-grid")).to_be_visible()
-    expect(quiet.locator(".map-card")).to_be_hidden()
+    expect(lasting.locator("canvas.overview-grid")).to_be_hidden()
+    lasting.get_by_text("Overview", exact=True).click()
+    expect(lasting.locator("canvas.overview-grid")).to_be_visible()
+    expect(lasting.locator(".map-card")).to_be_hidden()
 
 
-def test_chosen_heads_are_outlined(quiet: Page, address: str) -> None:
-    open_overview(quiet, address, heads=())
-    settle(quiet)
-    x, y, edge = corner(quiet, Head(2, 0), (3, 4))
-    before = colour_at(quiet, x - 1, y + edge / 2)
-    click(quiet, Head(2, 0), (3, 4))
-    expect(quiet.locator(".heads-select .mantine-Pill-root")).to_have_text(["L2H0"])
-    settle(quiet)
-    accent = colour_at(quiet, x - 1, y + edge / 2)
+def test_chosen_heads_are_outlined(lasting: Page, address: str) -> None:
+    open_overview(lasting, address, heads=())
+    settle(lasting)
+    x, y, edge = corner(lasting, Head(2, 0), (3, 4))
+    before = colour_at(lasting, x - 1, y + edge / 2)
+    click(lasting, Head(2, 0), (3, 4))
+    expect(lasting.locator(".heads-select .mantine-Pill-root")).to_have_text(["L2H0"])
+    settle(lasting)
+    accent = colour_at(lasting, x - 1, y + edge / 2)
     assert not np.array_equal(before, accent)
     assert np.abs(accent[:3] - [0xD5, 0x5E, 0x00]).max() <= 8
 
 
-def test_keys_go_from_head_to_head_and_choose(quiet: Page, address: str) -> None:
-    open_overview(quiet, address, heads=())
-    settle(quiet)
-    quiet.locator("canvas.overview-grid").focus()
+def test_keys_go_from_head_to_head_and_choose(lasting: Page, address: str) -> None:
+    open_overview(lasting, address, heads=())
+    settle(lasting)
+    lasting.locator("canvas.overview-grid").focus()
     for key in ("ArrowUp", "ArrowUp", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft"):
-        quiet.keyboard.press(key)
-    expect(quiet.locator(".overview-card strong")).to_have_text("L0H1")
-    quiet.keyboard.press("Enter")
-    expect(quiet.locator(".heads-select .mantine-Pill-root")).to_have_text(["L0H1"])
-    quiet.keyboard.press("Escape")
-    expect(quiet.locator(".overview-card")).to_be_hidden()
+        lasting.keyboard.press(key)
+    expect(lasting.locator(".overview-card strong")).to_have_text("L0H1")
+    lasting.keyboard.press("Enter")
+    expect(lasting.locator(".heads-select .mantine-Pill-root")).to_have_text(["L0H1"])
+    lasting.keyboard.press("Escape")
+    expect(lasting.locator(".overview-card")).to_be_hidden()
 
 
 def test_another_prompt_is_read_and_nothing_is_sent_twice(
-    quiet: Page, address: str, sizes: list[int]
+    lasting: Page, address: str, sizes: list[int]
 ) -> None:
-    open_overview(quiet, address, heads=())
-    note = quiet.locator("#overview-note")
+    open_overview(lasting, address, heads=())
+    note = lasting.locator("#overview-note")
     expect(note).to_contain_text("12 heads")
     expect(note).not_to_contain_text("largest of")
-    quiet.locator("#prompt-text").fill("The cat sat on the mat. " * 12)
-    quiet.get_by_role("button", name="Run", exact=True).click()
+    lasting.locator("#prompt-text").fill("The cat sat on the mat. " * 12)
+    lasting.get_by_role("button", name="Run", exact=True).click()
     expect(note).to_contain_text("each cell the largest of")
-    settle(quiet)
+    settle(lasting)
     sizes.clear()
-    quiet.get_by_role("button", name="Display").press("Enter")
-    quiet.get_by_text("per map", exact=True).click()
-    quiet.keyboard.press("Escape")
-    click(quiet, Head(0, 0), (3, 4))
-    expect(quiet.locator(".heads-select .mantine-Pill-root")).to_have_text(["L0H0"])
-    choose_cells(quiet, "Entropy")
+    lasting.get_by_role("button", name="Display").press("Enter")
+    lasting.get_by_text("per map", exact=True).click()
+    lasting.keyboard.press("Escape")
+    click(lasting, Head(0, 0), (3, 4))
+    expect(lasting.locator(".heads-select .mantine-Pill-root")).to_have_text(["L0H0"])
+    choose_cells(lasting, "Entropy")
     assert max(sizes) < 60_000  # the map of the head chosen, and no thumbnails
 
 
@@ -290,7 +290,8 @@ def test_progress_is_shown_and_reading_can_be_cancelled_and_resumed(
     settle(quiet)
     click(quiet, Head(0, 2), (3, 4))  # what was read can be used, and is not read again for it
     expect(quiet.locator(".heads-select .mantine-Pill-root")).to_have_text(["L0H0", "L0H2"])
-    expect(quiet.locator(".prediction-numbers, #prediction-figure .main-svg").first).to_be_visible()
+    numbers = quiet.locator(".prediction-numbers, #prediction-figure .main-svg")
+    expect(numbers.first).to_be_visible()
     expect(quiet.locator("#wait-strip")).to_be_hidden()
     expect(quiet.locator("#wait-cancelled")).to_be_hidden()
     held_at_a_layer.set()
@@ -324,10 +325,10 @@ def test_another_prompt_takes_the_place_of_the_one_being_read(
     expect(quiet.locator("#wait-strip")).to_be_hidden()
 
 
-def test_a_deep_model_stands_in_stacks_that_fit_the_window(quiet: Page, address: str) -> None:
-    found = open_overview(quiet, address, model="deep", heads=())
+def test_a_deep_model_stands_in_stacks_that_fit_the_window(lasting: Page, address: str) -> None:
+    found = open_overview(lasting, address, model="deep", heads=())
     assert found.values.shape[1:] == (16, 16)
-    box = quiet.locator("canvas.overview-grid").bounding_box()
+    box = lasting.locator("canvas.overview-grid").bounding_box()
     assert box is not None
     assert box["y"] + box["height"] <= 800
     assert box["width"] > 400
@@ -341,14 +342,14 @@ def exported(page: Page, item: str) -> str:
     return Path(download.value.path()).read_text("utf-8")
 
 
-def test_the_overview_is_exported_as_a_picture_and_in_numbers(quiet: Page, address: str) -> None:
-    found = open_overview(quiet, address, heads=(Head(1, 2),))
-    svg = exported(quiet, "Picture as SVG")
+def test_the_overview_is_exported_as_a_picture_and_in_numbers(lasting: Page, address: str) -> None:
+    found = open_overview(lasting, address, heads=(Head(1, 2),))
+    svg = exported(lasting, "Picture as SVG")
     said = "".join(ElementTree.fromstring(svg).itertext())
     assert all(label in said for label in ("L0", "L2", "H3", "Attention of each head"))
     assert svg.count("<image") == 1
     assert svg.count("<path") == 1  # around the chosen head
-    choose_cells(quiet, "Entropy")
-    assert "Entropy" in exported(quiet, "Picture as SVG")
-    table = pd.read_csv(io.StringIO(exported(quiet, "All numbers as CSV")))
+    choose_cells(lasting, "Entropy")
+    assert "Entropy" in exported(lasting, "Picture as SVG")
+    table = pd.read_csv(io.StringIO(exported(lasting, "All numbers as CSV")))
     np.testing.assert_allclose(table["entropy"], found.values_of("entropy").reshape(-1), rtol=1e-5)

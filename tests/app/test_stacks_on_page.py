@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from dash import Dash
-from page_fixtures import Shelf, make_page, serving
-from playwright.sync_api import Browser, Page, expect
+from page_fixtures import Shelf, make_page, serving, show
+from playwright.sync_api import Page, expect
 
 from ablation import Ablation, Zero, compare_attention, head_dossier
 from ablation.types import HeadScores, PositionScores
@@ -26,7 +26,6 @@ from models.types import Head
 from viz import coding
 from viz.extent import extent_of
 
-TIMEOUT = 60_000  # ms
 DECODER_TEXT = "The cat sat"
 VIEW = View("bart", second=DECODER_TEXT)
 CROSS, ENCODER = Head(1, 2, "cross"), Head(0, 1, "encoder")
@@ -228,23 +227,15 @@ def address(app: Dash) -> Iterator[str]:
 
 
 @pytest.fixture
-def open_view(browser: Browser, address: str) -> Iterator[Callable[[View], Page]]:
+def open_view(lasting: Page, address: str) -> Callable[[View], Page]:
     """A function that opens a view; the console stays empty."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 800})
-    opened.set_default_timeout(TIMEOUT)
-    expect.set_options(timeout=TIMEOUT)
-    said: list[str] = []
-    opened.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    opened.on("pageerror", lambda error: said.append(str(error)))
 
-    def show(view: View) -> Page:
-        opened.goto(f"{address}#{permalink.encode(view)}")
-        expect(opened.locator(".map-card .main-svg").first).to_be_visible()
-        return opened
+    def open_one(view: View) -> Page:
+        show(lasting, address, permalink.encode(view))
+        expect(lasting.locator(".map-card .main-svg").first).to_be_visible()
+        return lasting
 
-    yield show
-    opened.close()
-    assert said == []
+    return open_one
 
 
 def axis_names(opened: Page, head: str, axis: str) -> list[str]:

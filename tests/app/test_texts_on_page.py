@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from page_fixtures import Shelf, make_page, serving
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from tiny_vision import noise_picture
 
 from ablation import sweep_positions
@@ -19,7 +19,6 @@ from models.tabletop.scenes import EXAMPLES as SCENES
 from models.types import Head, TokenizedPrompt
 from viz.extent import extent_of
 
-TIMEOUT = 60_000  # ms
 OF_TEXT, OF_PICTURE = Head(1, 2, "text"), Head(2, 0)
 VIEW = View("clip", images=(SCENES[0],), heads=(OF_TEXT, OF_PICTURE))
 
@@ -104,17 +103,10 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A page whose console stays empty."""
-    shown = browser.new_page(viewport={"width": 1280, "height": 800})
-    shown.set_default_timeout(TIMEOUT)
-    said: list[str] = []
-    shown.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
-    shown.on("pageerror", lambda error: said.append(str(error)))
-    shown.goto(address)
-    yield shown
-    shown.close()
-    assert said == []
+def page(quiet: Page, address: str) -> Page:
+    """The page of a model that compares pictures with texts."""
+    quiet.goto(address)
+    return quiet
 
 
 @pytest.mark.browser
