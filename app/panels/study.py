@@ -268,7 +268,7 @@ def sweep_columns(metric: MetricInfo | None = None) -> list[dict[str, Any]]:
     return [
         {"field": "rank", "headerName": "#", "width": 62},
         {"field": "head", "headerName": "Head", "width": 92},
-        figures_column("value", value, ".4~g", flex=1),
+        figures_column("value", value, ".4~g", flex=1, wrapHeaderText=True, autoHeaderHeight=True),
     ]
 
 
