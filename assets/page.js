@@ -130,19 +130,20 @@
       if (prompt === null || prompt === undefined) {
         return nothing;
       }
+      // Read from the fields themselves: components report what is typed only a moment later.
+      const text = document.getElementById("prompt-text").value;
+      const beside = document.getElementById("second-text").value;
       if (cause === "examples") {
         if (!example) {
           return nothing;
         }
         const at = Date.now();
         if (example.startsWith(SCENE)) {
-          return [{ scene: example, second, bos, at }, skip(), null, null, null];
+          return [{ scene: example, second: beside, bos, at }, skip(), null, null, null];
         }
-        return [{ text: example, second, bos, images: [], at }, example, null, null, null];
+        const asked = { text: example, second: beside, bos, images: [], at };
+        return [asked, example, null, null, null];
       }
-      // Read from the field itself: the component reports what is typed only a moment later.
-      const text = document.getElementById("prompt-text").value;
-      const beside = document.getElementById("second-text").value;
       if (cause === "bos" && bos === bosUsed) {
         return nothing;
       }
@@ -150,9 +151,11 @@
       if (length > limits.maxPrompt) {
         const long = length.toLocaleString("en");
         const most = limits.maxPrompt.toLocaleString("en");
+        const which = beside.length > text.length ? "This text" : "The prompt";
         const sentence =
-          "The prompt has " + long + " characters; at most " + most + " can be shown. Shorten it.";
-        return [skip(), skip(), sentence, skip(), skip()];
+          which + " has " + long + " characters; at most " + most + " can be shown. Shorten it.";
+        const [first, other] = beside.length > text.length ? [null, sentence] : [sentence, null];
+        return [skip(), skip(), first, other, skip()];
       }
       const isSame = sameTexts({ prompt: text, second: beside }, prompt, second, []);
       if (cause !== "bos" && isSame && !document.getElementById("wait-cancelled").hidden) {

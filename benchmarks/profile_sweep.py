@@ -4,8 +4,8 @@
 
 Every operation's own time goes to one group; what is left of the wall time passes between
 operations: Python, transformers' and ours, and the profiler itself, whose share shows as the
-difference between the times with it and without. Of several cores each does the same with some of
-the rows (`models.cores`), on threads that the profiler does not follow.
+difference between the times with it and without. With several cores each would take some of the
+rows (`models.cores`), on a thread that the profiler does not follow.
 """
 
 import argparse

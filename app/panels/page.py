@@ -389,5 +389,8 @@ def _opening_failed(error: Exception) -> None:
     view = ctx.states.get(f"{ids.VIEW}.data")
     if view is not None:
         set_props(ids.MODEL_PICKER, {"value": view["model"]})
+    if isinstance(error, UserError) and error.kind is ErrorKind.PROMPT:
+        # The model that stands may not read it, but the one that was asked for has to.
+        set_props(ids.PROMPT_TEXT, {"disabled": False})
     set_props(ids.MODEL_PROGRESS, {"children": ""})
     notices.show_error(error)

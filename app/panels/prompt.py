@@ -187,7 +187,8 @@ def not_read(info: ModelInfo, prompt: TokenizedPrompt) -> str | None:
 def example_options(info: ModelInfo | None) -> list[dict[str, Any]]:
     """Return what the list of examples holds for a model: text, or scenes with a picture."""
     groups: dict[str, list[dict[str, str]]] = {}
-    if info is not None and (info.image_token is not None or info.kind == POLICY):
+    sees = info is not None and (info.image_token is not None or info.kind in (CLASSIFIER, POLICY))
+    if sees:
         for name in SCENES:
             item = {"value": name, "label": scene_label(name)}
             groups.setdefault("The simulated table", []).append(item)
@@ -235,6 +236,7 @@ def register(app: Dash, services: Services) -> None:
         Input(ids.IMAGE_UPLOAD, "contents"),
         State(ids.IMAGE_UPLOAD, "filename"),
         State(ids.PROMPT_TEXT, "value"),
+        State(ids.SECOND_TEXT, "value"),
         State(ids.VIEW, "data"),
         running=[(Output(ids.IMAGE_UPLOAD, "disabled"), True, False)],
         prevent_initial_call=True,
@@ -243,6 +245,7 @@ def register(app: Dash, services: Services) -> None:
         contents: list[str] | None,
         names: list[str] | None,
         text: str | None,
+        second: str | None,
         data: dict[str, Any] | None,
     ) -> Any:
         if not contents or data is None:
@@ -264,7 +267,7 @@ def register(app: Dash, services: Services) -> None:
         named = [*given, *kept]
         if model.takes is not None and model.takes.n_pictures is not None:
             named = as_many(named, view.images, model.takes.n_pictures)
-        request = {"text": text or view.prompt, "second": view.second, "bos": view.bos}
+        request = {"text": text or view.prompt, "second": second or "", "bos": view.bos}
         return {**request, "images": named, "at": time.time()}, None
 
     app.clientside_callback(

@@ -74,6 +74,11 @@ def test_kl_is_infinite_where_only_the_ablated_run_finds_a_token_impossible() ->
     assert METRICS["kl"].compute(CLEAN, logs(0.5, 0.5, 0.0)[None], None).item() == math.inf
 
 
+def test_kl_of_a_run_that_is_no_number_is_none() -> None:
+    broken = torch.full((1, 3), math.nan, dtype=torch.float64)
+    assert math.isnan(METRICS["kl"].compute(logs(0.5, 0.5, 0.0), broken, None).item())
+
+
 def test_kl_of_one_hundred_nats_is_not_lost_to_underflow() -> None:
     logits = torch.tensor([[0.0, 200.0]], dtype=torch.float64)
     clean, ablated = logits[0].log_softmax(-1), (-logits).log_softmax(-1)

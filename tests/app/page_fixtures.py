@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 import uvicorn
 from dash import Dash
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page
 from tiny import byte_level_tokenizer, tiny_directory, tiny_torch_model
 from tiny_pi0 import tiny_pi0_directory
 from tiny_policy import policy_directory
@@ -143,7 +143,7 @@ def serving(app: Dash, sizes: list[int] | None = None) -> Iterator[str]:
 
 @dataclass
 class Heard:
-    """A page, and what it gave to complain of: its console, its errors, requests elsewhere."""
+    """A page, and what was wrong with it: warnings and errors, and requests to other hosts."""
 
     page: Page
     complaints: list[str]
@@ -152,7 +152,6 @@ class Heard:
 def hear(page: Page) -> Heard:
     """Listen to a page from now on."""
     heard = Heard(page, [])
-    expect.set_options(timeout=TIMEOUT)
     page.on("console", lambda said: _hear_console(heard, said.type, said.text))
     page.on("pageerror", lambda error: heard.complaints.append(f"error: {error}"))
     page.on("request", lambda request: _hear_request(heard, request.url))
@@ -181,16 +180,29 @@ def close(page: Page) -> None:
 REOPEN = """(fragment) => new Promise((opened, failed) => {
     const shell = document.getElementById("shell");
     let began = false;
+    let quietSince = 0;
+    const settle = () => {
+        const now = performance.now();
+        if (document.querySelector("[data-dash-is-loading=true]")) quietSince = now;
+        if (now - quietSince > 400) opened(); else setTimeout(settle, 20);
+    };
     const watch = new MutationObserver(() => {
         const opening = shell.classList.contains("loading");
-        if (began && !opening) { watch.disconnect(); opened(); }
+        if (began && !opening) {
+            watch.disconnect();
+            quietSince = performance.now();
+            settle();
+        }
         began = began || opening;
     });
     watch.observe(shell, { attributes: true, attributeFilter: ["class"] });
-    setTimeout(() => failed(new Error("the view was not opened")), 60000);
+    setTimeout(() => {
+        watch.disconnect();
+        failed(new Error("the view was not opened"));
+    }, 60000);
     window.dash_clientside.set_props("fragment-in", { data: fragment });
 })"""
-"""Opens a view as a link to it does, and waits until it is there."""
+"""Opens a view as a link to it does, and waits until it is there and nothing loads any more."""
 
 
 def show(page: Page, address: str, fragment: str = "") -> None:
@@ -203,4 +215,3 @@ def show(page: Page, address: str, fragment: str = "") -> None:
     if page.locator("html[data-mantine-color-scheme=dark]").count():
         page.get_by_role("button", name="Switch between light and dark").click()
     page.evaluate(REOPEN, f"#{fragment}")
-    expect(page.locator("[data-dash-is-loading=true]")).to_have_count(0)

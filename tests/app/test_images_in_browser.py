@@ -210,6 +210,9 @@ def test_a_classifier_says_what_a_picture_shows(policy: Page, tmp_path: Path) ->
     expect(policy.locator("#sweep-caption")).to_contain_text("12 heads")
     policy.get_by_role("tab", name="Attribution").click()
     expect(policy.get_by_text("needs a model that reads text alone").first).to_be_visible()
+    field.fill("llama")
+    field.press("Enter")
+    expect(policy.locator("#prompt-text")).to_be_enabled()
 
 
 def test_a_model_of_text_has_no_place_for_pictures(policy: Page) -> None:

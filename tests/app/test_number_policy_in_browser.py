@@ -58,8 +58,10 @@ def test_cameras_and_state_are_given(robot: Page, tmp_path: Path) -> None:
     robot.fill("#second-text", "left")
     robot.press("#second-text", "Enter")
     expect(robot.locator("#second-text-error")).to_contain_text("no list of numbers")
+    before = robot.locator("#action-body").inner_text()
     robot.fill("#second-text", "2.5, -1")
     robot.press("#second-text", "Enter")
+    expect(robot.locator("#action-body")).not_to_have_text(before)
     expect(robot.locator("#second-text-error")).to_have_count(0)
 
 

@@ -67,6 +67,7 @@ def test_what_a_policy_is_not_told_has_no_field(services: Services) -> None:
     assert hidden == {"flow": [False, False], "reach": [True, False], "blind": [True, True]}
     assert field("blind", "prompt-text.description") == NO_INSTRUCTION
     assert field("flow", "prompt-text.description") is None
+    assert [field(model, "prompt-text.disabled") for model in ("flow", "blind")] == [False, True]
     assert field("flow", "bos.disabled") is True
 
 
