@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,11 @@ def chromium_path() -> str | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip browser tests where there is no browser, unless the run requires one; let those that
-    fail try once more, and the summary say so: two busy cores can make any wait too short."""
+    fail try once more, and the summary say so: two busy cores can make any wait too short. Files
+    with browser tests come first, which take longest: at the end, all processes have work."""
+    n_tests = Counter(item.path for item in items)
+    in_browser = {item.path for item in items if "browser" in item.keywords}
+    items.sort(key=lambda item: (item.path not in in_browser, -n_tests[item.path]))
     for item in items:
         if "browser" in item.keywords:
             item.add_marker(pytest.mark.flaky(reruns=1))
