@@ -151,11 +151,10 @@
       if (length > limits.maxPrompt) {
         const long = length.toLocaleString("en");
         const most = limits.maxPrompt.toLocaleString("en");
-        const which = beside.length > text.length ? "This text" : "The prompt";
-        const sentence =
-          which + " has " + long + " characters; at most " + most + " can be shown. Shorten it.";
-        const [first, other] = beside.length > text.length ? [null, sentence] : [sentence, null];
-        return [skip(), skip(), first, other, skip()];
+        const rest = " has " + long + " characters; at most " + most + " can be shown. Shorten it.";
+        const problems =
+          beside.length > text.length ? [null, "This text" + rest] : ["The prompt" + rest, null];
+        return [skip(), skip(), ...problems, skip()];
       }
       const isSame = sameTexts({ prompt: text, second: beside }, prompt, second, []);
       if (cause !== "bos" && isSame && !document.getElementById("wait-cancelled").hidden) {

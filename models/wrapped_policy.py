@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from types import TracebackType
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -276,20 +276,8 @@ def said(error: BaseException, longest: int = 200) -> str:
 
 def said_where(error: BaseException, file: str) -> str:
     """Return what `said` does, after the last line of a file that the error's way goes through."""
-    line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else None
-    trace = error.__traceback__
-    while trace is not None and line is None:
-        following = trace.tb_next
-        within = trace.tb_frame.f_code.co_filename == file
-        if within and not _goes_through(following, file):
-            line = trace.tb_lineno
-        trace = following
-    return said(error) if line is None else f"line {line}: {said(error)}"
-
-
-def _goes_through(trace: TracebackType | None, file: str) -> bool:
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == file:
-            return True
-        trace = trace.tb_next
-    return False
+    frames = walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == file]
+    if isinstance(error, SyntaxError) and error.filename == file and error.lineno is not None:
+        lines.append(error.lineno)
+    return f"line {lines[-1]}: {said(error)}" if lines else said(error)
